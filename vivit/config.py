@@ -1,0 +1,219 @@
+"""What a model is: its architecture, and how pictures must be prepared for it."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Variant = Literal[
+    "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
+]  # models 1 to 4 of the paper, section 3.3
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class ModelConfig(BaseModel):
+    """The architecture of a ViViT. Frozen; unknown fields and contradictions raise `pydantic.ValidationError`.
+
+    Lengths are in frames and pixels. The defaults are the paper's: ViViT-B/16x2 on 32 frames of 224 × 224.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Variant = "spatiotemporal"
+    num_frames: PositiveInt = 32
+    image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    """(height, width); one number stands for a square."""
+    tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
+    """(frames, height, width); the first is 1 for uniformly sampled frames."""
+    embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
+    sampled_frames: PositiveInt | None = None
+    """How many of the clip's frames `uniform_frames` takes."""
+    hidden_size: PositiveInt = 768
+    num_layers: PositiveInt = 12
+    num_heads: PositiveInt = 12
+    mlp_dim: PositiveInt = 3072
+    temporal_layers: Annotated[int, Field(ge=0)] | None = None
+    """Layers of the factorised encoder's temporal encoder (4 by default); 0 is the average-pooling baseline."""
+    pooling: Literal["token", "mean"] | None = None
+    """`token` (the default of models 1 and 2) classifies a class token, `mean` the mean of all tokens."""
+    attention_order: Literal["space_time", "time_space"] | None = None
+    """Which attention comes first in a layer of the factorised self-attention model (`space_time` by default)."""
+    representation_size: PositiveInt | None = None
+    """Width of a tanh layer between the encoder and the heads; None leaves it out."""
+    num_classes: PositiveInt | None = None
+    heads: dict[str, PositiveInt] | None = None
+    """Several named heads and their class counts, in place of `num_classes`."""
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """The rate at the last layer; it grows linearly from 0 at the first."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_variant(cls, data: Any) -> Any:
+        """Fill what depends on the variant, so that a built config shows every value that is in force."""
+        if not isinstance(data, Mapping):
+            return data
+        filled = {key: value for key, value in data.items() if value is not None}
+        variant = filled.get("variant", "spatiotemporal")
+        filled.setdefault("pooling", "token" if variant in ("spatiotemporal", "factorised_encoder") else "mean")
+        if variant == "factorised_encoder":
+            filled.setdefault("temporal_layers", 4)
+        if variant == "factorised_self_attention":
+            filled.setdefault("attention_order", "space_time")
+        if filled.get("heads") is None:
+            filled.setdefault("num_classes", 400)
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        # pydantic names the class and prints the message: each says which field to change, and to what.
+        height, width = self.image_size
+        frames, tubelet_height, tubelet_width = self.tubelet_size
+        for axis, size, part in (("height", height, tubelet_height), ("width", width, tubelet_width)):
+            if size % part:
+                raise ValueError(
+                    f"image_size: the {axis} {size} is not a multiple of the tubelet's {part}; "
+                    f"{_neighbours(size, part)} would be"
+                )
+        if self.embedding == "tubelet":
+            if self.sampled_frames is not None:
+                raise ValueError('sampled_frames goes with embedding="uniform_frames"; leave it out for tubelets')
+            if self.num_frames % frames:
+                raise ValueError(
+                    f"num_frames: {self.num_frames} is not a multiple of the tubelet's {frames} frames; "
+                    f"{_neighbours(self.num_frames, frames)} would be"
+                )
+        else:
+            if self.sampled_frames is None:
+                raise ValueError('sampled_frames: embedding="uniform_frames" needs the number of frames to take')
+            if self.sampled_frames > self.num_frames:
+                raise ValueError(
+                    f"sampled_frames: {self.sampled_frames} frames cannot be taken from a clip of {self.num_frames}; "
+                    "lower it or raise num_frames"
+                )
+            if frames != 1:
+                raise ValueError(
+                    f"tubelet_size: uniformly sampled frames are embedded one by one; use (1, {tubelet_height}, "
+                    f"{tubelet_width}) in place of {self.tubelet_size}"
+                )
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide hidden_size {self.hidden_size}")
+        if self.variant == "factorised_dot_product" and self.num_heads % 2:
+            raise ValueError(
+                f"num_heads: the factorised dot-product model gives half its heads to space and half to time; "
+                f"use an even number in place of {self.num_heads}"
+            )
+        if self.pooling == "token" and self.variant in ("factorised_self_attention", "factorised_dot_product"):
+            raise ValueError(f'pooling: {self.variant} has no class token; use pooling="mean"')
+        if self.temporal_layers is not None and self.variant != "factorised_encoder":
+            raise ValueError(f"temporal_layers goes with the factorised_encoder; leave it out for {self.variant}")
+        if self.attention_order is not None and self.variant != "factorised_self_attention":
+            raise ValueError(
+                f"attention_order goes with the factorised_self_attention model; leave it out for {self.variant}"
+            )
+        if self.heads is not None:
+            if self.num_classes is not None:
+                raise ValueError("num_classes and heads: give one of them, not both")
+            if not self.heads:
+                raise ValueError('heads: name at least one, as in {"verb": 97, "noun": 300}')
+            for name in self.heads:
+                if not name.isidentifier():
+                    raise ValueError(f"heads: {name!r} is no plain name; use letters, digits and underscores")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """How many tokens a clip gives along time, height and width: (n_t, n_h, n_w)."""
+        frames, height, width = self.tubelet_size
+        if self.sampled_frames is None:
+            times = self.num_frames // frames
+        else:
+            times = len(uniform_frame_indices(self.num_frames, self.sampled_frames))
+        return times, self.image_size[0] // height, self.image_size[1] // width
+
+    @classmethod
+    def named(cls, name: str, **overrides: Any) -> Self:
+        """A model by its name in the paper: `vivit-<size>-<patch>x<frames>[-fe|-fsa|-fdp]`, such as `vivit-b-16x2-fe`.
+
+        Sizes are ti, s, b, l and h; no suffix is the spatio-temporal model. `overrides` are fields of the config.
+        For uniformly sampled frames override `embedding` and `sampled_frames`; the tubelet's length is then 1.
+
+        Raises:
+            ValueError: the name is not of this form; the message lists what is known.
+        """
+        match = re.fullmatch(r"vivit-([a-z]+)-(\d+)x(\d+)(?:-([a-z]+))?", name)
+        if match is None or match[1] not in SIZES or (match[4] or "") not in SUFFIXES:
+            raise ValueError(
+                f"no model is named {name!r}: use vivit-SIZE-PATCHxFRAMES[-VARIANT] with SIZE one of "
+                f"{', '.join(SIZES)} and VARIANT one of {', '.join(filter(None, SUFFIXES))}, such as vivit-b-16x2-fe"
+            )
+        size, patch, frames, suffix = match[1], int(match[2]), int(match[3]), match[4] or ""
+        if overrides.get("embedding") == "uniform_frames":
+            frames = 1
+        fields = {"variant": SUFFIXES[suffix], "tubelet_size": (frames, patch, patch), **SIZES[size], **overrides}
+        return cls(**fields)
+
+
+def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
+    """Which frames of a clip uniform frame sampling takes (Scenic: `video_utils.sample_frames_uniformly`).
+
+    The steps are added up in float32, as the official code does, since weights depend on the outcome: a sum that ends
+    just short of the clip's length gives one frame more than asked, as for 2 of 8 frames (3, 5 and 7).
+    """
+    if sampled_frames == num_frames:
+        return list(range(num_frames))
+    step = num_frames / (sampled_frames + 1)
+    times = np.arange(step, num_frames, step, dtype=np.float32)
+    return np.minimum(np.round(times).astype(int), num_frames - 1).tolist()
+
+
+def _neighbours(size: int, part: int) -> str:
+    below = size // part * part
+    return f"{below} or {below + part}" if below else f"{part}"
+
+
+# Base, Large and Huge are the paper's (section 4.1); Tiny and Small are DeiT's, for people without a cluster.
+SIZES: dict[str, dict[str, int]] = {
+    "ti": {"hidden_size": 192, "num_layers": 12, "num_heads": 3, "mlp_dim": 768},
+    "s": {"hidden_size": 384, "num_layers": 12, "num_heads": 6, "mlp_dim": 1536},
+    "b": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
+    "l": {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
+    "h": {"hidden_size": 1280, "num_layers": 32, "num_heads": 16, "mlp_dim": 5120},
+}
+SUFFIXES: dict[str, Variant] = {
+    "": "spatiotemporal",
+    "fe": "factorised_encoder",
+    "fsa": "factorised_self_attention",
+    "fdp": "factorised_dot_product",
+}
+
+
+class Preprocessing(BaseModel):
+    """How a video becomes the clips that the weights were trained on; saved with them.
+
+    The clip's frames and crop are the config's `num_frames` and `image_size`; pixels are always in [−1, 1].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frame_stride: PositiveInt = 2
+    """Frames of the video from one frame of the clip to the next."""
+    resize: PositiveInt
+    """What the shorter side is resized to before the crop, in pixels."""
+    short_clips: Literal["loop", "pad"] = "loop"
+    """A video with too few frames starts again from the beginning, or stands still at its last frame."""
+
+    @classmethod
+    def of_crop(cls, image_size: tuple[int, int]) -> Self:
+        """The paper's: a shorter side of 256 for crops of 224, and in that ratio for other sizes."""
+        return cls(resize=max(round(min(image_size) * 256 / 224), *image_size))

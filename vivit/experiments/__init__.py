@@ -1,0 +1,1 @@
+"""Experiments that use the package: nothing else of it imports from here."""

@@ -1,0 +1,82 @@
+"""From a video to tokens: tubelets or uniformly sampled frames, then positions and a class token (paper, section 3.2).
+
+Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width; video (B, frames, C, height, width).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vivit.config import ModelConfig, uniform_frame_indices
+
+CHANNELS = 3
+
+
+class TubeletEmbedding(nn.Module):
+    """A linear map of every frames × height × width tube of pixels: a 3-D convolution whose stride is its kernel.
+
+    It runs as one matrix product, which is several times faster than a convolution; `weight` keeps the convolution's
+    shape (D, C, frames, height, width). Uniform frame sampling is the case of one-frame tubes over chosen frames.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tubelet_size = config.tubelet_size
+        self.clip_size = (config.num_frames, CHANNELS, *config.image_size)
+        self.frame_indices = (
+            None
+            if config.sampled_frames is None
+            else uniform_frame_indices(config.num_frames, config.sampled_frames)
+        )
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
+        self.bias = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Embed a clip.
+
+        Args:
+            video: (B, frames, C, height, width), floating point in [−1, 1] or uint8.
+
+        Returns:
+            Tokens, (B, T, S, D); spatial positions run row by row.
+
+        Raises:
+            ValueError: the clip is not of the size that the model was built for.
+        """
+        if video.ndim != 5 or video.shape[1:] != self.clip_size:
+            raise ValueError(
+                f"the model takes clips (batch, frames, channels, height, width) = (B, "
+                f"{', '.join(map(str, self.clip_size))}), not {tuple(video.shape)}"
+            )
+        if self.frame_indices is not None:
+            video = video[:, self.frame_indices]
+        batch, frames, channels, height, width = video.shape
+        t, h, w = self.tubelet_size
+        tubes = video.view(batch, frames // t, t, channels, height // h, h, width // w, w)
+        # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): each tube's pixels as the kernel has them
+        tubes = tubes.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4).flatten(2, 3)
+        if tubes.dtype == torch.uint8:
+            # The copy above moves bytes, and only then do they become four times as large.
+            tubes = tubes.to(self.weight.dtype).mul_(2 / 255).sub_(1)
+        return F.linear(tubes, self.weight.flatten(1), self.bias)
+
+
+class Positions(nn.Module):
+    """Adds a learned position embedding to every token, and a class token with a position of its own before them.
+
+    `embedding` keeps its axes, (T, n_h, n_w, D) or fewer, so that it can be resized along each.
+    """
+
+    def __init__(self, grid: tuple[int, ...], width: int, class_token: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(*grid, width))
+        self.class_token = nn.Parameter(torch.empty(width)) if class_token else None
+        self.class_position = nn.Parameter(torch.empty(width)) if class_token else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D), or (B, 1 + N, D) with a class token."""
+        tokens = tokens + self.embedding.flatten(0, -2)
+        if self.class_token is None or self.class_position is None:
+            return tokens
+        class_token = (self.class_token + self.class_position).expand(len(tokens), 1, -1)
+        return torch.cat([class_token, tokens], dim=1)

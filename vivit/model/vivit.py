@@ -1,0 +1,197 @@
+"""ViViT: the four models of the paper side by side (Arnab et al. 2021, section 3.3, figures 3 to 6).
+
+Shapes: B batch, T temporal positions, S spatial positions, D width, K classes; video (B, frames, C, height, width).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vivit.config import ModelConfig, Preprocessing
+from vivit.model.attention import SelfAttention
+from vivit.model.embedding import Positions, TubeletEmbedding
+from vivit.model.encoder import Block, DotProductBlock, Encoder, FactorisedBlock
+
+
+class SpatiotemporalModel(nn.Module):
+    """Model 1: every token attends to every other, over space and time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.positions = Positions(config.grid, config.hidden_size, class_token=config.pooling == "token")
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(config, config.num_layers, Block)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) → (B, D)."""
+        x = self.dropout(self.positions(tokens.flatten(1, 2)))  # (B, T, S, D) → (B, N, D)
+        return pool(self.encoder(x, examples=len(x)), self.positions)
+
+
+class FactorisedEncoderModel(nn.Module):
+    """Model 2: a spatial encoder sees each temporal index on its own, then a temporal encoder sees its outputs.
+
+    Without temporal layers the outputs are averaged: the average-pooling baseline.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        times, *places = config.grid
+        class_token = config.pooling == "token"
+        self.dropout = nn.Dropout(config.dropout)
+        self.spatial_positions = Positions(tuple(places), config.hidden_size, class_token)
+        self.spatial_encoder = Encoder(config, config.num_layers, Block)
+        self.temporal_positions: Positions | None = None
+        self.temporal_encoder: Encoder | None = None
+        if config.temporal_layers:
+            self.temporal_positions = Positions((times,), config.hidden_size, class_token)
+            self.temporal_encoder = Encoder(config, config.temporal_layers, Block)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) → (B, D)."""
+        batch = len(tokens)
+        x = self.dropout(self.spatial_positions(tokens.flatten(0, 1)))  # (B, T, S, D) → (B · T, S, D)
+        x = pool(self.spatial_encoder(x, examples=batch), self.spatial_positions)
+        x = x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
+        if self.temporal_positions is None or self.temporal_encoder is None:
+            return x.mean(dim=1)
+        x = self.dropout(self.temporal_positions(x))
+        return pool(self.temporal_encoder(x, examples=batch), self.temporal_positions)
+
+
+class FactorisedAttentionModel(nn.Module):
+    """Models 3 and 4: attention over space and over time in every layer, one after the other or in half the heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        block = FactorisedBlock if config.variant == "factorised_self_attention" else DotProductBlock
+        self.positions = Positions(config.grid, config.hidden_size, class_token=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(config, config.num_layers, block)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, S, D) → (B, D)."""
+        x = self.dropout(self.positions(tokens.flatten(1, 2))).view_as(tokens)
+        return self.encoder(x, examples=len(x)).mean(dim=(1, 2))
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    "spatiotemporal": SpatiotemporalModel,
+    "factorised_encoder": FactorisedEncoderModel,
+    "factorised_self_attention": FactorisedAttentionModel,
+    "factorised_dot_product": FactorisedAttentionModel,
+}
+
+
+def pool(x: Tensor, positions: Positions) -> Tensor:
+    """(B, N, D) → (B, D): the class token where there is one, else the mean of the tokens."""
+    return x.mean(dim=1) if positions.class_token is None else x[:, 0]
+
+
+class ViViT(nn.Module):
+    """A video classifier: tokens, one of the four models, and a head (or several) on its representation.
+
+    `classes` (the labels of each head, in order) and `preprocessing` travel with the weights, so that whoever loads
+    them can prepare videos and name what is predicted.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """Build the model with fresh weights.
+
+        Args:
+            config: the architecture.
+            classes: head → its labels; a model with `num_classes` has the one head "classes".
+            preprocessing: what the weights expect; by default the paper's, in proportion to the crop.
+
+        Raises:
+            ValueError: `classes` does not fit the heads.
+        """
+        super().__init__()
+        self.config = config
+        self.preprocessing = preprocessing or Preprocessing.of_crop(config.image_size)
+        self.classes = None if classes is None else {head: tuple(names) for head, names in classes.items()}
+        class_counts = config.heads or {"classes": config.num_classes or 0}
+        if self.classes is not None and {head: len(names) for head, names in self.classes.items()} != class_counts:
+            given = {head: len(names) for head, names in self.classes.items()}
+            raise ValueError(f"classes: names for {given} given, but the heads of the model are {class_counts}")
+
+        self.embedding = TubeletEmbedding(config)
+        self.model = MODELS[config.variant](config)
+        width = config.hidden_size
+        self.representation: nn.Linear | None = None
+        if config.representation_size is not None:
+            self.representation = nn.Linear(width, config.representation_size)
+            width = config.representation_size
+        self.heads = nn.ModuleDict({head: nn.Linear(width, count) for head, count in class_counts.items()})
+        self.initialise()
+
+    def features(self, video: Tensor) -> Tensor:
+        """The clip's representation, before the head.
+
+        Args:
+            video: (B, frames, 3, height, width) of the configured size; floating point in [−1, 1], or uint8.
+
+        Returns:
+            (B, D), or (B, representation_size) where the config has one.
+        """
+        x = self.model(self.embedding(video))
+        return x if self.representation is None else torch.tanh(self.representation(x))
+
+    def forward(self, video: Tensor) -> Tensor | dict[str, Tensor]:
+        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads."""
+        features = self.features(video)
+        logits = {name: head(features) for name, head in self.heads.items()}
+        return logits if self.config.heads else logits["classes"]
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw fresh weights, as the official code does; all initialisation is here.
+
+        Attention and MLP kernels are Xavier-uniform (queries, keys, values and each head's output in one), MLP biases
+        N(0, 1e-6²), positions N(0, 0.02²), class tokens zero, and the heads zero, so that training starts from equal
+        logits. The embedding and the representation layer are Flax's default (LeCun normal).
+        """
+        for module in self.modules():
+            if isinstance(module, TubeletEmbedding):
+                lecun_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, Positions):
+                nn.init.normal_(module.embedding, std=0.02)
+                if module.class_token is not None and module.class_position is not None:
+                    nn.init.zeros_(module.class_token)
+                    nn.init.normal_(module.class_position, std=0.02)
+            elif isinstance(module, SelfAttention):
+                # The fused matrix is (3 D, D), but each of its three kernels counts as a (D, D) one.
+                bound = math.sqrt(6 / (2 * module.out.in_features))
+                nn.init.uniform_(module.qkv.weight, -bound, bound)
+                nn.init.xavier_uniform_(module.out.weight)
+                nn.init.zeros_(module.qkv.bias)
+                nn.init.zeros_(module.out.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        for name, module in self.named_modules():
+            if name.endswith(("mlp.mlp.hidden", "mlp.mlp.out")):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.normal_(module.bias, std=1e-6)
+        if self.representation is not None:
+            lecun_normal_(self.representation.weight)
+            nn.init.zeros_(self.representation.bias)
+        for head in self.heads.values():
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+
+def lecun_normal_(weight: Tensor) -> None:
+    """A normal truncated at two deviations, with variance 1 / inputs (Flax: `linear.default_kernel_init`)."""
+    # The truncation takes some of the variance away; the constant is the deviation of a truncated unit normal.
+    deviation = math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
