@@ -28,7 +28,7 @@ class ModelConfig(BaseModel):
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
     """(height, width); one number stands for a square."""
     tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
-    """(frames, height, width); the first is 1 for uniformly sampled frames."""
+    """(frames, height, width); uniformly sampled frames are embedded one by one, so the first is then set to 1."""
     embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
     sampled_frames: PositiveInt | None = None
     """How many of the clip's frames `uniform_frames` takes."""
@@ -72,6 +72,8 @@ class ModelConfig(BaseModel):
             filled.setdefault("attention_order", "space_time")
         if filled.get("heads") is None:
             filled.setdefault("num_classes", 400)
+        if filled.get("embedding") == "uniform_frames":
+            filled["tubelet_size"] = (1, *filled.get("tubelet_size", (1, 16, 16))[1:])
         return filled
 
     @model_validator(mode="after")
@@ -100,11 +102,6 @@ class ModelConfig(BaseModel):
                 raise ValueError(
                     f"sampled_frames: {self.sampled_frames} frames cannot be taken from a clip of {self.num_frames}; "
                     "lower it or raise num_frames"
-                )
-            if frames != 1:
-                raise ValueError(
-                    f"tubelet_size: uniformly sampled frames are embedded one by one; use (1, {tubelet_height}, "
-                    f"{tubelet_width}) in place of {self.tubelet_size}"
                 )
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} heads do not divide hidden_size {self.hidden_size}")
@@ -146,7 +143,7 @@ class ModelConfig(BaseModel):
         """A model by its name in the paper: `vivit-<size>-<patch>x<frames>[-fe|-fsa|-fdp]`, such as `vivit-b-16x2-fe`.
 
         Sizes are ti, s, b, l and h; no suffix is the spatio-temporal model. `overrides` are fields of the config.
-        For uniformly sampled frames override `embedding` and `sampled_frames`; the tubelet's length is then 1.
+        For uniformly sampled frames override `embedding` and `sampled_frames`.
 
         Raises:
             ValueError: the name is not of this form; the message lists what is known.
@@ -158,8 +155,6 @@ class ModelConfig(BaseModel):
                 f"{', '.join(SIZES)} and VARIANT one of {', '.join(filter(None, SUFFIXES))}, such as vivit-b-16x2-fe"
             )
         size, patch, frames, suffix = match[1], int(match[2]), int(match[3]), match[4] or ""
-        if overrides.get("embedding") == "uniform_frames":
-            frames = 1
         fields = {"variant": SUFFIXES[suffix], "tubelet_size": (frames, patch, patch), **SIZES[size], **overrides}
         return cls(**fields)
 

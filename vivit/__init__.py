@@ -1,0 +1,47 @@
+"""ViViT, a video vision transformer: the four models of the paper, from video files to labels."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vivit.config import ModelConfig as ModelConfig
+    from vivit.config import Preprocessing as Preprocessing
+    from vivit.errors import UserError as UserError
+    from vivit.inference.predictor import Prediction as Prediction
+    from vivit.inference.predictor import Predictor as Predictor
+    from vivit.model.vivit import ViViT as ViViT
+    from vivit.weights.image_vit import init_from_image_vit as init_from_image_vit
+    from vivit.weights.scenic import from_scenic as from_scenic
+    from vivit.weights.store import load as load
+
+_HOME = {
+    "ModelConfig": "vivit.config",
+    "Preprocessing": "vivit.config",
+    "UserError": "vivit.errors",
+    "Prediction": "vivit.inference.predictor",
+    "Predictor": "vivit.inference.predictor",
+    "ViViT": "vivit.model.vivit",
+    "init_from_image_vit": "vivit.weights.image_vit",
+    "from_scenic": "vivit.weights.scenic",
+    "load": "vivit.weights.store",
+}
+__all__ = [
+    "ModelConfig",
+    "Prediction",
+    "Predictor",
+    "Preprocessing",
+    "UserError",
+    "ViViT",
+    "from_scenic",
+    "init_from_image_vit",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when used: torch takes seconds, and `vivit --help` should not.
+    if name not in _HOME:
+        raise AttributeError(f"module 'vivit' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
