@@ -1,0 +1,295 @@
+"""From a video file to the frames asked for: by time, right side up, in RGB, and nothing else decoded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import Interpolation, VideoReformatter
+from torch import Tensor
+
+from vivit.errors import UserError
+
+# A frame further on than this, in seconds, may be worth a jump to the key frame before it.
+SEEK_AHEAD = 0.5
+# A file may end this much before its container says, in seconds, and its last frame stands until then.
+TOLERANCE = 1.0
+
+
+class VideoError(UserError):
+    """A file that cannot be read as asked; the message is `path: what is wrong`."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        # One string for `args`, so that the error survives pickling between processes.
+        super().__init__(f"{path}: {problem}" if problem else str(path))
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), "")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video is, as it is shown."""
+
+    path: Path
+    width: int
+    """Pixels, after rotation."""
+    height: int
+    frame_rate: float
+    """Frames per second, on average."""
+    duration: float
+    """Seconds from the first frame to the end of the last."""
+    num_frames: int
+    """Positions on an even grid at the average rate: `duration` × `frame_rate`, at least 1."""
+    codec: str
+    rotation: int
+    """By how many degrees counter-clockwise the stored frames are turned to be shown: 0, 90, 180 or 270."""
+
+
+class Video:
+    """An open video file. Use it in a `with` statement, or close it.
+
+    Frames are addressed on an even grid at the average frame rate: number k is the frame that is on screen in the
+    middle of the k-th interval, at k + ½ over the rate seconds after the first frame. At a constant rate these are the
+    frames themselves; at a variable rate the clip still runs at an even pace.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the file and decode its first frame. Raises VideoError where that cannot be done."""
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise VideoError(self.path, "is a folder, not a video")
+        try:
+            self._container = av.open(str(self.path), metadata_errors="ignore")
+        except FileNotFoundError:
+            raise VideoError(self.path, "no such file") from None
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            empty = self.path.is_file() and self.path.stat().st_size == 0
+            raise VideoError(self.path, "is empty" if empty else f"not a readable video ({_reason(error)})") from None
+        try:
+            self._open_stream()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_stream(self) -> None:
+        # A cover picture is a video stream too, marked as attached.
+        streams = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            raise VideoError(self.path, "has no video stream")
+        self._stream = streams[0]
+        # Frame threads hang when decoding stops early; slice threads and none do not.
+        self._stream.thread_type = "SLICE"
+        self._reformatter = VideoReformatter()
+        self._damaged = False
+        self._decoded = self._decode()
+        first = next(self._decoded, None)
+        if first is None:
+            raise VideoError(self.path, "no frame of it can be decoded")
+        self._current = first
+        self._start = _time(first)
+        duration, rate = self._timeline()
+        rotation = round(first.rotation / 90) * 90 % 360
+        turned = rotation % 180 == 90
+        self.info = VideoInfo(
+            path=self.path,
+            width=first.height if turned else first.width,
+            height=first.width if turned else first.height,
+            frame_rate=rate,
+            duration=duration,
+            num_frames=max(1, round(duration * rate)),
+            codec=self._stream.codec_context.name,
+            rotation=rotation,
+        )
+
+    def _timeline(self) -> tuple[float, float]:
+        """Duration in seconds and average frame rate. The container's count of frames is not asked: it may be wrong."""
+        stream = self._stream
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        if stream.duration and stream.time_base and rate > 0:
+            return float(stream.duration * stream.time_base), rate
+        # WebM and Matroska keep no duration of a stream, and the container's may be that of the sound.
+        times = self._packet_times()
+        if len(times) < 2:
+            return (1 / rate, rate) if rate > 0 else (1.0, 1.0)
+        span = times[-1] - times[0]
+        if not 0 < rate < 1000:
+            rate = (len(times) - 1) / span
+        return span + 1 / rate, rate
+
+    def _packet_times(self) -> list[float]:
+        """When each frame is shown, in order, from the packets alone, without decoding."""
+        self._seek(0.0)
+        times = []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None and packet.time_base is not None:
+                    times.append(float(packet.pts * packet.time_base))
+        except av.error.FFmpegError:
+            self._damaged = True
+        self._restart()
+        return sorted(times)
+
+    def frames(self, indices: Sequence[int], short_side: int | None = None) -> Tensor:
+        """The frames with these numbers on the even grid, in the order given; numbers may repeat.
+
+        Args:
+            indices: 0 to `info.num_frames` − 1; beyond the ends stands the first or the last frame.
+            short_side: resize so that the shorter side has this many pixels; the ratio of the sides stays.
+
+        Returns:
+            (N, 3, height, width) uint8 RGB.
+
+        Raises:
+            VideoError: the file breaks off before a wanted frame.
+        """
+        wanted = sorted(set(indices))
+        width, height = self._scaled(short_side)
+        pictures: dict[int, Tensor] = {}
+        converted: tuple[av.VideoFrame, Tensor] | None = None
+        for index, frame in zip(wanted, self._on_screen(wanted), strict=True):
+            if converted is None or converted[0] is not frame:
+                converted = frame, self._picture(frame, width, height)
+            pictures[index] = converted[1]
+        return torch.stack([pictures[index] for index in indices])
+
+    def _scaled(self, short_side: int | None) -> tuple[int, int]:
+        width, height = self.info.width, self.info.height
+        if short_side is not None:
+            scale = short_side / min(width, height)
+            width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        return width, height
+
+    def _picture(self, frame: av.VideoFrame, width: int, height: int) -> Tensor:
+        """(3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels."""
+        turned = self.info.rotation % 180 == 90
+        # Area averages all the pixels that shrink into one, as an antialiased resize does; it cannot enlarge.
+        shrinks = min(width, height) < min(frame.width, frame.height)
+        rgb = self._reformatter.reformat(
+            frame,
+            width=height if turned else width,
+            height=width if turned else height,
+            format="rgb24",
+            interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
+            threads=1,
+        ).to_ndarray()
+        if self.info.rotation:
+            rgb = np.rot90(rgb, self.info.rotation // 90)
+        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+
+    def _on_screen(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """For each grid number, ascending, the last frame that is shown no later than its time."""
+        ahead: av.VideoFrame | None = None
+        for index in wanted:
+            time = self._start + (index + 0.5) / self.info.frame_rate
+            if time < _time(self._current):
+                self._restart()
+                ahead = None
+            if self._jump_pays(time, ahead):
+                self._jump(time)
+                ahead = None
+            while True:
+                ahead = ahead or next(self._decoded, None)
+                if ahead is None:
+                    self._check_end(time)
+                    break
+                if _time(ahead) > time:
+                    break
+                self._current, ahead = ahead, None
+            yield self._current
+        if ahead is not None:
+            # It is decoded already: the next call starts from it, unless it asks for what lies before.
+            self._current = ahead
+
+    def _check_end(self, time: float) -> None:
+        """The stream is over: may its last frame stand for this time?"""
+        last = self._current
+        shown_until = _time(last) + float((last.duration or 0) * (last.time_base or 0))
+        if time > shown_until + TOLERANCE:
+            raise VideoError(
+                self.path, f"only its first {shown_until - self._start:.1f} of {self.info.duration:.1f} s can be decoded"
+            )
+
+    def _jump_pays(self, time: float, ahead: av.VideoFrame | None) -> bool:
+        """Whether a key frame between here and there saves decoding."""
+        here = _time(ahead or self._current)
+        if time - here < SEEK_AHEAD or self._stream.time_base is None:
+            return False
+        entries = self._stream.index_entries
+        found = entries.search_timestamp(int(time / self._stream.time_base)) if len(entries) else -1
+        if found < 0:
+            return time - here > 10.0
+        return float(entries[found].timestamp * self._stream.time_base) > here
+
+    def _jump(self, time: float) -> None:
+        """Go on from the key frame before that time, or from the start where the file does not let us."""
+        self._seek(time)
+        self._decoded = self._decode()
+        first = next(self._decoded, None)
+        if first is None or _time(first) > time:
+            self._restart()
+        else:
+            self._current = first
+
+    def _restart(self) -> None:
+        self._seek(0.0)
+        self._decoded = self._decode()
+        first = next(self._decoded, None)
+        if first is None or _time(first) > self._start + 1e-3:
+            # Some files cannot be sought in: open it anew.
+            self._container.close()
+            self._container = av.open(str(self.path), metadata_errors="ignore")
+            self._stream = self._container.streams[self._stream.index]  # type: ignore[assignment]
+            self._stream.thread_type = "SLICE"
+            self._decoded = self._decode()
+            first = next(self._decoded, None)
+        if first is None:
+            raise VideoError(self.path, "its beginning cannot be decoded a second time")
+        self._current = first
+
+    def _seek(self, time: float) -> None:
+        try:
+            if self._stream.time_base is None or time <= 0.0:
+                self._container.seek(int(min(0.0, getattr(self, "_start", 0.0)) * 1e6) - 1_000_000)
+            else:
+                self._container.seek(int(time / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError:
+            self._damaged = True
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """The frames from here on in the order they are shown; a damaged packet is passed over."""
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    for frame in packet.decode():
+                        if frame.pts is not None or frame.dts is not None:
+                            yield frame  # type: ignore[misc]
+                except av.error.FFmpegError:
+                    self._damaged = True
+        except av.error.FFmpegError:
+            self._damaged = True
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _time(frame: av.VideoFrame) -> float:
+    """When the frame is shown, in seconds."""
+    stamp = frame.pts if frame.pts is not None else frame.dts
+    return float((stamp or 0) * (frame.time_base or 0))
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error).splitlines()[0]).lower()

@@ -1,0 +1,199 @@
+"""Batches of clips in an order that is a function of (seed, epoch) and the step, and of nothing else.
+
+No worker, process or loader holds a state: every random choice for a clip comes from a generator of its own, seeded by
+(seed, epoch, index). So any number of workers gives the same clips, and to resume is to start at step n.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vivit.video.datasets import VideoSet
+from vivit.video.decode import Video, VideoError
+from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
+from vivit.video.transforms import flip, random_crop, view_crops
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a model wants to see of a video."""
+
+    num_frames: int
+    stride: int
+    """Frames of the video from one frame of the clip to the next."""
+    size: tuple[int, int]
+    """The crop, (height, width)."""
+    resize: int
+    """What the shorter side becomes before the crop."""
+    short: ShortClips = "loop"
+
+
+class Batch(NamedTuple):
+    clips: Tensor
+    """(B, T, C, H, W) uint8."""
+    labels: Tensor
+    """(B,) int64."""
+    indices: Tensor
+    """(B,) int64, which videos of the set."""
+
+
+def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The one source of random choices for this video in this epoch."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+def epoch_order(num_videos: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the videos."""
+    return np.random.default_rng([seed, epoch]).permutation(num_videos)
+
+
+def steps_per_epoch(num_videos: int, batch_size: int) -> int:
+    """Whole batches in an epoch; a set smaller than a batch is one."""
+    return max(1, num_videos // batch_size)
+
+
+def read_training_clip(path: Path, spec: ClipSpec, rng: np.random.Generator, flip_probability: float) -> Tensor:
+    """A random clip and crop, flipped or not; (T, C, H, W) uint8. Raises VideoError."""
+    with Video(path) as video:
+        count = video.info.num_frames
+        start = random_start(count, spec.num_frames, spec.stride, rng)
+        indices = clip_indices(count, spec.num_frames, spec.stride, start, spec.short)
+        frames = video.frames(indices, short_side=spec.resize)
+    frames = random_crop(frames, spec.size, rng)
+    return flip(frames) if rng.random() < flip_probability else frames
+
+
+def read_views(path: Path, spec: ClipSpec, num_clips: int, num_crops: int) -> Tensor:
+    """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    with Video(path) as video:
+        count = video.info.num_frames
+        starts = view_starts(count, spec.num_frames, spec.stride, num_clips)
+        indices = [i for s in starts for i in clip_indices(count, spec.num_frames, spec.stride, s, spec.short)]
+        frames = video.frames(indices, short_side=spec.resize)
+    crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
+    views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
+    return views.flatten(0, 1)
+
+
+class _TrainingClips(Dataset[tuple[Tensor, int, int] | VideoError]):
+    """Clips by (epoch, index). An error is a value here: raised in a worker it would become a page of traceback."""
+
+    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, flip_probability: float) -> None:
+        self.videos, self.spec, self.seed, self.flip_probability = videos, spec, seed, flip_probability
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | VideoError:
+        epoch, index = key
+        video = self.videos.videos[index]
+        try:
+            clip = read_training_clip(video.path, self.spec, clip_rng(self.seed, epoch, index), self.flip_probability)
+        except VideoError as error:
+            return error
+        return clip, video.label, index
+
+
+class _StepKeys:
+    """The (epoch, index) keys of each step's batch, for one process out of `world_size`."""
+
+    def __init__(
+        self, num_videos: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int
+    ) -> None:
+        self.num_videos, self.batch_size, self.seed, self.steps = num_videos, batch_size, seed, steps
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = steps_per_epoch(self.num_videos, self.batch_size)
+        epoch, order = -1, np.empty(0, int)
+        for step in self.steps:
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = epoch_order(self.num_videos, self.seed, epoch)
+            first = step % per_epoch * self.batch_size
+            batch = order[first : first + self.batch_size]
+            share = np.array_split(batch, self.world_size)[self.rank]
+            yield [(epoch, int(index)) for index in share]
+
+
+def training_batches(
+    videos: VideoSet,
+    spec: ClipSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    num_steps: int,
+    start_step: int = 0,
+    flip_probability: float = 0.5,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """The batches of steps `start_step` to `num_steps` − 1; none before them is read.
+
+    An epoch is `steps_per_epoch` batches of its permutation; what is left over of the permutation is not seen in it.
+
+    Args:
+        batch_size: of all processes together; each gets its contiguous share.
+        flip_probability: how often a clip is mirrored.
+
+    Raises:
+        VideoError: a video cannot be read.
+    """
+    loader = DataLoader(
+        _TrainingClips(videos, spec, seed, flip_probability),
+        batch_sampler=_StepKeys(len(videos.videos), batch_size, seed, range(start_step, num_steps), rank, world_size),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, VideoError):
+            raise batch
+        yield batch
+
+
+def _collate(clips: list[tuple[Tensor, int, int] | VideoError]) -> Batch | VideoError:
+    for clip in clips:
+        if isinstance(clip, VideoError):
+            return clip
+    frames, labels, indices = zip(*clips, strict=True)  # type: ignore[arg-type]
+    return Batch(torch.stack(frames), torch.tensor(labels), torch.tensor(indices))
+
+
+class _Views(Dataset[Tensor | str]):
+    def __init__(self, paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
+        self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return read_views(self.paths[index], self.spec, self.num_clips, self.num_crops)
+        except VideoError as error:
+            return str(error)
+
+
+def evaluation_views(
+    paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int, workers: int = 0
+) -> Iterator[Tensor | str]:
+    """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
+    yield from DataLoader(
+        _Views(paths, spec, num_clips, num_crops), batch_size=None, num_workers=workers, worker_init_fn=_one_thread
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

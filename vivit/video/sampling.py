@@ -1,0 +1,53 @@
+"""Which frames of a video make a clip. Numbers only: frames are counted on the video's even grid from 0."""
+
+import re
+from typing import Literal
+
+import numpy as np
+
+from vivit.errors import UserError
+
+ShortClips = Literal["loop", "pad"]
+
+
+def clip_indices(
+    num_video_frames: int, num_frames: int, stride: int, start: int, short: ShortClips = "loop"
+) -> list[int]:
+    """The clip `start`, `start` + `stride`, …
+
+    Past the end of the video, "loop" goes on from its beginning, as the official data pipeline does, and "pad" stays at
+    its last frame.
+    """
+    indices = [start + i * stride for i in range(num_frames)]
+    if short == "loop":
+        return [index % num_video_frames for index in indices]
+    return [min(index, num_video_frames - 1) for index in indices]
+
+
+def _last_start(num_video_frames: int, num_frames: int, stride: int) -> int:
+    """The latest start at which the whole clip is inside the video; 0 where it is never."""
+    return max(0, num_video_frames - ((num_frames - 1) * stride + 1))
+
+
+def random_start(num_video_frames: int, num_frames: int, stride: int, rng: np.random.Generator) -> int:
+    """Any start at which the clip fits, each as likely; 0 where none does."""
+    return int(rng.integers(_last_start(num_video_frames, num_frames, stride) + 1))
+
+
+def view_starts(num_video_frames: int, num_frames: int, stride: int, num_clips: int) -> list[int]:
+    """Starts of clips spread evenly over the video, the first at its beginning and the last at its end.
+
+    One clip lies in the middle.
+    """
+    last = _last_start(num_video_frames, num_frames, stride)
+    if num_clips == 1:
+        return [last // 2]
+    return [round(last * i / (num_clips - 1)) for i in range(num_clips)]
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """ "4x3" → 4 clips with 3 crops each. Raises UserError for anything else than a count times 1 or 3."""
+    match = re.fullmatch(r"([1-9]\d*)x([13])", views)
+    if match is None:
+        raise UserError(f"views: {views!r} is not clips x crops with 1 or 3 crops, such as 4x3")
+    return int(match[1]), int(match[2])

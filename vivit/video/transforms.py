@@ -1,0 +1,43 @@
+"""Crops and flips of whole clips, uint8 (T, C, H, W)."""
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cover(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """The clip itself, or enlarged where a crop of `size` (height, width) would not fit into it."""
+    scale = max(size[0] / frames.shape[-2], size[1] / frames.shape[-1])
+    if scale <= 1:
+        return frames
+    enlarged = [max(round(length * scale), least) for length, least in zip(frames.shape[-2:], size, strict=True)]
+    return F.interpolate(frames, enlarged, mode="bilinear", antialias=True)
+
+
+def crop(frames: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    return frames[..., top : top + size[0], left : left + size[1]]
+
+
+def random_crop(frames: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """The same place in every frame."""
+    frames = cover(frames, size)
+    top = int(rng.integers(frames.shape[-2] - size[0] + 1))
+    left = int(rng.integers(frames.shape[-1] - size[1] + 1))
+    return crop(frames, top, left, size)
+
+
+def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:
+    """One crop: the centre. Three: both ends and the centre along the axis with more to spare."""
+    frames = cover(frames, size)
+    spare_height, spare_width = frames.shape[-2] - size[0], frames.shape[-1] - size[1]
+    top, left = spare_height // 2, spare_width // 2
+    if num_crops == 1:
+        return [crop(frames, top, left, size)]
+    if spare_height > spare_width:
+        return [crop(frames, top, left, size) for top in (0, top, spare_height)]
+    return [crop(frames, top, left, size) for left in (0, left, spare_width)]
+
+
+def flip(frames: Tensor) -> Tensor:
+    """Left and right exchanged."""
+    return frames.flip(-1)
