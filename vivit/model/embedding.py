@@ -24,9 +24,7 @@ class TubeletEmbedding(nn.Module):
         self.tubelet_size = config.tubelet_size
         self.clip_size = (config.num_frames, CHANNELS, *config.image_size)
         self.frame_indices = (
-            None
-            if config.sampled_frames is None
-            else uniform_frame_indices(config.num_frames, config.sampled_frames)
+            None if config.sampled_frames is None else uniform_frame_indices(config.num_frames, config.sampled_frames)
         )
         self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))

@@ -148,8 +148,12 @@ def _choose(entries: list[_Entry], split: str, data: Path) -> tuple[list[_Entry]
     whole = [entry for entry in entries if entry.split in ("", "train")]
     held_out = _hold_out(whole)
     if split == "val":
-        return [e for e in whole if e.path in held_out], f"every {HELD_OUT}th video of {data}, held out (it has no val/)"
-    return [e for e in whole if e.path not in held_out], f"{data} without every {HELD_OUT}th video (it has no val/)"
+        return [
+            e for e in whole if e.path in held_out
+        ], f"every {HELD_OUT}th video of {data}, held out (it has no val/)"
+    return [
+        e for e in whole if e.path not in held_out
+    ], f"{data} but for every {HELD_OUT}th video, held out for validation"
 
 
 def _hold_out(entries: list[_Entry]) -> set[Path]:

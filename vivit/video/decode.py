@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
@@ -50,6 +50,13 @@ class VideoInfo:
     """By how many degrees counter-clockwise the stored frames are turned to be shown: 0, 90, 180 or 270."""
 
 
+class _Shown(NamedTuple):
+    """A decoded frame and when it comes on screen, in seconds."""
+
+    time: float
+    frame: av.VideoFrame
+
+
 class Video:
     """An open video file. Use it in a `with` statement, or close it.
 
@@ -85,20 +92,19 @@ class Video:
         # Frame threads hang when decoding stops early; slice threads and none do not.
         self._stream.thread_type = "SLICE"
         self._reformatter = VideoReformatter()
-        self._damaged = False
         self._decoded = self._decode()
         first = next(self._decoded, None)
         if first is None:
             raise VideoError(self.path, "no frame of it can be decoded")
         self._current = first
-        self._start = _time(first)
+        self._start = first.time
         duration, rate = self._timeline()
-        rotation = round(first.rotation / 90) * 90 % 360
+        rotation = round(first.frame.rotation / 90) * 90 % 360
         turned = rotation % 180 == 90
         self.info = VideoInfo(
             path=self.path,
-            width=first.height if turned else first.width,
-            height=first.width if turned else first.height,
+            width=first.frame.height if turned else first.frame.width,
+            height=first.frame.width if turned else first.frame.height,
             frame_rate=rate,
             duration=duration,
             num_frames=max(1, round(duration * rate)),
@@ -130,7 +136,7 @@ class Video:
                 if packet.pts is not None and packet.time_base is not None:
                     times.append(float(packet.pts * packet.time_base))
         except av.error.FFmpegError:
-            self._damaged = True
+            pass  # a broken file: what has been seen of it counts
         self._restart()
         return sorted(times)
 
@@ -183,10 +189,10 @@ class Video:
 
     def _on_screen(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
         """For each grid number, ascending, the last frame that is shown no later than its time."""
-        ahead: av.VideoFrame | None = None
+        ahead: _Shown | None = None
         for index in wanted:
             time = self._start + (index + 0.5) / self.info.frame_rate
-            if time < _time(self._current):
+            if time < self._current.time:
                 self._restart()
                 ahead = None
             if self._jump_pays(time, ahead):
@@ -197,10 +203,10 @@ class Video:
                 if ahead is None:
                     self._check_end(time)
                     break
-                if _time(ahead) > time:
+                if ahead.time > time:
                     break
                 self._current, ahead = ahead, None
-            yield self._current
+            yield self._current.frame
         if ahead is not None:
             # It is decoded already: the next call starts from it, unless it asks for what lies before.
             self._current = ahead
@@ -208,15 +214,16 @@ class Video:
     def _check_end(self, time: float) -> None:
         """The stream is over: may its last frame stand for this time?"""
         last = self._current
-        shown_until = _time(last) + float((last.duration or 0) * (last.time_base or 0))
+        shown_until = last.time + float((last.frame.duration or 0) * (last.frame.time_base or 0))
         if time > shown_until + TOLERANCE:
             raise VideoError(
-                self.path, f"only its first {shown_until - self._start:.1f} of {self.info.duration:.1f} s can be decoded"
+                self.path,
+                f"only its first {shown_until - self._start:.1f} of {self.info.duration:.1f} s can be decoded",
             )
 
-    def _jump_pays(self, time: float, ahead: av.VideoFrame | None) -> bool:
+    def _jump_pays(self, time: float, ahead: _Shown | None) -> bool:
         """Whether a key frame between here and there saves decoding."""
-        here = _time(ahead or self._current)
+        here = (ahead or self._current).time
         if time - here < SEEK_AHEAD or self._stream.time_base is None:
             return False
         entries = self._stream.index_entries
@@ -230,7 +237,7 @@ class Video:
         self._seek(time)
         self._decoded = self._decode()
         first = next(self._decoded, None)
-        if first is None or _time(first) > time:
+        if first is None or first.time > time:
             self._restart()
         else:
             self._current = first
@@ -239,7 +246,7 @@ class Video:
         self._seek(0.0)
         self._decoded = self._decode()
         first = next(self._decoded, None)
-        if first is None or _time(first) > self._start + 1e-3:
+        if first is None or first.time > self._start + 1e-3:
             # Some files cannot be sought in: open it anew.
             self._container.close()
             self._container = av.open(str(self.path), metadata_errors="ignore")
@@ -258,20 +265,29 @@ class Video:
             else:
                 self._container.seek(int(time / self._stream.time_base), stream=self._stream)
         except av.error.FFmpegError:
-            self._damaged = True
+            pass  # whoever asked finds out where the next frame lies
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _decode(self) -> Iterator[_Shown]:
         """The frames from here on in the order they are shown; a damaged packet is passed over."""
+        # AVI stores no presentation times, and what is made up for them is wrong where frames are reordered; but
+        # frames leave the decoder one for each packet, so that the packets' times are right.
+        presentation_times = self._container.format.name != "avi"
+        time = 0.0
         try:
             for packet in self._container.demux(self._stream):
                 try:
                     for frame in packet.decode():
-                        if frame.pts is not None or frame.dts is not None:
-                            yield frame  # type: ignore[misc]
+                        assert isinstance(frame, av.VideoFrame)
+                        stamp = frame.pts if presentation_times and frame.pts is not None else frame.dts
+                        if stamp is not None and frame.time_base is not None:
+                            time = float(stamp * frame.time_base)
+                        else:
+                            time += float(1 / (self._stream.average_rate or 25))
+                        yield _Shown(time, frame)
                 except av.error.FFmpegError:
-                    self._damaged = True
+                    continue
         except av.error.FFmpegError:
-            self._damaged = True
+            return
 
     def close(self) -> None:
         self._container.close()
@@ -283,12 +299,6 @@ class Video:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _time(frame: av.VideoFrame) -> float:
-    """When the frame is shown, in seconds."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return float((stamp or 0) * (frame.time_base or 0))
 
 
 def _reason(error: Exception) -> str:

@@ -104,9 +104,7 @@ class _TrainingClips(Dataset[tuple[Tensor, int, int] | VideoError]):
 class _StepKeys:
     """The (epoch, index) keys of each step's batch, for one process out of `world_size`."""
 
-    def __init__(
-        self, num_videos: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, num_videos: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int) -> None:
         self.num_videos, self.batch_size, self.seed, self.steps = num_videos, batch_size, seed, steps
         self.rank, self.world_size = rank, world_size
 
@@ -168,7 +166,7 @@ def _collate(clips: list[tuple[Tensor, int, int] | VideoError]) -> Batch | Video
     for clip in clips:
         if isinstance(clip, VideoError):
             return clip
-    frames, labels, indices = zip(*clips, strict=True)  # type: ignore[arg-type]
+    frames, labels, indices = zip(*clips, strict=True)
     return Batch(torch.stack(frames), torch.tensor(labels), torch.tensor(indices))
 
 

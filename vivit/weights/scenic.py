@@ -174,7 +174,9 @@ def _clip_size(
     """The clip that the positions are for: frames and picture, in agreement with the keywords."""
     positions = weights[f"{stem}/posembed_input/pos_embedding"].shape[1] - class_token
     if "image_size" not in overrides:
-        raise UserError(f"the weights do not tell the picture's height and width ({positions} positions): give image_size")
+        raise UserError(
+            f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
+        )
     size = overrides["image_size"]
     image_size = (size, size) if isinstance(size, int) else tuple(size)
     t, h, w = told["tubelet_size"]
