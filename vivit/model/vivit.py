@@ -5,6 +5,7 @@ Shapes: B batch, T temporal positions, S spatial positions, D width, K classes; 
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,13 @@ class ViViT(nn.Module):
         features = self.features(video)
         logits = {name: head(features) for name, head in self.heads.items()}
         return logits if self.config.heads else logits["classes"]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs."""
+        # Files are another room's matter, which imports this one.
+        from vivit.weights.store import save
+
+        save(self, folder)
 
     @torch.no_grad()
     def initialise(self) -> None:

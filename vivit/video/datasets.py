@@ -147,13 +147,10 @@ def _choose(entries: list[_Entry], split: str, data: Path) -> tuple[list[_Entry]
         raise UserError(f"{data}: no {split} split; there is {', '.join(sorted(there)) or 'nothing'}")
     whole = [entry for entry in entries if entry.split in ("", "train")]
     held_out = _hold_out(whole)
+    share = f"every {HELD_OUT}th video of each class"
     if split == "val":
-        return [
-            e for e in whole if e.path in held_out
-        ], f"every {HELD_OUT}th video of {data}, held out (it has no val/)"
-    return [
-        e for e in whole if e.path not in held_out
-    ], f"{data} but for every {HELD_OUT}th video, held out for validation"
+        return [entry for entry in whole if entry.path in held_out], f"{share} of {data}, held out"
+    return [entry for entry in whole if entry.path not in held_out], f"{data} without {share}, held out"
 
 
 def _hold_out(entries: list[_Entry]) -> set[Path]:

@@ -1,0 +1,80 @@
+"""From a video file to labels: `Predictor(folder).predict("clip.mp4")`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivit.errors import UserError
+from vivit.evaluation.views import clip_spec, mean_logits
+from vivit.video.loader import read_views
+from vivit.video.sampling import parse_views
+from vivit.weights.store import load
+
+
+@dataclass(frozen=True)
+class ScoredLabel:
+    label: str
+    score: float
+    """Probability, the softmax of the logits averaged over the views."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in a video."""
+
+    video: Path
+    heads: dict[str, tuple[ScoredLabel, ...]]
+    """head → its labels, the most probable first; the one head of a model without named heads is "classes"."""
+
+    @property
+    def labels(self) -> tuple[ScoredLabel, ...]:
+        """The labels of a model with one head."""
+        (labels,) = self.heads.values()
+        return labels
+
+    def to_json(self, top: int) -> dict[str, Any]:
+        """{"video": …, "predictions": [{"label": …, "score": …}, …]}; several named heads are head → such a list."""
+        lists = {
+            head: [{"label": scored.label, "score": scored.score} for scored in labels[:top]]
+            for head, labels in self.heads.items()
+        }
+        return {"video": str(self.video), "predictions": lists.get("classes", lists)}
+
+
+class Predictor:
+    """A model, ready for video files."""
+
+    def __init__(self, model: str | Path, device: str = "auto") -> None:
+        """Load a model folder or Hub id. Raises UserError where there is none, or it has no class names."""
+        self.model = load(model)
+        if self.model.classes is None:
+            raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
+        self.classes = self.model.classes
+        self.model.to(pick_device(device))
+
+    def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
+        """Label a video, from `views` clips x crops of it. Raises VideoError where it cannot be read."""
+        num_clips, num_crops = parse_views(views)
+        clips = read_views(Path(video), clip_spec(self.model), num_clips, num_crops)
+        logits = mean_logits(self.model, [clips])
+        return Prediction(Path(video), {head: _rank(values[0], self.classes[head]) for head, values in logits.items()})
+
+
+def _rank(logits: Tensor, names: tuple[str, ...]) -> tuple[ScoredLabel, ...]:
+    scores, order = logits.softmax(dim=0).sort(descending=True, stable=True)
+    return tuple(ScoredLabel(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True))
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
+    return device
