@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.evaluation.views import clip_spec, mean_logits
 from vivit.video.loader import read_views
@@ -66,15 +66,3 @@ class Predictor:
 def _rank(logits: Tensor, names: tuple[str, ...]) -> tuple[ScoredLabel, ...]:
     scores, order = logits.softmax(dim=0).sort(descending=True, stable=True)
     return tuple(ScoredLabel(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True))
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one. Raises UserError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
-    return device

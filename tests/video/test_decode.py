@@ -1,0 +1,332 @@
+"""Decoding against numbers drawn into the frames, times worked out by hand, and plain decoding of the whole file."""
+
+import pickle
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vivit.video.decode import Video, VideoError
+
+Encode = Callable[..., Path]
+ReadNumbers = Callable[[Tensor], list[int]]
+
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
+B_FRAMES = {"bf": "3", "g": "250"}
+FILES: dict[str, dict[str, object]] = {
+    "long_gop.mp4": {"options": B_FRAMES},
+    "short_gop.mp4": {"options": {"bf": "2", "g": "12"}},
+    "open_gop.mp4": {"options": {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}},
+    "b_frames.avi": {"codec": "mpeg4", "options": {"bf": "2", "g": "12"}},
+    "long_gop.avi": {"codec": "mpeg4", "options": {"bf": "2", "g": "250"}},
+    "h264.avi": {"options": {"bf": "2", "g": "25"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "g": "30"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"deadline": "realtime", "cpu-used": "8", "g": "30"}},
+    "live.webm": {"codec": "libvpx", "options": {"deadline": "realtime", "g": "30"}, "container_options": {"live": "1"}},
+    "h264.mkv": {"options": {"bf": "3", "g": "30"}},
+    "h265.mp4": {"codec": "libx265", "options": {"preset": "ultrafast", "g": "30", "x265-params": "log-level=none"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
+    "transport.ts": {"options": {"bf": "2", "g": "12"}},
+    "fragmented.mp4": {"options": {"bf": "2", "g": "12"}, "container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "animated.gif": {"codec": "gif", "pixel_format": "rgb8"},
+    "ten_bit.mp4": {"pixel_format": "yuv420p10le"},
+    "four_four_four.mp4": {"pixel_format": "yuv444p"},
+    "grey.mkv": {"codec": "ffv1", "pixel_format": "gray"},
+    "with_sound.mp4": {"sound": 6.0},
+    "with_sound.mkv": {"sound": 6.0},
+    "with_sound.avi": {"codec": "mpeg4", "options": {"bf": "2"}, "sound": 6.0},
+}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def video_file(request: pytest.FixtureRequest, encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 numbered frames at 25 a second."""
+    return encode(tmp_path_factory.mktemp("videos") / request.param, 100, **FILES[request.param])
+
+
+def test_frames_are_those_asked_for(video_file: Path, read_numbers: ReadNumbers) -> None:
+    with Video(video_file) as video:
+        assert (video.info.width, video.info.height, video.info.rotation) == (64, 32, 0)
+        assert video.info.frame_rate == pytest.approx(25, rel=0.01)
+        assert video.info.num_frames == 100
+        assert video.info.duration == pytest.approx(4.0, abs=0.05)
+        for indices in (list(range(100)), [97, 3, 3, 60, 0, 99, 59, 60, 97], [0], [99], [50, 51], [51, 50], [98, 1]):
+            assert read_numbers(video.frames(indices)) == indices
+
+
+def test_every_single_frame_after_a_jump(video_file: Path, read_numbers: ReadNumbers) -> None:
+    with Video(video_file) as video:
+        for index in (30, 14, 85, 19, 20, 21, 58, 59, 60, 61, 37, 99):
+            assert read_numbers(video.frames([0, index])) == [0, index]
+
+
+def test_first_request_in_the_middle(video_file: Path, read_numbers: ReadNumbers) -> None:
+    for index in (47, 80):
+        with Video(video_file) as video:
+            assert read_numbers(video.frames([index, index + 2])) == [index, index + 2]
+
+
+def test_beyond_the_ends_stand_the_first_and_the_last_frame(video_file: Path, read_numbers: ReadNumbers) -> None:
+    with Video(video_file) as video:
+        assert read_numbers(video.frames([-1, -80, 100, 5, 250])) == [0, 0, 99, 5, 99]
+
+
+TIMES = [0, 40, 80, 500, 520, 540, 560, 1200, 1233, 1240, 2000, 2400, 2440, 2480]
+
+
+@pytest.mark.parametrize("start", [0, 700])
+@pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "variable.webm"])
+def test_variable_rate_shows_what_is_on_screen(
+    name: str, start: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
+) -> None:
+    vp8 = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
+    path = encode(tmp_path / name, len(TIMES), times=[start + time for time in TIMES], rate=10, **vp8)
+    with Video(path) as video:
+        info = video.info
+        assert 2.48 < info.duration < 2.9
+        assert info.num_frames == round(info.duration * info.frame_rate) > 8
+        grid = list(range(info.num_frames))
+        expected = [bisect_right(TIMES, (k + 0.5) / info.frame_rate * 1000) - 1 for k in grid]
+        assert read_numbers(video.frames(grid)) == expected
+        assert read_numbers(video.frames(grid[::-1])) == expected[::-1]
+
+
+# The four corners of a picture, each in a colour of its own.
+CORNERS = np.zeros((48, 64, 3), np.uint8)
+CORNERS[:24, :32], CORNERS[:24, 32:], CORNERS[24:, :32], CORNERS[24:, 32:] = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 255),
+)
+
+
+def corners(picture: Tensor) -> list[str]:
+    """Colours of a (3, H, W) picture's corners: top left, top right, bottom left, bottom right."""
+    names = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}
+    height, width = picture.shape[1:]
+    points = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    colours = [(picture[:, y, x] > 127).tolist() for y, x in points]
+    return [names.get((r, g, b), "white") for r, g, b in colours]
+
+
+@pytest.mark.parametrize("short_side", [None, 24])
+@pytest.mark.parametrize(
+    ("turned", "shown"),
+    [
+        (0, ["red", "green", "blue", "white"]),
+        (-90, ["blue", "red", "white", "green"]),  # clockwise, as a phone held upright writes it
+        (180, ["white", "blue", "green", "red"]),
+        (90, ["green", "white", "red", "blue"]),
+    ],
+)
+def test_rotation(turned: int, shown: list[str], short_side: int | None, encode: Encode, tmp_path: Path) -> None:
+    path = encode(tmp_path / "turned.mp4", [CORNERS] * 5, rotation=turned)
+    with Video(path) as video:
+        assert video.info.rotation == turned % 360
+        assert (video.info.width, video.info.height) == ((48, 64) if turned in (90, -90) else (64, 48))
+        (picture,) = video.frames([2], short_side)
+    assert corners(picture) == shown
+    least = short_side or 48
+    assert tuple(picture.shape[1:]) == ((least * 4 // 3, least) if turned in (90, -90) else (least, least * 4 // 3))
+
+
+def test_rotation_by_the_matrix_of_the_file_format(encode: Encode, tmp_path: Path) -> None:
+    """x' = a·x + c·y, y' = b·x + d·y with y downwards: (0, 1, −1, 0) sends right to down, which is clockwise."""
+    path = encode(tmp_path / "phone.mp4", [CORNERS] * 5)
+    data = path.read_bytes()
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + clockwise + data[at + len(identity) :])
+    with Video(path) as video:
+        assert corners(video.frames([0])[0]) == ["blue", "red", "white", "green"]
+
+
+@pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "odd.webm"), ("ffv1", "odd.mkv"), ("libx264", "odd.mp4")])
+def test_odd_sizes(codec: str, name: str, encode: Encode, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 33).astype(np.uint8)[None, :, None].repeat(17, 0).repeat(3, 2)
+    pixel_format = "yuv444p" if codec == "libx264" else "yuv420p"
+    with Video(encode(tmp_path / name, [ramp] * 3, codec=codec, pixel_format=pixel_format)) as video:
+        assert (video.info.width, video.info.height) == (33, 17)
+        (picture,) = video.frames([1])
+        assert picture.shape == (3, 17, 33)
+        assert (picture.permute(1, 2, 0).float() - torch.from_numpy(ramp).float()).abs().mean() < 6
+        assert video.frames([1], short_side=8).shape == (1, 3, 8, 16)
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.mkv", "one.avi", "one.gif"])
+def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbered: Callable, tmp_path: Path) -> None:
+    special = {"one.gif": ("gif", "rgb8"), "one.avi": ("mpeg4", "yuv420p")}
+    codec, pixel_format = special.get(name, ("libx264", "yuv420p"))
+    with Video(encode(tmp_path / name, [numbered(77)], codec=codec, pixel_format=pixel_format)) as video:
+        assert video.info.num_frames == 1
+        assert video.info.duration > 0
+        assert read_numbers(video.frames([0, 0, 3])) == [77] * 3
+
+
+def test_file_that_cannot_be_sought_in(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+    path = encode(tmp_path / "raw.h264", 100)
+    with Video(path) as video:
+        assert video.frames([10, 2]).shape == (2, 3, 32, 64)
+        assert read_numbers(video.frames([0])) == [0]
+
+
+@pytest.mark.parametrize("shrink", [2.0, 4.2])
+def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.random((1, 3, 21, 28), np.float32) * 255)
+    texture = F.interpolate(coarse, (126, 168), mode="bicubic")[0] + torch.from_numpy(rng.normal(0, 20, (3, 126, 168)))
+    picture = texture.clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    path = encode(tmp_path / "texture.mp4", [picture] * 3, options={"crf": "12"})
+    size = round(126 / shrink), round(168 / shrink)
+    with Video(path) as video:
+        scaled = video.frames([1], short_side=size[0])
+        whole = video.frames([1])
+    reference = F.interpolate(whole.float(), size, mode="bilinear", antialias=True)
+    assert scaled.shape == (1, 3, *size)
+    assert (scaled.float() - reference).abs().mean() <= 2
+    assert (scaled.float() - reference).mean().abs() <= 0.5
+
+
+def test_short_side_may_enlarge(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+    with Video(encode(tmp_path / "small.mp4", 10)) as video:
+        frames = video.frames([7, 2], short_side=80)
+    assert frames.shape == (2, 3, 80, 160)
+    assert read_numbers(frames) == [7, 2]
+
+
+def test_repeated_frames_do_not_share_memory(encode: Encode, tmp_path: Path) -> None:
+    with Video(encode(tmp_path / "v.mp4", 5)) as video:
+        frames = video.frames([3, 3])
+    frames[0].zero_()
+    assert frames[1].max() > 200
+
+
+# --- what goes wrong
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(VideoError) as caught, Video(path) as video:
+        video.frames([0])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) > len(f"{path}: ") + 5
+    return message.removeprefix(f"{path}: ")
+
+
+def test_missing(tmp_path: Path) -> None:
+    assert "no such file" in error_of(tmp_path / "nowhere.mp4")
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert "folder" in error_of(tmp_path)
+
+
+def test_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.mp4"
+    path.touch()
+    assert "empty" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "text.avi", "text.mkv", "text.gif"])
+def test_text_with_another_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("This is not a video.\n" * 50)
+    error_of(path)
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        assert isinstance(stream, av.AudioStream)
+        for block in range(20):
+            silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+            silence.sample_rate, silence.pts = 48000, block * 1024
+            container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    assert "no video" in error_of(path)
+
+
+def cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def test_cut_off_before_its_index(encode: Encode, tmp_path: Path) -> None:
+    assert "not a readable video" in error_of(cut(encode(tmp_path / "cut.mp4", 100), 0.6))
+
+
+def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+    path = encode(tmp_path / "cut.mp4", 200, container_options={"movflags": "faststart"}, options={"g": "12"})
+    with Video(cut(path, 0.6)) as video:
+        assert video.info.num_frames == 200
+        assert read_numbers(video.frames([5, 0, 20])) == [5, 0, 20]
+        with pytest.raises(VideoError, match=r"only its first \d\.\d of 8\.0 s") as caught:
+            video.frames([3, 199])
+        assert str(caught.value).startswith(f"{path}: ")
+        first = float(str(caught.value).split("first ")[1].split()[0])
+        assert 1 < first < 7
+        assert read_numbers(video.frames([5, round(first * 25) - 5])) == [5, round(first * 25) - 5]
+
+
+def test_cut_off_matroska_is_as_long_as_what_is_left(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+    with Video(cut(encode(tmp_path / "cut.mkv", 200, options={"g": "12"}), 0.6)) as video:
+        count = video.info.num_frames
+        assert 40 < count < 180
+        assert read_numbers(video.frames([7, 40, 0])) == [7, 40, 0]
+        assert abs(read_numbers(video.frames([count - 1]))[0] - (count - 1)) <= 4
+
+
+def test_damage_in_the_middle_is_passed_over(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+    path = encode(tmp_path / "damaged.mkv", 200, options={"g": "12", "bf": "0"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = bytes(300)
+    path.write_bytes(data)
+    with Video(path) as video:
+        assert read_numbers(video.frames([5, 190, 20])) == [5, 190, 20]
+
+
+def test_error_survives_pickling() -> None:
+    error = VideoError(Path("a/b.mp4"), "is empty")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is VideoError
+    assert str(again) == str(pickle.loads(pickle.dumps(again))) == "a/b.mp4: is empty"
+
+
+# --- real clips
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")
+@pytest.mark.parametrize("name", ["arm_wrestling.mp4", "dog.mp4", "full_hd.mp4", "goat.mp4", "mpeg4_with_audio.avi"])
+def test_real_clip_as_plain_decoding_has_it(name: str) -> None:
+    with av.open(str(REAL / name)) as container:
+        stream = container.streams.video[0]
+        plain = list(container.decode(stream))
+        tick = stream.time_base
+    if name.endswith(".avi"):  # has no presentation times, but an even rate
+        times = [number / float(stream.average_rate or 0) for number in range(len(plain))]
+    else:
+        assert tick is not None
+        times = [float((frame.pts or 0) * tick) for frame in plain]
+    with Video(REAL / name) as video:
+        info = video.info
+        rng = np.random.default_rng(0)
+        indices = [*rng.integers(0, info.num_frames, 6).tolist(), 0, info.num_frames - 1]
+        frames = video.frames(indices)
+    assert abs(info.num_frames - len(plain)) <= 1
+    for index, frame in zip(indices, frames, strict=True):
+        number = bisect_right(times, times[0] + (index + 0.5) / info.frame_rate) - 1
+        expected = plain[number].to_ndarray(format="rgb24", interpolation="BICUBIC")
+        assert np.array_equal(frame.permute(1, 2, 0).numpy(), expected), (index, number)

@@ -1,0 +1,220 @@
+"""The `vivit` command: one thin function for each verb. What a verb needs is imported when it is called."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from vivit.errors import UserError, one_line
+
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu or cuda", metavar="NAME")]
+Views = Annotated[str, tyro.conf.arg(help="clips x crops of each video, crops 1 or 3", metavar="TxS")]
+Workers = Annotated[int, tyro.conf.arg(help="processes that read videos")]
+Data = Annotated[
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="folder of class folders, with train/ and val/ or not; or a .csv with path,label", metavar="DATA"),
+]
+Model = Annotated[Path | str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Make camera-motion videos, learn to name them, and write a report"""
+
+    def command(
+        out: Annotated[Path, tyro.conf.arg(help="folder for videos, models and report.html")] = Path("demo"),
+        videos: Annotated[int, tyro.conf.arg(help="videos to train on")] = 3000,
+        device: Device = "auto",
+        workers: Workers = 2,
+    ) -> None:
+        from vivit.experiments.demo import run
+
+        run(out, videos, device, workers)
+
+    _parse("demo", command, arguments)
+    return 0
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a model on labelled videos"""
+    from vivit.training.recipes import RECIPES, Recipe
+
+    names = Literal["paper", "small", "demo"]
+    name = next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--recipe"), "small")
+    settings = RECIPES.get(name, RECIPES["small"])()
+
+    def command(
+        data: Data,
+        out: Annotated[Path, tyro.conf.arg(help="the run's folder; begun before, it is continued", metavar="RUN")],
+        settings: tyro.conf.OmitArgPrefixes[Recipe] = settings,
+        recipe: Annotated[names, tyro.conf.arg(help="where the settings come from that are not given")] = "small",
+        device: Device = "auto",
+        workers: Workers = 2,
+    ) -> None:
+        from vivit.training.loop import train
+
+        train(data, out, settings, device=device, workers=workers)
+        print(f"the model is in {out}; try: vivit predict VIDEO --model {out}")
+
+    _parse("train", command, arguments)
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Score a model on labelled videos, from several views of each"""
+
+    def command(
+        data: Data,
+        model: Model,
+        views: Views = "4x3",
+        split: Annotated[
+            Literal["val", "test", "train", "all"],
+            tyro.conf.arg(help="all: everything where the data has no splits, else val"),
+        ] = "all",
+        out: Annotated[
+            Path | None, tyro.conf.arg(help="folder for scores.json and confusion.png (default: in the model's)")
+        ] = None,
+        device: Device = "auto",
+        workers: Workers = 2,
+    ) -> None:
+        from vivit.evaluation.report import evaluate_and_report
+
+        evaluate_and_report(data, model, views=views, split=split, out=out, device=device, workers=workers)
+
+    _parse("evaluate", command, arguments)
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Label videos"""
+    exit_status = 0
+
+    def command(
+        files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES…")],
+        model: Model,
+        views: Views = "1x1",
+        top: Annotated[int, tyro.conf.arg(help="how many labels to show of each")] = 5,
+        json: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="print a JSON object in a line for each file")
+        ] = False,
+        device: Device = "auto",
+    ) -> None:
+        nonlocal exit_status
+        if not files:
+            raise UserError("FILES: name at least one video")
+        if top < 1:
+            raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
+        exit_status = _predict_files(files, model, views, top, json, device)
+
+    _parse("predict", command, arguments)
+    return exit_status
+
+
+def _predict_files(
+    files: Sequence[Path], model: Path | str, views: str, top: int, as_json: bool, device: str
+) -> int:
+    """Print an answer for each file; 2 where one could not be read, else 0."""
+    from vivit.inference.predictor import Predictor
+    from vivit.video.decode import VideoError
+    from vivit.video.sampling import parse_views
+
+    parse_views(views)
+    predictor = Predictor(model, device)
+    exit_status = 0
+    for file in files:
+        try:
+            prediction = predictor.predict(file, views)
+        except VideoError as error:
+            print(f"vivit: {error}", file=sys.stderr, flush=True)
+            exit_status = 2
+            continue
+        if as_json:
+            print(json.dumps(prediction.to_json(top), ensure_ascii=False), flush=True)
+            continue
+        print(file)
+        for head, labels in prediction.heads.items():
+            for scored in labels[:top]:
+                part = "" if head == "classes" else f"  {head:10s}"
+                print(f"{part}  {scored.score:6.1%}  {scored.label}", flush=True)
+    return exit_status
+
+
+def experiment(arguments: Sequence[str]) -> int:
+    """Make the videos of an experiment: camera-motion"""
+
+    def command(
+        name: Annotated[Literal["camera-motion"], tyro.conf.Positional],
+        out: Annotated[Path, tyro.conf.arg(help="folder for train/ and val/")],
+        train_videos: Annotated[int, tyro.conf.arg(help="videos to train on")] = 3000,
+        val_videos: Annotated[int, tyro.conf.arg(help="videos held out")] = 450,
+        seed: int = 0,
+    ) -> None:
+        from vivit.experiments.demo import generate_with_progress
+
+        generate_with_progress(out, train_videos, val_videos, seed)
+
+    _parse("experiment", command, arguments)
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "experiment": experiment,
+}
+
+
+def _parse(verb: str, command: Callable[..., None], arguments: Sequence[str]) -> None:
+    tyro.cli(command, prog=f"vivit {verb}", description=VERBS[verb].__doc__, args=list(arguments))
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:12s}{verb.__doc__}" for name, verb in VERBS.items())
+    return f"""ViViT, a video vision transformer: from video files to labels.
+
+usage: vivit VERB …          vivit VERB --help tells more
+
+{verbs}
+
+Begin with: vivit demo"""
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user is one line on stderr and exit status 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        from vivit import __version__
+
+        print(f"vivit {__version__}")
+        return
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        sys.exit(_complain(f"no verb {arguments[0]!r}; there are {', '.join(VERBS)}"))
+    try:
+        status = verb(arguments[1:])
+    except UserError as error:
+        status = _complain(str(error))
+    except ValidationError as error:
+        status = _complain(one_line(error))
+    except KeyboardInterrupt:
+        print("vivit: stopped", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough (head, a pager); Python would complain at exit.
+        sys.stderr.close()
+        status = 0
+    sys.exit(status)
+
+
+def _complain(message: str) -> int:
+    print(f"vivit: {message}", file=sys.stderr)
+    return 2
