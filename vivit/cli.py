@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,9 @@ Workers = Annotated[int, tyro.conf.arg(help="processes that read videos")]
 Data = Annotated[
     Path,
     tyro.conf.Positional,
-    tyro.conf.arg(help="folder of class folders, with train/ and val/ or not; or a .csv with path,label", metavar="DATA"),
+    tyro.conf.arg(
+        help="folder of class folders, with train/ and val/ or not; or a .csv with path,label", metavar="DATA"
+    ),
 ]
 Model = Annotated[Path | str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
 
@@ -44,7 +47,9 @@ def train(arguments: Sequence[str]) -> int:
     from vivit.training.recipes import RECIPES, Recipe
 
     names = Literal["paper", "small", "demo"]
-    name = next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--recipe"), "small")
+    # The recipe decides the defaults of the other flags, so it is read before them.
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    name = next((value for flag, value in pairwise(words) if flag == "--recipe"), "small")
     settings = RECIPES.get(name, RECIPES["small"])()
 
     def command(
@@ -114,9 +119,7 @@ def predict(arguments: Sequence[str]) -> int:
     return exit_status
 
 
-def _predict_files(
-    files: Sequence[Path], model: Path | str, views: str, top: int, as_json: bool, device: str
-) -> int:
+def _predict_files(files: Sequence[Path], model: Path | str, views: str, top: int, as_json: bool, device: str) -> int:
     """Print an answer for each file; 2 where one could not be read, else 0."""
     from vivit.inference.predictor import Predictor
     from vivit.video.decode import VideoError

@@ -72,8 +72,9 @@ class ModelConfig(BaseModel):
             filled.setdefault("attention_order", "space_time")
         if filled.get("heads") is None:
             filled.setdefault("num_classes", 400)
-        if filled.get("embedding") == "uniform_frames":
-            filled["tubelet_size"] = (1, *filled.get("tubelet_size", (1, 16, 16))[1:])
+        tubelet_size = filled.get("tubelet_size", cls.model_fields["tubelet_size"].default)
+        if filled.get("embedding") == "uniform_frames" and isinstance(tubelet_size, list | tuple):
+            filled["tubelet_size"] = (1, *tubelet_size[1:])
         return filled
 
     @model_validator(mode="after")

@@ -49,5 +49,6 @@ def evaluate_and_report(
     draw_confusion(evaluation.confusion, evaluation.classes, out / "confusion.png")
     for failure in failures:
         console.print(f"not read, counted as wrong: {failure}", soft_wrap=True, markup=False)
-    console.print(f"top-1 {evaluation.accuracy(1):.1%}   top-5 {evaluation.accuracy(5):.1%}   confusion matrix: {out}/confusion.png")
+    console.print(f"top-1 {evaluation.accuracy(1):.1%}   top-5 {evaluation.accuracy(5):.1%}")
+    console.print(f"confusion matrix: {out}/confusion.png", soft_wrap=True)
     return evaluation

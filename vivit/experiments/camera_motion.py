@@ -40,9 +40,9 @@ _DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
 CLASSES: tuple[str, ...] = tuple(_DIRECTIONS)
 
 # Mean speed per frame and the most that the hand shakes, in the units of a way: heights of the video, 1, and radians.
-SLOWEST = np.array([0.012, 0.012, 0.013, np.radians(0.9)])
-QUICKEST = np.array([0.036, 0.036, 0.030, np.radians(2.6)])
-SHAKE = np.array([0.012, 0.012, 0.010, np.radians(0.7)])
+SLOWEST = np.array([0.018, 0.018, 0.025, np.radians(2.0)])
+QUICKEST = np.array([0.045, 0.045, 0.055, np.radians(4.5)])
+SHAKE = np.array([0.010, 0.010, 0.008, np.radians(0.6)])
 
 SIZES = ((128, 96), (112, 84), (128, 72))  # (width, height)
 FRAMES = (20, 32)

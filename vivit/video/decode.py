@@ -153,6 +153,8 @@ class Video:
         Raises:
             VideoError: the file breaks off before a wanted frame.
         """
+        last = self.info.num_frames - 1
+        indices = [min(index, last) for index in indices]
         wanted = sorted(set(indices))
         width, height = self._scaled(short_side)
         pictures: dict[int, Tensor] = {}
@@ -248,9 +250,10 @@ class Video:
         first = next(self._decoded, None)
         if first is None or first.time > self._start + 1e-3:
             # Some files cannot be sought in: open it anew.
+            index = self._stream.index
             self._container.close()
             self._container = av.open(str(self.path), metadata_errors="ignore")
-            self._stream = self._container.streams[self._stream.index]  # type: ignore[assignment]
+            self._stream = self._container.streams[index]  # type: ignore[assignment]
             self._stream.thread_type = "SLICE"
             self._decoded = self._decode()
             first = next(self._decoded, None)

@@ -43,7 +43,10 @@ def init_from_image_vit(model: ViViT, source: str | Path, tubelet_init: TubeletI
     if tubelet_init not in ("central_frame", "filter_inflation", "random"):
         raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')
     weights = read_image_vit(source)
-    state = _convert(weights, model, tubelet_init, str(source))
+    try:
+        state = _convert(weights, model, tubelet_init, str(source))
+    except KeyError as error:
+        raise UserError(f"{source}: not an image ViT: {error.args[0]} missing") from None
     parameters = model.state_dict()
     for name, value in state.items():
         if name not in parameters:
@@ -63,7 +66,7 @@ def read_image_vit(source: str | Path) -> Weights:
                 weights = dict(file)
         except OSError as error:
             raise UserError(f"{source}: {error.strerror or 'not a .npz file'}") from None
-        except ValueError:
+        except Exception:  # numpy and zipfile raise many kinds on damaged files
             raise UserError(f"{source}: not a .npz file of plain arrays") from None
         for google, scenic in GOOGLE_NAMES.items():
             weights = {name.replace(google, scenic): array for name, array in weights.items()}

@@ -59,11 +59,16 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
     weights = read_scenic(path)
     try:
         config = _read_config(weights, {key: value for key, value in overrides.items() if value is not None})
+        state = convert(weights, config)
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]} is missing from the weights") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     with torch.device("meta"):
         model = ViViT(config)
-    fill(model, convert(weights, config), str(path))
+    fill(model, state, str(path))
     return model.eval()
 
 
@@ -121,8 +126,6 @@ def _read_config(weights: Weights, overrides: dict[str, Any]) -> ModelConfig:
         told["temporal_layers"] = count_layers(weights, "TemporalTransformer")
     elif factorised_attention:
         told["variant"] = "factorised_self_attention"
-        if "attention_order" not in overrides:
-            raise UserError('the weights do not tell which attention comes first: give attention_order="time_space"')
     elif class_token:
         told["variant"] = "spatiotemporal"
     elif "variant" not in overrides:
@@ -132,14 +135,16 @@ def _read_config(weights: Weights, overrides: dict[str, Any]) -> ModelConfig:
         )
     elif overrides["variant"] in ("factorised_encoder", "factorised_self_attention"):
         raise UserError(f"variant: the weights are not of a {overrides['variant']} model")
+    # Asked before the rest is checked: the other variant's fields would be named in place of this one.
+    if "variant" in told and overrides.get("variant", told["variant"]) != told["variant"]:
+        raise UserError(f"variant: {overrides['variant']} asked for, but the weights say {told['variant']}")
+    if factorised_attention and "attention_order" not in overrides:
+        raise UserError('the weights do not tell which attention comes first: give attention_order="time_space"')
     told["pooling"] = "token" if class_token else "mean"
 
     attention = "MultiHeadDotProductAttention_space" if factorised_attention else "MultiHeadDotProductAttention_0"
     query = f"{first}/{attention}/query/kernel"
     hidden = f"{first}/{'MlpBlock' if factorised_attention else 'MlpBlock_0'}/Dense_0/kernel"
-    for name in (query, hidden, "output_projection/bias", f"{stem}/posembed_input/pos_embedding"):
-        if name not in weights:
-            raise UserError(f"{name} is missing from the weights")
     told["num_layers"] = count_layers(weights, stem)
     told["hidden_size"], told["num_heads"], _ = weights[query].shape
     told["mlp_dim"] = weights[hidden].shape[1]
@@ -158,12 +163,9 @@ def _read_config(weights: Weights, overrides: dict[str, Any]) -> ModelConfig:
     told["embedding"] = "uniform_frames" if len(kernel) == 4 else "tubelet"
     told.update(_clip_size(weights, told, overrides, stem, class_token))
 
-    try:
-        config = ModelConfig(**{**told, **overrides})
-    except ValidationError as error:
-        raise UserError(one_line(error)) from None
+    config = ModelConfig(**{**told, **overrides})
     for name, value in told.items():
-        if getattr(config, name) != value:
+        if name in overrides and getattr(config, name) != value:
             raise UserError(f"{name}: {overrides[name]} asked for, but the weights say {value}")
     return config
 
@@ -178,8 +180,8 @@ def _clip_size(
             f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
         )
     size = overrides["image_size"]
-    image_size = (size, size) if isinstance(size, int) else tuple(size)
     t, h, w = told["tubelet_size"]
+    image_size = ModelConfig(image_size=size, tubelet_size=(1, h, w)).image_size
     places = math.prod(length // part for length, part in zip(image_size, (h, w), strict=True))
 
     if stem == "SpatialTransformer":
@@ -189,7 +191,7 @@ def _clip_size(
         if told["temporal_layers"]:
             times = weights["TemporalTransformer/posembed_input/pos_embedding"].shape[1] - class_token
     else:
-        if not places or positions % places:
+        if positions % places:
             raise UserError(f"image_size: {size} gives {places} positions a frame; the weights have {positions} in all")
         times = positions // places
 
