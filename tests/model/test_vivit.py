@@ -240,13 +240,13 @@ def test_noise_in_training_alone(variant: str, field: str) -> None:
 def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
     """As in the official code: after the positions, after attention, inside the MLP and after it."""
     model = build(variant, dropout=0.5).train()
-    dropped: set[str] = set()
+    dropped: set[tuple[str, int]] = set()  # where, and how wide the tokens are there
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             zeros = float((output == 0).float().mean())
             if 0.3 < zeros < 0.7:
-                dropped.add(name)
+                dropped.add((name, output.shape[-1]))
 
         return hook
 
@@ -254,12 +254,13 @@ def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
         if isinstance(module, nn.Dropout):
             module.register_forward_hook(record(name))
     model(random_video(model, batch=8))
-    expected = {"model.dropout"}
+    width, hidden = model.config.hidden_size, model.config.mlp_dim
+    expected = {("model.dropout", width)}
     for name, module in model.named_modules():
         if isinstance(module, SelfAttention):
-            expected.add(name.removesuffix("attention") + "dropout")
+            expected.add((name.removesuffix("attention") + "dropout", width))
         if name.endswith(".mlp.mlp"):
-            expected.add(f"{name}.dropout")
+            expected |= {(f"{name}.dropout", hidden), (f"{name}.dropout", width)}
     assert dropped == expected
 
 
