@@ -40,12 +40,12 @@ _DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
 CLASSES: tuple[str, ...] = tuple(_DIRECTIONS)
 
 # Mean speed per frame and the most that the hand shakes, in the units of a way: heights of the video, 1, and radians.
-SLOWEST = np.array([0.018, 0.018, 0.025, np.radians(2.0)])
-QUICKEST = np.array([0.045, 0.045, 0.055, np.radians(4.5)])
-SHAKE = np.array([0.010, 0.010, 0.008, np.radians(0.6)])
+SLOWEST = np.array([0.020, 0.020, 0.035, np.radians(3.0)])
+QUICKEST = np.array([0.045, 0.045, 0.060, np.radians(5.5)])
+SHAKE = np.array([0.008, 0.008, 0.006, np.radians(0.5)])
 
 SIZES = ((128, 96), (112, 84), (128, 72))  # (width, height)
-FRAMES = (20, 32)
+FRAMES = (20, 26)
 FRAME_RATES = (24, 25, 30)
 QUALITIES = (24, 34)  # the constant rate factor of x264: the lowest and highest
 
@@ -67,7 +67,7 @@ def generate(
     Args:
         folder: made where missing.
         train_videos, val_videos: how many in all, at least 0.
-        workers: processes; by default one for each core. With 1 the videos are made in this process.
+        workers: processes; by default one for each core, at most 8. With 1 the videos are made in this process.
         progress: called with (videos there, videos in all) before the first and after each video.
 
     Raises:
@@ -85,8 +85,8 @@ def generate(
     report = progress or (lambda done, total: None)
     there = len(videos) - len(missing)
     report(there, len(videos))
-    # Eight processes are quick enough, and each takes seconds and memory to start.
-    processes = min(workers or os.cpu_count() or 1, 8 if workers is None else workers, len(missing))
+    # Each process takes seconds to start, so more than eight do not pay.
+    processes = min(workers or min(os.cpu_count() or 1, 8), len(missing))
     if processes <= 1:
         for done, video in enumerate(missing, start=there + 1):
             _make(video)
@@ -199,7 +199,7 @@ def _cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int)
     best, most = None, -1.0
     largest = min(picture.shape[1] / width, picture.shape[0] / height)
     for _ in range(3):
-        scale = largest * rng.uniform(0.4, 1.0)
+        scale = largest * rng.uniform(0.3, 0.8)
         part_width, part_height = int(scale * width), int(scale * height)
         left = rng.integers(picture.shape[1] - part_width + 1)
         top = rng.integers(picture.shape[0] - part_height + 1)
