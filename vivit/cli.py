@@ -59,10 +59,13 @@ def train(arguments: Sequence[str]) -> int:
         recipe: Annotated[names, tyro.conf.arg(help="where the settings come from that are not given")] = "small",
         device: Device = "auto",
         workers: Workers = 2,
+        keep_decoded: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="keep decoded videos in memory, where they fit")
+        ] = False,
     ) -> None:
         from vivit.training.loop import train
 
-        train(data, out, settings, device=device, workers=workers)
+        train(data, out, settings, device=device, workers=workers, keep_decoded=keep_decoded)
         print(f"the model is in {out}; try: vivit predict VIDEO --model {out}")
 
     _parse("train", command, arguments)

@@ -19,7 +19,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     named = len(classes) <= MOST_NAMED
     side = max(4.0, 0.45 * len(classes) + 2.2) if named else 9.0
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if named:

@@ -159,6 +159,7 @@ def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np
     half_canvas = (high - low) / 2
     centres = centres - (low + high) / 2
     canvas = _cut(picture, rng, *np.ceil(2 * half_canvas).astype(int))
+    canvas *= _light(rng, canvas.shape[-2], canvas.shape[-1], height)
 
     across = np.linspace(-width + 1, width - 1, width)[:, None] / 2 * turn[:, None, :, 0] + centres[:, None]
     down = np.linspace(-height + 1, height - 1, height)[:, None] / 2 * turn[:, None, :, 1]
@@ -213,6 +214,18 @@ def _cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int)
         best = best[:, ::-1]
     pixels = torch.from_numpy(np.ascontiguousarray(best)).permute(2, 0, 1)[None]
     return F.interpolate(pixels, (height, width), mode="bilinear", antialias=True).float()
+
+
+def _light(rng: np.random.Generator, height: int, width: int, video_height: int) -> torch.Tensor:
+    """(height, width) factors: most scenes are lit from above, and their subject more than what surrounds it.
+
+    The light belongs to the scene and does not follow the camera, so it moves as everything else does.
+    """
+    y = (torch.arange(height) - height / 2)[:, None] / video_height
+    x = (torch.arange(width) - width / 2) / video_height
+    angle, slope, falloff = np.radians(rng.uniform(-25, 25)), rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9)
+    from_above = (1 - slope * (y * np.cos(angle) + x * np.sin(angle))).clamp(0.25, 1.4)
+    return from_above * (0.25 + 0.75 * torch.exp(-falloff * (x**2 + y**2)))
 
 
 def _pass_by(clip: torch.Tensor, positions: torch.Tensor, rng: np.random.Generator) -> None:

@@ -39,7 +39,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     trained = []
     for name, (folder, its_recipe) in models.items():
         say(f"\n[bold]{name}[/bold]")
-        train(data, folder, its_recipe, device=device, workers=workers)
+        train(data, folder, its_recipe, device=device, workers=workers, keep_decoded=True)
         evaluation = evaluate_and_report(
             data, folder, views=VIEWS, split="val", out=folder / "evaluation", device=device, workers=workers
         )

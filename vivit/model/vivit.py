@@ -160,22 +160,22 @@ class ViViT(nn.Module):
         save(self, folder)
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def initialise(self, position_std: float = 0.02) -> None:
         """Draw fresh weights, as the official code does; all initialisation is here.
 
         Attention and MLP kernels are Xavier-uniform (queries, keys, values and each head's output in one), MLP biases
-        N(0, 1e-6²), positions N(0, 0.02²), class tokens zero, and the heads zero, so that training starts from equal
-        logits. The embedding and the representation layer are Flax's default (LeCun normal).
+        N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero, and the heads zero, so that training starts
+        from equal logits. The embedding and the representation layer are Flax's default (LeCun normal).
         """
         for module in self.modules():
             if isinstance(module, TubeletEmbedding):
                 lecun_normal_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, Positions):
-                nn.init.normal_(module.embedding, std=0.02)
+                nn.init.normal_(module.embedding, std=position_std)
                 if module.class_token is not None and module.class_position is not None:
                     nn.init.zeros_(module.class_token)
-                    nn.init.normal_(module.class_position, std=0.02)
+                    nn.init.normal_(module.class_position, std=position_std)
             elif isinstance(module, SelfAttention):
                 # The fused matrix is (3 D, D), but each of its three kernels counts as a (D, D) one.
                 bound = math.sqrt(6 / (2 * module.out.in_features))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -41,9 +42,9 @@ def save_checkpoint(
         final = folder / f"step-{step:08d}"
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is the latter
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise UserError(f"{folder}: checkpoint not written ({error.strerror}); the one before it is whole") from None
+        raise UserError(f"{folder}: checkpoint not written ({error}); the one before it is whole") from None
     for old in checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -35,13 +35,16 @@ CHECKPOINT_EVERY = 600.0
 MIRRORED = ("left", "right", "clockwise", "counterclockwise", "anticlockwise")
 
 
-def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", workers: int = 2) -> ViViT:
+def train(
+    data: Path, out: Path, recipe: Recipe, *, device: str = "auto", workers: int = 2, keep_decoded: bool = False
+) -> ViViT:
     """Train a model on labelled videos and leave it in the folder `out`.
 
     Args:
         data: a data set as `open_split` reads it.
         out: the run's folder; one that was begun with the same recipe is continued.
         workers: processes that decode.
+        keep_decoded: keep the training videos in memory once decoded, resized; for sets that fit.
 
     Returns:
         The trained model, in eval mode.
@@ -50,11 +53,8 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
         UserError: data or recipe do not fit, a video cannot be read, `out` belongs to another run, or the loss is no
             longer a number.
     """
-    say = Console().print
+    say = Console(soft_wrap=True, markup=False).print
     train_set, val_set = open_split(data, "train"), open_split(data, "val")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, data, recipe)
-
     torch.manual_seed(recipe.seed)
     try:
         model = ViViT(
@@ -66,6 +66,8 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
         raise UserError(one_line(error)) from None
     except ValueError as error:
         raise UserError(str(error)) from None
+    _claim(out, data, recipe)
+    model.initialise(position_std=recipe.position_std)
     model.to(pick_device(device))
     optimiser = build_optimiser(model, recipe)
     per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
@@ -74,8 +76,10 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
     _say_choices(say, model, train_set, val_set, recipe, flip)
 
     start_step = 0
+    losses: list[float] = []  # of the steps of this epoch so far
     if saved := checkpoints(out / "checkpoints"):
-        start_step = load_checkpoint(saved[-1], model, optimiser)["step"]
+        state = load_checkpoint(saved[-1], model, optimiser)
+        start_step, losses = state["step"], state["losses"]
         say(f"going on after step {start_step} of {num_steps}, from {saved[-1]}")
     history = _history(out, start_step // per_epoch)
     if start_step == num_steps:
@@ -90,7 +94,8 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
         num_steps=num_steps,
         start_step=start_step,
         flip_probability=flip,
-        workers=workers,
+        workers=0 if keep_decoded else workers,
+        keep=keep_decoded,
     )
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
@@ -104,7 +109,7 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
     with SummaryWriter(str(out / "tensorboard"), purge_step=start_step) as board, Progress(*columns) as progress:
         epochs_of = f"{start_step // per_epoch + 1}/{recipe.epochs}"
         bar = progress.add_task("", total=num_steps, completed=start_step, epoch=epochs_of, loss=0.0, rate=0.0)
-        losses: list[float] = []
+        untimed = len(losses)
         epoch_begun = saved_at = time.monotonic()
         model.train()
         for step, batch in enumerate(batches, start=start_step):
@@ -119,7 +124,7 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
                 )
 
             done = step + 1
-            clips_per_second = len(losses) * recipe.batch_size / (time.monotonic() - epoch_begun)
+            clips_per_second = (len(losses) - untimed) * recipe.batch_size / (time.monotonic() - epoch_begun)
             progress.update(bar, completed=done, loss=sum(losses) / len(losses), rate=clips_per_second)
             board.add_scalar("train/loss", loss, step)
             board.add_scalar("train/learning_rate", rate, step)
@@ -132,18 +137,19 @@ def train(data: Path, out: Path, recipe: Recipe, *, device: str = "auto", worker
                 row["clips_per_second"] = clips_per_second
                 history.append(row)
                 _write_history(out, history)
+                draw_confusion(evaluation.confusion, train_set.classes, out / "confusion.png")
                 for name in ("top1", "top5"):
                     board.add_scalar(f"val/{name}", row[name], step)
                 progress.console.print(
                     f"epoch {epoch:3d}  loss {row['loss']:.3f}  val top-1 {row['top1']:6.1%}  top-5 {row['top5']:6.1%}"
                 )
                 progress.update(bar, epoch=f"{min(epoch + 1, recipe.epochs)}/{recipe.epochs}")
-                losses, epoch_begun = [], time.monotonic()
+                losses, untimed, epoch_begun = [], 0, time.monotonic()
             if epoch_ended or time.monotonic() - saved_at > CHECKPOINT_EVERY:
-                save_checkpoint(out / "checkpoints", done, model, optimiser, {})
+                # The model first: a run whose last checkpoint is there has left all that it leaves.
                 model.save_pretrained(out)
+                save_checkpoint(out / "checkpoints", done, model, optimiser, {"losses": losses})
                 saved_at = time.monotonic()
-    draw_confusion(evaluation.confusion, train_set.classes, out / "confusion.png")
     for failure in evaluation.failures:
         say(f"not read, counted as wrong: {failure}")
     return model.eval()
@@ -172,7 +178,11 @@ def training_step(
 
 
 def _claim(out: Path, data: Path, recipe: Recipe) -> None:
-    """Note in the run's folder what it is, or raise UserError where it is another run's."""
+    """Make the run's folder and note what it is, or raise UserError where it cannot be or is another run's."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from None
     note = out / "recipe.json"
     this = {"data": str(data.resolve()), **recipe.model_dump(mode="json")}
     if not note.exists():

@@ -41,6 +41,9 @@ class Recipe(BaseModel):
     """The gradient's norm is scaled down to this."""
     label_smoothing: Rate = 0.0
     stochastic_depth: Rate = 0.0
+    position_std: Positive = 0.02
+    """Deviation of fresh position embeddings. A small model that learns from scratch where things move starts faster
+    with more, of the size of its tokens."""
     flip: Annotated[float, Field(ge=0, le=1)] | None = None
     """How often a clip is mirrored: by default half the time, but never where class names speak of left and right."""
     seed: int = 0
@@ -99,13 +102,21 @@ def demo() -> Recipe:
         frame_stride=2,
         image_size=48,
         resize=48,
-        architecture={"hidden_size": 96, "num_heads": 3, "num_layers": 4, "mlp_dim": 384, "temporal_layers": 2},
+        architecture={
+            "tubelet_size": (4, 12, 12),
+            "hidden_size": 128,
+            "num_heads": 4,
+            "num_layers": 3,
+            "mlp_dim": 512,
+            "temporal_layers": 1,
+        },
         epochs=16,
         batch_size=32,
         optimiser="adamw",
         learning_rate=1e-3,
         warmup_epochs=1,
         weight_decay=0.05,
+        position_std=0.3,
     )
 
 

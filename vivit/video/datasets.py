@@ -61,6 +61,11 @@ def open_split(data: str | Path, split: str, classes: Sequence[str] | None = Non
     """
     data = Path(data)
     entries = _read(data)
+    if not entries:
+        raise UserError(
+            f"{data}: no videos found; put them into one folder for each class, alone or under train/ and val/, "
+            "or list them in a .csv or .txt"
+        )
     chosen, source = _choose(entries, split, data)
     if not chosen:
         raise UserError(f"{data}: no videos for the {split} split")
@@ -144,7 +149,8 @@ def _choose(entries: list[_Entry], split: str, data: Path) -> tuple[list[_Entry]
     if split in there and (split != "train" or "val" in there):
         return [entry for entry in entries if entry.split == split], f"the {split} split of {data}"
     if split == "test" or not there & {"", "train"}:
-        raise UserError(f"{data}: no {split} split; there is {', '.join(sorted(there)) or 'nothing'}")
+        named = ", ".join(sorted(there - {""}))
+        raise UserError(f"{data}: no {split} split; " + (f"there is {named}" if named else "the data is not split"))
     whole = [entry for entry in entries if entry.split in ("", "train")]
     held_out = _hold_out(whole)
     share = f"every {HELD_OUT}th video of each class"

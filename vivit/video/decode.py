@@ -86,6 +86,9 @@ class Video:
     def _open_stream(self) -> None:
         # A cover picture is a video stream too, marked as attached.
         streams = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not len(self._container.streams):
+            # An MP4 without the index at its end opens all the same, as a file of nothing.
+            raise VideoError(self.path, "not a readable video (it is cut off or damaged)")
         if not streams:
             raise VideoError(self.path, "has no video stream")
         self._stream = streams[0]
@@ -120,9 +123,9 @@ class Video:
             return float(stream.duration * stream.time_base), rate
         # WebM and Matroska keep no duration of a stream, and the container's may be that of the sound.
         times = self._packet_times()
-        if len(times) < 2:
+        span = times[-1] - times[0] if times else 0.0
+        if span == 0:
             return (1 / rate, rate) if rate > 0 else (1.0, 1.0)
-        span = times[-1] - times[0]
         if not 0 < rate < 1000:
             rate = (len(times) - 1) / span
         return span + 1 / rate, rate
@@ -176,13 +179,14 @@ class Video:
         """(3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels."""
         turned = self.info.rotation % 180 == 90
         # Area averages all the pixels that shrink into one, as an antialiased resize does; it cannot enlarge.
+        # Without the flag, two neighbours in a row of the result share one colour.
         shrinks = min(width, height) < min(frame.width, frame.height)
         rgb = self._reformatter.reformat(
             frame,
             width=height if turned else width,
             height=width if turned else height,
             format="rgb24",
-            interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
+            interpolation=(Interpolation.AREA if shrinks else Interpolation.BICUBIC) | Interpolation.FULL_CHR_H_INT,
             threads=1,
         ).to_ndarray()
         if self.info.rotation:
@@ -227,6 +231,9 @@ class Video:
         """Whether a key frame between here and there saves decoding."""
         here = (ahead or self._current).time
         if time - here < SEEK_AHEAD or self._stream.time_base is None:
+            return False
+        if self._container.format.name == "mpeg":
+            # Most of its packets carry no time, and those made up for them after a jump are wrong.
             return False
         entries = self._stream.index_entries
         found = entries.search_timestamp(int(time / self._stream.time_base)) if len(entries) else -1

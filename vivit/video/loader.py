@@ -4,7 +4,7 @@ No worker, process or loader holds a state: every random choice for a clip comes
 (seed, epoch, index). So any number of workers gives the same clips, and to resume is to start at step n.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vivit.errors import UserError
 from vivit.video.datasets import VideoSet
 from vivit.video.decode import Video, VideoError
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
 from vivit.video.transforms import flip, random_crop, view_crops
+
+# First in every seed: numpy pads seeds with zeros, so that (seed, epoch) alone is (seed, epoch, 0).
+_CLIP, _ORDER = 0, 1
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ class Batch(NamedTuple):
 
 def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The one source of random choices for this video in this epoch."""
-    return np.random.default_rng([seed, epoch, index])
+    return np.random.default_rng([_CLIP, seed, epoch, index])
 
 
 def epoch_order(num_videos: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of the videos."""
-    return np.random.default_rng([seed, epoch]).permutation(num_videos)
+    return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_videos)
 
 
 def steps_per_epoch(num_videos: int, batch_size: int) -> int:
@@ -61,10 +65,19 @@ def steps_per_epoch(num_videos: int, batch_size: int) -> int:
 def read_training_clip(path: Path, spec: ClipSpec, rng: np.random.Generator, flip_probability: float) -> Tensor:
     """A random clip and crop, flipped or not; (T, C, H, W) uint8. Raises VideoError."""
     with Video(path) as video:
-        count = video.info.num_frames
-        start = random_start(count, spec.num_frames, spec.stride, rng)
-        indices = clip_indices(count, spec.num_frames, spec.stride, start, spec.short)
-        frames = video.frames(indices, short_side=spec.resize)
+        return _draw_clip(video.info.num_frames, lambda i: video.frames(i, spec.resize), spec, rng, flip_probability)
+
+
+def _draw_clip(
+    count: int,
+    frames_at: Callable[[list[int]], Tensor],
+    spec: ClipSpec,
+    rng: np.random.Generator,
+    flip_probability: float,
+) -> Tensor:
+    """A random clip out of `count` frames that `frames_at` gives by their numbers."""
+    start = random_start(count, spec.num_frames, spec.stride, rng)
+    frames = frames_at(clip_indices(count, spec.num_frames, spec.stride, start, spec.short))
     frames = random_crop(frames, spec.size, rng)
     return flip(frames) if rng.random() < flip_probability else frames
 
@@ -88,17 +101,30 @@ def read_views(path: Path, spec: ClipSpec, num_clips: int, num_crops: int) -> Te
 class _TrainingClips(Dataset[tuple[Tensor, int, int] | VideoError]):
     """Clips by (epoch, index). An error is a value here: raised in a worker it would become a page of traceback."""
 
-    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, flip_probability: float) -> None:
+    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, flip_probability: float, keep: bool) -> None:
         self.videos, self.spec, self.seed, self.flip_probability = videos, spec, seed, flip_probability
+        self.kept: dict[int, Tensor] | None = {} if keep else None
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | VideoError:
         epoch, index = key
-        video = self.videos.videos[index]
+        video, rng = self.videos.videos[index], clip_rng(self.seed, epoch, index)
         try:
-            clip = read_training_clip(video.path, self.spec, clip_rng(self.seed, epoch, index), self.flip_probability)
+            if self.kept is None:
+                clip = read_training_clip(video.path, self.spec, rng, self.flip_probability)
+            else:
+                if index not in self.kept:
+                    self.kept[index] = _read_whole(video.path, self.spec.resize)
+                frames = self.kept[index]
+                clip = _draw_clip(len(frames), lambda i: frames[i], self.spec, rng, self.flip_probability)
         except VideoError as error:
             return error
         return clip, video.label, index
+
+
+def _read_whole(path: Path, resize: int) -> Tensor:
+    """Every frame of the even grid."""
+    with Video(path) as video:
+        return video.frames(range(video.info.num_frames), short_side=resize)
 
 
 class _StepKeys:
@@ -134,6 +160,7 @@ def training_batches(
     start_step: int = 0,
     flip_probability: float = 0.5,
     workers: int = 0,
+    keep: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -144,18 +171,31 @@ def training_batches(
     Args:
         batch_size: of all processes together; each gets its contiguous share.
         flip_probability: how often a clip is mirrored.
+        keep: hold every decoded video in memory, resized, so that later epochs decode nothing; the clips are the same.
+            Each worker keeps its own, so it goes best with none.
 
     Raises:
-        VideoError: a video cannot be read.
+        UserError: at once, where a batch is too small for every process to have a video of it.
+        VideoError: on the way, where a video cannot be read.
     """
+    shared = min(batch_size, len(videos.videos))
+    if shared < world_size:
+        raise UserError(
+            f"batch_size: {world_size} processes cannot share a batch of {shared} (batch_size {batch_size}, "
+            f"{len(videos.videos)} videos); use a larger batch, more videos or fewer processes"
+        )
     loader = DataLoader(
-        _TrainingClips(videos, spec, seed, flip_probability),
+        _TrainingClips(videos, spec, seed, flip_probability, keep),
         batch_sampler=_StepKeys(len(videos.videos), batch_size, seed, range(start_step, num_steps), rank, world_size),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
     )
+    return _good_batches(loader)
+
+
+def _good_batches(loader: DataLoader) -> Iterator[Batch]:
     for batch in loader:
         if isinstance(batch, VideoError):
             raise batch

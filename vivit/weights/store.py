@@ -32,13 +32,21 @@ class FolderConfig(BaseModel):
 
 
 def save(model: ViViT, folder: str | Path) -> None:
-    """Write the model folder; what stood there under the two names is replaced whole or not at all."""
+    """Write the model folder; what stood there under the two names is replaced whole or not at all.
+
+    Raises:
+        UserError: the weights cannot be written, as on a full disk.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = FolderConfig(architecture=model.config, classes=model.classes, preprocessing=model.preprocessing)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     weights = folder / f"{WEIGHTS_FILE}.unfinished"
-    save_file(state, weights, metadata={"format": "pt"})
+    try:
+        save_file(state, weights, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:  # a full disk is the latter
+        weights.unlink(missing_ok=True)
+        raise UserError(f"{folder / WEIGHTS_FILE}: not written ({error})") from None
     os.replace(weights, folder / WEIGHTS_FILE)
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
 

@@ -1,0 +1,144 @@
+"""The installed command, from the outside."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+VIVIT = Path(sys.executable).parent / "vivit"
+SHARED_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
+SMALL = (
+    *("--recipe", "demo", "--epochs", "1", "--batch-size", "4", "--num-frames", "4", "--frame-stride", "1"),
+    *("--image-size", "48", "--workers", "0", "--device", "cpu"),
+)
+
+
+def vivit(*arguments: str | Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [VIVIT, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, env={"OMP_NUM_THREADS": "1"}
+    )
+
+
+def assert_one_line(result: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+    assert result.returncode == 2, result
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("vivit: ")
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Path:
+    """A folder with data/ and the run/ that was trained on it."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(bright_dark, folder / "data")
+    result = vivit("train", "data", "--out", "run", *SMALL, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert "the model is in run" in result.stdout
+    return folder
+
+
+def test_help_is_quick_and_lists_the_verbs(tmp_path: Path) -> None:
+    durations = []
+    for _ in range(3):
+        begun = time.monotonic()
+        result = vivit("--help", folder=tmp_path)
+        durations.append(time.monotonic() - begun)
+    assert result.returncode == 0
+    for verb in ("demo", "train", "evaluate", "predict", "experiment"):
+        assert f"\n  {verb} " in result.stdout
+    # The best of three: other work on the machine is not ours.
+    assert min(durations) < 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["vivit", *{arguments!r}]
+from vivit.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print("torch" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "False", result
+
+
+def test_train_leaves_a_run(work: Path) -> None:
+    run = work / "run"
+    for name in ("config.json", "model.safetensors", "recipe.json", "metrics.jsonl", "confusion.png", "tensorboard"):
+        assert (run / name).exists(), name
+    recipe = json.loads((run / "recipe.json").read_text())
+    # Flags come before the recipe, and the recipe before the defaults.
+    assert (recipe["epochs"], recipe["batch_size"], recipe["optimiser"]) == (1, 4, "adamw")
+    assert json.loads((run / "config.json").read_text())["classes"] == {"classes": ["bright", "dark"]}
+
+
+def test_evaluate(work: Path) -> None:
+    result = vivit(
+        "evaluate", "data", "--model", "run", "--views", "2x3", "--workers", "0", "--device", "cpu", folder=work
+    )
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((work / "run" / "evaluation" / "scores.json").read_text())
+    assert (scores["videos"], scores["views"], scores["unreadable"], scores["top5"]) == (12, "2x3", 0, 1.0)
+    assert f"top-1 {scores['top1']:.1%}" in result.stdout
+    assert (work / "run" / "evaluation" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_answers_for_what_can_be_read(work: Path, tmp_path: Path) -> None:
+    for name, source in (("a", "bright/bright0"), ("b", "dark/dark0")):
+        shutil.copy(work / "data" / f"{source}.mp4", tmp_path / f"{name}.mp4")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    flags = ("--model", work / "run", "--json", "--views", "2x1", "--top", "2")
+    result = vivit("predict", "a.mp4", "broken.mp4", "b.mp4", *flags, folder=tmp_path)
+    assert_one_line(result, "broken.mp4")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["video"] for answer in answers] == ["a.mp4", "b.mp4"]
+    for answer in answers:
+        assert answer.keys() == {"video", "predictions"}
+        assert {each["label"] for each in answer["predictions"]} == {"bright", "dark"}
+        scores = [each["score"] for each in answer["predictions"]]
+        assert sorted(scores, reverse=True) == scores
+        assert min(scores) >= 0
+        # Two labels of two classes.
+        assert sum(scores) == pytest.approx(1)
+
+    # For people, and one label: the one at the top.
+    plain = vivit("predict", "a.mp4", "--model", work / "run", "--views", "2x1", "--top", "1", folder=tmp_path)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    best = answers[0]["predictions"][0]
+    assert plain.stdout.split() == ["a.mp4", f"{best['score']:.1%}", best["label"]]
+
+
+def test_mistakes_are_one_line(work: Path, tmp_path: Path) -> None:
+    video = "data/bright/bright0.mp4"
+    assert_one_line(vivit("predict", video, "--model", "run", "--views", "2x2", folder=work), "views", "2x2")
+    assert_one_line(vivit("predict", video, "--model", "nowhere", folder=work), "nowhere")
+    assert_one_line(vivit("predict", video, "--model", "run", "--top", "0", folder=work), "top")
+    assert_one_line(vivit("dream", folder=work), "dream", "predict")
+    assert_one_line(vivit("train", "nothing", "--out", "new", *SMALL, folder=work), "nothing")
+    assert_one_line(vivit("train", "data", "--out", "run", *SMALL, "--seed", "1", folder=work), "run", "seed 0")
+    assert not (work / "new").exists()
+
+
+def test_model_of_other_classes_than_the_data(work: Path, tmp_path: Path) -> None:
+    for source, name in (("bright", "day"), ("dark", "night")):
+        shutil.copytree(work / "data" / source, tmp_path / "other" / name)
+    result = vivit("evaluate", tmp_path / "other", "--model", "run", folder=work)
+    assert_one_line(result, "day, night", "bright, dark")
+
+
+@pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="the clips are not beside this checkout")
+def test_predict_real_clips(work: Path) -> None:
+    videos = sorted(SHARED_VIDEOS.iterdir())
+    result = vivit("predict", *videos, "--model", "run", "--json", folder=work)
+    assert (result.returncode, result.stderr) == (0, "")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["video"] for answer in answers] == [str(video) for video in videos]
