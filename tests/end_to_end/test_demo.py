@@ -1,0 +1,31 @@
+"""The demo on a few videos: everything but the score."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+VIVIT = Path(sys.executable).parent / "vivit"
+
+
+def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: Path) -> None:
+    command = [VIVIT, "demo", "--videos", "36"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count('<video src="data:video/mp4;base64,') == 9
+    assert page.count("data:image/png;base64,") == 2
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    for name in ("factorised_encoder", "average_pooling"):
+        scores = json.loads((tmp_path / "demo" / name / "evaluation" / "scores.json").read_text())
+        assert scores["videos"] == 9
+        printed = f"{name.replace('_', ' '):20s} {scores['top1']:6.1%}"
+        assert printed in result.stdout
+        assert f"{100 * scores['top1']:.1f} %" in page
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is trained already") == 2
