@@ -62,7 +62,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
 
 def average_pooling(recipe: Recipe) -> Recipe:
     """The same training for a model that looks at single frames and takes the mean of what it sees."""
-    frames = {"embedding": "uniform_frames", "sampled_frames": recipe.num_frames // 2, "temporal_layers": 0}
+    frames = {"embedding": "uniform_frames", "sampled_frames": 3, "temporal_layers": 0}
     return recipe.model_copy(update={"architecture": {**recipe.architecture, **frames}})
 
 
