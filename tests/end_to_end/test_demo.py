@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-VIVIT = Path(sys.executable).parent / "vivit"
+VIVIT = str(Path(sys.executable).parent / "vivit")
 
 
 def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: Path) -> None:
