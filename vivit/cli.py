@@ -81,8 +81,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         views: Views = "4x3",
         split: Annotated[
             Literal["val", "test", "train", "all"],
-            tyro.conf.arg(help="all: everything where the data has no splits, else val"),
-        ] = "all",
+            tyro.conf.arg(help="val is what training held out; all: every video, where the data has no splits"),
+        ] = "val",
         out: Annotated[
             Path | None, tyro.conf.arg(help="folder for scores.json and confusion.png (default: in the model's)")
         ] = None,

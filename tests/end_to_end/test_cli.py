@@ -83,7 +83,19 @@ def test_train_leaves_a_run(work: Path) -> None:
 
 def test_evaluate(work: Path) -> None:
     result = vivit(
-        "evaluate", "data", "--model", "run", "--views", "2x3", "--workers", "0", "--device", "cpu", folder=work
+        "evaluate",
+        "data",
+        "--model",
+        "run",
+        "--split",
+        "all",
+        "--views",
+        "2x3",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        folder=work,
     )
     assert result.returncode == 0, result.stderr
     scores = json.loads((work / "run" / "evaluation" / "scores.json").read_text())

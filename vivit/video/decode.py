@@ -178,15 +178,14 @@ class Video:
     def _picture(self, frame: av.VideoFrame, width: int, height: int) -> Tensor:
         """(3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels."""
         turned = self.info.rotation % 180 == 90
-        # Area averages all the pixels that shrink into one, as an antialiased resize does; it cannot enlarge.
-        # Without the flag, two neighbours in a row of the result share one colour.
-        shrinks = min(width, height) < min(frame.width, frame.height)
+        # swscale's bilinear filter widens as it shrinks, so it is antialiased. Without the flag, two neighbours in a
+        # row of the result share one colour.
         rgb = self._reformatter.reformat(
             frame,
             width=height if turned else width,
             height=width if turned else height,
             format="rgb24",
-            interpolation=(Interpolation.AREA if shrinks else Interpolation.BICUBIC) | Interpolation.FULL_CHR_H_INT,
+            interpolation=Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT,
             threads=1,
         ).to_ndarray()
         if self.info.rotation:

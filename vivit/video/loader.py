@@ -4,8 +4,10 @@ No worker, process or loader holds a state: every random choice for a clip comes
 (seed, epoch, index). So any number of workers gives the same clips, and to resume is to start at step n.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,6 +193,7 @@ def training_batches(
         collate_fn=_collate,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=_workers_context(workers),
     )
     return _good_batches(loader)
 
@@ -229,8 +232,25 @@ def evaluation_views(
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
     yield from DataLoader(
-        _Views(paths, spec, num_clips, num_crops), batch_size=None, num_workers=workers, worker_init_fn=_one_thread
+        _Views(paths, spec, num_clips, num_crops),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        multiprocessing_context=_workers_context(workers),
     )
+
+
+def _workers_context(workers: int) -> BaseContext | None:
+    """Workers are forked off a clean process, which has imported what they need and started no threads.
+
+    Forked off this one they may hang: a lock that one of its threads holds (of a decoder, of PyTorch's pool) stays
+    locked in them for ever.
+    """
+    if not workers:
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vivit.video.loader"])
+    return context
 
 
 def _one_thread(worker: int) -> None:
