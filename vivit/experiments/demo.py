@@ -16,7 +16,7 @@ from vivit.inference.predictor import Predictor
 from vivit.training.loop import train
 from vivit.training.recipes import Recipe, demo
 
-VIEWS = "2x1"
+VIEWS = "4x1"
 EXAMPLES = 18
 
 
