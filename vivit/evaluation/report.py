@@ -28,7 +28,7 @@ def evaluate_and_report(
         raise UserError(f"{model_source}: has no class names for one head, so labels cannot be compared")
     videos = open_split(data, split, model.classes["classes"])
     model.to(pick_device(device))
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(f"{model_source} on {len(videos.videos)} videos ({videos.source}), {views} views each")
     columns = (TextColumn("evaluate"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -48,7 +48,7 @@ def evaluate_and_report(
     write_json(out / "scores.json", {**evaluation.scores(), "views": views, "data": str(data), "failures": failures})
     draw_confusion(evaluation.confusion, evaluation.classes, out / "confusion.png")
     for failure in failures:
-        console.print(f"not read, counted as wrong: {failure}", soft_wrap=True, markup=False)
+        console.print(f"not read, counted as wrong: {failure}", markup=False)
     console.print(f"top-1 {evaluation.accuracy(1):.1%}   top-5 {evaluation.accuracy(5):.1%}")
-    console.print(f"confusion matrix: {out}/confusion.png", soft_wrap=True)
+    console.print(f"confusion matrix: {out}/confusion.png")
     return evaluation

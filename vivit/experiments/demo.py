@@ -28,7 +28,8 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     Raises:
         UserError: `out` holds something else, or scikit-image is not installed.
     """
-    say = Console().print
+    console = Console(soft_wrap=True)
+    say = console.print
     data = out / "videos"
     generate_with_progress(data, videos, val_videos=max(videos * 3 // 20, 9), seed=0)
     recipe = demo()
