@@ -11,7 +11,9 @@ Variant = Literal[
     "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
 ]  # models 1 to 4 of the paper, section 3.3
 
-PositiveInt = Annotated[int, Field(ge=1)]
+# Far above any model, so that a damaged or hostile config.json cannot ask for all memory.
+PositiveInt = Annotated[int, Field(ge=1, le=1 << 24)]
+Layers = Annotated[int, Field(le=1024)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -33,10 +35,10 @@ class ModelConfig(BaseModel):
     sampled_frames: PositiveInt | None = None
     """How many of the clip's frames `uniform_frames` takes."""
     hidden_size: PositiveInt = 768
-    num_layers: PositiveInt = 12
+    num_layers: Annotated[Layers, Field(ge=1)] = 12
     num_heads: PositiveInt = 12
     mlp_dim: PositiveInt = 3072
-    temporal_layers: Annotated[int, Field(ge=0)] | None = None
+    temporal_layers: Annotated[Layers, Field(ge=0)] | None = None
     """Layers of the factorised encoder's temporal encoder (4 by default); 0 is the average-pooling baseline."""
     pooling: Literal["token", "mean"] | None = None
     """`token` (the default of models 1 and 2) classifies a class token, `mean` the mean of all tokens."""
@@ -47,6 +49,10 @@ class ModelConfig(BaseModel):
     num_classes: PositiveInt | None = None
     heads: dict[str, PositiveInt] | None = None
     """Several named heads and their class counts, in place of `num_classes`."""
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    """GELU in its tanh form, as in the official code, or exact, as most image models in PyTorch have it."""
+    norm_eps: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-6
+    """The LayerNorms' epsilon; 1e-6 is Flax's, and so that of the official weights."""
     dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -138,6 +144,11 @@ class ModelConfig(BaseModel):
         else:
             times = len(uniform_frame_indices(self.num_frames, self.sampled_frames))
         return times, self.image_size[0] // height, self.image_size[1] // width
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Head → number of classes; the one head of a model without named heads is "classes"."""
+        return self.heads or {"classes": self.num_classes or 0}
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> Self:

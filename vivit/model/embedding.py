@@ -1,6 +1,7 @@
 """From a video to tokens: tubelets or uniformly sampled frames, then positions and a class token (paper, section 3.2).
 
-Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width; video (B, frames, C, height, width).
+Shapes: B batch, T temporal positions, n_h × n_w = S spatial positions, N tokens, D width;
+video (B, frames, C, height, width).
 """
 
 import torch
@@ -23,36 +24,42 @@ class TubeletEmbedding(nn.Module):
         super().__init__()
         self.tubelet_size = config.tubelet_size
         self.clip_size = (config.num_frames, CHANNELS, *config.image_size)
-        self.frame_indices = (
-            None if config.sampled_frames is None else uniform_frame_indices(config.num_frames, config.sampled_frames)
-        )
+        self.sampled_frames = config.sampled_frames
         self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, any_size: bool = False) -> Tensor:
         """Embed a clip.
 
         Args:
             video: (B, frames, C, height, width), floating point in [−1, 1] or uint8.
+            any_size: take clips of another size than the configured one, of whole tubelets.
 
         Returns:
-            Tokens, (B, T, S, D); spatial positions run row by row.
+            Tokens, (B, T, n_h, n_w, D).
 
         Raises:
-            ValueError: the clip is not of the size that the model was built for.
+            ValueError: the clip is not of the size that the model was built for, or not of whole tubelets.
         """
-        if video.ndim != 5 or video.shape[1:] != self.clip_size:
+        t, h, w = self.tubelet_size
+        if video.ndim != 5 or video.shape[2] != CHANNELS or (not any_size and video.shape[1:] != self.clip_size):
             raise ValueError(
                 f"the model takes clips (batch, frames, channels, height, width) = (B, "
                 f"{', '.join(map(str, self.clip_size))}), not {tuple(video.shape)}"
             )
-        if self.frame_indices is not None:
-            video = video[:, self.frame_indices]
+        if self.sampled_frames is not None:
+            if self.sampled_frames > video.shape[1]:
+                raise ValueError(f"{self.sampled_frames} frames cannot be taken from a clip of {video.shape[1]}")
+            video = video[:, uniform_frame_indices(video.shape[1], self.sampled_frames)]
         batch, frames, channels, height, width = video.shape
-        t, h, w = self.tubelet_size
+        if frames % t or height % h or width % w or 0 in video.shape:
+            raise ValueError(
+                f"a clip of {frames} × {height} × {width} is not of whole tubelets of {t} × {h} × {w} (frames, height, "
+                "width)"
+            )
         tubes = video.view(batch, frames // t, t, channels, height // h, h, width // w, w)
         # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): each tube's pixels as the kernel has them
-        tubes = tubes.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4).flatten(2, 3)
+        tubes = tubes.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
         if tubes.dtype == torch.uint8:
             # The copy above moves bytes, and only then do they become four times as large.
             tubes = tubes.to(self.weight.dtype).mul_(2 / 255).sub_(1)
@@ -72,9 +79,31 @@ class Positions(nn.Module):
         self.class_position = nn.Parameter(torch.empty(width)) if class_token else None
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D), or (B, 1 + N, D) with a class token."""
-        tokens = tokens + self.embedding.flatten(0, -2)
+        """(B, *axes, D) → (B, N, D), or (B, 1 + N, D) with a class token; another grid than ours resizes ours to it."""
+        tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
+        tokens = tokens.flatten(1, -2)
         if self.class_token is None or self.class_position is None:
             return tokens
         class_token = (self.class_token + self.class_position).expand(len(tokens), 1, -1)
         return torch.cat([class_token, tokens], dim=1)
+
+
+def resize_positions(embedding: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Interpolate position embeddings linearly along every axis, corner to corner; never through a √N × √N square.
+
+    That is how the official code does it (Scenic: `model_utils.interpolate_positional_embeddings`).
+
+    Args:
+        embedding: (*old grid, D), with one to three axes before D.
+        grid: the new lengths of those axes.
+
+    Returns:
+        (*grid, D); the very same values where the grid stays.
+    """
+    for axis, length in enumerate(grid):
+        if embedding.shape[axis] != length:
+            rows = embedding.movedim(axis, -1)
+            leading = rows.shape[:-1]
+            rows = F.interpolate(rows.reshape(1, -1, rows.shape[-1]), length, mode="linear", align_corners=True)
+            embedding = rows.view(*leading, length).movedim(-1, axis)
+    return embedding.contiguous()

@@ -1,4 +1,4 @@
-"""Transformer blocks and encoders: pre-norm, tanh GELU, stochastic depth on every residual branch.
+"""Transformer blocks and encoders: pre-norm, GELU, stochastic depth on every residual branch.
 
 Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
 
-LAYER_NORM_EPS = 1e-6  # Flax's default, and so that of the published weights
+GELU = {"gelu_tanh": "tanh", "gelu": "none"}  # PyTorch's names for the forms of GELU
 
 
 class StochasticDepth(nn.Module):
@@ -37,12 +37,12 @@ class StochasticDepth(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with GELU in its tanh form, which Flax has by default and the published weights want."""
+    """Two layers with GELU between them: in its tanh form, which Flax has by default, or exact."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.hidden = nn.Linear(config.hidden_size, config.mlp_dim)
-        self.activation = nn.GELU(approximate="tanh")
+        self.activation = nn.GELU(approximate=GELU[config.activation])
         self.out = nn.Linear(config.mlp_dim, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -55,7 +55,7 @@ class AttentionBranch(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: type[SelfAttention]) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.attention = attention(config.hidden_size, config.num_heads, config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -68,7 +68,7 @@ class MLPBranch(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         super().__init__()
         last = max(num_layers - 1, 1)
         self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor, examples: int) -> Tensor:
         """Encode tokens; the shape stays.

@@ -1,6 +1,7 @@
 """ViViT: the four models of the paper side by side (Arnab et al. 2021, section 3.3, figures 3 to 6).
 
-Shapes: B batch, T temporal positions, S spatial positions, D width, K classes; video (B, frames, C, height, width).
+Shapes: B batch, T temporal positions, n_h × n_w = S spatial positions, N tokens, D width, K classes;
+video (B, frames, C, height, width).
 """
 
 import math
@@ -26,8 +27,8 @@ class SpatiotemporalModel(nn.Module):
         self.encoder = Encoder(config, config.num_layers, Block)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) → (B, D)."""
-        x = self.dropout(self.positions(tokens.flatten(1, 2)))  # (B, T, S, D) → (B, N, D)
+        """(B, T, n_h, n_w, D) → (B, D)."""
+        x = self.dropout(self.positions(tokens))  # (B, T, n_h, n_w, D) → (B, N, D)
         return pool(self.encoder(x, examples=len(x)), self.positions)
 
 
@@ -51,9 +52,9 @@ class FactorisedEncoderModel(nn.Module):
             self.temporal_encoder = Encoder(config, config.temporal_layers, Block)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) → (B, D)."""
+        """(B, T, n_h, n_w, D) → (B, D)."""
         batch = len(tokens)
-        x = self.dropout(self.spatial_positions(tokens.flatten(0, 1)))  # (B, T, S, D) → (B · T, S, D)
+        x = self.dropout(self.spatial_positions(tokens.flatten(0, 1)))  # (B, T, n_h, n_w, D) → (B · T, S, D)
         x = pool(self.spatial_encoder(x, examples=batch), self.spatial_positions)
         x = x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
         if self.temporal_positions is None or self.temporal_encoder is None:
@@ -73,8 +74,8 @@ class FactorisedAttentionModel(nn.Module):
         self.encoder = Encoder(config, config.num_layers, block)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, S, D) → (B, D)."""
-        x = self.dropout(self.positions(tokens.flatten(1, 2))).view_as(tokens)
+        """(B, T, n_h, n_w, D) → (B, D)."""
+        x = self.dropout(self.positions(tokens)).view_as(tokens).flatten(2, 3)  # (B, T, n_h, n_w, D) → (B, T, S, D)
         return self.encoder(x, examples=len(x)).mean(dim=(1, 2))
 
 
@@ -104,6 +105,7 @@ class ViViT(nn.Module):
         *,
         classes: Mapping[str, Sequence[str]] | None = None,
         preprocessing: Preprocessing | None = None,
+        origin: Sequence[str] = (),
     ) -> None:
         """Build the model with fresh weights.
 
@@ -111,6 +113,7 @@ class ViViT(nn.Module):
             config: the architecture.
             classes: head → its labels; a model with `num_classes` has the one head "classes".
             preprocessing: what the weights expect; by default the paper's, in proportion to the crop.
+            origin: where the weights come from, a line for each step; saved with them.
 
         Raises:
             ValueError: `classes` does not fit the heads.
@@ -119,7 +122,10 @@ class ViViT(nn.Module):
         self.config = config
         self.preprocessing = preprocessing or Preprocessing.of_crop(config.image_size)
         self.classes = None if classes is None else {head: tuple(names) for head, names in classes.items()}
-        class_counts = config.heads or {"classes": config.num_classes or 0}
+        self.origin = tuple(origin)
+        self.report: tuple[str, ...] = ()
+        """What the loader that made this model had to do to fit it, a line each; empty where it took all as it was."""
+        class_counts = config.class_counts
         if self.classes is not None and {head: len(names) for head, names in self.classes.items()} != class_counts:
             given = {head: len(names) for head, names in self.classes.items()}
             raise ValueError(f"classes: names for {given} given, but the heads of the model are {class_counts}")
@@ -134,30 +140,48 @@ class ViViT(nn.Module):
         self.heads = nn.ModuleDict({head: nn.Linear(width, count) for head, count in class_counts.items()})
         self.initialise()
 
-    def features(self, video: Tensor) -> Tensor:
+    def features(self, video: Tensor, any_size: bool = False) -> Tensor:
         """The clip's representation, before the head.
 
         Args:
             video: (B, frames, 3, height, width) of the configured size; floating point in [−1, 1], or uint8.
+            any_size: take a clip of any whole number of tubelets; position embeddings are resized to it, along time,
+                height and width, at every call. `vivit.adapt` does it once.
 
         Returns:
             (B, D), or (B, representation_size) where the config has one.
+
+        Raises:
+            ValueError: the clip is of another size, or with `any_size` not of whole tubelets.
         """
-        x = self.model(self.embedding(video))
+        x = self.model(self.embedding(video, any_size))
         return x if self.representation is None else torch.tanh(self.representation(x))
 
-    def forward(self, video: Tensor) -> Tensor | dict[str, Tensor]:
-        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads."""
-        features = self.features(video)
+    def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
+        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads.
+
+        The arguments are those of `features`.
+        """
+        features = self.features(video, any_size)
         logits = {name: head(features) for name, head in self.heads.items()}
         return logits if self.config.heads else logits["classes"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs."""
+        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs, and a model card."""
         # Files are another room's matter, which imports this one.
         from vivit.weights.store import save
 
         save(self, folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Save the model to a repository on the Hugging Face Hub, made if need be; returns its address.
+
+        Raises:
+            UserError: no access, or no connection; nothing is half there.
+        """
+        from vivit.weights.hub import push
+
+        return push(self, repo_id, private=private, token=token)
 
     @torch.no_grad()
     def initialise(self, position_std: float = 0.02) -> None:
@@ -167,6 +191,8 @@ class ViViT(nn.Module):
         N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero, and the heads zero, so that training starts
         from equal logits. The embedding and the representation layer are Flax's default (LeCun normal).
         """
+        if self.embedding.weight.is_meta:  # built to be filled with weights: there is nothing to draw
+            return
         for module in self.modules():
             if isinstance(module, TubeletEmbedding):
                 lecun_normal_(module.weight)
