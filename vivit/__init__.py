@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from vivit.inference.predictor import Prediction as Prediction
     from vivit.inference.predictor import Predictor as Predictor
     from vivit.model.vivit import ViViT as ViViT
+    from vivit.weights.adapt import adapt as adapt
+    from vivit.weights.huggingface import from_huggingface as from_huggingface
+    from vivit.weights.huggingface import to_huggingface as to_huggingface
+    from vivit.weights.image_vit import from_image_vit as from_image_vit
     from vivit.weights.image_vit import init_from_image_vit as init_from_image_vit
     from vivit.weights.scenic import from_scenic as from_scenic
     from vivit.weights.store import load as load
@@ -23,9 +27,13 @@ _HOME = {
     "Prediction": "vivit.inference.predictor",
     "Predictor": "vivit.inference.predictor",
     "ViViT": "vivit.model.vivit",
-    "init_from_image_vit": "vivit.weights.image_vit",
+    "adapt": "vivit.weights.adapt",
+    "from_huggingface": "vivit.weights.huggingface",
+    "from_image_vit": "vivit.weights.image_vit",
     "from_scenic": "vivit.weights.scenic",
+    "init_from_image_vit": "vivit.weights.image_vit",
     "load": "vivit.weights.store",
+    "to_huggingface": "vivit.weights.huggingface",
 }
 __all__ = [
     "ModelConfig",
@@ -34,9 +42,13 @@ __all__ = [
     "Preprocessing",
     "UserError",
     "ViViT",
+    "adapt",
+    "from_huggingface",
+    "from_image_vit",
     "from_scenic",
     "init_from_image_vit",
     "load",
+    "to_huggingface",
 ]
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.weights import store
+from vivit.weights import writing
 from vivit.weights.store import load, save
 
 CONFIG: dict[str, Any] = {
@@ -45,7 +45,8 @@ def test_round_trip(tmp_path: Path, fields: dict[str, Any]) -> None:
     model = build(**fields)
     save(model, tmp_path / "new" / "model")
     loaded = load(tmp_path / "new" / "model")
-    assert sorted(path.name for path in (tmp_path / "new" / "model").iterdir()) == ["config.json", "model.safetensors"]
+    files = {path.name for path in (tmp_path / "new" / "model").iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors"}
     assert (loaded.config, loaded.classes, loaded.preprocessing) == (model.config, model.classes, model.preprocessing)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
@@ -128,7 +129,7 @@ def test_failed_write_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.M
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "save_file", failing)
+    monkeypatch.setattr(writing, "save_file", failing)
     model = build(num_classes=2)
     torch.nn.init.zeros_(model.get_parameter("heads.classes.weight"))
     with pytest.raises(UserError, match=r"model\.safetensors: not written \(.*No space left"):

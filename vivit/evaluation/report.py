@@ -11,7 +11,8 @@ from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusion
 from vivit.video.datasets import open_split
 from vivit.video.sampling import parse_views
-from vivit.weights.store import load, write_json
+from vivit.weights.store import load
+from vivit.weights.writing import write_json
 
 
 def evaluate_and_report(

@@ -166,22 +166,47 @@ class ViViT(nn.Module):
         logits = {name: head(features) for name, head in self.heads.items()}
         return logits if self.config.heads else logits["classes"]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs, and a model card."""
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        licence: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs, and a model card.
+
+        Args:
+            licence: of the weights, as the Hub names licences; this and the next are for the card.
+            data: what the model was trained on.
+            scores: metric → value between 0 and 1.
+
+        Raises:
+            UserError: the folder cannot be written; what stood there then stays.
+        """
         # Files are another room's matter, which imports this one.
         from vivit.weights.store import save
 
-        save(self, folder)
+        save(self, folder, licence=licence, data=data, scores=scores)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Save the model to a repository on the Hugging Face Hub, made if need be; returns its address.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        licence: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> str:
+        """Save the model, as `save_pretrained` does, to a repository on the Hub, made if need be; returns its address.
 
         Raises:
-            UserError: no access, or no connection; nothing is half there.
+            UserError: no access, or no connection.
         """
         from vivit.weights.hub import push
 
-        return push(self, repo_id, private=private, token=token)
+        return push(self, repo_id, private=private, token=token, licence=licence, data=data, scores=scores)
 
     @torch.no_grad()
     def initialise(self, position_std: float = 0.02) -> None:

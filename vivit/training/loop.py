@@ -28,7 +28,7 @@ from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.recipes import Recipe
 from vivit.video.datasets import VideoSet, open_split
 from vivit.video.loader import steps_per_epoch, training_batches
-from vivit.weights.store import write_json
+from vivit.weights.writing import write_json
 
 # Seconds between checkpoints within an epoch.
 CHECKPOINT_EVERY = 600.0

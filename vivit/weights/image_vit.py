@@ -1,28 +1,78 @@
-"""Initialisation from an image ViT (paper, section 3.4; Scenic: `model_utils.initialise_from_train_state`)."""
+"""Initialisation from an image ViT (paper, section 3.4; Scenic: `model_utils.initialise_from_train_state`).
 
+An image ViT is read as what it is, a ViViT of one frame; what a video model takes from it then has our names.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from vivit.errors import UserError
+from vivit.config import ModelConfig
+from vivit.errors import UserError, one_line
+from vivit.model.embedding import resize_positions
+from vivit.model.encoder import GELU
 from vivit.model.vivit import ViViT
-from vivit.weights.positions import repeat_in_time, resize_positions
-from vivit.weights.scenic import BLOCK, Weights, convert_encoder, count_layers, read_scenic, tensor
+from vivit.weights import huggingface, scenic
+from vivit.weights.adapt import resize_kernel
+from vivit.weights.files import Shape, WeightFile, open_folder, open_weights, read_json
+from vivit.weights.fill import build
+from vivit.weights.hub import find
+from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
 
 TubeletInit = Literal["central_frame", "filter_inflation", "random"]
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
-GOOGLE_NAMES = {
-    "LayerNorm_2/": "LayerNorm_1/",
-    "MultiHeadDotProductAttention_1/": "MultiHeadDotProductAttention_0/",
-    "MlpBlock_3/": "MlpBlock_0/",
+GOOGLE_BLOCK: dict[str, tuple[str, scenic.Part]] = {
+    "LayerNorm_0": ("attention.norm", scenic.norm),
+    "MultiHeadDotProductAttention_1": ("attention.attention", scenic.attention),
+    "LayerNorm_2": ("mlp.norm", scenic.norm),
+    "MlpBlock_3/Dense_0": ("mlp.mlp.hidden", scenic.dense),
+    "MlpBlock_3/Dense_1": ("mlp.mlp.out", scenic.dense),
 }
+# timm's names, which DeiT's and DINO's own files have too → ours.
+TIMM_BLOCK: Block = (
+    ("norm1", "attention.norm"),
+    ("attn.qkv", "attention.attention.qkv"),
+    ("attn.proj", "attention.attention.out"),
+    ("norm2", "mlp.norm"),
+    ("mlp.fc1", "mlp.mlp.hidden"),
+    ("mlp.fc2", "mlp.mlp.out"),
+)
+TIMM_SEPARATE_BLOCK: Block = tuple(
+    (("attn.q_proj", "attn.k_proj", "attn.v_proj"), ours) if theirs == "attn.qkv" else (theirs, ours)
+    for theirs, ours in TIMM_BLOCK
+)
+# (D, C, h, w) ↔ (D, C, 1, h, w)
+IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
+
+# What an image model has and a video model does not take: classifiers and other tasks' parts.
+NOT_TAKEN = (
+    *("head/*", "output_projection/*", "head.*", "head_dist.*", "classifier.*", "cls_classifier.*"),
+    *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
+    *("*embeddings.distillation_token", "dist_token"),
+)
+# How many heads timm's models of a size have; their weights do not tell.
+TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
 
-def init_from_image_vit(model: ViViT, source: str | Path, tubelet_init: TubeletInit = "central_frame") -> None:
+@dataclass(frozen=True)
+class ImageViT:
+    """An image ViT as a ViViT of one frame."""
+
+    model: ViViT
+    lines: tuple[str, ...]
+    """What to know of how it was read."""
+
+
+def init_from_image_vit(
+    model: ViViT, source: str | Path, tubelet_init: TubeletInit = "central_frame"
+) -> tuple[str, ...]:
     """Start a video model, in place, from an image ViT; the heads and what has no counterpart stay as they are.
 
     Positions are repeated at every temporal index, interpolated over space first where the grids differ. Model 2's
@@ -31,66 +81,270 @@ def init_from_image_vit(model: ViViT, source: str | Path, tubelet_init: TubeletI
     paper zeroes all its weights, but then no gradient ever reaches them, save the output's bias: a product of zeros
     has zero slopes. Here only the output projection is zero, which is the same function and learns.
 
+    The form of GELU and the LayerNorms' epsilon become the image model's. Where its folder says how it wants pixels
+    normalised, its first layer takes that over, since video models here want them in [−1, 1].
+
     Args:
         model: any variant, of the image model's width, depth, heads and patch.
-        source: a Scenic checkpoint, or a .npz under the key names of Google's public ViT files.
+        source: a .npz under the key names of Google's public ViT files, a Scenic checkpoint, a folder or Hub id of
+            transformers' ViT, or timm's weights (safetensors), with its config.json or without.
         tubelet_init: `central_frame` puts the image kernel at the middle frame ⌊t/2⌋ of the tubelet and zeros
             elsewhere (equation 9), `filter_inflation` gives each frame 1/t of it (equation 8), `random` leaves it.
 
+    Returns:
+        What to know of it, a line each; also the model's `report`.
+
     Raises:
-        UserError: the file is no image ViT, or of other sizes than the model; the message names both.
+        UserError: the source is no image ViT, or of other sizes than the model; the message names both.
     """
-    if tubelet_init not in ("central_frame", "filter_inflation", "random"):
-        raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')
-    weights = read_image_vit(source)
+    _check_init(tubelet_init)
+    image = read_image_vit(source, model.config.num_heads)
+    _start(model, image, tubelet_init, str(source))
+    return model.report
+
+
+def from_image_vit(source: str | Path, tubelet_init: TubeletInit = "central_frame", **fields: Any) -> ViViT:
+    """A new video model from an image ViT, of its width, depth and patch, as `init_from_image_vit` does.
+
+    Args:
+        fields: fields of `ModelConfig` that the image model does not decide: variant, num_frames, num_classes and the
+            like; by default tubelets of two frames and pictures of the image model's size.
+    """
+    _check_init(tubelet_init)
+    image = read_image_vit(source, None)
+    theirs = image.model.config
+    patch = theirs.tubelet_size[1:]
+    taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
+    known: dict[str, Any] = {"tubelet_size": (2, *patch), **{name: getattr(theirs, name) for name in taken}}
     try:
-        state = _convert(weights, model, tubelet_init, str(source))
+        config = ModelConfig(**{**known, **{name: value for name, value in fields.items() if value is not None}})
+    except ValidationError as error:
+        raise UserError(f"{source}: {one_line(error)}") from None
+    model = ViViT(config).eval()
+    _start(model, image, tubelet_init, str(source))
+    return model
+
+
+def read_image_vit(source: str | Path, num_heads: int | None) -> ImageViT:
+    """Read an image ViT of any kind that is known here.
+
+    Args:
+        num_heads: of the model that it is for; timm's weights do not tell. None: as many as 64-wide heads give.
+
+    Raises:
+        UserError: there is none, or not a whole one.
+    """
+    path = find(source)
+    file = open_folder(path) if path.is_dir() else open_weights(path)
+    folder = path if path.is_dir() else path.parent
+    names = file.shapes
+    try:
+        if "embedding/kernel" in names:
+            return _from_flax(file)
+        if "patch_embed.proj.weight" in names:
+            return _from_timm(file, folder, num_heads)
+        if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
+            return _from_transformers(file, folder)
+    except ValidationError as error:
+        raise UserError(f"{file.source}: not an image ViT: {one_line(error)}") from None
     except KeyError as error:
-        raise UserError(f"{source}: not an image ViT: {error.args[0]} missing") from None
+        raise UserError(f"{file.source}: not an image ViT: {error.args[0]} missing") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{file.source}: not an image ViT: its arrays are of other shapes") from None
+    raise UserError(f"{file.source}: not an image ViT: no patch embedding under a name known here")
+
+
+def _from_flax(file: WeightFile) -> ImageViT:
+    shapes = file.shapes
+    kernel = shapes["embedding/kernel"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    google = any("MlpBlock_3" in name for name in shapes)
+    block = GOOGLE_BLOCK if google else scenic.BLOCK
+    first = "Transformer/encoderblock_0"
+    attention = "MultiHeadDotProductAttention_1" if google else "MultiHeadDotProductAttention_0"
+    width, heads, _ = shapes[f"{first}/{attention}/query/kernel"]
+    _, mlp_dim = shapes[f"{first}/MlpBlock_{3 if google else 0}/Dense_0/kernel"]
+    token = "cls" in shapes
+    _, positions, _ = shapes["Transformer/posembed_input/pos_embedding"]
+    config = ModelConfig(
+        **_one_frame(kernel[:2], _square(positions - token, file)),
+        pooling="token" if token else "mean",
+        hidden_size=width,
+        num_layers=scenic.count_layers(shapes, "Transformer"),
+        num_heads=heads,
+        mlp_dim=mlp_dim,
+        representation_size=shapes["pre_logits/kernel"][1] if "pre_logits/kernel" in shapes else None,
+    )
+    rules = [
+        Rule(("embedding/kernel",), ("embedding.weight",), scenic.kernel(single_frames=True)),
+        Rule(("embedding/bias",), ("embedding.bias",), scenic.SAME),
+        *scenic.encoder("Transformer", "cls", "model.", config.grid, config, block),
+        *scenic.dense("pre_logits", "representation"),
+    ]
+    return _image_vit(config, file, rules)
+
+
+def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
+    path = folder / huggingface.CONFIG_FILE
+    theirs = read_json(path)
+    shapes = file.shapes
+    prefix, todays = huggingface.names_of(file)
+    kernel = shapes[f"{prefix}embeddings.patch_embeddings.projection.weight"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    _, positions, _ = shapes[f"{prefix}embeddings.position_embeddings"]
+    distilled = f"{prefix}embeddings.distillation_token" in shapes
+    grid = _grid(theirs.get("image_size"), kernel[2:]) or _square(positions - 1 - distilled, file)
+    pooler = shapes.get(f"{prefix}pooler.dense.weight")
+    config = ModelConfig(
+        **_one_frame(kernel[2:], grid),
+        **huggingface.encoder_fields(theirs, path),
+        representation_size=pooler[0] if pooler else None,
+    )
+    rules = huggingface.key_map(
+        config,
+        prefix,
+        todays=todays,
+        qkv_bias=theirs.get("qkv_bias", True),
+        left_out=int(distilled),
+        kernel=IMAGE_KERNEL,
+    )
+    rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
+    processor = huggingface.read_processor(folder)
+    scaling = None if processor is None else huggingface.read_pixel_scaling(processor)
+    return _image_vit(config, file, rules, scaling, distilled)
+
+
+def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageViT:
+    shapes = file.shapes
+    kernel = shapes["patch_embed.proj.weight"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    _, positions, _ = shapes["pos_embed"]
+    distilled = "dist_token" in shapes
+    token = "cls_token" in shapes
+    # Some models give their class token no position.
+    placed_token = token and math.isqrt(positions) ** 2 != positions
+    grid = _square(positions - placed_token - distilled, file)
+    about = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    size = next((size for size in TIMM_HEADS if f"_{size}_" in str(about.get("architecture"))), None)
+    if size is not None:
+        num_heads = TIMM_HEADS[size]
+    hidden_size = kernel[0]
+    config = ModelConfig(
+        **_one_frame(kernel[2:], grid),
+        pooling="token" if token else "mean",
+        hidden_size=hidden_size,
+        num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+        num_heads=num_heads or max(hidden_size // 64, 1),
+        mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
+        activation="gelu",
+        representation_size=shapes["pre_logits.fc.weight"][0] if "pre_logits.fc.weight" in shapes else None,
+    )
+    fused = "blocks.0.attn.qkv.weight" in shapes
+    bias = f"blocks.0.attn.{'qkv' if fused else 'q_proj'}.bias" in shapes
+    block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
+    weight, kernel_bias = module("patch_embed.proj", "embedding")
+    rules = [Rule(weight.theirs, weight.ours, IMAGE_KERNEL), kernel_bias]
+    places: tuple[str, ...] = ("model.positions.embedding",)
+    if token:
+        rules.append(Rule(("cls_token",), ("model.positions.class_token",), ROW))
+        class_position = ("model.positions.class_position",)
+        if placed_token:
+            places = (*class_position, *places)
+        else:
+            rules.append(Rule((), class_position, absent(hidden_size)))
+    rules += [
+        Rule(("pos_embed",), places, position_grid(config.grid, placed_token, int(distilled))),
+        *(
+            rule
+            for i in range(config.num_layers)
+            for rule in torch_block(f"blocks.{i}", block, f"model.encoder.blocks.{i}", config, bias)
+        ),
+        *module("norm", "model.encoder.norm"),
+        *module("pre_logits.fc", "representation"),
+    ]
+    wanted = about.get("pretrained_cfg", about)
+    scaling = None
+    if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
+        pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
+        scaling = huggingface.read_pixel_scaling(pixels)
+    return _image_vit(config, file, rules, scaling, distilled)
+
+
+def _image_vit(
+    config: ModelConfig,
+    file: WeightFile,
+    rules: Sequence[Rule],
+    scaling: tuple[list[float], list[float]] | None = None,
+    distilled: bool = False,
+) -> ImageViT:
+    model = build(config, file, rules, not_needed=NOT_TAKEN, fresh=("heads.classes.weight", "heads.classes.bias"))
+    lines = list(model.report)
+    if distilled:
+        lines.append("the distillation token has no place in a video model: features differ from the image model's")
+    if scaling is not None and _take_over_scaling(model, *scaling):
+        lines.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
+    return ImageViT(model, tuple(lines))
+
+
+@torch.no_grad()
+def _take_over_scaling(model: ViViT, scales: list[float], offsets: list[float]) -> bool:
+    """Put the image model's normalisation, p · scale + offset for p of 0 to 255, into its first layer.
+
+    The video model's pixels are x = p / 127.5 − 1, so p = 127.5 (x + 1). Returns whether that changed anything.
+    """
+    scale = torch.tensor(scales, dtype=torch.float64) * 127.5
+    offset = torch.tensor(offsets, dtype=torch.float64) + scale
+    if torch.allclose(scale, torch.ones_like(scale), atol=1e-4) and offset.abs().max() < 1e-4:
+        return False
+    kernel = model.embedding.weight.double()  # (D, C, 1, h, w)
+    model.embedding.bias.copy_(model.embedding.bias + torch.einsum("dcthw,c->d", kernel, offset))
+    model.embedding.weight.copy_(kernel * scale.view(1, -1, 1, 1, 1))
+    return True
+
+
+@torch.no_grad()
+def _start(model: ViViT, image: ImageViT, tubelet_init: TubeletInit, source: str) -> None:
+    """The image model's weights, form of GELU and epsilon into the video model."""
+    theirs, ours = image.model.config, model.config
+    for count, what in (("num_layers", "layers"), ("num_heads", "heads")):
+        if getattr(theirs, count) != getattr(ours, count):
+            raise UserError(f"{source}: has {getattr(theirs, count)} {what}, but the model {getattr(ours, count)}")
+    state = _video_state(image.model, model, tubelet_init)
     parameters = model.state_dict()
     for name, value in state.items():
-        if name not in parameters:
-            raise UserError(f"{source}: {name} has no place in the model")
         if parameters[name].shape != value.shape:
             raise UserError(
                 f"{source}: {name} is {tuple(value.shape)} in the image model and {tuple(parameters[name].shape)} here"
             )
     model.load_state_dict(state, strict=False)
 
-
-def read_image_vit(source: str | Path) -> Weights:
-    """An image ViT's weights under Scenic's names. Raises UserError where the file is none."""
-    if Path(source).suffix == ".npz":
-        try:
-            with np.load(source, allow_pickle=False) as file:
-                weights = dict(file)
-        except OSError as error:
-            raise UserError(f"{source}: {error.strerror or 'not a .npz file'}") from None
-        except Exception:  # numpy and zipfile raise many kinds on damaged files
-            raise UserError(f"{source}: not a .npz file of plain arrays") from None
-        for google, scenic in GOOGLE_NAMES.items():
-            weights = {name.replace(google, scenic): array for name, array in weights.items()}
-    else:
-        weights = read_scenic(source)
-    missing = {"embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding"} - weights.keys()
-    if missing:
-        raise UserError(f"{source}: not an image ViT: {', '.join(sorted(missing))} missing")
-    if weights["embedding/kernel"].ndim != 4:
-        raise UserError(f"{source}: a video model, not an image ViT")
-    return weights
+    lines = list(image.lines)
+    numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}
+    if any(getattr(ours, field) != value for field, value in numerics.items()):
+        form = "exact" if theirs.activation == "gelu" else "tanh"
+        lines.append(
+            f"GELU in its {form} form and LayerNorms' epsilon {theirs.norm_eps:g}, as the image model has them"
+        )
+        model.config = ours.model_copy(update=numerics)
+        for module_ in model.modules():
+            if isinstance(module_, nn.LayerNorm):
+                module_.eps = theirs.norm_eps
+            elif isinstance(module_, nn.GELU):
+                module_.approximate = GELU[theirs.activation]
+    model.report = tuple(lines)
+    model.origin = (f"image ViT {Path(source).name}, tubelets by {tubelet_init.replace('_', ' ')}", *lines)
 
 
-def _convert(weights: Weights, model: ViViT, tubelet_init: TubeletInit, source: str) -> dict[str, Tensor]:
+def _video_state(image: ViViT, model: ViViT, tubelet_init: TubeletInit) -> dict[str, Tensor]:
     """The image model's weights under the names of the video model's parameters."""
-    config = model.config
-    if (layers := count_layers(weights, "Transformer")) != config.num_layers:
-        raise UserError(f"{source}: has {layers} layers, but the model {config.num_layers}")
-    heads = weights["Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"].shape[1]
-    if heads != config.num_heads:
-        raise UserError(f"{source}: has {heads} heads, but the model {config.num_heads}")
+    theirs, config = image.state_dict(), model.config
     prefix = "model.spatial_" if config.variant == "factorised_encoder" else "model."
-
-    state = convert_encoder(dict(weights), "Transformer", f"{prefix}encoder", BLOCK)
+    state = {
+        name.replace("model.", prefix, 1): value for name, value in theirs.items() if name.startswith("model.encoder.")
+    }
     if config.variant == "factorised_self_attention":
         state = {name.replace(".attention.", ".space.", 1): value for name, value in state.items()}
         for layer in range(config.num_layers):
@@ -98,35 +352,46 @@ def _convert(weights: Weights, model: ViViT, tubelet_init: TubeletInit, source: 
             state[f"{out}.weight"] = torch.zeros(config.hidden_size, config.hidden_size)
             state[f"{out}.bias"] = torch.zeros(config.hidden_size)
 
-    positions = tensor(weights["Transformer/posembed_input/pos_embedding"][0])
-    if "cls" in weights:
-        if config.pooling == "token":
-            state[f"{prefix}positions.class_token"] = tensor(weights["cls"].reshape(-1))
-            state[f"{prefix}positions.class_position"] = positions[0]
-        positions = positions[1:]
-    side = int(len(positions) ** 0.5)
-    if side * side != len(positions):
-        raise UserError(f"{source}: its {len(positions)} positions are not of a square picture")
+    if config.pooling == "token" and image.config.pooling == "token":
+        for name in ("class_token", "class_position"):
+            state[f"{prefix}positions.{name}"] = theirs[f"model.positions.{name}"]
     times, *places = config.grid
-    grid = resize_positions(positions.unflatten(0, (side, side)), (places[0], places[1]))
+    grid = resize_positions(theirs["model.positions.embedding"][0], tuple(places))
     state[f"{prefix}positions.embedding"] = (
-        grid if config.variant == "factorised_encoder" else repeat_in_time(grid, times)
+        grid if config.variant == "factorised_encoder" else grid.expand(times, *grid.shape)
     )
 
-    if config.representation_size is not None and "pre_logits/kernel" in weights:
-        state["representation.weight"] = tensor(weights["pre_logits/kernel"].T)
-        state["representation.bias"] = tensor(weights["pre_logits/bias"])
+    if config.representation_size is not None and image.config.representation_size is not None:
+        state |= {name: theirs[name] for name in ("representation.weight", "representation.bias")}
     if tubelet_init != "random":
-        image_kernel = tensor(weights["embedding/kernel"].transpose(3, 2, 0, 1))  # (h, w, C, D) → (D, C, h, w)
-        state["embedding.weight"] = inflate(image_kernel, config.tubelet_size[0], tubelet_init)
-        state["embedding.bias"] = tensor(weights["embedding/bias"])
+        state["embedding.weight"] = resize_kernel(theirs["embedding.weight"], config.tubelet_size[0], tubelet_init)
+        state["embedding.bias"] = theirs["embedding.bias"]
     return state
 
 
-def inflate(kernel: Tensor, frames: int, how: Literal["central_frame", "filter_inflation"]) -> Tensor:
-    """(D, C, h, w) → (D, C, frames, h, w), by equation 8 or 9 of the paper."""
-    if how == "filter_inflation":
-        return torch.stack([kernel / frames] * frames, dim=2)
-    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
-    inflated[:, :, frames // 2] = kernel
-    return inflated
+def _check_init(tubelet_init: str) -> None:
+    if tubelet_init not in ("central_frame", "filter_inflation", "random"):
+        raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')
+
+
+def _one_frame(patch: Sequence[int], grid: tuple[int, int]) -> dict[str, Any]:
+    """Fields of a ViViT of one frame; its head, of which an image model's is no use, has one class."""
+    height, width = (number * length for number, length in zip(grid, patch, strict=True))
+    return {"num_frames": 1, "tubelet_size": (1, *patch), "image_size": (height, width), "num_classes": 1}
+
+
+def _grid(image_size: Any, patch: Shape) -> tuple[int, int] | None:
+    """The grid of a picture's size as transformers writes it, one number or two."""
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    if not isinstance(image_size, list | tuple) or not all(isinstance(length, int) for length in image_size):
+        return None
+    height, width = image_size
+    return height // patch[0], width // patch[1]
+
+
+def _square(positions: int, file: WeightFile) -> tuple[int, int]:
+    side = math.isqrt(max(positions, 0))
+    if side * side != positions or not side:
+        raise UserError(f"{file.source}: its {positions} positions are not of a square picture")
+    return side, side

@@ -1,15 +1,14 @@
-"""Scenic's checkpoints: the official weights of ViViT, and image ViTs in the same layout.
+"""Scenic's checkpoints: the official weights of ViViT, in flax msgpack.
 
-A checkpoint is one file of flax msgpack; `optimizer/target`, or `params` at the top of some files, holds the weights.
-Kernels are (in, out), and attention keeps its heads apart: queries (D, H, d), output (H, d, D).
+`optimizer/target`, or `params` at the top of some files, holds the weights. Kernels are (in, out), and attention keeps
+its heads apart: queries (D, H, d), output (H, d, D).
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgpack
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,27 +16,137 @@ from torch import Tensor
 from vivit.config import ModelConfig
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
+from vivit.weights.files import Shape, WeightFile, open_weights
+from vivit.weights.fill import build
+from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, position_grid
 
-Weights = dict[str, np.ndarray]
-"""Slash-separated Scenic names → arrays."""
+# All released checkpoints are of this clip, which their positions alone do not tell.
+RELEASED_CLIP = (32, 224, 224)  # frames, height, width
+# The only released checkpoint with as many classes; configs/epic_kitchens/vivit_large_factorised_encoder.py.
+EPIC_HEADS = {"noun": 300, "verb": 97}
 
-# Scenic's block names → ours: models 1, 2 and 4.
-BLOCK = {
-    "LayerNorm_0": "attention.norm",
-    "MultiHeadDotProductAttention_0": "attention.attention",
-    "LayerNorm_1": "mlp.norm",
-    "MlpBlock_0/Dense_0": "mlp.mlp.hidden",
-    "MlpBlock_0/Dense_1": "mlp.mlp.out",
+
+def key_map(config: ModelConfig) -> list[Rule]:
+    """Scenic's names and layouts (projects/vivit/model.py) ↔ ours."""
+    times, *places = config.grid
+    heads, counts = zip(*config.class_counts.items(), strict=True)
+    if config.variant == "factorised_encoder":
+        encoders = [
+            *encoder("SpatialTransformer", "cls_SpatialTransformer", "model.spatial_", tuple(places), config, BLOCK),
+            *encoder("TemporalTransformer", "cls_TemporalTransformer", "model.temporal_", (times,), config, BLOCK),
+        ]
+    else:
+        block = FACTORISED_BLOCK if config.variant == "factorised_self_attention" else BLOCK
+        encoders = encoder("Transformer", "cls", "model.", config.grid, config, block)
+    return [
+        Rule(("embedding/kernel",), ("embedding.weight",), kernel(single_frames=config.embedding == "uniform_frames")),
+        Rule(("embedding/bias",), ("embedding.bias",), SAME),
+        *encoders,
+        *dense("pre_logits", "representation"),
+        Rule(
+            ("output_projection/kernel",),
+            tuple(f"heads.{head}.weight" for head in heads),
+            Layout(lambda x: x.T.split(counts), lambda *parts: (torch.cat(parts).T,)),
+        ),
+        Rule(
+            ("output_projection/bias",),
+            tuple(f"heads.{head}.bias" for head in heads),
+            Layout(lambda x: x.split(counts), lambda *parts: (torch.cat(parts),)),
+        ),
+    ]
+
+
+def encoder(
+    theirs: str, token: str, ours: str, grid: Shape, config: ModelConfig, block: "dict[str, tuple[str, Part]]"
+) -> list[Rule]:
+    """One encoder with its class token and positions; `ours` begins the names of its positions and blocks."""
+    layers = (config.temporal_layers or 0) if theirs == "TemporalTransformer" else config.num_layers
+    positions: tuple[str, ...] = (f"{ours}positions.embedding",)
+    rules = []
+    if has_token := config.pooling == "token":
+        positions = (f"{ours}positions.class_position", *positions)
+        rules.append(Rule((token,), (f"{ours}positions.class_token",), ROW))
+    return [
+        *rules,
+        Rule((f"{theirs}/posembed_input/pos_embedding",), positions, position_grid(grid, has_token)),
+        *(
+            rule
+            for i in range(layers)
+            for name, (our_name, part) in block.items()
+            for rule in part(f"{theirs}/encoderblock_{i}/{name}", f"{ours}encoder.blocks.{i}.{our_name}", config)
+        ),
+        *norm(f"{theirs}/encoder_norm", f"{ours}encoder.norm"),
+    ]
+
+
+def norm(theirs: str, ours: str, _: ModelConfig | None = None) -> list[Rule]:
+    return [
+        Rule((f"{theirs}/scale",), (f"{ours}.weight",), SAME),
+        Rule((f"{theirs}/bias",), (f"{ours}.bias",), SAME),
+    ]
+
+
+def dense(theirs: str, ours: str, _: ModelConfig | None = None) -> list[Rule]:
+    return [
+        Rule((f"{theirs}/kernel",), (f"{ours}.weight",), TRANSPOSED),
+        Rule((f"{theirs}/bias",), (f"{ours}.bias",), SAME),
+    ]
+
+
+def attention(theirs: str, ours: str, config: ModelConfig) -> list[Rule]:
+    """Three kernels (D, H, d) ↔ one whose rows run head by head."""
+    heads = config.num_heads
+    fused = fused_heads(heads)
+
+    def read_kernels(*kernels: Tensor) -> Tensors:
+        return fused.read(*(x.permute(1, 2, 0).flatten(0, 1) for x in kernels))  # (D, H, d) → (H · d, D)
+
+    def write_kernels(rows: Tensor) -> Tensors:
+        return tuple(x.unflatten(0, (heads, -1)).permute(2, 0, 1) for x in fused.write(rows))
+
+    def read_biases(*biases: Tensor) -> Tensors:
+        return fused.read(*(x.flatten() for x in biases))  # (H, d) → (H · d)
+
+    def write_biases(rows: Tensor) -> Tensors:
+        return tuple(x.unflatten(0, (heads, -1)) for x in fused.write(rows))
+
+    parts = ("query", "key", "value")
+    out = Layout(lambda x: (x.flatten(0, 1).T,), lambda x: (x.T.unflatten(0, (heads, -1)),))  # (H, d, D) ↔ (D, H · d)
+    return [
+        Rule(
+            tuple(f"{theirs}/{x}/kernel" for x in parts), (f"{ours}.qkv.weight",), Layout(read_kernels, write_kernels)
+        ),
+        Rule(tuple(f"{theirs}/{x}/bias" for x in parts), (f"{ours}.qkv.bias",), Layout(read_biases, write_biases)),
+        Rule((f"{theirs}/out/kernel",), (f"{ours}.out.weight",), out),
+        Rule((f"{theirs}/out/bias",), (f"{ours}.out.bias",), SAME),
+    ]
+
+
+def kernel(single_frames: bool) -> Layout:
+    """(t, h, w, C, D), or (h, w, C, D) where frames are embedded one by one ↔ (D, C, t, h, w)."""
+    if single_frames:
+        return Layout(lambda x: (x.permute(3, 2, 0, 1)[:, :, None],), lambda x: (x[:, :, 0].permute(2, 3, 1, 0),))
+    return Layout(lambda x: (x.permute(4, 3, 0, 1, 2),), lambda x: (x.permute(2, 3, 4, 1, 0),))
+
+
+Part = Callable[[str, str, ModelConfig], list[Rule]]
+# Scenic's names in a block → ours, and what stands there: models 1, 2 and 4.
+BLOCK: dict[str, tuple[str, Part]] = {
+    "LayerNorm_0": ("attention.norm", norm),
+    "MultiHeadDotProductAttention_0": ("attention.attention", attention),
+    "LayerNorm_1": ("mlp.norm", norm),
+    "MlpBlock_0/Dense_0": ("mlp.mlp.hidden", dense),
+    "MlpBlock_0/Dense_1": ("mlp.mlp.out", dense),
 }
 # Model 3.
-FACTORISED_BLOCK = {
-    "LayerNorm_space": "space.norm",
-    "MultiHeadDotProductAttention_space": "space.attention",
-    "LayerNorm_time": "time.norm",
-    "MultiHeadDotProductAttention_time": "time.attention",
-    "LayerNorm_mlp": "mlp.norm",
-    "MlpBlock/Dense_0": "mlp.mlp.hidden",
-    "MlpBlock/Dense_1": "mlp.mlp.out",
+FACTORISED_BLOCK: dict[str, tuple[str, Part]] = {
+    "LayerNorm_space": ("space.norm", norm),
+    "MultiHeadDotProductAttention_space": ("space.attention", attention),
+    "LayerNorm_time": ("time.norm", norm),
+    "MultiHeadDotProductAttention_time": ("time.attention", attention),
+    "LayerNorm_mlp": ("mlp.norm", norm),
+    "MlpBlock/Dense_0": ("mlp.mlp.hidden", dense),
+    "MlpBlock/Dense_1": ("mlp.mlp.out", dense),
 }
 
 
@@ -45,85 +154,75 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
     """Load an official checkpoint; the model gives the official code's logits.
 
     What the weights tell is read from them. What they do not tell comes by keyword, any field of `ModelConfig`:
-    `image_size` always, `num_frames` without a temporal encoder of known length, `variant` where there is no class
-    token, `attention_order` for factorised self-attention, `heads` to name the parts of one output.
+    `image_size`, `num_frames` without a temporal encoder of known length, `variant` where there is no class token,
+    `attention_order` for factorised self-attention, `heads` to name the parts of one output. The released checkpoints
+    need none: their clip of 32 frames of 224 × 224 is known, and so are the verbs and nouns of EPIC-Kitchens.
 
     Args:
         path: the checkpoint file.
-        overrides: fields of `ModelConfig`; those that contradict the weights are refused.
+        overrides: fields of `ModelConfig`; those that contradict the weights are refused. `vivit.adapt` changes sizes.
 
     Raises:
         UserError: the file is no such checkpoint, a needed keyword is missing (the message names it), or weights and
             keywords contradict each other.
     """
-    weights = read_scenic(path)
+    return _from_file(open_weights(Path(path)), {key: value for key, value in overrides.items() if value is not None})
+
+
+# What may be changed after loading, so that a keyword of that name need not describe the weights.
+CLASSES = ("num_classes", "heads")
+SIZES = (*CLASSES, "num_frames", "image_size", "tubelet_size")
+
+
+def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, Any]]:
+    """As `from_scenic`, but a keyword that contradicts the weights may be a wish, where the weights tell enough.
+
+    Returns:
+        The model, and those keywords that are still to be followed.
+    """
+    file = open_weights(path)
+    keywords = {key: value for key, value in keywords.items() if value is not None}
+    contradiction: UserError | None = None
+    for wishes in ((), CLASSES, SIZES):
+        wished = {key: value for key, value in keywords.items() if key in wishes}
+        try:
+            return _from_file(file, {key: value for key, value in keywords.items() if key not in wishes}), wished
+        except UserError as error:
+            contradiction = contradiction or error
+    assert contradiction is not None
+    raise contradiction
+
+
+def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
+    if "embedding/kernel" not in file.shapes:
+        raise UserError(f"{file.source}: no weights of a ViViT under optimizer/target or params")
     try:
-        config = _read_config(weights, {key: value for key, value in overrides.items() if value is not None})
-        state = convert(weights, config)
+        config, lines = _read_config(file.shapes, overrides)
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing from the weights") from None
+        raise UserError(f"{file.source}: missing: {error.args[0]}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+        raise UserError(f"{file.source}: {one_line(error)}") from None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    with torch.device("meta"):
-        model = ViViT(config)
-    fill(model, state, str(path))
-    return model.eval()
+        raise UserError(f"{file.source}: {error}") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{file.source}: its arrays are not of the shapes that a ViViT has") from None
+    model = build(config, file, key_map(config), origin=[f"Scenic checkpoint {Path(file.source).name}", *lines])
+    model.report = tuple(lines)
+    return model
 
 
-def read_scenic(path: str | Path) -> Weights:
-    """The weights of a checkpoint by their Scenic names. Raises UserError where the file is not one."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    try:
-        tree = msgpack.unpackb(data, ext_hook=_array, raw=False, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
-        raise UserError(f"{path}: not a Scenic checkpoint (flax msgpack)") from None
-    if isinstance(tree, dict) and isinstance(tree.get("optimizer"), dict):
-        tree = tree["optimizer"].get("target")
-    elif isinstance(tree, dict) and "params" in tree:
-        tree = tree["params"]
-    weights = _flatten(tree) if isinstance(tree, dict) else {}
-    # Old files of the image models have "params" once more inside.
-    weights = {name.removeprefix("params/"): array for name, array in weights.items()}
-    if "embedding/kernel" not in weights:
-        raise UserError(f"{path}: no weights of a ViViT or ViT under optimizer/target or params")
-    return weights
-
-
-def _array(code: int, data: bytes) -> Any:
-    """Flax's msgpack extensions: 1 is an array (shape, dtype name, bytes); scalars and the rest are not weights."""
-    if code != 1:
-        return None
-    shape, dtype, buffer = msgpack.unpackb(data, raw=False)
-    return np.frombuffer(buffer, dtype=np.dtype(dtype)).reshape(shape)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Weights:
-    flat: Weights = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}/"))
-        elif isinstance(value, np.ndarray):
-            flat[prefix + key] = value
-    return flat
-
-
-def _read_config(weights: Weights, overrides: dict[str, Any]) -> ModelConfig:
-    """What the weights say of the architecture, completed and checked against the keywords."""
-    factorised_encoder = any(name.startswith("SpatialTransformer/") for name in weights)
+def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[ModelConfig, list[str]]:
+    """What the weights say of the architecture, completed and checked against the keywords; and what was assumed."""
+    factorised_encoder = any(name.startswith("SpatialTransformer/") for name in shapes)
     stem = "SpatialTransformer" if factorised_encoder else "Transformer"
     first = f"{stem}/encoderblock_0"
-    class_token = "cls" in weights or "cls_SpatialTransformer" in weights
+    class_token = "cls" in shapes or "cls_SpatialTransformer" in shapes
     told: dict[str, Any] = {}
 
-    factorised_attention = f"{first}/LayerNorm_time/scale" in weights
+    factorised_attention = f"{first}/LayerNorm_time/scale" in shapes
     if factorised_encoder:
         told["variant"] = "factorised_encoder"
-        told["temporal_layers"] = count_layers(weights, "TemporalTransformer")
+        told["temporal_layers"] = count_layers(shapes, "TemporalTransformer")
     elif factorised_attention:
         told["variant"] = "factorised_self_attention"
     elif class_token:
@@ -142,57 +241,77 @@ def _read_config(weights: Weights, overrides: dict[str, Any]) -> ModelConfig:
         raise UserError('the weights do not tell which attention comes first: give attention_order="time_space"')
     told["pooling"] = "token" if class_token else "mean"
 
-    attention = "MultiHeadDotProductAttention_space" if factorised_attention else "MultiHeadDotProductAttention_0"
-    query = f"{first}/{attention}/query/kernel"
-    hidden = f"{first}/{'MlpBlock' if factorised_attention else 'MlpBlock_0'}/Dense_0/kernel"
-    told["num_layers"] = count_layers(weights, stem)
-    told["hidden_size"], told["num_heads"], _ = weights[query].shape
-    told["mlp_dim"] = weights[hidden].shape[1]
-    if "pre_logits/kernel" in weights:
-        told["representation_size"] = weights["pre_logits/kernel"].shape[1]
+    attention_name = "MultiHeadDotProductAttention_space" if factorised_attention else "MultiHeadDotProductAttention_0"
+    told["num_layers"] = count_layers(shapes, stem)
+    told["hidden_size"], told["num_heads"], _ = shapes[f"{first}/{attention_name}/query/kernel"]
+    _, told["mlp_dim"] = shapes[f"{first}/{'MlpBlock' if factorised_attention else 'MlpBlock_0'}/Dense_0/kernel"]
+    told["representation_size"] = None
+    if "pre_logits/kernel" in shapes:
+        _, told["representation_size"] = shapes["pre_logits/kernel"]
 
-    classes = len(weights["output_projection/bias"])
+    lines = []
+    (classes,) = shapes["output_projection/bias"]
     heads = overrides.get("heads")
-    if heads is None:
+    if heads is None and "num_classes" not in overrides and classes == sum(EPIC_HEADS.values()):
+        told["heads"] = EPIC_HEADS
+        lines.append(f"{classes} outputs taken as EPIC-Kitchens' {_listed(EPIC_HEADS)}")
+    elif heads is None:
         told["num_classes"] = classes
+    elif not isinstance(heads, dict) or not all(isinstance(count, int) for count in heads.values()):
+        raise UserError(
+            f'heads: names and their class counts are needed, as in {{"noun": 300, "verb": 97}}, not {heads!r}'
+        )
     elif sum(heads.values()) != classes:
         raise UserError(f"heads: {heads} are {sum(heads.values())} classes, but the weights have {classes}")
 
-    kernel = weights["embedding/kernel"].shape  # (t, h, w, C, D), or (h, w, C, D) for single frames
-    told["tubelet_size"] = (1, *kernel[:2]) if len(kernel) == 4 else kernel[:3]
-    told["embedding"] = "uniform_frames" if len(kernel) == 4 else "tubelet"
-    told.update(_clip_size(weights, told, overrides, stem, class_token))
+    *size, _, _ = shapes["embedding/kernel"]  # (t, h, w, C, D), or (h, w, C, D) for single frames
+    told["embedding"] = "uniform_frames" if len(size) == 2 else "tubelet"
+    told["tubelet_size"] = (1, *size) if len(size) == 2 else tuple(size)
+    told.update(_clip_size(shapes, told, overrides, stem, lines))
 
     config = ModelConfig(**{**told, **overrides})
     for name, value in told.items():
         if name in overrides and getattr(config, name) != value:
-            raise UserError(f"{name}: {overrides[name]} asked for, but the weights say {value}")
-    return config
+            raise UserError(f"{name}: {overrides[name]} asked for, but the weights say {value or 'none'}")
+    return config, lines
 
 
 def _clip_size(
-    weights: Weights, told: dict[str, Any], overrides: dict[str, Any], stem: str, class_token: bool
+    shapes: dict[str, Shape], told: dict[str, Any], overrides: dict[str, Any], stem: str, lines: list[str]
 ) -> dict[str, Any]:
     """The clip that the positions are for: frames and picture, in agreement with the keywords."""
-    positions = weights[f"{stem}/posembed_input/pos_embedding"].shape[1] - class_token
-    if "image_size" not in overrides:
-        raise UserError(
-            f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
-        )
-    size = overrides["image_size"]
+    token = told["pooling"] == "token"
+    _, positions, _ = shapes[f"{stem}/posembed_input/pos_embedding"]
+    positions -= token
     t, h, w = told["tubelet_size"]
-    image_size = ModelConfig(image_size=size, tubelet_size=(1, h, w)).image_size
+    temporal = None
+    if told.get("temporal_layers"):
+        _, temporal, _ = shapes["TemporalTransformer/posembed_input/pos_embedding"]
+        temporal -= token
+
+    image_size = overrides.get("image_size")
+    if image_size is None:
+        frames, height, width = RELEASED_CLIP
+        tubelets = (frames // t, height // h, width // w)
+        expected = (tubelets[1] * tubelets[2], tubelets[0]) if temporal else (math.prod(tubelets), None)
+        if told["embedding"] == "uniform_frames" or (positions, temporal) != expected:
+            raise UserError(
+                f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
+            )
+        image_size = height, width
+        lines.append(f"clip taken as {frames} frames of {height} × {width}, as all released checkpoints have")
+    image_size = ModelConfig(image_size=image_size, tubelet_size=(1, h, w)).image_size
     places = math.prod(length // part for length, part in zip(image_size, (h, w), strict=True))
 
+    times = temporal
     if stem == "SpatialTransformer":
         if positions != places:
-            raise UserError(f"image_size: {size} gives {places} positions, but the weights have {positions}")
-        times = None
-        if told["temporal_layers"]:
-            times = weights["TemporalTransformer/posembed_input/pos_embedding"].shape[1] - class_token
+            raise UserError(f"image_size: {_by(image_size)} gives {places} positions, but the weights have {positions}")
     else:
         if positions % places:
-            raise UserError(f"image_size: {size} gives {places} positions a frame; the weights have {positions} in all")
+            raise UserError(
+                f"image_size: {_by(image_size)} gives {places} positions a frame; the weights have {positions} in all"
+            )
         times = positions // places
 
     found: dict[str, Any] = {"image_size": image_size}
@@ -220,104 +339,14 @@ def _clip_size(
     return found
 
 
-def count_layers(weights: Weights, stem: str) -> int:
+def count_layers(shapes: dict[str, Shape], stem: str) -> int:
     """How many blocks the encoder of that name has."""
-    return len({name.split("/")[1] for name in weights if name.startswith(f"{stem}/encoderblock_")})
+    return len({name.split("/")[1] for name in shapes if name.startswith(f"{stem}/encoderblock_")})
 
 
-def convert(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
-    """Scenic's weights under our names and in our layout; names that are not known keep theirs."""
-    class_token = config.pooling == "token"
-    times, *places = config.grid
-    state: dict[str, Tensor] = {}
-    rest = dict(weights)
-
-    kernel = rest.pop("embedding/kernel")
-    kernel = kernel[None] if kernel.ndim == 4 else kernel
-    state["embedding.weight"] = tensor(kernel.transpose(4, 3, 0, 1, 2))  # (t, h, w, C, D) → (D, C, t, h, w)
-    state["embedding.bias"] = tensor(rest.pop("embedding/bias"))
-    if config.variant == "factorised_encoder":
-        stems = [("SpatialTransformer", "spatial_", (*places,))]
-        if config.temporal_layers:
-            stems.append(("TemporalTransformer", "temporal_", (times,)))
-    else:
-        stems = [("Transformer", "", (times, *places))]
-    block = FACTORISED_BLOCK if config.variant == "factorised_self_attention" else BLOCK
-    for stem, ours, grid in stems:
-        token = rest.pop("cls" if not ours else f"cls_{stem}", None)
-        positions = tensor(rest.pop(f"{stem}/posembed_input/pos_embedding")[0])
-        if class_token and token is not None:
-            state[f"model.{ours}positions.class_token"] = tensor(token.reshape(-1))
-            state[f"model.{ours}positions.class_position"] = positions[0].clone()
-            positions = positions[1:]
-        state[f"model.{ours}positions.embedding"] = positions.reshape(*grid, -1).clone()
-        state.update(convert_encoder(rest, stem, f"model.{ours}encoder", block))
-
-    if "pre_logits/kernel" in rest:
-        state["representation.weight"] = tensor(rest.pop("pre_logits/kernel").T)
-        state["representation.bias"] = tensor(rest.pop("pre_logits/bias"))
-    sizes = config.heads or {"classes": config.num_classes or 0}
-    head_kernel, head_bias = rest.pop("output_projection/kernel"), rest.pop("output_projection/bias")
-    start = 0
-    for head, size in sizes.items():
-        state[f"heads.{head}.weight"] = tensor(head_kernel[:, start : start + size].T)
-        state[f"heads.{head}.bias"] = tensor(head_bias[start : start + size])
-        start += size
-    return state | {name: tensor(array) for name, array in rest.items()}
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} × {size[1]}"
 
 
-def convert_encoder(rest: Weights, stem: str, ours: str, block: dict[str, str]) -> dict[str, Tensor]:
-    """The blocks and the last LayerNorm of one encoder; takes what it uses out of `rest`."""
-    state = {
-        f"{ours}.norm.weight": tensor(rest.pop(f"{stem}/encoder_norm/scale")),
-        f"{ours}.norm.bias": tensor(rest.pop(f"{stem}/encoder_norm/bias")),
-    }
-    for layer in range(count_layers(rest, stem)):
-        for theirs, name in block.items():
-            source, target = f"{stem}/encoderblock_{layer}/{theirs}", f"{ours}.blocks.{layer}.{name}"
-            if name.endswith("attention"):
-                state.update(_convert_attention(rest, source, target))
-            elif name.endswith("norm"):
-                state[f"{target}.weight"] = tensor(rest.pop(f"{source}/scale"))
-                state[f"{target}.bias"] = tensor(rest.pop(f"{source}/bias"))
-            else:
-                state[f"{target}.weight"] = tensor(rest.pop(f"{source}/kernel").T)
-                state[f"{target}.bias"] = tensor(rest.pop(f"{source}/bias"))
-    return state
-
-
-def _convert_attention(rest: Weights, source: str, target: str) -> dict[str, Tensor]:
-    """Three kernels (D, H, d) → one (H · 3 · d, D), whose rows run head by head."""
-    parts = ("query", "key", "value")
-    kernels = np.stack([rest.pop(f"{source}/{part}/kernel") for part in parts])  # (3, D, H, d)
-    biases = np.stack([rest.pop(f"{source}/{part}/bias") for part in parts])  # (3, H, d)
-    width = kernels.shape[1]
-    return {
-        f"{target}.qkv.weight": tensor(kernels.transpose(2, 0, 3, 1).reshape(-1, width)),
-        f"{target}.qkv.bias": tensor(biases.transpose(1, 0, 2).reshape(-1)),
-        f"{target}.out.weight": tensor(rest.pop(f"{source}/out/kernel").reshape(-1, width).T),
-        f"{target}.out.bias": tensor(rest.pop(f"{source}/out/bias")),
-    }
-
-
-def tensor(array: np.ndarray) -> Tensor:
-    """A float32 tensor of its own memory."""
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def fill(model: ViViT, state: dict[str, Tensor], source: str) -> None:
-    """Put the weights into a model built on the meta device; every name and shape must fit.
-
-    Raises:
-        UserError: names are left over or missing, or a shape differs; the message names the first.
-    """
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
-    for names, problem in ((wanted.keys() - state.keys(), "missing"), (state.keys() - wanted.keys(), "not expected")):
-        if names:
-            raise UserError(f"{source}: {problem}: {', '.join(sorted(names)[:3])} ({len(names)} in all)")
-    for name, shape in wanted.items():
-        if tuple(state[name].shape) != shape:
-            raise UserError(f"{source}: {name} has the shape {tuple(state[name].shape)}, but the model wants {shape}")
-    model.load_state_dict(state, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+def _listed(heads: dict[str, int]) -> str:
+    return " and ".join(f"{count} {name}s" for name, count in heads.items())

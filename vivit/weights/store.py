@@ -1,21 +1,22 @@
-"""Model folders: `config.json` (architecture, classes, preprocessing) and `model.safetensors`. Never a pickle."""
+"""Model folders: `config.json` (architecture, classes, preprocessing, origin), `model.safetensors` and a card."""
 
-import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
-from vivit.weights.scenic import fill
+from vivit.weights.adapt import Classes, KernelInit, fit
+from vivit.weights.card import write_card
+from vivit.weights.files import open_weights, read_json
+from vivit.weights.fill import build
+from vivit.weights.hub import find
+from vivit.weights.huggingface import from_huggingface
+from vivit.weights.scenic import load_scenic
+from vivit.weights.writing import make_folder, write_json, write_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -29,74 +30,106 @@ class FolderConfig(BaseModel):
     classes: dict[str, tuple[str, ...]] | None
     """Head → its labels in order."""
     preprocessing: Preprocessing
+    origin: tuple[str, ...] = ()
+    """Where the weights come from, a line for each step."""
+
+    @model_validator(mode="after")
+    def _names_for_every_class(self) -> Self:
+        counts = None if self.classes is None else {head: len(names) for head, names in self.classes.items()}
+        if counts not in (None, self.architecture.class_counts):
+            raise ValueError(f"classes: names for {counts}, but the architecture has {self.architecture.class_counts}")
+        return self
 
 
-def save(model: ViViT, folder: str | Path) -> None:
-    """Write the model folder; what stood there under the two names is replaced whole or not at all.
+def save(
+    model: ViViT,
+    folder: str | Path,
+    *,
+    licence: str | None = None,
+    data: str | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> None:
+    """Write the model folder; each file that stood there under its name is replaced whole or not at all.
+
+    Args:
+        licence: of the weights, as the Hub names licences, for the model card.
+        data: what the model was trained on, for the card.
+        scores: metric → value between 0 and 1, for the card.
 
     Raises:
-        UserError: the weights cannot be written, as on a full disk.
+        UserError: the folder or a file cannot be written, as on a full disk.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = FolderConfig(architecture=model.config, classes=model.classes, preprocessing=model.preprocessing)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    weights = folder / f"{WEIGHTS_FILE}.unfinished"
-    try:
-        save_file(state, weights, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:  # a full disk is the latter
-        weights.unlink(missing_ok=True)
-        raise UserError(f"{folder / WEIGHTS_FILE}: not written ({error})") from None
-    os.replace(weights, folder / WEIGHTS_FILE)
+    make_folder(folder)
+    config = FolderConfig(
+        architecture=model.config, classes=model.classes, preprocessing=model.preprocessing, origin=model.origin
+    )
+    write_weights(folder / WEIGHTS_FILE, model.state_dict())
     write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
+    write_card(folder, model, licence=licence, data=data, scores=scores)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write the file whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)
+def load(
+    source: str | Path,
+    *,
+    tubelet_init: KernelInit = "filter_inflation",
+    classes: Classes | None = None,
+    **changes: Any,
+) -> ViViT:
+    """Load a video model of any kind, and fit it to other sizes or classes on request.
 
+    Args:
+        source: a model folder or run, a folder of transformers' ViViT, a Scenic checkpoint, or a Hub id.
+        tubelet_init, classes, changes: as `vivit.adapt` takes them; for a Scenic checkpoint also what `from_scenic`
+            wants to be told.
 
-def load(source: str | Path) -> ViViT:
-    """Load a model, in eval mode, from a folder or a Hub id such as `name/model`.
+    Returns:
+        The model, in eval mode; `model.report` has a line for each thing that was assumed or changed.
 
     Raises:
-        UserError: no such folder or id, or its files are not a whole model of this kind; the message names the file.
+        UserError: nothing there, or not a whole model, or it cannot be changed so; the message names the file.
     """
-    folder = _find(source)
+    path = find(source)
+    if path.is_dir():
+        config = path / CONFIG_FILE
+        if not config.is_file():
+            raise UserError(f"{path}: no {CONFIG_FILE}; not a model folder")
+        content = read_json(config)
+        if "model_type" in content and "architecture" not in content:
+            if content["model_type"] != "vivit":
+                raise UserError(
+                    f"{path}: a {content['model_type']} model, no video model; "
+                    "vivit.from_image_vit and vivit convert make one of an image ViT"
+                )
+            model = from_huggingface(path if isinstance(source, Path) else source)
+        else:
+            model = _load_folder(path, content)
+    elif path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+        raise UserError(f"{path}: give the folder, {path.parent}; the weights alone do not tell the model")
+    else:
+        model, changes = load_scenic(path, changes)
+    try:
+        return fit(model, tubelet_init=tubelet_init, classes=classes, **changes)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _load_folder(folder: Path, content: dict[str, Any]) -> ViViT:
     path = folder / CONFIG_FILE
     try:
-        config = FolderConfig.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {CONFIG_FILE}; not a model folder") from None
+        config = FolderConfig.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
     weights = folder / WEIGHTS_FILE
-    try:
-        state = load_file(weights)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a whole model folder") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: not readable ({str(error).splitlines()[0]})") from None
-    with torch.device("meta"):
-        try:
-            model = ViViT(config.architecture, classes=config.classes, preprocessing=config.preprocessing)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
-    fill(model, state, str(weights))
-    return model.eval()
-
-
-def _find(source: str | Path) -> Path:
-    """The local folder, or the Hub's in its cache."""
-    if Path(source).is_dir():
-        return Path(source)
-    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/")):
-        raise UserError(f"{source}: no such model folder")
-    try:
-        return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{source}: neither a folder nor a model on the Hub") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise UserError(f"{source}: no such folder, and the Hub cannot be reached") from None
+    if not weights.is_file():
+        raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a whole model folder")
+    file = open_weights(weights)
+    if file.kind != "safetensors":
+        raise UserError(f"{weights}: not readable (no safetensors file)")
+    return build(
+        config.architecture,
+        file,
+        classes=config.classes,
+        preprocessing=config.preprocessing,
+        origin=config.origin,
+    )

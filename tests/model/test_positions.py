@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from vivit.weights.positions import repeat_in_time, resize_positions
+from vivit.model.embedding import resize_positions
 
 GRIDS = [
     ((4, 4), (6, 6)),
@@ -50,13 +50,3 @@ def test_a_ramp_along_each_axis_stays_a_ramp_and_does_not_leak(old: tuple[int, .
 def test_one_place_fills_the_whole_axis() -> None:
     positions = torch.tensor([[1.0, -2.0]])
     assert torch.equal(resize_positions(positions, (3,)), positions.expand(3, 2))
-
-
-def test_every_temporal_index_has_the_picture_in_memory_of_its_own() -> None:
-    spatial = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    repeated = repeat_in_time(spatial, 5)
-    expected = spatial.clone()
-    repeated[0].zero_()
-    assert repeated.shape == (5, 2, 3, 4)
-    assert all(torch.equal(repeated[time], expected) for time in range(1, 5))
-    assert torch.equal(spatial, expected)

@@ -1,0 +1,182 @@
+"""A model's weights for another clip, another tubelet length or other classes."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vivit.config import ModelConfig, Preprocessing
+from vivit.errors import UserError, one_line
+from vivit.model.embedding import resize_positions
+from vivit.model.vivit import ViViT
+
+KernelInit = Literal["filter_inflation", "central_frame"]
+Classes = Sequence[str] | Mapping[str, Sequence[str]]
+
+# What these change in the weights is done here; what the second row changes is not in the weights.
+SIZES = ("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames")
+WEIGHTLESS = ("dropout", "attention_dropout", "stochastic_depth")
+
+
+def adapt(
+    model: ViViT, *, tubelet_init: KernelInit = "filter_inflation", classes: Classes | None = None, **changes: Any
+) -> ViViT:
+    """A copy of a model, fitted to another clip, tubelet length or other classes.
+
+    Position embeddings are resized along time, height and width, each class token's position apart. A fresh head is
+    zero, as before any training. What was done is in the copy's `report`, a line each.
+
+    Args:
+        tubelet_init: how the kernel of a tubelet of another length comes from ours. `filter_inflation` spreads its
+            frames evenly (equation 8): a video played slower gives the same tokens. `central_frame` keeps them
+            together, in the middle (equation 9). Either gives the same tokens for a standing picture.
+        classes: the labels in order, or head → labels; others than the model's own mean a fresh head.
+        changes: `num_frames`, `image_size`, `tubelet_size`, `embedding`, `sampled_frames`, `num_classes`, `heads`, and
+            the rates of dropout: fields of `ModelConfig`.
+
+    Raises:
+        UserError: the change is another one, or gives no consistent model.
+    """
+    return fit(copy.deepcopy(model), tubelet_init=tubelet_init, classes=classes, **changes)
+
+
+def fit(
+    model: ViViT, *, tubelet_init: KernelInit = "filter_inflation", classes: Classes | None = None, **changes: Any
+) -> ViViT:
+    """As `adapt`, but parameters that stay are those of `model`, which is not to be used any more."""
+    if tubelet_init not in ("filter_inflation", "central_frame"):
+        raise UserError(f'tubelet_init: "filter_inflation" or "central_frame", not {tubelet_init!r}')
+    old = model.config
+    names = _named(classes)
+    new = _changed(old, names, changes)
+    if new == old and names in (None, model.classes):
+        return model
+
+    lines: list[str] = []
+    state = dict(model.state_dict())
+    for name, value in state.items():
+        if name.endswith("positions.embedding"):
+            state[name] = _resized(name, value, new, lines)
+    if (before := old.tubelet_size[0]) != (after := new.tubelet_size[0]):
+        how = "inflated" if tubelet_init == "filter_inflation" else "re-centred"
+        lines.append(f"tubelet kernel {how} from {before} to {after} frames")
+        state["embedding.weight"] = resize_kernel(state["embedding.weight"], after, tubelet_init)
+    kept_names = _fit_heads(model, new, names, state, lines)
+    preprocessing = _scaled(model.preprocessing, old, new, lines)
+
+    with torch.device("meta"):
+        fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
+    fitted.load_state_dict(state, assign=True)
+    for parameter in fitted.parameters():
+        parameter.requires_grad_(True)
+    fitted.report = (*model.report, *lines)
+    return fitted.train(model.training)
+
+
+def resize_kernel(kernel: Tensor, frames: int, how: KernelInit) -> Tensor:
+    """A kernel (D, C, t, h, w) for tubelets of another length; the sum over its frames stays.
+
+    From one frame these are equations 8 and 9 of the paper.
+    """
+    length = kernel.shape[2]
+    shares = kernel.new_zeros(frames, length)  # of each old frame, where they go
+    if how == "filter_inflation":
+        for new in range(frames):
+            for old in range(length):
+                # Both lengths stretched to one: frames share what overlaps.
+                overlap = min((new + 1) * length, (old + 1) * frames) - max(new * length, old * frames)
+                shares[new, old] = max(overlap, 0) / frames
+    else:
+        for old in range(length):
+            shares[min(max(old + frames // 2 - length // 2, 0), frames - 1), old] = 1
+    return torch.einsum("nt,dcthw->dcnhw", shares, kernel).contiguous()
+
+
+def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, changes: dict[str, Any]) -> ModelConfig:
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if names is not None:
+        counts = {head: len(labels) for head, labels in names.items()}
+        changes |= {"num_classes": counts["classes"]} if set(counts) == {"classes"} else {"heads": counts}
+    fields = old.model_dump()
+    if "num_classes" in changes:
+        fields["heads"] = None
+    if "heads" in changes:
+        fields["num_classes"] = None
+    if changes.get("embedding") == "tubelet":
+        fields["sampled_frames"] = None
+    try:
+        new = ModelConfig(**{**fields, **changes})
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+    for field in ModelConfig.model_fields:
+        was, asked = getattr(old, field), getattr(new, field)
+        if was != asked and field not in (*SIZES, *WEIGHTLESS, "num_classes", "heads"):
+            raise UserError(f"{field}: {asked} asked for, but the weights are of {was}, and that cannot be changed")
+    if new.tubelet_size[1:] != old.tubelet_size[1:]:
+        raise UserError(
+            f"tubelet_size: {new.tubelet_size} asked for, but of the weights' {old.tubelet_size} only the first, the "
+            "frames, can be changed"
+        )
+    return new
+
+
+def _resized(name: str, embedding: Tensor, config: ModelConfig, lines: list[str]) -> Tensor:
+    times, *places = config.grid
+    if "spatial_" in name:
+        what, grid = "spatial positions", tuple(places)
+    elif "temporal_" in name:
+        what, grid = "temporal positions", (times,)
+    else:
+        what, grid = "positions", config.grid
+    if (was := tuple(embedding.shape[:-1])) != grid:
+        lines.append(f"{what} resized from {_by(was)} to {_by(grid)}")
+    return resize_positions(embedding, grid)
+
+
+def _fit_heads(
+    model: ViViT,
+    new: ModelConfig,
+    names: Mapping[str, Sequence[str]] | None,
+    state: dict[str, Tensor],
+    lines: list[str],
+) -> Mapping[str, Sequence[str]] | None:
+    """Fresh heads in the state where classes are others; returns the labels of the fitted model."""
+    old = model.config
+    if new.class_counts == old.class_counts and (names is None or model.classes in (None, names)):
+        return names or model.classes
+    for head in old.class_counts:
+        width = state.pop(f"heads.{head}.weight").shape[1]
+        dtype = state.pop(f"heads.{head}.bias").dtype
+    for head, count in new.class_counts.items():
+        state[f"heads.{head}.weight"] = torch.zeros(count, width, dtype=dtype)
+        state[f"heads.{head}.bias"] = torch.zeros(count, dtype=dtype)
+    lines.append(f"fresh head of {_counts(new)} classes, untrained: the weights have {_counts(old)}")
+    return names
+
+
+def _scaled(preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, lines: list[str]) -> Preprocessing:
+    """The shorter side follows the crop."""
+    if new.image_size == old.image_size:
+        return preprocessing
+    resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
+    lines.append(f"shorter side resized to {resize} pixels, in place of {preprocessing.resize}")
+    return preprocessing.model_copy(update={"resize": resize})
+
+
+def _named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
+    if classes is None:
+        return None
+    heads = classes if isinstance(classes, Mapping) else {"classes": classes}
+    return {head: tuple(labels) for head, labels in heads.items()}
+
+
+def _counts(config: ModelConfig) -> str:
+    counts = config.class_counts
+    return str(config.num_classes) if config.heads is None else ", ".join(f"{n} {head}" for head, n in counts.items())
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return " × ".join(map(str, lengths))

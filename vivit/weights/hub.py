@@ -1,0 +1,63 @@
+"""The Hugging Face Hub: an id to a folder of its cache, and a model to a repository."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from vivit.errors import UserError
+
+if TYPE_CHECKING:
+    from vivit.model.vivit import ViViT
+
+# What loading looks at; where there are safetensors, the same weights as a pickle are not fetched.
+FILES = ["*.json", "model*.safetensors"]
+PICKLED = ["pytorch_model*.bin*"]
+
+
+def find(source: str | Path) -> Path:
+    """A local path as it is; else an id such as `name/model` as a folder of the Hub's cache, fetched if need be.
+
+    Raises:
+        UserError: neither a path nor a model on the Hub, or the Hub cannot be reached.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{source}: No such file or directory")
+    try:
+        folder = Path(snapshot_download(source, allow_patterns=FILES))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(source, allow_patterns=[*FILES, *PICKLED]))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"{source}: neither a file or folder nor a model on the Hub") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise UserError(
+            f"{source}: no such file or folder, not in the Hub's cache, and the Hub cannot be reached"
+        ) from None
+    return folder
+
+
+def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **card: Any) -> str:
+    """Save a model to a repository, made if need be, in one commit; returns its address.
+
+    `card` is what `save_pretrained` takes for the model card, which is named as the repository is.
+
+    Raises:
+        UserError: no access, or no connection.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.rsplit("/", 1)[-1]
+        model.save_pretrained(folder, **card)
+        try:
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Upload of a ViViT model")
+        except HFValidationError as error:
+            raise UserError(f"{repo_id}: no id of a repository ({str(error).splitlines()[0]})") from None
+        except (HfHubHTTPError, OSError) as error:
+            raise UserError(f"{repo_id}: not pushed ({str(error).splitlines()[0] or type(error).__name__})") from None
+    return str(address)

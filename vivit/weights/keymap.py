@@ -1,0 +1,181 @@
+"""Key maps: which of a source's weights is which of ours, and how its layout turns into ours and back.
+
+A source declares one table of rules. From the table and the names and shapes in the file follows, before a number is
+read, that every weight of the source is used or named as not needed, that every parameter of the model is filled, and
+that the shapes agree.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from vivit.config import ModelConfig
+from vivit.errors import UserError
+from vivit.weights.files import SHOWN_NAMES, Shape, WeightFile
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How arrays of a source become ours, and ours theirs; each the inverse of the other."""
+
+    read: Callable[..., Tensors]
+    write: Callable[..., Tensors]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Arrays of the source that make one or several of our parameters."""
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    layout: Layout
+
+
+SAME = Layout(lambda x: (x,), lambda x: (x,))
+TRANSPOSED = Layout(lambda x: (x.T,), lambda x: (x.T,))  # Flax's kernels are (in, out)
+ROW = Layout(lambda x: (x.flatten(),), lambda x: (x.view(1, 1, -1),))  # (1, 1, D) ↔ (D,)
+
+
+def absent(width: int) -> Layout:
+    """A vector that the source does not have and does not add: zero is the same. It is not written back."""
+    return Layout(lambda: (torch.zeros(width),), lambda x: ())
+
+
+def fused_heads(num_heads: int) -> Layout:
+    """Queries, keys and values apart, (H · d, …) each ↔ one whose rows are ordered (H, 3, d)."""
+
+    def read(*parts: Tensor) -> Tensors:
+        heads = [part.unflatten(0, (num_heads, -1)) for part in parts]  # 3 × (H, d, …)
+        return (torch.stack(heads, dim=1).flatten(0, 2),)
+
+    def write(rows: Tensor) -> Tensors:
+        return tuple(part.flatten(0, 1) for part in rows.unflatten(0, (num_heads, 3, -1)).unbind(1))
+
+    return Layout(read, write)
+
+
+def fused_rows(num_heads: int) -> Layout:
+    """Rows ordered (3, H, d) ↔ ordered (H, 3, d)."""
+    return Layout(
+        lambda rows: (rows.unflatten(0, (3, num_heads, -1)).transpose(0, 1).flatten(0, 2),),
+        lambda rows: (rows.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2),),
+    )
+
+
+def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
+    """(1, N, D), or (1, 1 + N, D) with the class token's first ↔ the class token's (D,), and (*grid, D).
+
+    `left_out` rows that follow the class token's are of tokens that have no place in our models.
+    """
+
+    def read(rows: Tensor) -> Tensors:
+        places = rows[0, class_token + left_out :].unflatten(0, grid)
+        return (rows[0, 0], places) if class_token else (places,)
+
+    def write(*parts: Tensor) -> Tensors:
+        *token, places = parts
+        rows = [row[None] for row in token * (1 + left_out)]
+        return (torch.cat([*rows, places.flatten(0, -2)])[None],)
+
+    return Layout(read, write)
+
+
+def module(theirs: str, ours: str) -> list[Rule]:
+    """A PyTorch module with weight and bias under another name."""
+    return [Rule((f"{theirs}.{part}",), (f"{ours}.{part}",), SAME) for part in ("weight", "bias")]
+
+
+Block = Sequence[tuple[str | tuple[str, str, str], str]]
+"""The modules of a PyTorch block → ours; three stand for queries, keys and values, one in their place for all fused."""
+
+
+def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_bias: bool) -> list[Rule]:
+    """A block's rules; `theirs` and `ours` begin its modules' names."""
+    rules = []
+    for names, our_name in block:
+        target = f"{ours}.{our_name}"
+        if our_name != "attention.attention.qkv":
+            rules += module(f"{theirs}.{names}", target)
+            continue
+        parts = (names,) if isinstance(names, str) else names
+        layout = fused_rows(config.num_heads) if isinstance(names, str) else fused_heads(config.num_heads)
+        rules.append(Rule(tuple(f"{theirs}.{name}.weight" for name in parts), (f"{target}.weight",), layout))
+        if qkv_bias:
+            rules.append(Rule(tuple(f"{theirs}.{name}.bias" for name in parts), (f"{target}.bias",), layout))
+        else:
+            rules.append(Rule((), (f"{target}.bias",), absent(3 * config.hidden_size)))
+    return rules
+
+
+def check(
+    file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Iterable[str] = ()
+) -> list[str]:
+    """Hold a table against a file and a model, by names and shapes alone.
+
+    Args:
+        wanted: our parameters' names and shapes; rules for others are not looked at.
+        not_needed: patterns of the source's names that may be left unused.
+
+    Returns:
+        The names in the file that stay unused.
+
+    Raises:
+        UserError: a weight is missing, not expected, or of another shape; the message names it and both shapes.
+    """
+    rules = [rule for rule in rules if rule.ours[0] in wanted]
+    needed = {name for rule in rules for name in rule.theirs}
+    _refuse(file.source, "missing", needed - file.shapes.keys())
+    unused = sorted(file.shapes.keys() - needed)
+    patterns = tuple(not_needed)
+    _refuse(
+        file.source,
+        "not expected",
+        [name for name in unused if not any(fnmatchcase(name, pattern) for pattern in patterns)],
+    )
+    filled = [name for rule in rules for name in rule.ours]
+    _refuse(file.source, "no weights for", wanted.keys() - filled)
+    for rule in rules:
+        ours = [torch.empty(wanted[name], device="meta") for name in rule.ours]
+        for name, expected in zip(rule.theirs, rule.layout.write(*ours), strict=True):
+            if file.shapes[name] != tuple(expected.shape):
+                raise UserError(
+                    f"{file.source}: {name} has the shape {file.shapes[name]}, but the model wants "
+                    f"{tuple(expected.shape)} for {rule.ours[-1]}"
+                )
+    return unused
+
+
+def convert(
+    file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], dtype: torch.dtype | None = torch.float32
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters one after the other, contiguous, in `dtype` or as the file has them; call `check` before."""
+    for rule in rules:
+        if rule.ours[0] not in wanted:
+            continue
+        arrays = [file.read(name) for name in rule.theirs]
+        arrays = [array if dtype is None else array.to(dtype) for array in arrays]
+        size = sum(array.numel() for array in arrays)
+        for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
+            # A part of an array would keep all of it alive.
+            yield name, value.contiguous() if value.numel() >= size else value.clone()
+
+
+def write(state: dict[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+    """The other way: our parameters under the source's names and in its layout."""
+    written: dict[str, Tensor] = {}
+    for rule in rules:
+        arrays = rule.layout.write(*(state[name] for name in rule.ours))
+        written.update({name: array.contiguous() for name, array in zip(rule.theirs, arrays, strict=True)})
+    return written
+
+
+def _refuse(source: str, problem: str, names: Iterable[str]) -> None:
+    if found := sorted(names):
+        shown = ", ".join(found[:SHOWN_NAMES])
+        more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
+        raise UserError(f"{source}: {problem}: {shown}{more}")
