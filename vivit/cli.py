@@ -22,6 +22,14 @@ Data = Annotated[
         help="folder of class folders, with train/ and val/ or not; or a .csv with path,label", metavar="DATA"
     ),
 ]
+Source = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        help="model folder or run; transformers' ViViT or ViT; Scenic checkpoint; .npz or timm's weights; or a Hub id",
+        metavar="SOURCE",
+    ),
+]
 Model = Annotated[Path | str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
 
 
@@ -167,11 +175,115 @@ def experiment(arguments: Sequence[str]) -> int:
     return 0
 
 
+def convert(arguments: Sequence[str]) -> int:
+    """Turn weights of any kind into a model folder"""
+
+    def command(
+        source: Source,
+        out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the folder to write", metavar="OUT")],
+        to: Annotated[
+            Literal["vivit", "huggingface"], tyro.conf.arg(help="our folder, or one that transformers loads")
+        ] = "vivit",
+        variant: Annotated[
+            Literal["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"]
+            | None,
+            tyro.conf.arg(help="the video model to make of an image ViT, or what Scenic's weights do not tell"),
+        ] = None,
+        num_frames: Annotated[int | None, tyro.conf.arg(help="frames of a clip", metavar="N")] = None,
+        image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(help="of the crop", metavar="HEIGHT WIDTH")] = None,
+        tubelet_size: Annotated[
+            tuple[int, int, int] | None, tyro.conf.arg(help="of a tubelet", metavar="FRAMES HEIGHT WIDTH")
+        ] = None,
+        tubelet_init: Annotated[
+            Literal["central_frame", "filter_inflation", "random"] | None,
+            tyro.conf.arg(help="where the kernel of longer tubelets comes from"),
+        ] = None,
+        sampled_frames: Annotated[
+            int | None, tyro.conf.arg(help="frames taken uniformly, in place of tubelets", metavar="N")
+        ] = None,
+        attention_order: Annotated[
+            Literal["space_time", "time_space"] | None, tyro.conf.arg(help="of factorised self-attention")
+        ] = None,
+        num_classes: Annotated[int | None, tyro.conf.arg(help="for a fresh head", metavar="N")] = None,
+        classes: Annotated[Path | None, tyro.conf.arg(help="file with a class name in each line")] = None,
+        heads: Annotated[
+            tuple[str, ...], tyro.conf.arg(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")
+        ] = (),
+        licence: Annotated[str | None, tyro.conf.arg(help="of the weights, for the model card", metavar="NAME")] = None,
+    ) -> None:
+        from vivit.weights.convert import convert
+
+        model = convert(
+            source,
+            out,
+            to,
+            tubelet_init,
+            _read_classes(classes),
+            licence,
+            variant=variant,
+            num_frames=num_frames,
+            image_size=image_size,
+            tubelet_size=tubelet_size,
+            embedding=None if sampled_frames is None else "uniform_frames",
+            sampled_frames=sampled_frames,
+            attention_order=attention_order,
+            num_classes=num_classes,
+            heads=_read_heads(heads),
+        )
+        for line in model.report:
+            print(line)
+        print(f"written to {out}")
+
+    _parse("convert", command, arguments)
+    return 0
+
+
+def _read_classes(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise UserError(f"{path}: {reason}") from None
+    if not names:
+        raise UserError(f"{path}: no class names")
+    return names
+
+
+def _read_heads(heads: Sequence[str]) -> dict[str, int] | None:
+    counts = {}
+    for head in heads:
+        name, _, count = head.partition("=")
+        if not count.isdecimal():
+            raise UserError(f"heads: {head!r}: give a name and a number of classes, as in noun=300")
+        counts[name] = int(count)
+    return counts or None
+
+
+def info(arguments: Sequence[str]) -> int:
+    """Tell what a model is, and where its weights come from"""
+
+    def command(source: Source) -> None:
+        from vivit.weights.convert import describe, open_any
+
+        model = open_any(source)
+        for name, value in describe(model).items():
+            print(f"{name:15s}{value}")
+        for line in model.report:
+            print(f"note           {line}")
+
+    _parse("info", command, arguments)
+    return 0
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "convert": convert,
+    "info": info,
     "experiment": experiment,
 }
 

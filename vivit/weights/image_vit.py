@@ -103,10 +103,17 @@ def init_from_image_vit(
     return model.report
 
 
-def from_image_vit(source: str | Path, tubelet_init: TubeletInit = "central_frame", **fields: Any) -> ViViT:
+def from_image_vit(
+    source: str | Path,
+    tubelet_init: TubeletInit = "central_frame",
+    *,
+    classes: Sequence[str] | None = None,
+    **fields: Any,
+) -> ViViT:
     """A new video model from an image ViT, of its width, depth and patch, as `init_from_image_vit` does.
 
     Args:
+        classes: the labels in order; they give `num_classes`.
         fields: fields of `ModelConfig` that the image model does not decide: variant, num_frames, num_classes and the
             like; by default tubelets of two frames and pictures of the image model's size.
     """
@@ -116,11 +123,15 @@ def from_image_vit(source: str | Path, tubelet_init: TubeletInit = "central_fram
     patch = theirs.tubelet_size[1:]
     taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
     known: dict[str, Any] = {"tubelet_size": (2, *patch), **{name: getattr(theirs, name) for name in taken}}
+    if classes is not None and fields.get("heads") is None:
+        known["num_classes"] = len(classes)
     try:
         config = ModelConfig(**{**known, **{name: value for name, value in fields.items() if value is not None}})
+        model = ViViT(config, classes=None if classes is None else {"classes": tuple(classes)}).eval()
     except ValidationError as error:
         raise UserError(f"{source}: {one_line(error)}") from None
-    model = ViViT(config).eval()
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
     _start(model, image, tubelet_init, str(source))
     return model
 
