@@ -30,6 +30,25 @@ Source = Annotated[
         metavar="SOURCE",
     ),
 ]
+# What Scenic's weights do not tell of themselves.
+VariantOfWeights = Annotated[
+    Literal["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"] | None,
+    tyro.conf.arg(
+        help="the model to make of an image ViT, or what Scenic's weights are: spatiotemporal, factorised_encoder, "
+        "factorised_self_attention or factorised_dot_product",
+        metavar="NAME",
+    ),
+]
+NumFrames = Annotated[int | None, tyro.conf.arg(help="frames of a clip", metavar="N")]
+ImageSize = Annotated[tuple[int, int] | None, tyro.conf.arg(help="of the crop", metavar="HEIGHT WIDTH")]
+SampledFrames = Annotated[int | None, tyro.conf.arg(help="frames taken uniformly, in place of tubelets", metavar="N")]
+AttentionOrder = Annotated[
+    Literal["space_time", "time_space"] | None,
+    tyro.conf.arg(help="of factorised self-attention: space_time or time_space", metavar="ORDER"),
+]
+Heads = Annotated[
+    tuple[str, ...], tyro.conf.arg(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")
+]
 Model = Annotated[Path | str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
 
 
@@ -184,31 +203,26 @@ def convert(arguments: Sequence[str]) -> int:
         to: Annotated[
             Literal["vivit", "huggingface"], tyro.conf.arg(help="our folder, or one that transformers loads")
         ] = "vivit",
-        variant: Annotated[
-            Literal["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"]
-            | None,
-            tyro.conf.arg(help="the video model to make of an image ViT, or what Scenic's weights do not tell"),
-        ] = None,
-        num_frames: Annotated[int | None, tyro.conf.arg(help="frames of a clip", metavar="N")] = None,
-        image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(help="of the crop", metavar="HEIGHT WIDTH")] = None,
+        variant: VariantOfWeights = None,
+        num_frames: NumFrames = None,
+        image_size: ImageSize = None,
         tubelet_size: Annotated[
             tuple[int, int, int] | None, tyro.conf.arg(help="of a tubelet", metavar="FRAMES HEIGHT WIDTH")
         ] = None,
         tubelet_init: Annotated[
             Literal["central_frame", "filter_inflation", "random"] | None,
-            tyro.conf.arg(help="where the kernel of longer tubelets comes from"),
+            tyro.conf.arg(
+                help="where a longer tubelet's kernel comes from: central_frame, filter_inflation, random",
+                metavar="HOW",
+            ),
         ] = None,
-        sampled_frames: Annotated[
-            int | None, tyro.conf.arg(help="frames taken uniformly, in place of tubelets", metavar="N")
-        ] = None,
-        attention_order: Annotated[
-            Literal["space_time", "time_space"] | None, tyro.conf.arg(help="of factorised self-attention")
-        ] = None,
+        sampled_frames: SampledFrames = None,
+        attention_order: AttentionOrder = None,
         num_classes: Annotated[int | None, tyro.conf.arg(help="for a fresh head", metavar="N")] = None,
-        classes: Annotated[Path | None, tyro.conf.arg(help="file with a class name in each line")] = None,
-        heads: Annotated[
-            tuple[str, ...], tyro.conf.arg(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")
-        ] = (),
+        classes: Annotated[
+            Path | None, tyro.conf.arg(help="file with a class name in each line", metavar="FILE")
+        ] = None,
+        heads: Heads = (),
         licence: Annotated[str | None, tyro.conf.arg(help="of the weights, for the model card", metavar="NAME")] = None,
     ) -> None:
         from vivit.weights.convert import convert
@@ -224,7 +238,6 @@ def convert(arguments: Sequence[str]) -> int:
             num_frames=num_frames,
             image_size=image_size,
             tubelet_size=tubelet_size,
-            embedding=None if sampled_frames is None else "uniform_frames",
             sampled_frames=sampled_frames,
             attention_order=attention_order,
             num_classes=num_classes,
@@ -264,10 +277,26 @@ def _read_heads(heads: Sequence[str]) -> dict[str, int] | None:
 def info(arguments: Sequence[str]) -> int:
     """Tell what a model is, and where its weights come from"""
 
-    def command(source: Source) -> None:
+    def command(
+        source: Source,
+        variant: VariantOfWeights = None,
+        num_frames: NumFrames = None,
+        image_size: ImageSize = None,
+        sampled_frames: SampledFrames = None,
+        attention_order: AttentionOrder = None,
+        heads: Heads = (),
+    ) -> None:
         from vivit.weights.convert import describe, open_any
 
-        model = open_any(source)
+        model = open_any(
+            source,
+            variant=variant,
+            num_frames=num_frames,
+            image_size=image_size,
+            sampled_frames=sampled_frames,
+            attention_order=attention_order,
+            heads=_read_heads(heads),
+        )
         for name, value in describe(model).items():
             print(f"{name:15s}{value}")
         for line in model.report:

@@ -34,6 +34,8 @@ def open_any(
     Raises:
         UserError: the source is neither.
     """
+    if fields.get("sampled_frames") is not None:
+        fields = {"embedding": "uniform_frames", **fields}
     if is_image_vit(source, fields):
         return from_image_vit(source, tubelet_init or "central_frame", classes=classes, **fields)
     if tubelet_init == "random":

@@ -333,6 +333,8 @@ def _start(model: ViViT, image: ImageViT, tubelet_init: TubeletInit, source: str
     model.load_state_dict(state, strict=False)
 
     lines = list(image.lines)
+    if (was := theirs.grid[1:]) != (now := ours.grid[1:]):
+        lines.append(f"positions resized from {was[0]} × {was[1]} to {now[0]} × {now[1]}")
     numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}
     if any(getattr(ours, field) != value for field, value in numerics.items()):
         form = "exact" if theirs.activation == "gelu" else "tanh"
