@@ -11,6 +11,7 @@ from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusion
 from vivit.video.datasets import open_split
 from vivit.video.sampling import parse_views
+from vivit.weights.card import CARD_FILE, METRICS, write_card
 from vivit.weights.store import load
 from vivit.weights.writing import write_json
 
@@ -47,6 +48,10 @@ def evaluate_and_report(
     out.mkdir(parents=True, exist_ok=True)
     failures = list(evaluation.failures)
     write_json(out / "scores.json", {**evaluation.scores(), "views": views, "data": str(data), "failures": failures})
+    folder = Path(model_source)
+    if (folder / CARD_FILE).is_file():
+        scores = {metric: evaluation.scores()[metric] for metric in METRICS}
+        write_card(folder, model, scores=scores, scored_on=f"{data.resolve().name}, {split}, {views} views")
     draw_confusion(evaluation.confusion, evaluation.classes, out / "confusion.png")
     for failure in failures:
         console.print(f"not read, counted as wrong: {failure}", markup=False)

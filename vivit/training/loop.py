@@ -61,6 +61,10 @@ def train(
             recipe.build_config(len(train_set.classes)),
             classes={"classes": train_set.classes},
             preprocessing=recipe.build_preprocessing(),
+            origin=[
+                f"trained on {len(train_set.videos)} videos of {len(train_set.classes)} classes ({data.resolve().name}), "
+                f"{recipe.epochs} epochs"
+            ],
         )
     except ValidationError as error:
         raise UserError(one_line(error)) from None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from vivit.weights.writing import write_text
 
@@ -24,12 +24,17 @@ def write_card(
     licence: str | None = None,
     data: str | None = None,
     scores: Mapping[str, float] | None = None,
+    scored_on: str | None = None,
 ) -> None:
-    """Write the card of the model in a folder, unless somebody wrote one by hand."""
+    """Write the card of the model in a folder, unless somebody wrote one by hand; a licence named before stays."""
     path = folder / CARD_FILE
-    if path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace"):
-        return
-    write_text(path, card(model, folder.resolve().name, licence=licence, data=data, scores=scores))
+    if path.is_file():
+        written = path.read_text(encoding="utf-8", errors="replace")
+        if OURS not in written:
+            return
+        licence = licence or ModelCard(written, ignore_metadata_errors=True).data.license
+    name = folder.resolve().name
+    write_text(path, card(model, name, licence=licence, data=data, scores=scores, scored_on=scored_on))
 
 
 def card(
@@ -39,20 +44,22 @@ def card(
     licence: str | None = None,
     data: str | None = None,
     scores: Mapping[str, float] | None = None,
+    scored_on: str | None = None,
 ) -> str:
     """The text of a card.
 
     Args:
         licence: as the Hub names licences; it says nothing of one that it is not told.
-        data: what the model was trained on.
+        data: what the model was trained on, where its origin does not say so.
         scores: metric → value between 0 and 1.
+        scored_on: the data and views of the scores.
     """
     config = model.config
     results = [
         EvalResult(
             task_type="video-classification",
             dataset_type="custom",
-            dataset_name=data or "unnamed",
+            dataset_name=scored_on or data or "unnamed",
             metric_type="accuracy",
             metric_name=METRICS.get(metric, metric),
             metric_value=round(value, 4),
@@ -101,19 +108,16 @@ def card(
         + ", ".join(f"{field} {value}" for field, value in model.preprocessing.model_dump().items())
         + ".",
         "",
-        "## Origin",
+        "## Origin and data",
         "",
-        *([f"- {line}" for line in model.origin] or ["Trained from scratch."]),
-        "",
-        "## Data",
-        "",
-        data or "Not told.",
+        *([f"- {line}" for line in model.origin] or ["- trained from scratch"]),
+        *([f"- data: {data}"] if data else []),
         "",
         "## Scores",
         "",
     ]
     if scores:
-        lines += ["| metric | value |", "|---|---|"]
+        lines += [f"| {scored_on or 'metric'} | value |", "|---|---|"]
         lines += [f"| {METRICS.get(metric, metric)} | {value:.1%} |" for metric, value in scores.items()]
     else:
         lines.append("None measured.")

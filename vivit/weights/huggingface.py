@@ -100,7 +100,11 @@ def from_huggingface(source: str | Path) -> ViViT:
     Raises:
         UserError: no such folder or id, or not a whole ViViT of transformers; the message names the file.
     """
-    folder = find(source)
+    return load_folder(find(source), str(source))
+
+
+def load_folder(folder: Path, source: str) -> ViViT:
+    """As `from_huggingface`, from a folder that was found; `source` is what the user called it."""
     path = folder / CONFIG_FILE
     theirs = read_json(path)
     if theirs.get("model_type") != "vivit":

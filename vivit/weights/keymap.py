@@ -41,6 +41,13 @@ TRANSPOSED = Layout(lambda x: (x.T,), lambda x: (x.T,))  # Flax's kernels are (i
 ROW = Layout(lambda x: (x.flatten(),), lambda x: (x.view(1, 1, -1),))  # (1, 1, D) ↔ (D,)
 
 
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, which for the shapes alone, on the meta device, would spend a second on imports."""
+    if parts[0].is_meta:
+        return torch.empty(sum(len(part) for part in parts), *parts[0].shape[1:], device="meta")
+    return torch.cat(list(parts))
+
+
 def absent(width: int) -> Layout:
     """A vector that the source does not have and does not add: zero is the same. It is not written back."""
     return Layout(lambda: (torch.zeros(width),), lambda x: ())
@@ -80,7 +87,7 @@ def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
     def write(*parts: Tensor) -> Tensors:
         *token, places = parts
         rows = [row[None] for row in token * (1 + left_out)]
-        return (torch.cat([*rows, places.flatten(0, -2)])[None],)
+        return (join([*rows, places.flatten(0, -2)])[None],)
 
     return Layout(read, write)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights.files import Shape, WeightFile, open_weights
 from vivit.weights.fill import build
-from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, position_grid
+from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, join, position_grid
 
 # All released checkpoints are of this clip, which their positions alone do not tell.
 RELEASED_CLIP = (32, 224, 224)  # frames, height, width
@@ -46,12 +45,12 @@ def key_map(config: ModelConfig) -> list[Rule]:
         Rule(
             ("output_projection/kernel",),
             tuple(f"heads.{head}.weight" for head in heads),
-            Layout(lambda x: x.T.split(counts), lambda *parts: (torch.cat(parts).T,)),
+            Layout(lambda x: x.T.split(counts), lambda *parts: (join(parts).T,)),
         ),
         Rule(
             ("output_projection/bias",),
             tuple(f"heads.{head}.bias" for head in heads),
-            Layout(lambda x: x.split(counts), lambda *parts: (torch.cat(parts),)),
+            Layout(lambda x: x.split(counts), lambda *parts: (join(parts),)),
         ),
     ]
 

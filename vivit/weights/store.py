@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
+from vivit.weights import huggingface
 from vivit.weights.adapt import Classes, KernelInit, fit
 from vivit.weights.card import write_card
 from vivit.weights.files import open_weights, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
-from vivit.weights.huggingface import from_huggingface
 from vivit.weights.scenic import load_scenic
 from vivit.weights.writing import make_folder, write_json, write_weights
 
@@ -101,7 +101,7 @@ def load(
                     f"{path}: a {content['model_type']} model, no video model; "
                     "vivit.from_image_vit and vivit convert make one of an image ViT"
                 )
-            model = from_huggingface(path if isinstance(source, Path) else source)
+            model = huggingface.load_folder(path, str(source))
         else:
             model = _load_folder(path, content)
     elif path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
