@@ -62,8 +62,8 @@ def train(
             classes={"classes": train_set.classes},
             preprocessing=recipe.build_preprocessing(),
             origin=[
-                f"trained on {len(train_set.videos)} videos of {len(train_set.classes)} classes ({data.resolve().name}), "
-                f"{recipe.epochs} epochs"
+                f"trained for {recipe.epochs} epochs on {len(train_set.videos)} videos of {len(train_set.classes)} "
+                f"classes ({data.resolve().name})"
             ],
         )
     except ValidationError as error:

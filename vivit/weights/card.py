@@ -32,7 +32,7 @@ def write_card(
         written = path.read_text(encoding="utf-8", errors="replace")
         if OURS not in written:
             return
-        licence = licence or ModelCard(written, ignore_metadata_errors=True).data.license
+        licence = licence or ModelCard(written, ignore_metadata_errors=True).data.to_dict().get("license")
     name = folder.resolve().name
     write_text(path, card(model, name, licence=licence, data=data, scores=scores, scored_on=scored_on))
 
