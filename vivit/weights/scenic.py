@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from vivit.config import ModelConfig
+from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights.files import Shape, WeightFile, open_weights
@@ -205,7 +205,12 @@ def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
         raise UserError(f"{file.source}: {error}") from None
     except (ValueError, IndexError):
         raise UserError(f"{file.source}: its arrays are not of the shapes that a ViViT has") from None
-    model = build(config, file, key_map(config), origin=[f"Scenic checkpoint {Path(file.source).name}", *lines])
+    preprocessing = Preprocessing.of_crop(config.image_size)
+    if config.heads == EPIC_HEADS:
+        preprocessing = preprocessing.model_copy(update={"frame_stride": 1})
+        lines.append("every frame taken, as EPIC-Kitchens' config has it")
+    origin = [f"Scenic's {'/'.join(Path(file.source).parts[-2:])}", *lines]
+    model = build(config, file, key_map(config), preprocessing=preprocessing, origin=origin)
     model.report = tuple(lines)
     return model
 
