@@ -1,0 +1,264 @@
+"""Image ViTs of Google, Scenic, transformers and timm, each read as what it is: a ViViT of one frame."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from vivit.config import ModelConfig
+from vivit.errors import UserError, one_line
+from vivit.model.vivit import ViViT
+from vivit.weights import huggingface, scenic
+from vivit.weights.files import Shape, WeightFile, open_folder, open_weights, read_json
+from vivit.weights.fill import build
+from vivit.weights.hub import find
+from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
+
+# Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
+GOOGLE_BLOCK: dict[str, tuple[str, scenic.Part]] = {
+    "LayerNorm_0": ("attention.norm", scenic.norm),
+    "MultiHeadDotProductAttention_1": ("attention.attention", scenic.attention),
+    "LayerNorm_2": ("mlp.norm", scenic.norm),
+    "MlpBlock_3/Dense_0": ("mlp.mlp.hidden", scenic.dense),
+    "MlpBlock_3/Dense_1": ("mlp.mlp.out", scenic.dense),
+}
+# timm's names, which DeiT's and DINO's own files have too → ours.
+TIMM_BLOCK: Block = (
+    ("norm1", "attention.norm"),
+    ("attn.qkv", "attention.attention.qkv"),
+    ("attn.proj", "attention.attention.out"),
+    ("norm2", "mlp.norm"),
+    ("mlp.fc1", "mlp.mlp.hidden"),
+    ("mlp.fc2", "mlp.mlp.out"),
+)
+TIMM_SEPARATE_BLOCK: Block = tuple(
+    (("attn.q_proj", "attn.k_proj", "attn.v_proj"), ours) if theirs == "attn.qkv" else (theirs, ours)
+    for theirs, ours in TIMM_BLOCK
+)
+# (D, C, h, w) ↔ (D, C, 1, h, w)
+IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
+
+# What an image model has and a video model does not take: classifiers and other tasks' parts.
+NOT_TAKEN = (
+    *("head/*", "output_projection/*", "head.*", "head_dist.*", "classifier.*", "cls_classifier.*"),
+    *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
+    *("*embeddings.distillation_token", "dist_token"),
+)
+# How many heads timm's models of a size have; their weights do not tell.
+TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
+
+
+@dataclass(frozen=True)
+class ImageViT:
+    """An image ViT as a ViViT of one frame."""
+
+    model: ViViT
+    lines: tuple[str, ...]
+    """What to know of how it was read."""
+
+
+def read_image_vit(source: str | Path, num_heads: int | None) -> ImageViT:
+    """Read an image ViT of any kind that is known here.
+
+    Args:
+        num_heads: of the model that it is for; timm's weights do not tell. None: as many as 64-wide heads give.
+
+    Raises:
+        UserError: there is none, or not a whole one.
+    """
+    path = find(source)
+    file = open_folder(path) if path.is_dir() else open_weights(path)
+    folder = path if path.is_dir() else path.parent
+    names = file.shapes
+    try:
+        if "embedding/kernel" in names:
+            return _from_flax(file)
+        if "patch_embed.proj.weight" in names:
+            return _from_timm(file, folder, num_heads)
+        if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
+            return _from_transformers(file, folder)
+    except ValidationError as error:
+        raise UserError(f"{file.source}: not an image ViT: {one_line(error)}") from None
+    except KeyError as error:
+        raise UserError(f"{file.source}: not an image ViT: {error.args[0]} missing") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{file.source}: not an image ViT: its arrays are of other shapes") from None
+    raise UserError(f"{file.source}: not an image ViT: no patch embedding under a name known here")
+
+
+def _from_flax(file: WeightFile) -> ImageViT:
+    shapes = file.shapes
+    kernel = shapes["embedding/kernel"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    google = any("MlpBlock_3" in name for name in shapes)
+    block = GOOGLE_BLOCK if google else scenic.BLOCK
+    first = "Transformer/encoderblock_0"
+    attention = "MultiHeadDotProductAttention_1" if google else "MultiHeadDotProductAttention_0"
+    width, heads, _ = shapes[f"{first}/{attention}/query/kernel"]
+    _, mlp_dim = shapes[f"{first}/MlpBlock_{3 if google else 0}/Dense_0/kernel"]
+    token = "cls" in shapes
+    _, positions, _ = shapes["Transformer/posembed_input/pos_embedding"]
+    config = ModelConfig(
+        **_one_frame(kernel[:2], _square(positions - token, file)),
+        pooling="token" if token else "mean",
+        hidden_size=width,
+        num_layers=scenic.count_layers(shapes, "Transformer"),
+        num_heads=heads,
+        mlp_dim=mlp_dim,
+        representation_size=shapes["pre_logits/kernel"][1] if "pre_logits/kernel" in shapes else None,
+    )
+    rules = [
+        Rule(("embedding/kernel",), ("embedding.weight",), scenic.kernel(single_frames=True)),
+        Rule(("embedding/bias",), ("embedding.bias",), scenic.SAME),
+        *scenic.encoder("Transformer", "cls", "model.", config.grid, config, block),
+        *scenic.dense("pre_logits", "representation"),
+    ]
+    return _image_vit(config, file, rules)
+
+
+def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
+    path = folder / huggingface.CONFIG_FILE
+    theirs = read_json(path)
+    shapes = file.shapes
+    prefix, todays = huggingface.names_of(file)
+    kernel = shapes[f"{prefix}embeddings.patch_embeddings.projection.weight"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    _, positions, _ = shapes[f"{prefix}embeddings.position_embeddings"]
+    distilled = f"{prefix}embeddings.distillation_token" in shapes
+    grid = _grid(theirs.get("image_size"), kernel[2:]) or _square(positions - 1 - distilled, file)
+    pooler = shapes.get(f"{prefix}pooler.dense.weight")
+    config = ModelConfig(
+        **_one_frame(kernel[2:], grid),
+        **huggingface.encoder_fields(theirs, path),
+        representation_size=pooler[0] if pooler else None,
+    )
+    rules = huggingface.key_map(
+        config,
+        prefix,
+        todays=todays,
+        qkv_bias=theirs.get("qkv_bias", True),
+        left_out=int(distilled),
+        kernel=IMAGE_KERNEL,
+    )
+    rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
+    processor = huggingface.read_processor(folder)
+    scaling = None if processor is None else huggingface.read_pixel_scaling(processor)
+    return _image_vit(config, file, rules, scaling, distilled)
+
+
+def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageViT:
+    shapes = file.shapes
+    kernel = shapes["patch_embed.proj.weight"]
+    if len(kernel) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    _, positions, _ = shapes["pos_embed"]
+    distilled = "dist_token" in shapes
+    token = "cls_token" in shapes
+    # Some models give their class token no position.
+    placed_token = token and math.isqrt(positions) ** 2 != positions
+    grid = _square(positions - placed_token - distilled, file)
+    about = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    size = next((size for size in TIMM_HEADS if f"_{size}_" in str(about.get("architecture"))), None)
+    if size is not None:
+        num_heads = TIMM_HEADS[size]
+    hidden_size = kernel[0]
+    config = ModelConfig(
+        **_one_frame(kernel[2:], grid),
+        pooling="token" if token else "mean",
+        hidden_size=hidden_size,
+        num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+        num_heads=num_heads or max(hidden_size // 64, 1),
+        mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
+        activation="gelu",
+        representation_size=shapes["pre_logits.fc.weight"][0] if "pre_logits.fc.weight" in shapes else None,
+    )
+    fused = "blocks.0.attn.qkv.weight" in shapes
+    bias = f"blocks.0.attn.{'qkv' if fused else 'q_proj'}.bias" in shapes
+    block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
+    weight, kernel_bias = module("patch_embed.proj", "embedding")
+    rules = [Rule(weight.theirs, weight.ours, IMAGE_KERNEL), kernel_bias]
+    places: tuple[str, ...] = ("model.positions.embedding",)
+    if token:
+        rules.append(Rule(("cls_token",), ("model.positions.class_token",), ROW))
+        class_position = ("model.positions.class_position",)
+        if placed_token:
+            places = (*class_position, *places)
+        else:
+            rules.append(Rule((), class_position, absent(hidden_size)))
+    rules += [
+        Rule(("pos_embed",), places, position_grid(config.grid, placed_token, int(distilled))),
+        *(
+            rule
+            for i in range(config.num_layers)
+            for rule in torch_block(f"blocks.{i}", block, f"model.encoder.blocks.{i}", config, bias)
+        ),
+        *module("norm", "model.encoder.norm"),
+        *module("pre_logits.fc", "representation"),
+    ]
+    wanted = about.get("pretrained_cfg", about)
+    scaling = None
+    if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
+        pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
+        scaling = huggingface.read_pixel_scaling(pixels)
+    return _image_vit(config, file, rules, scaling, distilled)
+
+
+def _image_vit(
+    config: ModelConfig,
+    file: WeightFile,
+    rules: Sequence[Rule],
+    scaling: tuple[list[float], list[float]] | None = None,
+    distilled: bool = False,
+) -> ImageViT:
+    model = build(config, file, rules, not_needed=NOT_TAKEN, fresh=("heads.classes.weight", "heads.classes.bias"))
+    lines = list(model.report)
+    if distilled:
+        lines.append("the distillation token has no place in a video model: features differ from the image model's")
+    if scaling is not None and _take_over_scaling(model, *scaling):
+        lines.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
+    return ImageViT(model, tuple(lines))
+
+
+@torch.no_grad()
+def _take_over_scaling(model: ViViT, scales: list[float], offsets: list[float]) -> bool:
+    """Put the image model's normalisation, p · scale + offset for p of 0 to 255, into its first layer.
+
+    The video model's pixels are x = p / 127.5 − 1, so p = 127.5 (x + 1). Returns whether that changed anything.
+    """
+    scale = torch.tensor(scales, dtype=torch.float64) * 127.5
+    offset = torch.tensor(offsets, dtype=torch.float64) + scale
+    if torch.allclose(scale, torch.ones_like(scale), atol=1e-4) and offset.abs().max() < 1e-4:
+        return False
+    kernel = model.embedding.weight.double()  # (D, C, 1, h, w)
+    model.embedding.bias.copy_(model.embedding.bias + torch.einsum("dcthw,c->d", kernel, offset))
+    model.embedding.weight.copy_(kernel * scale.view(1, -1, 1, 1, 1))
+    return True
+
+
+def _one_frame(patch: Sequence[int], grid: tuple[int, int]) -> dict[str, Any]:
+    """Fields of a ViViT of one frame; its head, of which an image model's is no use, has one class."""
+    height, width = (number * length for number, length in zip(grid, patch, strict=True))
+    return {"num_frames": 1, "tubelet_size": (1, *patch), "image_size": (height, width), "num_classes": 1}
+
+
+def _grid(image_size: Any, patch: Shape) -> tuple[int, int] | None:
+    """The grid of a picture's size as transformers writes it, one number or two."""
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    if not isinstance(image_size, list | tuple) or not all(isinstance(length, int) for length in image_size):
+        return None
+    height, width = image_size
+    return height // patch[0], width // patch[1]
+
+
+def _square(positions: int, file: WeightFile) -> tuple[int, int]:
+    side = math.isqrt(max(positions, 0))
+    if side * side != positions or not side:
+        raise UserError(f"{file.source}: its {positions} positions are not of a square picture")
+    return side, side
