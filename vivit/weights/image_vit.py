@@ -131,9 +131,11 @@ def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]
         lines.append("not used: the image model's class token; the video model has none")
     if image.config.representation_size is not None and model.config.representation_size is None:
         lines.append("not used: the image model's layer before its head (pre_logits, pooler)")
-    modules = {re.sub(r"blocks\.\d+\.", "blocks.*.", name.rsplit(".", 1)[0]) for name in untouched}
-    if modules:
-        lines.append(f"not from the image model: {', '.join(sorted(modules))}")
+    # Whole encoders and attentions, not each of their weights.
+    parts = {re.sub(r"(temporal_\w+|blocks\.\d+\.time|heads)\..*", r"\1", name) for name in untouched}
+    parts = {re.sub(r"blocks\.\d+", "blocks.*", part) for part in parts}
+    if parts:
+        lines.append(f"not from the image model: {', '.join(sorted(parts))}")
     return lines
 
 
