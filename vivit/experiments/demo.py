@@ -62,9 +62,12 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
 
 
 def average_pooling(recipe: Recipe) -> Recipe:
-    """The same training for a model that looks at single frames and takes the mean of what it sees."""
+    """The same for a model that looks at single frames and takes the mean of what it sees.
+
+    It is trained for less long, since it learns nothing: after eight epochs it named 13.1 % rightly.
+    """
     frames = {"embedding": "uniform_frames", "sampled_frames": 3, "temporal_layers": 0}
-    return recipe.model_copy(update={"architecture": {**recipe.architecture, **frames}})
+    return recipe.model_copy(update={"architecture": {**recipe.architecture, **frames}, "epochs": 3})
 
 
 def generate_with_progress(folder: Path, train_videos: int, val_videos: int, seed: int) -> None:

@@ -15,10 +15,10 @@ from vivit.weights.files import WeightFile, open_folder, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
+from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
 from vivit.weights.writing import make_folder, write_json, write_weights
 
 CONFIG_FILE = "config.json"
-PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 # transformers' names for the forms of GELU → ours; the first of each is what we write.
 ACTIVATIONS = {
@@ -111,12 +111,13 @@ def load_folder(folder: Path, source: str) -> ViViT:
         raise UserError(f"{path}: model_type {theirs.get('model_type')!r}, not a ViViT of transformers")
     file = open_folder(folder)
     prefix, todays = names_of(file)
-    classes = _classes(theirs.get("id2label"))
+    id2label = theirs.get("id2label")
+    classes = _classes(id2label)
     has_head = "classifier.weight" in file.shapes
     if has_head:
         num_classes = file.shapes["classifier.weight"][0] if file.shapes["classifier.weight"] else 0
     else:
-        num_classes = len(theirs.get("id2label") or ()) or 2
+        num_classes = len(id2label) if isinstance(id2label, dict) and id2label else 2
     try:
         config = ModelConfig(
             num_frames=theirs.get("num_frames", 32),
@@ -135,7 +136,7 @@ def load_folder(folder: Path, source: str) -> ViViT:
         classes = None
     if not has_head:
         lines.append(f"no head in the weights: a fresh one of {num_classes} classes")
-    preprocessing, said = _read_processor(folder, config)
+    preprocessing, said = _preprocessing(folder, config)
     model = build(
         config,
         file,
@@ -198,22 +199,7 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
             "label2id": {name: i for i, name in enumerate(names)},
         },
     )
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "VivitImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": model.preprocessing.resize},
-            "resample": 2,
-            "do_center_crop": True,
-            "crop_size": {"height": height, "width": width},
-            # To [-1, 1]; by default the processor would then normalise a second time, to [-3, 1].
-            "do_rescale": True,
-            "rescale_factor": 1 / 127.5,
-            "offset": True,
-            "do_normalize": False,
-        },
-    )
+    write_json(folder / PROCESSOR_FILES[-1], processor_of(model))
 
 
 def names_of(file: WeightFile) -> tuple[str, bool]:
@@ -238,45 +224,23 @@ def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def read_pixel_scaling(processor: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """What a processor does to a pixel p of 0 to 255, for each channel: p · scale + offset. Returns scales, offsets."""
-    scale, offset = 1.0, 0.0
-    kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
-    if processor.get("do_rescale", True):
-        scale = processor.get("rescale_factor", 1 / 127.5 if kind.startswith("Vivit") else 1 / 255)
-        offset = -1.0 if processor.get("offset", kind.startswith("Vivit")) else 0.0
-    mean, deviation = [0.0] * 3, [1.0] * 3
-    if processor.get("do_normalize", True):
-        mean, deviation = processor.get("image_mean") or [0.5] * 3, processor.get("image_std") or [0.5] * 3
-    scales = [scale / part for part in deviation]
-    return scales, [(offset - middle) / part for middle, part in zip(mean, deviation, strict=True)]
-
-
-def read_processor(folder: Path) -> dict[str, Any] | None:
-    """The processor's config in a folder of transformers, where there is one."""
-    found = next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), None)
-    return None if found is None else read_json(found)
-
-
-def _read_processor(folder: Path, config: ModelConfig) -> tuple[Preprocessing | None, list[str]]:
-    processor = read_processor(folder)
-    if processor is None:
+def _preprocessing(folder: Path, config: ModelConfig) -> tuple[Preprocessing | None, list[str]]:
+    """From the folder's processor, and what to know of it."""
+    found = read_processor(folder)
+    if found is None:
         return None, []
-    try:
-        size = processor.get("size", 256)
-        resize = size if isinstance(size, int) else size.get("shortest_edge") or min(size["height"], size["width"])
-        scales, offsets = read_pixel_scaling(processor)
-        low, high = offsets[0], offsets[0] + 255 * scales[0]
-        preprocessing = Preprocessing(resize=max(resize, *config.image_size))
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):  # pydantic's error is a ValueError
-        raise UserError(f"{folder}: its processor's config is not understood") from None
+    file, processor = found
+    resize = read_resize(file, processor)
+    scales, offsets = pixel_scaling(file, processor)
+    ranges = [(offset, offset + 255 * scale) for scale, offset in zip(scales, offsets, strict=True)]
+    low, high = max(ranges, key=lambda ends: abs(ends[0] + 1) + abs(ends[1] - 1))  # the channel that is most off
     lines = []
     if abs(low + 1) > 1e-3 or abs(high - 1) > 1e-3:
         lines.append(
             f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1], as the official weights want; "
             "the weights are taken as they are"
         )
-    return preprocessing, lines
+    return Preprocessing(resize=max(resize, *config.image_size)), lines
 
 
 def _classes(id2label: Any) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ from vivit.weights.files import Shape, WeightFile, open_folder, open_weights, re
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
+from vivit.weights.processors import pixel_scaling, read_processor
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, scenic.Part]] = {
@@ -147,8 +148,8 @@ def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
         kernel=IMAGE_KERNEL,
     )
     rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
-    processor = huggingface.read_processor(folder)
-    scaling = None if processor is None else huggingface.read_pixel_scaling(processor)
+    processor = read_processor(folder)
+    scaling = None if processor is None else pixel_scaling(*processor)
     return _image_vit(config, file, rules, scaling, distilled)
 
 
@@ -205,7 +206,7 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     scaling = None
     if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
         pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
-        scaling = huggingface.read_pixel_scaling(pixels)
+        scaling = pixel_scaling(folder / "config.json", pixels)
     return _image_vit(config, file, rules, scaling, distilled)
 
 

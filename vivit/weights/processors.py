@@ -1,0 +1,79 @@
+"""transformers' processors: what they do to pixels, and the one that does what ours does."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vivit.errors import UserError
+from vivit.weights.files import read_json
+
+if TYPE_CHECKING:
+    from vivit.model.vivit import ViViT
+
+PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+
+
+def read_processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The file and content of the processor's config in a folder of transformers, where there is one."""
+    found = next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), None)
+    return None if found is None else (found, read_json(found))
+
+
+def read_resize(file: Path, processor: dict[str, Any]) -> int:
+    """What the shorter side is resized to. Raises UserError where that is not understood."""
+    size = processor.get("size", 256)
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or min(size.get("height", 0), size.get("width", 0))
+    if not isinstance(size, int) or not 1 <= size <= 1 << 16:
+        raise UserError(f"{file}: size {processor.get('size')!r} is not understood")
+    return size
+
+
+def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """What is done to a pixel p of 0 to 255 in each channel: p · scale + offset. Returns the scales and the offsets.
+
+    Raises:
+        UserError: the processor's config does not tell.
+    """
+    kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
+    video = kind.startswith("Vivit")
+    scale, offset = 1.0, 0.0
+    mean, deviation = [0.0] * 3, [1.0] * 3
+    try:
+        if processor.get("do_rescale", True):
+            scale = float(processor.get("rescale_factor", 1 / 127.5 if video else 1 / 255))
+            offset = -1.0 if processor.get("offset", video) else 0.0
+        if processor.get("do_normalize", True):
+            mean, deviation = _of_channels(processor.get("image_mean")), _of_channels(processor.get("image_std"))
+        scales = [scale / part for part in deviation]
+        offsets = [(offset - middle) / part for middle, part in zip(mean, deviation, strict=True)]
+    except (TypeError, ValueError, ArithmeticError):
+        scales, offsets = [math.nan], [math.nan]
+    if len(scales) != 3 or not all(map(math.isfinite, scales + offsets)):
+        raise UserError(f"{file}: how it scales and normalises pixels is not understood")
+    return scales, offsets
+
+
+def processor_of(model: "ViViT") -> dict[str, Any]:
+    """The config of a `VivitImageProcessor` that prepares a clip as this model wants it."""
+    height, width = model.config.image_size
+    return {
+        "image_processor_type": "VivitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": model.preprocessing.resize},
+        "resample": 2,
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        # To [-1, 1]; by default the processor would then normalise a second time, to [-3, 1].
+        "do_rescale": True,
+        "rescale_factor": 1 / 127.5,
+        "offset": True,
+        "do_normalize": False,
+    }
+
+
+def _of_channels(value: Any) -> list[float]:
+    """A mean or deviation, for all channels or each; transformers' default is one half."""
+    if value is None:
+        value = 0.5
+    return [float(part) for part in (value if isinstance(value, list) else [value] * 3)]
