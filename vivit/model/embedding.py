@@ -52,7 +52,7 @@ class TubeletEmbedding(nn.Module):
                 raise ValueError(f"{self.sampled_frames} frames cannot be taken from a clip of {video.shape[1]}")
             video = video[:, uniform_frame_indices(video.shape[1], self.sampled_frames)]
         batch, frames, channels, height, width = video.shape
-        if frames % t or height % h or width % w or 0 in video.shape:
+        if frames % t or height % h or width % w or 0 in (frames, height, width):
             raise ValueError(
                 f"a clip of {frames} × {height} × {width} is not of whole tubelets of {t} × {h} × {w} (frames, height, "
                 "width)"

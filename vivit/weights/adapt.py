@@ -16,9 +16,12 @@ from vivit.model.vivit import ViViT
 KernelInit = Literal["filter_inflation", "central_frame"]
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
-# What these change in the weights is done here; what the second row changes is not in the weights.
-SIZES = ("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames")
-WEIGHTLESS = ("dropout", "attention_dropout", "stochastic_depth")
+# The last row is of what is not in the weights.
+CHANGEABLE = (
+    *("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames"),
+    *("num_classes", "heads"),
+    *("dropout", "attention_dropout", "stochastic_depth"),
+)
 
 
 def adapt(
@@ -70,8 +73,9 @@ def fit(
     with torch.device("meta"):
         fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
     fitted.load_state_dict(state, assign=True)
-    for parameter in fitted.parameters():
-        parameter.requires_grad_(True)
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in fitted.named_parameters():
+        parameter.requires_grad_(trained.get(name, True))
     fitted.report = (*model.report, *lines)
     return fitted.train(model.training)
 
@@ -97,9 +101,20 @@ def resize_kernel(kernel: Tensor, frames: int, how: KernelInit) -> Tensor:
 
 def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, changes: dict[str, Any]) -> ModelConfig:
     changes = {field: value for field, value in changes.items() if value is not None}
+    for field, value in changes.items():
+        if field in ModelConfig.model_fields and field not in CHANGEABLE and value != getattr(old, field):
+            raise UserError(
+                f"{field}: {value} asked for, but the weights are of {getattr(old, field)}, and that cannot be changed"
+            )
     if names is not None:
         counts = {head: len(labels) for head, labels in names.items()}
-        changes |= {"num_classes": counts["classes"]} if set(counts) == {"classes"} else {"heads": counts}
+        of_names: dict[str, Any] = {"heads": counts}
+        if set(counts) == {"classes"}:
+            of_names = {"num_classes": counts["classes"]}
+        for field in ("num_classes", "heads"):
+            if changes.get(field) not in (None, of_names.get(field)):
+                raise UserError(f"{field}: {changes[field]} asked for, but classes names {counts}")
+        changes |= of_names
     fields = old.model_dump()
     if "num_classes" in changes:
         fields["heads"] = None
@@ -111,14 +126,16 @@ def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, change
         new = ModelConfig(**{**fields, **changes})
     except ValidationError as error:
         raise UserError(one_line(error)) from None
-    for field in ModelConfig.model_fields:
-        was, asked = getattr(old, field), getattr(new, field)
-        if was != asked and field not in (*SIZES, *WEIGHTLESS, "num_classes", "heads"):
-            raise UserError(f"{field}: {asked} asked for, but the weights are of {was}, and that cannot be changed")
     if new.tubelet_size[1:] != old.tubelet_size[1:]:
         raise UserError(
             f"tubelet_size: {new.tubelet_size} asked for, but of the weights' {old.tubelet_size} only the first, the "
             "frames, can be changed"
+        )
+    frames, *_ = changes.get("tubelet_size", (1,))
+    if new.embedding == "uniform_frames" and frames != 1:
+        raise UserError(
+            f"tubelet_size: {changes['tubelet_size']} asked for, but frames are embedded one by one; "
+            'with embedding="tubelet" they become tubelets'
         )
     return new
 
@@ -148,12 +165,12 @@ def _fit_heads(
     if new.class_counts == old.class_counts and (names is None or model.classes in (None, names)):
         return names or model.classes
     for head in old.class_counts:
-        width = state.pop(f"heads.{head}.weight").shape[1]
-        dtype = state.pop(f"heads.{head}.bias").dtype
+        weight, bias = state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")
     for head, count in new.class_counts.items():
-        state[f"heads.{head}.weight"] = torch.zeros(count, width, dtype=dtype)
-        state[f"heads.{head}.bias"] = torch.zeros(count, dtype=dtype)
-    lines.append(f"fresh head of {_counts(new)} classes, untrained: the weights have {_counts(old)}")
+        state[f"heads.{head}.weight"] = weight.new_zeros(count, weight.shape[1])
+        state[f"heads.{head}.bias"] = bias.new_zeros(count)
+    others = " others" if new.class_counts == old.class_counts else ""
+    lines.append(f"fresh head of {_counts(new)} classes, untrained: the weights have {_counts(old)}{others}")
     return names
 
 
@@ -162,6 +179,8 @@ def _scaled(preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, li
     if new.image_size == old.image_size:
         return preprocessing
     resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
+    if resize == preprocessing.resize:
+        return preprocessing
     lines.append(f"shorter side resized to {resize} pixels, in place of {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})
 
@@ -170,6 +189,9 @@ def _named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
     if classes is None:
         return None
     heads = classes if isinstance(classes, Mapping) else {"classes": classes}
+    for labels in heads.values():
+        if isinstance(labels, str) or not isinstance(labels, Sequence):
+            raise UserError(f"classes: a list of names is needed, not {labels!r}")
     return {head: tuple(labels) for head, labels in heads.items()}
 
 

@@ -168,9 +168,11 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
     return _from_file(open_weights(Path(path)), {key: value for key, value in overrides.items() if value is not None})
 
 
-# What may be changed after loading, so that a keyword of that name need not describe the weights.
+# Keywords that may be wishes, to be followed after loading, rather than what the weights are.
 CLASSES = ("num_classes", "heads")
-SIZES = (*CLASSES, "num_frames", "image_size", "tubelet_size")
+CLIP = ("num_frames", "tubelet_size")
+# In this order: where the weights are known as of the released clip, every size is a wish; else as little as can be.
+WISHES = (("image_size", *CLIP), ("image_size", *CLIP, *CLASSES), (), CLASSES, CLIP, (*CLIP, *CLASSES))
 
 
 def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, Any]]:
@@ -181,15 +183,14 @@ def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, 
     """
     file = open_weights(path)
     keywords = {key: value for key, value in keywords.items() if value is not None}
-    contradiction: UserError | None = None
-    for wishes in ((), CLASSES, SIZES):
+    refusals: list[UserError] = []
+    for wishes in WISHES:
         wished = {key: value for key, value in keywords.items() if key in wishes}
         try:
             return _from_file(file, {key: value for key, value in keywords.items() if key not in wishes}), wished
         except UserError as error:
-            contradiction = contradiction or error
-    assert contradiction is not None
-    raise contradiction
+            refusals.append(error)
+    raise refusals[WISHES.index(())]
 
 
 def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
@@ -265,6 +266,8 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
         raise UserError(
             f'heads: names and their class counts are needed, as in {{"noun": 300, "verb": 97}}, not {heads!r}'
         )
+    elif heads == EPIC_HEADS and classes == sum(EPIC_HEADS.values()):
+        overrides = {**overrides, "heads": EPIC_HEADS}  # in the order of the outputs, whatever order was given
     elif sum(heads.values()) != classes:
         raise UserError(f"heads: {heads} are {sum(heads.values())} classes, but the weights have {classes}")
 
