@@ -49,7 +49,7 @@ AttentionOrder = Annotated[
 Heads = Annotated[
     tuple[str, ...], tyro.conf.arg(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")
 ]
-Model = Annotated[Path | str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
+Model = Annotated[str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
 
 
 def demo(arguments: Sequence[str]) -> int:
@@ -220,8 +220,11 @@ def convert(arguments: Sequence[str]) -> int:
         attention_order: AttentionOrder = None,
         num_classes: Annotated[int | None, tyro.conf.arg(help="for a fresh head", metavar="N")] = None,
         classes: Annotated[
-            Path | None, tyro.conf.arg(help="file with a class name in each line", metavar="FILE")
-        ] = None,
+            tuple[str, ...],
+            tyro.conf.arg(
+                help="file with a class name in each line; for several heads noun=FILE verb=FILE", metavar="FILE"
+            ),
+        ] = (),
         heads: Heads = (),
         licence: Annotated[str | None, tyro.conf.arg(help="of the weights, for the model card", metavar="NAME")] = None,
     ) -> None:
@@ -251,11 +254,22 @@ def convert(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read_classes(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
+def _read_classes(files: Sequence[str]) -> list[str] | dict[str, list[str]] | None:
+    """The names in one file, or head → the names in its file."""
+    if len(files) == 1 and "=" not in files[0]:
+        return _read_names(Path(files[0]))
+    names = {}
+    for file in files:
+        head, equals, path = file.partition("=")
+        if not equals or head in names:
+            raise UserError(f"classes: {file!r}: give one file, or one for each head, as in noun=nouns.txt")
+        names[head] = _read_names(Path(path))
+    return names or None
+
+
+def _read_names(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
         raise UserError(f"{path}: {reason}") from None
@@ -270,6 +284,8 @@ def _read_heads(heads: Sequence[str]) -> dict[str, int] | None:
         name, _, count = head.partition("=")
         if not count.isdecimal():
             raise UserError(f"heads: {head!r}: give a name and a number of classes, as in noun=300")
+        if name in counts:
+            raise UserError(f"heads: {name} is named twice")
         counts[name] = int(count)
     return counts or None
 
@@ -286,9 +302,9 @@ def info(arguments: Sequence[str]) -> int:
         attention_order: AttentionOrder = None,
         heads: Heads = (),
     ) -> None:
-        from vivit.weights.convert import describe, open_any
+        from vivit.weights.convert import describe_source
 
-        model = open_any(
+        about = describe_source(
             source,
             variant=variant,
             num_frames=num_frames,
@@ -297,10 +313,10 @@ def info(arguments: Sequence[str]) -> int:
             attention_order=attention_order,
             heads=_read_heads(heads),
         )
-        for name, value in describe(model).items():
-            print(f"{name:15s}{value}")
-        for line in model.report:
-            print(f"note           {line}")
+        before = ""
+        for name, value in about:
+            print(f"{'' if name == before else name:15s}{value}")
+            before = name
 
     _parse("info", command, arguments)
     return 0

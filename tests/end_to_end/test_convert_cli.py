@@ -160,9 +160,13 @@ def scores_of(answer: str) -> dict[str, float]:
 
 
 def told(out: str) -> dict[str, str]:
-    """What info says: name → text, of several notes all."""
-    lines = [(line[:15].strip(), line[15:]) for line in out.splitlines()]
-    return {name: "\n".join(text for each, text in lines if each == name) for name, _ in lines}
+    """What info says: name → text, its lines joined; a line without a name goes on with the one before."""
+    about: dict[str, str] = {}
+    name = ""
+    for line in out.splitlines():
+        name = line[:15].strip() or name
+        about[name] = f"{about[name]}\n{line[15:]}" if name in about else line[15:]
+    return about
 
 
 def predicted(run: Run, video: Path, model: str) -> dict[str, float]:
@@ -262,8 +266,8 @@ def test_info_tells_what_would_be_changed_without_writing(run: Run, ours: Path, 
     before = sorted(tmp_path.rglob("*"))
     about = told(run("info", "ours", "--num-frames", "16", "--image-size", "48", "32").succeeded())
     assert about["clip"] == "16 frames of 48 × 32"
-    assert re.search(r"4 × 4.* 6 × 4", about["note"])
-    assert re.search(r"from 4 to 8", about["note"])
+    assert re.search(r"4 × 4.* 6 × 4", about["origin"])
+    assert re.search(r"from 4 to 8", about["origin"])
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -340,10 +344,15 @@ def test_info_agrees_with_the_files(run: Run, theirs_folder: Path) -> None:
 
 def test_info_of_an_image_model_says_what_is_not_learned(run: Run) -> None:
     about = told(run("info", IMAGE_VIT).succeeded())
-    assert "image ViT" in about["origin"]
-    assert "vit.npz" in about["origin"]
-    # 400 classes that nobody asked for must not look trained.
-    assert "head" in about["note"]
+    assert "image ViT" in about["kind"]
+    assert about["tokens"].startswith("1 × 4 × 4")
+    assert "head/kernel" in about["note"]
+    # Nor classes or frames that nobody asked for.
+    assert not {"classes", "clip", "variant"} & about.keys()
+    video = told(run("info", IMAGE_VIT, "--variant", "factorised_encoder", "--num-frames", "8").succeeded())
+    assert video["clip"] == "8 frames of 32 × 32"
+    assert "vit.npz" in video["origin"]
+    assert "heads" in video["origin"]
 
 
 def test_both_verbs_explain_themselves(run: Run) -> None:

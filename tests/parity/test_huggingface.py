@@ -737,7 +737,7 @@ def test_loading_is_the_same_by_either_name(tmp_path: Path) -> None:
         ({"num_frames": 8}, ["positions resized from 2 × 4 × 3 to 4 × 4 × 3"]),
         (
             {"image_size": (48, 32)},
-            ["positions resized from 2 × 4 × 3 to 2 × 6 × 2", "shorter side resized to 64 pixels, in place of 64"],
+            ["positions resized from 2 × 4 × 3 to 2 × 6 × 2"],
         ),
         ({"num_classes": 7}, ["fresh head of 7 classes, untrained: the weights have 3"]),
         (

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights import writing
+from vivit.weights.adapt import adapt
 from vivit.weights.store import load, save
 
 CONFIG: dict[str, Any] = {
@@ -138,3 +140,122 @@ def test_failed_write_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError):
         save(model, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("failing", ["config.json", "README.md"])
+def test_full_disk_at_a_later_file_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    save(build(num_classes=2), tmp_path)
+    before = files_of(tmp_path)
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **keywords: Any) -> int:
+        if not path.name.startswith(failing):
+            return write_text(path, text, **keywords)
+        write_text(path, text[: len(text) // 2], **keywords)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=rf"{failing}: not written \(.*No space left") as error:
+        save(build(num_classes=2), tmp_path, licence="mit")
+    assert "\n" not in str(error.value)
+    after = files_of(tmp_path)
+    assert after.keys() == before.keys()
+    assert after[failing] == before[failing]
+    monkeypatch.undo()
+    load(tmp_path)
+
+
+def test_full_disk_leaves_a_model_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = build(num_classes=2)
+    save(old, tmp_path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    # Of another size, so that the weights of the one and the config of the other are no model.
+    new = adapt(old, num_frames=8, classes=["run", "sit", "lie"])
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="No space left"):
+        save(new, tmp_path)
+    monkeypatch.undo()
+    loaded = load(tmp_path)
+    assert loaded.config in (old.config, new.config)
+
+
+def test_writing_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(build(num_classes=2), tmp_path)
+    before = files_of(tmp_path)
+
+    def interrupted(_: Any, path: Path, **__: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(build(num_classes=2), tmp_path)
+    assert files_of(tmp_path) == before
+
+
+def test_class_names_that_no_file_can_hold_are_one_line(tmp_path: Path) -> None:
+    # Half a pair of UTF-16, as \ud800 in somebody's JSON gives it.
+    model = build(num_classes=2)
+    model.classes = {"classes": ("wave", "\ud800")}
+    with pytest.raises(UserError) as error:
+        save(model, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.parametrize("place", ["file", "file/model"])
+def test_where_no_folder_can_be(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("stays")
+    with pytest.raises(UserError, match="no folder can be made there") as error:
+        save(build(num_classes=2), tmp_path / place)
+    assert "\n" not in str(error.value)
+    assert files_of(tmp_path) == {"file": b"stays"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
+def test_a_folder_where_a_file_should_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{name}: not written") as error:
+        save(build(num_classes=2), tmp_path)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / name / "inner").is_dir()
+    assert not [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_folder_that_is_not_ours_to_write(tmp_path: Path) -> None:
+    save(build(num_classes=2), tmp_path / "model")
+    before = files_of(tmp_path / "model")
+    (tmp_path / "model").chmod(0o555)
+    try:
+        with pytest.raises(UserError, match="not written") as error:
+            save(build(num_classes=2), tmp_path / "model")
+        assert "\n" not in str(error.value)
+        assert files_of(tmp_path / "model") == before
+    finally:
+        (tmp_path / "model").chmod(0o755)
+
+
+def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    save(build(num_classes=2), tmp_path)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_a_model_is_saved_over_the_one_it_was_loaded_from(tmp_path: Path) -> None:
+    model = build(num_classes=2)
+    save(model, tmp_path)
+    loaded = load(tmp_path)
+    save(loaded, tmp_path)
+    video = torch.randint(0, 256, (1, 4, 3, 32, 48), dtype=torch.uint8)
+    for other in (loaded, load(tmp_path)):
+        torch.testing.assert_close(other(video), model.eval()(video), rtol=0, atol=0)

@@ -11,9 +11,9 @@ from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusion
 from vivit.video.datasets import open_split
 from vivit.video.sampling import parse_views
-from vivit.weights.card import CARD_FILE, METRICS, write_card
+from vivit.weights.card import score_card
 from vivit.weights.store import load
-from vivit.weights.writing import write_json
+from vivit.weights.writing import as_json, make_folder, write_files
 
 
 def evaluate_and_report(
@@ -45,13 +45,11 @@ def evaluate_and_report(
         )
     if out is None:
         out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     failures = list(evaluation.failures)
-    write_json(out / "scores.json", {**evaluation.scores(), "views": views, "data": str(data), "failures": failures})
-    folder = Path(model_source)
-    if (folder / CARD_FILE).is_file():
-        scores = {metric: evaluation.scores()[metric] for metric in METRICS}
-        write_card(folder, model, scores=scores, scored_on=f"{data.resolve().name}, {split}, {views} views")
+    scores = {**evaluation.scores(), "views": views, "data": str(data), "failures": failures}
+    write_files({out / "scores.json": as_json(scores)})
+    score_card(Path(model_source), model, evaluation.scores(), f"{data.resolve().name}, {split}, {views} views")
     draw_confusion(evaluation.confusion, evaluation.classes, out / "confusion.png")
     for failure in failures:
         console.print(f"not read, counted as wrong: {failure}", markup=False)

@@ -28,7 +28,7 @@ from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.recipes import Recipe
 from vivit.video.datasets import VideoSet, open_split
 from vivit.video.loader import steps_per_epoch, training_batches
-from vivit.weights.writing import write_json
+from vivit.weights.writing import as_json, text, write_files
 
 # Seconds between checkpoints within an epoch.
 CHECKPOINT_EVERY = 600.0
@@ -190,7 +190,7 @@ def _claim(out: Path, data: Path, recipe: Recipe) -> None:
     note = out / "recipe.json"
     this = {"data": str(data.resolve()), **recipe.model_dump(mode="json")}
     if not note.exists():
-        write_json(note, this)
+        write_files({note: as_json(this)})
         return
     found = json.loads(note.read_text())
     other = [name for name in this if found.get(name) != this[name]]
@@ -232,4 +232,4 @@ def _history(out: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def _write_history(out: Path, history: list[dict[str, Any]]) -> None:
-    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    write_files({out / "metrics.jsonl": text("".join(json.dumps(row) + "\n" for row in history))})

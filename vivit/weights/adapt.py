@@ -53,7 +53,7 @@ def fit(
     if tubelet_init not in ("filter_inflation", "central_frame"):
         raise UserError(f'tubelet_init: "filter_inflation" or "central_frame", not {tubelet_init!r}')
     old = model.config
-    names = _named(classes)
+    names = named(classes)
     new = _changed(old, names, changes)
     if new == old and names in (None, model.classes):
         return model
@@ -185,7 +185,8 @@ def _scaled(preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, li
     return preprocessing.model_copy(update={"resize": resize})
 
 
-def _named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
+def named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
+    """Head → its labels; those of a model with one head are of "classes"."""
     if classes is None:
         return None
     heads = classes if isinstance(classes, Mapping) else {"classes": classes}

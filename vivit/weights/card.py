@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
-from vivit.weights.writing import write_text
+from vivit.weights.writing import text, write_files
 
 if TYPE_CHECKING:
     from vivit.model.vivit import ViViT
@@ -14,27 +15,24 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 OURS = "<!-- Written by vivit with the weights. Take this line out and the text is yours: it is not replaced then. -->"
 SHOWN_CLASSES = 20
+ESCAPED_BAR = r"\|"  # within a table
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
-def write_card(
-    folder: Path,
-    model: "ViViT",
-    *,
-    licence: str | None = None,
-    data: str | None = None,
-    scores: Mapping[str, float] | None = None,
-    scored_on: str | None = None,
-) -> None:
-    """Write the card of the model in a folder, unless somebody wrote one by hand; a licence named before stays."""
+def is_written_by_hand(folder: Path) -> bool:
+    """Whether the folder has a card that is not ours to replace."""
     path = folder / CARD_FILE
-    if path.is_file():
-        written = path.read_text(encoding="utf-8", errors="replace")
-        if OURS not in written:
-            return
-        licence = licence or ModelCard(written, ignore_metadata_errors=True).data.to_dict().get("license")
-    name = folder.resolve().name
-    write_text(path, card(model, name, licence=licence, data=data, scores=scores, scored_on=scored_on))
+    return path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace")
+
+
+def score_card(folder: Path, model: "ViViT", scores: Mapping[str, float], scored_on: str) -> None:
+    """Put scores into the card in a model's folder, where there is one of ours; the licence that it names stays."""
+    path = folder / CARD_FILE
+    if path.is_file() and not is_written_by_hand(folder):
+        licence = _licence(path.read_text(encoding="utf-8", errors="replace"))
+        shown = {metric: scores[metric] for metric in METRICS}
+        name = folder.resolve().name
+        write_files({path: text(card(model, name, licence=licence, scores=shown, scored_on=scored_on))})
 
 
 def card(
@@ -70,7 +68,7 @@ def card(
         library_name="vivit",
         pipeline_tag="video-classification",
         tags=["vivit", "video-classification", config.variant],
-        license=licence,
+        license=licence and licence.lower(),  # as the Hub spells them
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -86,7 +84,7 @@ def card(
         f"# {name}",
         "",
         f"A ViViT ([paper](https://arxiv.org/abs/2103.15691)), {config.variant.replace('_', ' ')}, of "
-        f"{parameters / 1e6:.1f} M parameters, for clips of {config.num_frames} frames of {height} × {width}.",
+        f"{_millions(parameters)} parameters, for clips of {config.num_frames} frames of {height} × {width}.",
         "",
         "```sh",
         f"vivit predict clip.mp4 --model {name}",
@@ -117,7 +115,7 @@ def card(
         "",
     ]
     if scores:
-        lines += [f"| {scored_on or 'metric'} | value |", "|---|---|"]
+        lines += [f"| {(scored_on or 'metric').replace('|', ESCAPED_BAR)} | value |", "|---|---|"]
         lines += [f"| {METRICS.get(metric, metric)} | {value:.1%} |" for metric, value in scores.items()]
     else:
         lines.append("None measured.")
@@ -125,8 +123,27 @@ def card(
     for head, names in (model.classes or {}).items():
         more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
         part = "" if head == "classes" else f"{head}: "
-        lines.append(f"{part}{', '.join(names[:SHOWN_CLASSES])}{more}")
+        lines.append(f"{part}{_plain(', '.join(names[:SHOWN_CLASSES]))}{more}")
     if model.classes is None:
         lines.append("Without names.")
     lines += ["", "## Licence", "", licence or "Not told."]
     return "\n".join(lines) + "\n"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _plain(words: str) -> str:
+    """A paragraph of its own, whatever it begins with."""
+    words = " ".join(words.split())
+    return f"\\{words}" if words[:1] in "#`>-+*|=~<&" else words
+
+
+def _licence(written: str) -> str | None:
+    """The licence that a card names, where its metadata can still be read."""
+    try:
+        found = ModelCard(written, ignore_metadata_errors=True).data.to_dict().get("license")
+    except (ValueError, YAMLError):
+        return None
+    return found if isinstance(found, str) else None

@@ -7,10 +7,11 @@ from typing import Any, Literal
 from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.weights.adapt import KernelInit
+from vivit.weights.adapt import Classes, KernelInit
 from vivit.weights.files import open_weights, read_json
 from vivit.weights.hub import find
 from vivit.weights.huggingface import to_huggingface
+from vivit.weights.image_sources import read_image_vit
 from vivit.weights.image_vit import TubeletInit, from_image_vit
 from vivit.weights.store import CONFIG_FILE, load
 
@@ -20,7 +21,7 @@ Format = Literal["vivit", "huggingface"]
 def open_any(
     source: str | Path,
     tubelet_init: TubeletInit | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Classes | None = None,
     **fields: Any,
 ) -> ViViT:
     """Load a video model, or make one of an image ViT, whichever the source is.
@@ -28,7 +29,7 @@ def open_any(
     Args:
         tubelet_init: by default `central_frame` from an image model and `filter_inflation` from a video model's
             tubelets of another length.
-        classes: the labels in order.
+        classes: the labels in order, or head → labels.
         fields: as `vivit.load` and `vivit.from_image_vit` take them.
 
     Raises:
@@ -57,10 +58,14 @@ def is_image_vit(source: str | Path, fields: dict[str, Any]) -> bool:
     shapes = open_weights(path).shapes
     kernel = shapes.get("embedding/kernel")
     if kernel is None:
-        return "patch_embed.proj.weight" in shapes or any("embeddings.patch_embeddings" in name for name in shapes)
+        theirs = [shape for name, shape in shapes.items() if name.endswith("patch_embeddings.projection.weight")]
+        return "patch_embed.proj.weight" in shapes or any(len(shape) == 4 for shape in theirs)
+    if any("/MlpBlock_3/" in name for name in shapes):  # Google's names for images alone
+        return True
+    if any(name.startswith("SpatialTransformer/") or "/LayerNorm_time/" in name for name in shapes):
+        return False
     # A video model may embed single frames as well, but must then be told how many.
-    single = len(kernel) == 4 and not any(name.startswith("SpatialTransformer/") for name in shapes)
-    return single and fields.get("sampled_frames") is None
+    return len(kernel) == 4 and fields.get("sampled_frames") is None
 
 
 def convert(
@@ -68,7 +73,7 @@ def convert(
     out: Path,
     to: Format = "vivit",
     tubelet_init: TubeletInit | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Classes | None = None,
     licence: str | None = None,
     **fields: Any,
 ) -> ViViT:
@@ -77,6 +82,8 @@ def convert(
     Raises:
         UserError: they cannot be loaded so, or transformers has no such model, or the folder cannot be written.
     """
+    if to == "huggingface" and licence is not None:
+        raise UserError("licence: goes into our model card; a folder for transformers has none")
     model = open_any(source, tubelet_init, classes, **fields)
     if to == "huggingface":
         to_huggingface(model, out)
@@ -85,47 +92,74 @@ def convert(
     return model
 
 
-def describe(model: ViViT) -> dict[str, str]:
-    """What there is to know of a model, for people."""
-    config = model.config
-    times, rows, columns = config.grid
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    about = {
-        "variant": config.variant.replace("_", " "),
-        "clip": f"{config.num_frames} frames of {_by(config.image_size)}",
-        "tokens": f"{times} × {rows} × {columns}, tubelets of {_by(config.tubelet_size)}",
-        "encoder": f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, "
-        f"MLP {config.mlp_dim}",
-    }
-    if config.sampled_frames is not None:
-        about["tokens"] = f"{times} × {rows} × {columns}, {config.sampled_frames} frames sampled uniformly"
-    if config.temporal_layers is not None:
-        layers = config.temporal_layers
-        about["temporal"] = f"{layers} layers" if layers else "mean over time (average-pooling baseline)"
-    if config.attention_order is not None:
-        about["attention"] = config.attention_order.replace("_", " before ")
-    form = "tanh" if config.activation == "gelu_tanh" else "exact"
-    about |= {
-        "pooling": "class token" if config.pooling == "token" else "mean of the tokens",
-        "numerics": f"GELU in its {form} form, LayerNorms' epsilon {config.norm_eps:g}",
-        "parameters": f"{parameters:,}",
-        "multiply-adds": f"{multiply_adds(config) / 1e9:.4g} G a clip",
-    }
+def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
+    """What there is to know of weights of any kind, for people: what, and its value.
+
+    Args:
+        fields: what the weights do not tell of themselves, as `vivit.load` takes it.
+    """
+    if is_image_vit(source, fields) and not any(fields.values()):
+        image = read_image_vit(source, None)
+        about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
+        return about + [("note", line) for line in image.lines]
+    return describe(open_any(source, **fields))
+
+
+def describe(model: ViViT) -> list[tuple[str, str]]:
+    """What there is to know of a video model."""
+    config, preprocessing = model.config, model.preprocessing
+    about = [
+        ("variant", config.variant.replace("_", " ")),
+        ("clip", f"{config.num_frames} frames of {_by(config.image_size)}"),
+        *_encoder(model),
+        ("multiply-adds", f"{_scaled(multiply_adds(config))} a clip"),
+    ]
     for head, count in config.class_counts.items():
         names = (model.classes or {}).get(head)
         listed = "without names" if names is None else ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        about["classes" if head == "classes" else f"head {head}"] = f"{count}: {listed}"
-    preprocessing = model.preprocessing
-    about["preprocessing"] = (
-        f"every {_ordinal(preprocessing.frame_stride)}frame, shorter side {preprocessing.resize}, pixels in [-1, 1], "
-        f"short clips {preprocessing.short_clips}"
+        about.append(("classes" if head == "classes" else f"head {head}", f"{count}: {listed}"))
+    every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
+        preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
-    about["origin"] = "; ".join(model.origin) or "trained from scratch"
-    return about
+    about.append(
+        (
+            "preprocessing",
+            f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos "
+            + {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips],
+        )
+    )
+    about += [("origin", line) for line in model.origin or ["trained from scratch"]]
+    return about + [("note", line) for line in model.report if line not in model.origin]
 
 
-def _ordinal(stride: int) -> str:
-    return {1: "", 2: "second ", 3: "third "}.get(stride, f"{stride}th ")
+def _encoder(model: ViViT) -> list[tuple[str, str]]:
+    config = model.config
+    times, rows, columns = config.grid
+    form = "tanh" if config.activation == "gelu_tanh" else "exact"
+    sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
+    about = [
+        ("tokens", f"{times} × {rows} × {columns} (time × height × width){sampled}"),
+        ("tubelets", f"{config.tubelet_size[0]} × {_by(config.tubelet_size[1:])} (frames × height × width)"),
+        (
+            "encoder",
+            f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}",
+        ),
+    ]
+    if config.temporal_layers is not None:
+        layers = config.temporal_layers
+        about.append(("temporal", f"{layers} layers" if layers else "mean over time (average-pooling baseline)"))
+    if config.attention_order is not None:
+        about.append(("attention", config.attention_order.replace("_", " before ")))
+    return [
+        *about,
+        ("pooling", "class token" if config.pooling == "token" else "mean of the tokens"),
+        ("numerics", f"GELU in its {form} form, LayerNorms' epsilon {config.norm_eps:g}"),
+        ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+    ]
+
+
+def _scaled(count: int) -> str:
+    return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
 
 
 def _by(lengths: Sequence[int]) -> str:

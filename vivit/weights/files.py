@@ -29,6 +29,7 @@ Shape = tuple[int, ...]
 SMALL_FILE = 1 << 26
 # Deflate shrinks zeros a thousandfold; weights hardly at all.
 BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
+OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 # No name in a weight file is this long, but a list of names in an error message could be.
 SHOWN_NAMES = 3
 
@@ -55,6 +56,8 @@ def open_weights(path: Path) -> WeightFile:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+    if start.startswith(OLD_PYTORCH):
+        raise UserError(f"{path}: an old PyTorch file, a bare pickle; save its state_dict as safetensors")
     if start.startswith(b"PK"):
         return _open_zip(path)
     if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= size:

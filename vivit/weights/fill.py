@@ -7,7 +7,7 @@ import torch
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.weights.files import Shape, WeightFile
+from vivit.weights.files import SHOWN_NAMES, Shape, WeightFile
 from vivit.weights.keymap import SAME, Rule, check, convert
 
 
@@ -54,5 +54,6 @@ def build(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if unused:
-        model.report = (f"not used: {', '.join(unused)}",)
+        more = f" and {len(unused) - SHOWN_NAMES} more" if len(unused) > SHOWN_NAMES else ""
+        model.report = (f"not used: {', '.join(unused[:SHOWN_NAMES])}{more}",)
     return model.eval()

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from vivit.errors import UserError
 
@@ -14,6 +20,8 @@ if TYPE_CHECKING:
 
 # What loading looks at; where there are safetensors, the same weights as a pickle are not fetched.
 FILES = ["*.json", "model*.safetensors"]
+# Its HTTP library's own errors, whichever that is; a broken connection is one. What is no JSON is a ValueError.
+FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
 PICKLED = ["pytorch_model*.bin*"]
 
 
@@ -24,20 +32,27 @@ def find(source: str | Path) -> Path:
         UserError: neither a path nor a model on the Hub, or the Hub cannot be reached.
     """
     path = Path(source)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"{source}: {error.strerror}") from None
     if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"{source}: No such file or directory")
     try:
         folder = Path(snapshot_download(source, allow_patterns=FILES))
         if not any(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(source, allow_patterns=[*FILES, *PICKLED]))
+    except GatedRepoError:
+        raise UserError(f"{source}: its owner grants access on request at the Hub; then: hf auth login") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{source}: neither a file or folder nor a model on the Hub") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except FAILURES:
         raise UserError(
             f"{source}: no such file or folder, not in the Hub's cache, and the Hub cannot be reached"
         ) from None
+    if not folder.is_dir():
+        raise UserError(f"{source}: no model that is known here: the repository has no config.json and no weights")
     return folder
 
 
@@ -49,15 +64,20 @@ def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **ca
     Raises:
         UserError: no access, or no connection.
     """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id}: no id of a repository ({str(error).splitlines()[0]})") from None
+    from vivit.weights.store import save
+
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rsplit("/", 1)[-1]
-        model.save_pretrained(folder, **card)
+        save(model, folder, name=repo_id, **card)
         try:
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Upload of a ViViT model")
-        except HFValidationError as error:
-            raise UserError(f"{repo_id}: no id of a repository ({str(error).splitlines()[0]})") from None
-        except (HfHubHTTPError, OSError) as error:
-            raise UserError(f"{repo_id}: not pushed ({str(error).splitlines()[0] or type(error).__name__})") from None
+        except FAILURES as error:
+            said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+            raise UserError(f"{repo_id}: not pushed ({' '.join(said.split())})") from None
     return str(address)

@@ -16,7 +16,7 @@ from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
-from vivit.weights.writing import make_folder, write_json, write_weights
+from vivit.weights.writing import as_json, make_folder, weights, write_files
 
 CONFIG_FILE = "config.json"
 
@@ -175,31 +175,33 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
     folder = Path(folder)
     make_folder(folder)
-    write_weights(folder / "model.safetensors", write(model.state_dict(), _rules_of(model)))
-    write_json(
-        folder / CONFIG_FILE,
+    theirs = {
+        "architectures": ["VivitForVideoClassification"],
+        "model_type": "vivit",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "image_size": height if height == width else [height, width],
+        "num_frames": config.num_frames,
+        "tubelet_size": list(config.tubelet_size),
+        "num_channels": 3,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": activation,
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": True,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    write_files(
         {
-            "architectures": ["VivitForVideoClassification"],
-            "model_type": "vivit",
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "image_size": height if height == width else [height, width],
-            "num_frames": config.num_frames,
-            "tubelet_size": list(config.tubelet_size),
-            "num_channels": 3,
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_layers,
-            "num_attention_heads": config.num_heads,
-            "intermediate_size": config.mlp_dim,
-            "hidden_act": activation,
-            "layer_norm_eps": config.norm_eps,
-            "qkv_bias": True,
-            "hidden_dropout_prob": config.dropout,
-            "attention_probs_dropout_prob": config.attention_dropout,
-            "id2label": {str(i): name for i, name in enumerate(names)},
-            "label2id": {name: i for i, name in enumerate(names)},
-        },
+            folder / "model.safetensors": weights(write(model.state_dict(), _rules_of(model))),
+            folder / CONFIG_FILE: as_json(theirs),
+            folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
+        }
     )
-    write_json(folder / PROCESSOR_FILES[-1], processor_of(model))
 
 
 def names_of(file: WeightFile) -> tuple[str, bool]:

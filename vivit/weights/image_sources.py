@@ -47,7 +47,7 @@ IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
 NOT_TAKEN = (
     *("head/*", "output_projection/*", "head.*", "head_dist.*", "classifier.*", "cls_classifier.*"),
     *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
-    *("*embeddings.distillation_token", "dist_token"),
+    *("*embeddings.distillation_token", "dist_token", "*pooler.dense.*"),
 )
 # How many heads timm's models of a size have; their weights do not tell.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
@@ -60,6 +60,8 @@ class ImageViT:
     model: ViViT
     lines: tuple[str, ...]
     """What to know of how it was read."""
+    normalises: bool = False
+    """Whether the first layer took over the image model's own normalisation of pixels."""
 
 
 def read_image_vit(source: str | Path, num_heads: int | None) -> ImageViT:
@@ -119,7 +121,11 @@ def _from_flax(file: WeightFile) -> ImageViT:
         *scenic.encoder("Transformer", "cls", "model.", config.grid, config, block),
         *scenic.dense("pre_logits", "representation"),
     ]
-    return _image_vit(config, file, rules)
+    image = _image_vit(config, file, rules)
+    if google:
+        return image
+    line = "taken as an image ViT; for a video model of uniformly sampled frames give sampled_frames"
+    return ImageViT(image.model, (line, *image.lines))
 
 
 def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
@@ -132,8 +138,8 @@ def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
         raise UserError(f"{file.source}: a video model, not an image ViT")
     _, positions, _ = shapes[f"{prefix}embeddings.position_embeddings"]
     distilled = f"{prefix}embeddings.distillation_token" in shapes
-    grid = _grid(theirs.get("image_size"), kernel[2:]) or _square(positions - 1 - distilled, file)
-    pooler = shapes.get(f"{prefix}pooler.dense.weight")
+    grid = _grid(theirs.get("image_size"), kernel[2:], path) or _square(positions - 1 - distilled, file)
+    pooler = shapes.get(f"{prefix}pooler.dense.weight") if theirs.get("pooler_act", "tanh") == "tanh" else None
     config = ModelConfig(
         **_one_frame(kernel[2:], grid),
         **huggingface.encoder_fields(theirs, path),
@@ -150,7 +156,7 @@ def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
     rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
     processor = read_processor(folder)
     scaling = None if processor is None else pixel_scaling(*processor)
-    return _image_vit(config, file, rules, scaling, distilled)
+    return _image_vit(config, file, rules, scaling=scaling, distilled=distilled)
 
 
 def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageViT:
@@ -166,15 +172,19 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     grid = _square(positions - placed_token - distilled, file)
     about = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     size = next((size for size in TIMM_HEADS if f"_{size}_" in str(about.get("architecture"))), None)
+    hidden_size = kernel[0]
+    lines = []
     if size is not None:
         num_heads = TIMM_HEADS[size]
-    hidden_size = kernel[0]
+    elif num_heads is None:
+        num_heads = max(hidden_size // 64, 1)
+        lines.append(f"{num_heads} heads assumed, which the weights do not tell; num_heads sets them")
     config = ModelConfig(
         **_one_frame(kernel[2:], grid),
         pooling="token" if token else "mean",
         hidden_size=hidden_size,
         num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-        num_heads=num_heads or max(hidden_size // 64, 1),
+        num_heads=num_heads,
         mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
         activation="gelu",
         representation_size=shapes["pre_logits.fc.weight"][0] if "pre_logits.fc.weight" in shapes else None,
@@ -207,23 +217,23 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
         pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
         scaling = pixel_scaling(folder / "config.json", pixels)
-    return _image_vit(config, file, rules, scaling, distilled)
+    return _image_vit(config, file, rules, lines, scaling, distilled)
 
 
 def _image_vit(
     config: ModelConfig,
     file: WeightFile,
     rules: Sequence[Rule],
+    said: Sequence[str] = (),
     scaling: tuple[list[float], list[float]] | None = None,
     distilled: bool = False,
 ) -> ImageViT:
     model = build(config, file, rules, not_needed=NOT_TAKEN, fresh=("heads.classes.weight", "heads.classes.bias"))
-    lines = list(model.report)
+    lines = [*said, *model.report]
     if distilled:
         lines.append("the distillation token has no place in a video model: features differ from the image model's")
-    if scaling is not None and _take_over_scaling(model, *scaling):
-        lines.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
-    return ImageViT(model, tuple(lines))
+    normalises = scaling is not None and _take_over_scaling(model, *scaling)
+    return ImageViT(model, tuple(lines), normalises)
 
 
 @torch.no_grad()
@@ -248,14 +258,14 @@ def _one_frame(patch: Sequence[int], grid: tuple[int, int]) -> dict[str, Any]:
     return {"num_frames": 1, "tubelet_size": (1, *patch), "image_size": (height, width), "num_classes": 1}
 
 
-def _grid(image_size: Any, patch: Shape) -> tuple[int, int] | None:
-    """The grid of a picture's size as transformers writes it, one number or two."""
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
-    if not isinstance(image_size, list | tuple) or not all(isinstance(length, int) for length in image_size):
+def _grid(image_size: Any, patch: Shape, config: Path) -> tuple[int, int] | None:
+    """The grid of a picture's size as transformers writes it, one number or two; None where it is not told."""
+    if image_size is None:
         return None
-    height, width = image_size
-    return height // patch[0], width // patch[1]
+    sizes = [image_size] * 2 if isinstance(image_size, int) else image_size
+    if not isinstance(sizes, list) or len(sizes) != 2 or not all(isinstance(length, int) for length in sizes):
+        raise UserError(f"{config}: image_size {image_size!r} is neither a number nor a height and a width")
+    return sizes[0] // patch[0], sizes[1] // patch[1]
 
 
 def _square(positions: int, file: WeightFile) -> tuple[int, int]:

@@ -4,7 +4,7 @@ An image ViT comes as what it is, a ViViT of one frame, so what a video model ta
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from vivit.errors import UserError, one_line
 from vivit.model.embedding import resize_positions
 from vivit.model.encoder import GELU
 from vivit.model.vivit import ViViT
-from vivit.weights.adapt import resize_kernel
+from vivit.weights.adapt import Classes, named, resize_kernel
 from vivit.weights.image_sources import ImageViT, read_image_vit
 
 TubeletInit = Literal["central_frame", "filter_inflation", "random"]
@@ -60,27 +60,31 @@ def from_image_vit(
     source: str | Path,
     tubelet_init: TubeletInit = "central_frame",
     *,
-    classes: Sequence[str] | None = None,
+    classes: Classes | None = None,
     **fields: Any,
 ) -> ViViT:
     """A new video model from an image ViT, of its width, depth and patch, as `init_from_image_vit` does.
 
     Args:
-        classes: the labels in order; they give `num_classes`.
+        classes: the labels in order, or head → labels; they give `num_classes` or `heads`.
         fields: fields of `ModelConfig` that the image model does not decide: variant, num_frames, num_classes and the
             like; by default tubelets of two frames and pictures of the image model's size.
     """
     _check_init(tubelet_init)
-    image = read_image_vit(source, None)
+    image = read_image_vit(source, fields.get("num_heads"))
     theirs = image.model.config
     patch = theirs.tubelet_size[1:]
     taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
     known: dict[str, Any] = {"tubelet_size": (2, *patch), **{name: getattr(theirs, name) for name in taken}}
-    if classes is not None and fields.get("heads") is None:
-        known["num_classes"] = len(classes)
+    if theirs.pooling == "mean":
+        known["pooling"] = "mean"
+    names = named(classes)
+    if names is not None and fields.get("heads") is None and fields.get("num_classes") is None:
+        counts = {head: len(labels) for head, labels in names.items()}
+        known |= {"num_classes": counts["classes"]} if set(counts) == {"classes"} else {"heads": counts}
     try:
         config = ModelConfig(**{**known, **{name: value for name, value in fields.items() if value is not None}})
-        model = ViViT(config, classes=None if classes is None else {"classes": tuple(classes)}).eval()
+        model = ViViT(config, classes=names).eval()
     except ValidationError as error:
         raise UserError(f"{source}: {one_line(error)}") from None
     except ValueError as error:
@@ -106,6 +110,10 @@ def _start(model: ViViT, image: ImageViT, tubelet_init: TubeletInit, source: str
     model.load_state_dict(state, strict=False)
 
     lines = [*image.lines, *_left_out(image.model, model, parameters.keys() - state.keys())]
+    if image.normalises and tubelet_init != "random":
+        lines.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
+    elif image.normalises:
+        lines.append("the image model wants its pixels normalised otherwise than the [-1, 1] of the new first layer")
     if (was := theirs.grid[1:]) != (now := ours.grid[1:]):
         lines.append(f"positions resized from {was[0]} × {was[1]} to {now[0]} × {now[1]}")
     numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}

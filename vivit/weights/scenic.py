@@ -320,6 +320,8 @@ def _clip_size(
                 f"image_size: {_by(image_size)} gives {places} positions a frame; the weights have {positions} in all"
             )
         times = positions // places
+        if told["embedding"] == "tubelet" and "num_frames" not in overrides and times * t != RELEASED_CLIP[0]:
+            lines.append(f"clip of {times * t} frames, from {positions} positions and the picture's size")
 
     found: dict[str, Any] = {"image_size": image_size}
     if told["embedding"] == "uniform_frames":

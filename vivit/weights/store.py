@@ -11,12 +11,12 @@ from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface
 from vivit.weights.adapt import Classes, KernelInit, fit
-from vivit.weights.card import write_card
+from vivit.weights.card import CARD_FILE, card, is_written_by_hand
 from vivit.weights.files import open_weights, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.scenic import load_scenic
-from vivit.weights.writing import make_folder, write_json, write_weights
+from vivit.weights.writing import as_json, make_folder, text, weights, write_files
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -48,13 +48,15 @@ def save(
     licence: str | None = None,
     data: str | None = None,
     scores: Mapping[str, float] | None = None,
+    name: str | None = None,
 ) -> None:
-    """Write the model folder; each file that stood there under its name is replaced whole or not at all.
+    """Write the model folder; what stood there is replaced whole or not at all, but for a card written by hand.
 
     Args:
         licence: of the weights, as the Hub names licences, for the model card.
         data: what the model was trained on, for the card.
         scores: metric → value between 0 and 1, for the card.
+        name: of the model in the card; the folder's by default.
 
     Raises:
         UserError: the folder or a file cannot be written, as on a full disk.
@@ -64,9 +66,14 @@ def save(
     config = FolderConfig(
         architecture=model.config, classes=model.classes, preprocessing=model.preprocessing, origin=model.origin
     )
-    write_weights(folder / WEIGHTS_FILE, model.state_dict())
-    write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
-    write_card(folder, model, licence=licence, data=data, scores=scores)
+    files = {
+        folder / WEIGHTS_FILE: weights(model.state_dict()),
+        folder / CONFIG_FILE: as_json(config.model_dump(mode="json")),
+    }
+    if not is_written_by_hand(folder):
+        name = name or folder.resolve().name
+        files[folder / CARD_FILE] = text(card(model, name, licence=licence, data=data, scores=scores))
+    write_files(files)
 
 
 def load(

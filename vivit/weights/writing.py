@@ -1,8 +1,8 @@
-"""Files written whole or not at all: under another name first, then put in place."""
+"""Files written whole or not at all: all of them under other names first, then put in place."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,42 @@ from torch import Tensor
 
 from vivit.errors import UserError
 
+Content = Callable[[Path], object]
+"""Writes itself to a path."""
 
-def write_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a safetensors file. Raises UserError where it cannot be, as on a full disk; what stood there then stays."""
+
+def weights(state: Mapping[str, Tensor]) -> Content:
+    """A safetensors file."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    _whole(path, lambda unfinished: save_file(tensors, unfinished, metadata={"format": "pt"}))
+    return lambda path: save_file(tensors, path, metadata={"format": "pt"})
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file. Raises UserError where it cannot be."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def as_json(value: Any) -> Content:
+    return text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file. Raises UserError where it cannot be."""
-    _whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+def text(value: str) -> Content:
+    return lambda path: path.write_text(value, encoding="utf-8")
+
+
+def write_files(files: Mapping[Path, Content]) -> None:
+    """Write files that belong together; where one cannot be written, as on a full disk, what stood there stays.
+
+    Raises:
+        UserError: a file cannot be written; the message names it.
+    """
+    unfinished = {path: path.with_name(f"{path.name}.unfinished") for path in files}
+    try:
+        for path, content in files.items():
+            content(unfinished[path])
+            unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read
+        for path in files:
+            os.replace(unfinished[path], path)
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:  # a full disk is the second
+        raise UserError(f"{path}: not written ({error})") from None
+    finally:
+        for leftover in unfinished.values():
+            leftover.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -37,11 +58,7 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no folder can be made there ({error.strerror})") from None
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:  # a full disk is the latter
-        unfinished.unlink(missing_ok=True)
-        raise UserError(f"{path}: not written ({error})") from None
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
