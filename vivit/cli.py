@@ -30,25 +30,30 @@ Source = Annotated[
         metavar="SOURCE",
     ),
 ]
+
+
+def _unset(help: str, metavar: str) -> object:
+    """An option that is not set by default, of which the help need not say so."""
+    return tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint="")
+
+
 # What Scenic's weights do not tell of themselves.
 VariantOfWeights = Annotated[
     Literal["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"] | None,
-    tyro.conf.arg(
+    _unset(
         help="the model to make of an image ViT, or what Scenic's weights are: spatiotemporal, factorised_encoder, "
         "factorised_self_attention or factorised_dot_product",
         metavar="NAME",
     ),
 ]
-NumFrames = Annotated[int | None, tyro.conf.arg(help="frames of a clip", metavar="N")]
-ImageSize = Annotated[tuple[int, int] | None, tyro.conf.arg(help="of the crop", metavar="HEIGHT WIDTH")]
-SampledFrames = Annotated[int | None, tyro.conf.arg(help="frames taken uniformly, in place of tubelets", metavar="N")]
+NumFrames = Annotated[int | None, _unset(help="frames of a clip", metavar="N")]
+ImageSize = Annotated[tuple[int, int] | None, _unset(help="of the crop", metavar="HEIGHT WIDTH")]
+SampledFrames = Annotated[int | None, _unset(help="frames taken uniformly, in place of tubelets", metavar="N")]
 AttentionOrder = Annotated[
     Literal["space_time", "time_space"] | None,
-    tyro.conf.arg(help="of factorised self-attention: space_time or time_space", metavar="ORDER"),
+    _unset(help="of factorised self-attention: space_time or time_space", metavar="ORDER"),
 ]
-Heads = Annotated[
-    tuple[str, ...], tyro.conf.arg(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")
-]
+Heads = Annotated[tuple[str, ...], _unset(help="names of several heads, as in noun=300 verb=97", metavar="NAME=N")]
 Model = Annotated[str, tyro.conf.arg(help="a model or run folder, or a Hub id", metavar="FOLDER")]
 
 
@@ -129,7 +134,7 @@ def predict(arguments: Sequence[str]) -> int:
     exit_status = 0
 
     def command(
-        files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES…")],
+        files: Annotated[tuple[Path, ...], tyro.conf.Positional, _unset(help="the videos", metavar="FILES…")],
         model: Model,
         views: Views = "1x1",
         top: Annotated[int, tyro.conf.arg(help="how many labels to show of each")] = 5,
@@ -207,26 +212,24 @@ def convert(arguments: Sequence[str]) -> int:
         num_frames: NumFrames = None,
         image_size: ImageSize = None,
         tubelet_size: Annotated[
-            tuple[int, int, int] | None, tyro.conf.arg(help="of a tubelet", metavar="FRAMES HEIGHT WIDTH")
+            tuple[int, int, int] | None, _unset(help="of a tubelet", metavar="FRAMES HEIGHT WIDTH")
         ] = None,
         tubelet_init: Annotated[
             Literal["central_frame", "filter_inflation", "random"] | None,
-            tyro.conf.arg(
+            _unset(
                 help="where a longer tubelet's kernel comes from: central_frame, filter_inflation, random",
                 metavar="HOW",
             ),
         ] = None,
         sampled_frames: SampledFrames = None,
         attention_order: AttentionOrder = None,
-        num_classes: Annotated[int | None, tyro.conf.arg(help="for a fresh head", metavar="N")] = None,
+        num_classes: Annotated[int | None, _unset(help="for a fresh head", metavar="N")] = None,
         classes: Annotated[
             tuple[str, ...],
-            tyro.conf.arg(
-                help="file with a class name in each line; for several heads noun=FILE verb=FILE", metavar="FILE"
-            ),
+            _unset(help="file with a class name in each line; for several heads noun=FILE verb=FILE", metavar="FILE"),
         ] = (),
         heads: Heads = (),
-        licence: Annotated[str | None, tyro.conf.arg(help="of the weights, for the model card", metavar="NAME")] = None,
+        licence: Annotated[str | None, _unset(help="of the weights, for the model card", metavar="NAME")] = None,
     ) -> None:
         from vivit.weights.convert import convert
 
