@@ -26,13 +26,13 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: Variant = "spatiotemporal"
-    num_frames: PositiveInt = 32
+    num_frames: Annotated[PositiveInt, Field(le=1 << 20)] = 32
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
     """(height, width); one number stands for a square."""
     tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
     """(frames, height, width); uniformly sampled frames are embedded one by one, so the first is then set to 1."""
     embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
-    sampled_frames: PositiveInt | None = None
+    sampled_frames: Annotated[PositiveInt, Field(le=1 << 16)] | None = None
     """How many of the clip's frames `uniform_frames` takes."""
     hidden_size: PositiveInt = 768
     num_layers: Annotated[Layers, Field(ge=1)] = 12

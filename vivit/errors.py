@@ -2,19 +2,29 @@
 
 from pydantic import ValidationError
 
+SHOWN = 5  # findings of one file in a message
+LONGEST = 900  # characters of a message
+
 
 class UserError(Exception):
     """One line that names the file or field at fault and says what to do.
 
-    The command line prints it without a traceback and exits with 2.
+    The command line prints it without a traceback and exits with 2. What words out of a file could do to a line or a
+    terminal is escaped, and cut where they do not end.
     """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST * 2 // 3]} … {message[-LONGEST // 3 :]}"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message))
 
 
 def one_line(error: ValidationError) -> str:
     """What pydantic found wrong, each finding as `field: message`."""
     found = []
-    for finding in error.errors():
+    for finding in error.errors(include_url=False, include_input=False)[:SHOWN]:
         field = ".".join(map(str, finding["loc"]))
         message = finding["msg"].removeprefix("Value error, ")
         found.append(f"{field}: {message}" if field else message)
-    return "; ".join(found)
+    more = error.error_count() - SHOWN
+    return "; ".join(found) + (f"; and {more} more" if more > 0 else "")

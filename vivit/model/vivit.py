@@ -130,6 +130,10 @@ class ViViT(nn.Module):
             given = {head: len(names) for head, names in self.classes.items()}
             raise ValueError(f"classes: names for {given} given, but the heads of the model are {class_counts}")
 
+        for head in class_counts:
+            if hasattr(nn.ModuleDict(), head):
+                raise ValueError(f"heads: {head!r} is a name that PyTorch uses itself; choose another")
+
         self.embedding = TubeletEmbedding(config)
         self.model = MODELS[config.variant](config)
         width = config.hidden_size

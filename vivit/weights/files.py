@@ -6,13 +6,15 @@ with `weights_only=True`. What a file claims is held against its size before mem
 
 import json
 import math
+import pickletools
+import re
+import stat
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import msgpack
@@ -25,10 +27,13 @@ from vivit.errors import UserError
 
 Shape = tuple[int, ...]
 
-# Of what is small in every honest file: a config, an index, a pickled list of names.
-SMALL_FILE = 1 << 26
+# Of a config, an index, a pickled list of names: a hundred times an honest one's.
+SMALL_FILE = 1 << 22
 # Deflate shrinks zeros a thousandfold; weights hardly at all.
 BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
+# Names in flax's trees are five deep and short, and their maps few.
+DEEPEST, LONGEST_NAME, MOST_MAPS = 16, 500, 1 << 16
+# How PyTorch's files began before they were zip files.
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 # No name in a weight file is this long, but a list of names in an error message could be.
 SHOWN_NAMES = 3
@@ -48,10 +53,8 @@ class WeightFile:
 
 def open_weights(path: Path) -> WeightFile:
     """Open a file of any kind that is known here. Raises UserError where it is damaged or of another kind."""
+    size = size_of(path)
     try:
-        size = path.stat().st_size
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise UserError(f"{path}: not a regular file")
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
@@ -63,8 +66,21 @@ def open_weights(path: Path) -> WeightFile:
     if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= size:
         return _open_safetensors(path)
     if start and (0x80 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
-        return _open_msgpack(path, size)
+        return _open_msgpack(path)
     raise UserError(f"{path}: not readable as weights: no safetensors, .npz, flax msgpack (Scenic) or PyTorch zip file")
+
+
+def size_of(path: Path) -> int:
+    """A file's size in bytes. Raises UserError where there is no file, or one that has no end, as a device or pipe."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: not a regular file")
+    return status.st_size
 
 
 def open_folder(folder: Path) -> WeightFile:
@@ -80,9 +96,9 @@ def open_folder(folder: Path) -> WeightFile:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises UserError where there is none, or it is no object, or absurdly large."""
+    if size_of(path) > SMALL_FILE:
+        raise UserError(f"{path}: too large for a file of its kind")
     try:
-        if path.stat().st_size > SMALL_FILE:
-            raise UserError(f"{path}: too large for a file of its kind")
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
@@ -95,6 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _open_safetensors(path: Path) -> WeightFile:
+    size_of(path)
     try:
         file = safe_open(path, "pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -128,23 +145,25 @@ def _open_shards(index: Path, open_shard: Callable[[Path], WeightFile]) -> Weigh
 
 def _open_zip(path: Path) -> WeightFile:
     """PyTorch's files and .npz are both zip files."""
+    size = size_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception:  # zipfile raises many kinds on damaged files
-        raise UserError(f"{path}: not a whole .npz or PyTorch file, or an old PyTorch file; save it anew") from None
+        raise UserError(f"{path}: not a whole .npz or PyTorch file") from None
+    if sum(entry.file_size for entry in entries) > max(BOMB_BYTES, BOMB_RATIO * size):
+        raise UserError(f"{path}: would unpack to many times its size")
+    if len({entry.filename.removesuffix(".npy") for entry in entries}) < len(entries):
+        raise UserError(f"{path}: not a whole .npz or PyTorch file: a name stands for two arrays")
     if any(entry.filename.endswith("data.pkl") for entry in entries):
         return _open_torch(path, entries)
     return _open_npz(path)
 
 
 def _open_npz(path: Path) -> WeightFile:
-    shapes, headers = {}, {}
     try:
         archive = zipfile.ZipFile(path)
-        for entry in archive.infolist():
-            name = entry.filename.removesuffix(".npy")
-            shapes[name], headers[name] = _npy_header(archive, entry)
+        shapes = {entry.filename.removesuffix(".npy"): _npy_shape(archive, entry) for entry in archive.infolist()}
     except Exception:  # zipfile, zlib and NumPy raise many kinds on damaged files
         raise UserError(f"{path}: not a whole .npz file of plain arrays of numbers") from None
 
@@ -154,55 +173,96 @@ def _open_npz(path: Path) -> WeightFile:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except Exception:
             raise UserError(f"{path}: {name}: damaged") from None
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
     return WeightFile(str(path), "npz", shapes, read)
 
 
-def _npy_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int]:
-    """An array's shape, and where its numbers begin. Raises ValueError where its size does not bear it out."""
+def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
+    """An array's shape. Raises ValueError where PyTorch has no such numbers, or its size does not bear it out."""
     with archive.open(entry) as file:
         # Read no more than an honest header has: what follows may have no end.
         start = BytesIO(file.read(1 << 14))
     version = np.lib.format.read_magic(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(start)
-    if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize + start.tell() != entry.file_size:
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise ValueError(entry.filename)
-    if entry.file_size > BOMB_BYTES and entry.file_size > BOMB_RATIO * entry.compress_size:
+    if math.prod(shape) * dtype.itemsize + start.tell() != entry.file_size:
         raise ValueError(entry.filename)
-    return shape, start.tell()
+    return shape
+
+
+# All that a state_dict's pickle names. PyTorch's own reader knows a few more, one of which takes any amount of memory.
+PICKLED_NAMES = re.compile(
+    r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch Size|"
+    r"torch (\w+Storage|\w*float\w*|\w*int\w*|bool)"
+)
+TORCH_TYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.bool}
 
 
 def _open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path}: a compressed PyTorch file; torch.save writes none")
-    if any(entry.filename.endswith(".pkl") and entry.file_size > SMALL_FILE for entry in entries):
+    pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+    if len(pickles) != 1 or pickles[0].file_size > SMALL_FILE:
         raise UserError(f"{path}: not a PyTorch file of weights")
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError:
+        with zipfile.ZipFile(path) as archive:
+            plain = _of_weights_alone(archive.read(pickles[0]))
+    except Exception:  # zipfile and pickletools raise many kinds on what is damaged
+        raise UserError(f"{path}: not a whole PyTorch file") from None
+    if not plain:
         raise UserError(
             f"{path}: holds more than weights, which only running it would tell; save its state_dict as safetensors"
-        ) from None
+        )
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for key in ("model", "state_dict"):  # as training scripts write them
+            if isinstance(tree, dict) and isinstance(dict.get(tree, key), dict):
+                tree = dict.get(tree, key)
+        weights = dict(dict.items(tree))
+        # A pickle may put numbers where an object's methods were, so those of the class are asked.
+        plain = all(
+            isinstance(name, str)
+            and type(value) in (Tensor, torch.nn.Parameter)
+            and value.dtype in TORCH_TYPES
+            and value.layout is torch.strided
+            and not value.is_nested
+            for name, value in weights.items()
+        )
+        total = sum(Tensor.numel(value) * Tensor.element_size(value) for value in weights.values()) if plain else 0
     except Exception:  # PyTorch raises many kinds on damaged files
-        raise UserError(f"{path}: not a whole PyTorch file") from None
-    for key in ("model", "state_dict"):  # as training scripts write them
-        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
-            tree = tree[key]
-    size = path.stat().st_size
-    if not isinstance(tree, dict) or not all(
-        isinstance(name, str)
-        and isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and value.numel() * value.element_size() <= size
-        for name, value in tree.items()
-    ):
+        raise UserError(f"{path}: not a whole PyTorch file of weights") from None
+    # Tied weights stand there twice; a view that repeats one number does so a billion times.
+    if not plain or total > 2 * path.stat().st_size:
         raise UserError(f"{path}: not a PyTorch file of weights alone: a state_dict is needed")
+    weights = {name: torch.as_tensor(value).detach().as_subclass(Tensor) for name, value in weights.items()}
     return WeightFile(
-        str(path), "PyTorch", {name: tuple(value.shape) for name, value in tree.items()}, tree.__getitem__
+        str(path), "PyTorch", {name: tuple(value.shape) for name, value in weights.items()}, weights.__getitem__
     )
+
+
+def _of_weights_alone(pickle: bytes) -> bool:
+    """Whether a pickle, which is only looked through, names nothing but tensors, and is done in reasonable time.
+
+    Tuples of tuples of tuples, each taken twice by reference, would take for ever to be hashed; torch.save refers to
+    no tuple twice.
+    """
+    tuples: set[object] = set()
+    before = ""
+    for opcode, argument, _ in pickletools.genops(pickle):
+        name = opcode.name
+        if name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "DUP", "MEMOIZE"):
+            return False
+        if name == "GLOBAL" and PICKLED_NAMES.fullmatch(str(argument)) is None:
+            return False
+        if name.endswith("PUT") and before.startswith("TUPLE"):
+            tuples.add(argument)
+        if name.endswith("GET") and argument in tuples:
+            return False
+        before = name
+    return True
 
 
 FLAX_TYPES = {
@@ -215,8 +275,18 @@ FLAX_TYPES = {
 }
 
 
-def _open_msgpack(path: Path, size: int) -> WeightFile:
+def _open_msgpack(path: Path) -> WeightFile:
     """Flax's serialisation: nested maps, whose arrays are extensions. Slashes join the keys of the weights."""
+    size = size_of(path)
+    maps = 0
+
+    def count(tree: dict[str, Any]) -> dict[str, Any]:
+        nonlocal maps
+        maps += 1
+        if maps > MOST_MAPS:
+            raise ValueError("maps")
+        return tree
+
     try:
         with path.open("rb") as file:
             unpacker = msgpack.Unpacker(
@@ -224,15 +294,16 @@ def _open_msgpack(path: Path, size: int) -> WeightFile:
                 read_size=min(size, 1 << 20),
                 max_buffer_size=size,
                 ext_hook=_flax_array,
+                object_hook=count,
                 raw=False,
                 strict_map_key=False,
             )
             tree = _weights_in(unpacker, ("optimizer", "target"))
             if unpacker.tell() != size:
                 raise ValueError("more follows")
+        arrays = _flatten(tree) if isinstance(tree, dict) else {}
     except Exception:  # msgpack and what it calls raise many kinds on damaged files
         raise UserError(f"{path}: not a whole Scenic checkpoint (flax msgpack)") from None
-    arrays = _flatten(tree) if isinstance(tree, dict) else {}
     # Old files of the image models have "params" once more inside.
     arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     if not arrays:
@@ -270,8 +341,13 @@ def _flax_array(code: int, data: bytes) -> Any:
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Raises ValueError where names are deeper or longer than weights have."""
+    if prefix.count("/") > DEEPEST or len(prefix) > LONGEST_NAME:
+        raise ValueError(prefix)
     flat: dict[str, Tensor] = {}
     for key, value in tree.items():
+        if not isinstance(key, str) or len(key) > LONGEST_NAME:
+            raise ValueError(key)
         if isinstance(value, dict):
             flat.update(_flatten(value, f"{prefix}{key}/"))
         elif isinstance(value, Tensor):

@@ -42,14 +42,15 @@ def build(
     try:
         with torch.device("meta"):
             model = ViViT(config, classes=classes, preprocessing=preprocessing, origin=origin)
-    except RuntimeError as error:  # sizes that no tensor can have
+    except (ValueError, RuntimeError) as error:  # the latter for sizes that no tensor can have
         raise UserError(f"{file.source}: {str(error).splitlines()[0]}") from None
     wanted: dict[str, Shape] = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    zeros = {name: torch.zeros(wanted.pop(name)) for name in fresh}
+    of_fresh = {name: wanted.pop(name) for name in fresh}
     dtype: torch.dtype | None = torch.float32
     if rules is None:
         rules, dtype = [Rule((name,), (name,), SAME) for name in wanted], None
     unused = check(file, rules, wanted, not_needed)
+    zeros = {name: torch.zeros(shape) for name, shape in of_fresh.items()}
     model.load_state_dict(dict(convert(file, rules, wanted, dtype)) | zeros, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -88,7 +88,7 @@ def read_image_vit(source: str | Path, num_heads: int | None) -> ImageViT:
         raise UserError(f"{file.source}: not an image ViT: {one_line(error)}") from None
     except KeyError as error:
         raise UserError(f"{file.source}: not an image ViT: {error.args[0]} missing") from None
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, ArithmeticError):
         raise UserError(f"{file.source}: not an image ViT: its arrays are of other shapes") from None
     raise UserError(f"{file.source}: not an image ViT: no patch embedding under a name known here")
 

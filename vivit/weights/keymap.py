@@ -165,6 +165,9 @@ def convert(
         if rule.ours[0] not in wanted:
             continue
         arrays = [file.read(name) for name in rule.theirs]
+        for name, array in zip(rule.theirs, arrays, strict=True):
+            if not array.is_floating_point():
+                raise UserError(f"{file.source}: {name} is of {array.dtype}, not of floating-point numbers")
         arrays = [array if dtype is None else array.to(dtype) for array in arrays]
         size = sum(array.numel() for array in arrays)
         for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):

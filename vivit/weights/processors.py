@@ -23,7 +23,8 @@ def read_resize(file: Path, processor: dict[str, Any]) -> int:
     """What the shorter side is resized to. Raises UserError where that is not understood."""
     size = processor.get("size", 256)
     if isinstance(size, dict):
-        size = size.get("shortest_edge") or min(size.get("height", 0), size.get("width", 0))
+        sides = [size[name] for name in ("shortest_edge", "height", "width") if isinstance(size.get(name), int)]
+        size = size["shortest_edge"] if size.get("shortest_edge") in sides else min(sides, default=None)
     if not isinstance(size, int) or not 1 <= size <= 1 << 16:
         raise UserError(f"{file}: size {processor.get('size')!r} is not understood")
     return size
@@ -49,7 +50,7 @@ def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], l
         offsets = [(offset - middle) / part for middle, part in zip(mean, deviation, strict=True)]
     except (TypeError, ValueError, ArithmeticError):
         scales, offsets = [math.nan], [math.nan]
-    if len(scales) != 3 or not all(map(math.isfinite, scales + offsets)):
+    if len(scales) != 3 or not all(map(math.isfinite, scales + offsets)) or 0.0 in scales:
         raise UserError(f"{file}: how it scales and normalises pixels is not understood")
     return scales, offsets
 

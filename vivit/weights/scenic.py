@@ -204,7 +204,7 @@ def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
         raise UserError(f"{file.source}: {one_line(error)}") from None
     except UserError as error:
         raise UserError(f"{file.source}: {error}") from None
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, ArithmeticError):
         raise UserError(f"{file.source}: its arrays are not of the shapes that a ViViT has") from None
     preprocessing = Preprocessing.of_crop(config.image_size)
     if config.heads == EPIC_HEADS:

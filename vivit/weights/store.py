@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, model_validator
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
@@ -27,10 +27,10 @@ class FolderConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     architecture: ModelConfig
-    classes: dict[str, tuple[str, ...]] | None
+    classes: dict[str, Annotated[tuple[str, ...], FailFast()]] | None
     """Head → its labels in order."""
     preprocessing: Preprocessing
-    origin: tuple[str, ...] = ()
+    origin: Annotated[tuple[str, ...], FailFast()] = ()
     """Where the weights come from, a line for each step."""
 
     @model_validator(mode="after")
