@@ -118,7 +118,7 @@ def main() -> None:
                     [sys.executable, __file__, kind, str(folder)], check=True, capture_output=True, text=True
                 )
                 measured.append(tuple(json.loads(output.stdout)))
-        table = Table("", "seconds", "of safetensors'", "peak memory, MB", "of the file")
+        table = Table("kind", "seconds", "of safetensors'", "peak memory, MB", "of the file")
         alone = statistics.median(seconds for seconds, _ in runs["safetensors"])
         for kind, measured in runs.items():
             seconds = statistics.median(value for value, _ in measured)
@@ -127,7 +127,7 @@ def main() -> None:
             table.add_row(
                 NAMES[kind], f"{seconds:.3f}", f"{seconds / alone:.2f}", f"{memory / 1e6:.0f}", f"{memory / size:.2f}"
             )
-        console = Console()
+        console = Console(width=120)
         console.print(table)
         console.print(
             f"medians of {ROUNDS}; Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}"
