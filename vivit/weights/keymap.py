@@ -172,7 +172,8 @@ def convert(
         size = sum(array.numel() for array in arrays)
         for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
             # A part of an array would keep all of it alive.
-            yield name, value.contiguous() if value.numel() >= size else value.clone()
+            kept = value.numel() >= size
+            yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)
 
 
 def write(state: dict[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
