@@ -165,7 +165,8 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
         UserError: the file is no such checkpoint, a needed keyword is missing (the message names it), or weights and
             keywords contradict each other.
     """
-    return _from_file(open_weights(Path(path)), {key: value for key, value in overrides.items() if value is not None})
+    file = open_weights(Path(path))
+    return _build(file, *_config_of(file, {key: value for key, value in overrides.items() if value is not None}))
 
 
 # Keywords that may be wishes, to be followed after loading, rather than what the weights are.
@@ -187,17 +188,20 @@ def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, 
     for wishes in WISHES:
         wished = {key: value for key, value in keywords.items() if key in wishes}
         try:
-            return _from_file(file, {key: value for key, value in keywords.items() if key not in wishes}), wished
+            config, lines = _config_of(file, {key: value for key, value in keywords.items() if key not in wishes})
         except UserError as error:
             refusals.append(error)
+            continue
+        return _build(file, config, lines), wished
     raise refusals[WISHES.index(())]
 
 
-def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
+def _config_of(file: WeightFile, overrides: dict[str, Any]) -> tuple[ModelConfig, list[str]]:
+    """The architecture, and what was assumed of it. Raises UserError where weights and keywords do not give one."""
     if "embedding/kernel" not in file.shapes:
         raise UserError(f"{file.source}: no weights of a ViViT under optimizer/target or params")
     try:
-        config, lines = _read_config(file.shapes, overrides)
+        return _read_config(file.shapes, overrides)
     except KeyError as error:
         raise UserError(f"{file.source}: missing: {error.args[0]}") from None
     except ValidationError as error:
@@ -206,6 +210,9 @@ def _from_file(file: WeightFile, overrides: dict[str, Any]) -> ViViT:
         raise UserError(f"{file.source}: {error}") from None
     except (ValueError, IndexError, ArithmeticError):
         raise UserError(f"{file.source}: its arrays are not of the shapes that a ViViT has") from None
+
+
+def _build(file: WeightFile, config: ModelConfig, lines: list[str]) -> ViViT:
     preprocessing = Preprocessing.of_crop(config.image_size)
     if config.heads == EPIC_HEADS:
         preprocessing = preprocessing.model_copy(update={"frame_stride": 1})
