@@ -18,7 +18,7 @@ from vivit.weights import scenic
 from vivit.weights.keymap import write
 
 REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
-SCENIC = {
+SCENIC: dict[str, dict[str, Any]] = {
     "kinetics_400/vivit_base_16x2_unfactorized": {},
     "kinetics_400/vivit_base_16x2_fe": {"variant": "factorised_encoder"},
     "kinetics_400/vivit_large_16x2_fe": {"variant": "factorised_encoder"},
@@ -29,8 +29,8 @@ SCENIC = {
 
 def write_scenic(path: Path, **fields: Any) -> None:
     """A checkpoint of the released clip, 32 frames of 224 × 224, but of almost no width."""
-    small = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
-    temporal = {"temporal_layers": 1} if fields.get("variant") == "factorised_encoder" else {}
+    small: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
+    temporal: dict[str, Any] = {"temporal_layers": 1} if fields.get("variant") == "factorised_encoder" else {}
     model = vivit.ViViT(vivit.ModelConfig(**small, **temporal, **fields))
     state = model.state_dict()
     tree: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Pa
         write_scenic(folder / name / "checkpoint", **fields)
     shutil.copy(folder / "kinetics_400/vivit_base_16x2_unfactorized/checkpoint", folder / "checkpoint")
     shutil.copytree(folder / "kinetics_400/vivit_base_16x2_fe", folder / "vivit_base_16x2_fe")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
     for name in ("google/vivit-b-16x2-kinetics400", "google/vivit-b-16x2"):
         config = VivitConfig(image_size=32, num_frames=8, tubelet_size=[2, 8, 8], num_labels=5, **sizes)
         VivitForVideoClassification(config).save_pretrained(folder / name)

@@ -6,49 +6,27 @@ with `weights_only=True`. What a file claims is held against its size before mem
 
 import json
 import math
-import pickletools
-import re
-import stat
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vivit.errors import UserError
+from vivit.weights.flax_file import open_flax
+from vivit.weights.torch_file import open_torch
+from vivit.weights.weight_file import SMALL_FILE, Shape, WeightFile, size_of
 
-Shape = tuple[int, ...]
-
-# Of a config, an index, a pickled list of names: a hundred times an honest one's.
-SMALL_FILE = 1 << 22
 # Deflate shrinks zeros a thousandfold; weights hardly at all.
 BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
-# Names in flax's trees are five deep and short, and their maps few.
-DEEPEST, LONGEST_NAME, MOST_MAPS = 16, 500, 1 << 16
 # How PyTorch's files began before they were zip files.
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
-# No name in a weight file is this long, but a list of names in an error message could be.
-SHOWN_NAMES = 3
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """An open file, or several that belong together."""
-
-    source: str
-    """The path, for messages."""
-    kind: str
-    shapes: dict[str, Shape]
-    read: Callable[[str], Tensor]
-    """Name → the array, which may be a view of the mapped file; each name once."""
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -66,21 +44,8 @@ def open_weights(path: Path) -> WeightFile:
     if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= size:
         return _open_safetensors(path)
     if start and (0x80 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
-        return _open_msgpack(path)
+        return open_flax(path)
     raise UserError(f"{path}: not readable as weights: no safetensors, .npz, flax msgpack (Scenic) or PyTorch zip file")
-
-
-def size_of(path: Path) -> int:
-    """A file's size in bytes. Raises UserError where there is no file, or one that has no end, as a device or pipe."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path}: Is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a regular file")
-    return status.st_size
 
 
 def open_folder(folder: Path) -> WeightFile:
@@ -156,7 +121,7 @@ def _open_zip(path: Path) -> WeightFile:
     if len({entry.filename.removesuffix(".npy") for entry in entries}) < len(entries):
         raise UserError(f"{path}: not a whole .npz or PyTorch file: a name stands for two arrays")
     if any(entry.filename.endswith("data.pkl") for entry in entries):
-        return _open_torch(path, entries)
+        return open_torch(path, entries)
     return _open_npz(path)
 
 
@@ -191,165 +156,3 @@ def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
     if math.prod(shape) * dtype.itemsize + start.tell() != entry.file_size:
         raise ValueError(entry.filename)
     return shape
-
-
-# All that a state_dict's pickle names. PyTorch's own reader knows a few more, one of which takes any amount of memory.
-PICKLED_NAMES = re.compile(
-    r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch Size|"
-    r"torch (\w+Storage|\w*float\w*|\w*int\w*|bool)"
-)
-TORCH_TYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.bool}
-
-
-def _open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError(f"{path}: a compressed PyTorch file; torch.save writes none")
-    pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
-    if len(pickles) != 1 or pickles[0].file_size > SMALL_FILE:
-        raise UserError(f"{path}: not a PyTorch file of weights")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            plain = _of_weights_alone(archive.read(pickles[0]))
-    except Exception:  # zipfile and pickletools raise many kinds on what is damaged
-        raise UserError(f"{path}: not a whole PyTorch file") from None
-    if not plain:
-        raise UserError(
-            f"{path}: holds more than weights, which only running it would tell; save its state_dict as safetensors"
-        )
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        for key in ("model", "state_dict"):  # as training scripts write them
-            if isinstance(tree, dict) and isinstance(dict.get(tree, key), dict):
-                tree = dict.get(tree, key)
-        weights = dict(dict.items(tree))
-        # A pickle may put numbers where an object's methods were, so those of the class are asked.
-        plain = all(
-            isinstance(name, str)
-            and type(value) in (Tensor, torch.nn.Parameter)
-            and value.dtype in TORCH_TYPES
-            and value.layout is torch.strided
-            and not value.is_nested
-            for name, value in weights.items()
-        )
-        total = sum(Tensor.numel(value) * Tensor.element_size(value) for value in weights.values()) if plain else 0
-    except Exception:  # PyTorch raises many kinds on damaged files
-        raise UserError(f"{path}: not a whole PyTorch file of weights") from None
-    # Tied weights stand there twice; a view that repeats one number does so a billion times.
-    if not plain or total > 2 * path.stat().st_size:
-        raise UserError(f"{path}: not a PyTorch file of weights alone: a state_dict is needed")
-    weights = {name: torch.as_tensor(value).detach().as_subclass(Tensor) for name, value in weights.items()}
-    return WeightFile(
-        str(path), "PyTorch", {name: tuple(value.shape) for name, value in weights.items()}, weights.__getitem__
-    )
-
-
-def _of_weights_alone(pickle: bytes) -> bool:
-    """Whether a pickle, which is only looked through, names nothing but tensors, and is done in reasonable time.
-
-    Tuples of tuples of tuples, each taken twice by reference, would take for ever to be hashed; torch.save refers to
-    no tuple twice.
-    """
-    tuples: set[object] = set()
-    before = ""
-    for opcode, argument, _ in pickletools.genops(pickle):
-        name = opcode.name
-        if name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "DUP", "MEMOIZE"):
-            return False
-        if name == "GLOBAL" and PICKLED_NAMES.fullmatch(str(argument)) is None:
-            return False
-        if name.endswith("PUT") and before.startswith("TUPLE"):
-            tuples.add(argument)
-        if name.endswith("GET") and argument in tuples:
-            return False
-        before = name
-    return True
-
-
-FLAX_TYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-    "int32": torch.int32,
-    "int64": torch.int64,
-}
-
-
-def _open_msgpack(path: Path) -> WeightFile:
-    """Flax's serialisation: nested maps, whose arrays are extensions. Slashes join the keys of the weights."""
-    size = size_of(path)
-    maps = 0
-
-    def count(tree: dict[str, Any]) -> dict[str, Any]:
-        nonlocal maps
-        maps += 1
-        if maps > MOST_MAPS:
-            raise ValueError("maps")
-        return tree
-
-    try:
-        with path.open("rb") as file:
-            unpacker = msgpack.Unpacker(
-                file,
-                read_size=min(size, 1 << 20),
-                max_buffer_size=size,
-                ext_hook=_flax_array,
-                object_hook=count,
-                raw=False,
-                strict_map_key=False,
-            )
-            tree = _weights_in(unpacker, ("optimizer", "target"))
-            if unpacker.tell() != size:
-                raise ValueError("more follows")
-        arrays = _flatten(tree) if isinstance(tree, dict) else {}
-    except Exception:  # msgpack and what it calls raise many kinds on damaged files
-        raise UserError(f"{path}: not a whole Scenic checkpoint (flax msgpack)") from None
-    # Old files of the image models have "params" once more inside.
-    arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
-    if not arrays:
-        raise UserError(f"{path}: no weights under optimizer/target or params")
-    # An array's memory goes when it has been read, so that two copies of all are never there at once.
-    return WeightFile(str(path), "flax msgpack", {name: tuple(a.shape) for name, a in arrays.items()}, arrays.pop)
-
-
-def _weights_in(unpacker: msgpack.Unpacker, keys: tuple[str, ...]) -> Any:
-    """The value under those keys of nested maps, or under `params` of the first; all else is skipped, not built."""
-    found = None
-    for _ in range(unpacker.read_map_header()):
-        key = unpacker.unpack()
-        if key == keys[0]:
-            found = _weights_in(unpacker, keys[1:]) if keys[1:] else unpacker.unpack()
-        elif key == "params" and found is None and keys[1:]:
-            found = unpacker.unpack()
-        else:
-            unpacker.skip()
-    return found
-
-
-def _flax_array(code: int, data: bytes) -> Any:
-    """Flax's extensions: 1 is an array (shape, type, bytes); scalars and the rest are not weights."""
-    if code != 1:
-        return None
-    shape, dtype, buffer = msgpack.unpackb(data, raw=False)
-    if not all(isinstance(length, int) and length >= 0 for length in shape):
-        raise ValueError("shape")
-    kind = FLAX_TYPES[dtype]
-    if math.prod(shape) * kind.itemsize != len(buffer):
-        raise ValueError("size")
-    # Nothing writes to it: what is kept of it is copied.
-    return torch.frombuffer(bytearray(buffer), dtype=kind).reshape(shape) if buffer else torch.empty(shape, dtype=kind)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Raises ValueError where names are deeper or longer than weights have."""
-    if prefix.count("/") > DEEPEST or len(prefix) > LONGEST_NAME:
-        raise ValueError(prefix)
-    flat: dict[str, Tensor] = {}
-    for key, value in tree.items():
-        if not isinstance(key, str) or len(key) > LONGEST_NAME:
-            raise ValueError(key)
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}/"))
-        elif isinstance(value, Tensor):
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -7,8 +7,8 @@ import torch
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.weights.files import SHOWN_NAMES, Shape, WeightFile
 from vivit.weights.keymap import SAME, Rule, check, convert
+from vivit.weights.weight_file import SHOWN_NAMES, Shape, WeightFile
 
 
 def build(

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
-from vivit.weights.files import WeightFile, open_folder, read_json
+from vivit.weights.files import open_folder, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
+from vivit.weights.weight_file import WeightFile
 from vivit.weights.writing import as_json, make_folder, weights, write_files
 
 CONFIG_FILE = "config.json"

@@ -13,11 +13,12 @@ from vivit.config import ModelConfig
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface, scenic
-from vivit.weights.files import Shape, WeightFile, open_folder, open_weights, read_json
+from vivit.weights.files import open_folder, open_weights, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
 from vivit.weights.processors import pixel_scaling, read_processor
+from vivit.weights.weight_file import Shape, WeightFile
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, scenic.Part]] = {

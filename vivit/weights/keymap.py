@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vivit.config import ModelConfig
 from vivit.errors import UserError
-from vivit.weights.files import SHOWN_NAMES, Shape, WeightFile
+from vivit.weights.weight_file import SHOWN_NAMES, Shape, WeightFile
 
 Tensors = tuple[Tensor, ...]
 

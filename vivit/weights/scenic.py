@@ -15,9 +15,10 @@ from torch import Tensor
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
-from vivit.weights.files import Shape, WeightFile, open_weights
+from vivit.weights.files import open_weights
 from vivit.weights.fill import build
 from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, join, position_grid
+from vivit.weights.weight_file import Shape, WeightFile
 
 # All released checkpoints are of this clip, which their positions alone do not tell.
 RELEASED_CLIP = (32, 224, 224)  # frames, height, width

@@ -1,0 +1,451 @@
+"""Damaged files are loaded, or refused in one line that names the file, in bounded time and memory.
+
+Every case is a small change, drawn from its seed and number, to one of a few honest files. They run in a process of
+their own; by hand, with more cases or one that failed:
+
+    python tests/weights/test_fuzz.py --count 20000 --seed 1
+    python tests/weights/test_fuzz.py --seed 1 --first 4711 --count 1
+"""
+
+import argparse
+import copy
+import faulthandler
+import io
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+from safetensors.torch import load_file, save_file
+
+from vivit.config import ModelConfig
+from vivit.errors import UserError
+from vivit.model.vivit import ViViT
+from vivit.weights.huggingface import to_huggingface
+from vivit.weights.image_sources import read_image_vit
+from vivit.weights.store import load, save
+
+REFERENCE = Path(__file__).parents[1] / "parity" / "reference"
+COUNT, SEED = 2000, 0
+MEMORY = 2 << 30  # address space, beyond what is taken once everything has been loaded once
+GROWTH = 300 << 20  # resident, likewise
+SECONDS = 2.0  # of the processor, for one case
+HUNG, ALL = 20.0, 240.0  # on the clock: for one case, and for all of them on a busy machine
+LINE = 1000  # characters; longer is no line for people
+SHOWN = 20  # failures
+
+
+def test_damaged_files_are_loaded_or_refused_in_bounds(tmp_path: Path) -> None:
+    progress = tmp_path / "case"
+    command = [sys.executable, __file__, "--count", str(COUNT), "--seed", str(SEED), "--progress", str(progress)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ALL)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"not done after {ALL:g} seconds, at case {progress.read_text()}") from None
+    at = progress.read_text() if progress.exists() else "none"
+    assert done.returncode == 0, f"at case {at} of seed {SEED}:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+    loaded, refused = map(int, done.stdout.split()[-2:])
+    # Changes that nothing notices, or that everything falls over at once, would prove little.
+    assert loaded + refused == COUNT
+    assert min(loaded, refused) > COUNT // 20
+
+
+# What is changed
+
+
+@dataclass(frozen=True)
+class Target:
+    """Honest files, and how they are loaded."""
+
+    name: str
+    files: dict[str, bytes]
+    """Those that are changed; the first stands for all where one path is wanted."""
+    load: Callable[[Path], Any]
+    of_folder: bool = True
+
+
+def targets(place: Path) -> list[Target]:
+    """Models in every format, as small as they come."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        num_frames=2,
+        image_size=(8, 8),
+        tubelet_size=(2, 4, 4),
+        hidden_size=8,
+        num_layers=1,
+        num_heads=2,
+        mlp_dim=8,
+        num_classes=2,
+    )
+    model = ViViT(config, classes={"classes": ("wave", "jump")}, origin=["somewhere"])
+    ours, theirs = place / "vivit", place / "transformers"
+    save(model, ours)
+    to_huggingface(model, theirs)
+    weights = load_file(theirs / "model.safetensors")
+    published = {name: (theirs / name).read_bytes() for name in ("config.json", "preprocessor_config.json")}
+
+    names = sorted(weights)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for shard, part in shards.items():
+        save_file({name: weights[name] for name in part}, place / shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: shard for shard in shards for name in shards[shard]}}
+    pickled = io.BytesIO()
+    torch.save(weights, pickled)
+
+    image = {name.replace("vivit.", "vit.", 1): value for name, value in weights.items()}
+    image["vit.embeddings.patch_embeddings.projection.weight"] = torch.ones(8, 3, 4, 4)
+    save_file(image, place / "image")
+    image_config = json.loads(published["config.json"]) | {"model_type": "vit", "hidden_act": "gelu"}
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+    }
+    save_file(timm_weights(), place / "timm")
+    pretrained = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "input_size": [3, 8, 8]}
+
+    def image_vit(path: Path) -> Any:
+        return read_image_vit(path, 2).model
+
+    return [
+        Target("vivit", {name: (ours / name).read_bytes() for name in ("config.json", "model.safetensors")}, load),
+        Target("transformers", {**published, "model.safetensors": (theirs / "model.safetensors").read_bytes()}, load),
+        Target(
+            "transformers in shards",
+            {
+                "model.safetensors.index.json": json.dumps(index).encode(),
+                **{shard: (place / shard).read_bytes() for shard in shards},
+                "config.json": published["config.json"],
+            },
+            load,
+        ),
+        Target("transformers in PyTorch", {"pytorch_model.bin": pickled.getvalue(), **published}, load),
+        Target(
+            "Scenic",
+            {"checkpoint": (REFERENCE / "scenic" / "joint" / "checkpoint").read_bytes()},
+            lambda path: load(path, image_size=32),
+            of_folder=False,
+        ),
+        Target(
+            "npz",
+            {"vit.npz": (REFERENCE / "image_init" / "vit32" / "vit.npz").read_bytes()},
+            image_vit,
+            of_folder=False,
+        ),
+        Target(
+            "transformers' image ViT",
+            {
+                "config.json": json.dumps(image_config).encode(),
+                "preprocessor_config.json": json.dumps(processor).encode(),
+                "model.safetensors": (place / "image").read_bytes(),
+            },
+            image_vit,
+        ),
+        Target(
+            "timm",
+            {
+                "config.json": json.dumps({"architecture": "vit_odd_8", "pretrained_cfg": pretrained}).encode(),
+                "model.safetensors": (place / "timm").read_bytes(),
+            },
+            image_vit,
+        ),
+    ]
+
+
+def timm_weights() -> dict[str, torch.Tensor]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embed.proj.weight": (8, 3, 4, 4),
+        "patch_embed.proj.bias": (8,),
+        "cls_token": (1, 1, 8),
+        "pos_embed": (1, 5, 8),
+        "norm.weight": (8,),
+        "norm.bias": (8,),
+        "head.weight": (3, 8),
+    }
+    matrices = {"attn.qkv": (24, 8), "attn.proj": (8, 8), "mlp.fc1": (16, 8), "mlp.fc2": (8, 16)}
+    for name, shape in {"norm1": (8,), "norm2": (8,), **matrices}.items():
+        shapes |= {f"blocks.0.{name}.weight": shape, f"blocks.0.{name}.bias": shape[:1]}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+# Changes of bytes
+
+
+def flip_a_bit(rng: random.Random, content: bytearray, at: int) -> None:
+    content[at] ^= 1 << rng.randrange(8)
+
+
+def set_a_byte(rng: random.Random, content: bytearray, at: int) -> None:
+    content[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256), *b'"{}[],:09-'))
+
+
+def cut_off(_: random.Random, content: bytearray, at: int) -> None:
+    del content[at:]
+
+
+def take_out(rng: random.Random, content: bytearray, at: int) -> None:
+    del content[at : at + rng.choice((1, 2, 4, 8, 100))]
+
+
+def put_in(rng: random.Random, content: bytearray, at: int) -> None:
+    start = rng.randrange(len(content))
+    content[at:at] = rng.choice((rng.randbytes(rng.randint(1, 8)), content[start : start + rng.randint(1, 200)]))
+
+
+def make_huge(rng: random.Random, content: bytearray, at: int) -> None:
+    """What may be a length."""
+    size = rng.choice((1, 2, 4, 8))
+    content[at : at + size] = rng.choice((b"\xff", b"\x7f", b"\x00")) * size
+
+
+BYTES = (flip_a_bit, set_a_byte, cut_off, take_out, put_in, make_huge)
+
+
+def change_bytes(rng: random.Random, content: bytes, spots: list[int]) -> bytes:
+    """One to three changes, most of them where the file tells of its contents."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at = rng.choice(spots) if spots and rng.random() < 0.9 else rng.randrange(len(content))
+        if changed:
+            rng.choice(BYTES)(rng, changed, min(at, len(changed) - 1))
+    return bytes(changed)
+
+
+def telling(content: bytes) -> list[int]:
+    """Where a file tells of its contents: its headers, names and lengths, not its numbers."""
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            spots = list(range(archive.start_dir, len(content)))
+            for entry in archive.infolist():
+                size = 1 << 12 if entry.filename.endswith(".pkl") else 160
+                spots += range(entry.header_offset, min(entry.header_offset + size, archive.start_dir))
+        return spots
+    if content.startswith(b"{"):
+        return list(range(len(content)))
+    if content[8:9] == b"{":
+        return list(range(8 + struct.unpack("<Q", content[:8])[0]))
+    numbers: list[bytes] = []
+    msgpack.unpackb(content, strict_map_key=False, ext_hook=lambda _, data: numbers.append(msgpack.unpackb(data)[-1]))
+    spots, end = [], 0
+    for buffer in numbers:
+        start = content.index(buffer, end)
+        spots += range(end, start)
+        end = start + len(buffer)
+    return spots
+
+
+# Changes of what the bytes say
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 1.5, 10**9, 2**63, 10**18, 10**30, 1e308, float("nan"), float("inf"), float("-inf")),
+    *("", "x", "a\nb", "\ud800", "\0", "..", "/", "x" * 5000, "gelu", "F16", "I32", "BF16", "vit"),
+    *([], {}, [0], [0, 0, 0], [1, 2], [None] * 3, ["a"] * 3, [1e308] * 3, [2**62, 0], [[[]]], {"a\nb": 1}, {"": {}}),
+)
+
+
+def change_value(rng: random.Random, tree: Any) -> Any:
+    """A JSON value with one of its parts replaced, renamed, left out or put in once more."""
+    tree = copy.deepcopy(tree)
+    places = list(_places(tree))
+    if not places:
+        return rng.choice(VALUES)
+    holder, key = rng.choice(places)
+    how = rng.randrange(6)
+    if how == 0:
+        del holder[key]
+    elif how == 1 and isinstance(holder, dict):
+        holder[rng.choice(("", "x", "a\nb", "y" * 5000, *holder))] = holder.pop(key)
+    elif how == 2:
+        other, other_key = rng.choice(places)
+        holder[key] = copy.deepcopy(other[other_key])
+    elif how == 3 and isinstance(holder[key], int | float):
+        holder[key] = rng.choice((holder[key] + 1, holder[key] - 1, -holder[key], holder[key] * 2, holder[key] / 2))
+    else:
+        holder[key] = copy.deepcopy(rng.choice(VALUES))
+    return tree
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield tree, key
+        yield from _places(value)
+
+
+def change_meaning(rng: random.Random, content: bytes) -> bytes:
+    """A change that leaves lengths and checksums whole, so that what is behind them is reached."""
+    if content.startswith(b"{"):
+        return json.dumps(change_value(rng, json.loads(content))).encode()
+    if content.startswith(b"PK"):
+        return change_entry(rng, content)
+    if content[8:9] == b"{":
+        end = 8 + struct.unpack("<Q", content[:8])[0]
+        text = json.dumps(change_value(rng, json.loads(content[8:end]))).encode()
+        return struct.pack("<Q", len(text)) + text + content[end:]
+    return change_array(rng, content)
+
+
+def change_entry(rng: random.Random, content: bytes) -> bytes:
+    """An entry of a zip file changed, under the right checksum, renamed or left out."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        entries = old.infolist()
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        chosen = pickles[0] if pickles and rng.random() < 0.8 else rng.choice(entries)
+        how = rng.randrange(12)
+        for entry in entries:
+            inside, name = old.read(entry), entry.filename
+            if entry is chosen:
+                if how == 0:
+                    continue
+                if how == 1:
+                    name = rng.choice(("x", "a\nb.npy", "x/../y.npy", rng.choice(entries).filename))
+                elif inside:
+                    inside = change_bytes(rng, inside, list(range(min(len(inside), 1 << 13 if pickles else 128))))
+            new.writestr(name, inside)
+    return changed.getvalue()
+
+
+def change_array(rng: random.Random, content: bytes) -> bytes:
+    """An array in a msgpack file with another shape, type or bytes."""
+    count = content.count(b"float32")
+    chosen = rng.randrange(count)
+    seen = -1
+
+    def change(code: int, data: bytes) -> msgpack.ExtType:
+        nonlocal seen
+        array = msgpack.unpackb(data)
+        seen += 1
+        if seen == chosen:
+            shape, _, buffer = array
+            how = rng.randrange(6)
+            if how == 0:
+                array[0] = rng.choice(([], [0], [-1], [1] * 40, [0, 2**62], [2**62, 0], [True], [1.5], "x", None, {}))
+            elif how == 1:
+                array[1] = rng.choice(("float16", "bfloat16", "int32", "complex64", "", None, [], 3))
+            elif how == 2:
+                array[0] = rng.sample(shape, len(shape))
+            elif how == 3:
+                array[0], array[2] = [0, *shape[1:]], b""
+            elif how == 4 and shape:
+                axis = rng.randrange(len(shape))
+                array[0] = [*shape[:axis], *shape[axis + 1 :]]
+                array[2] = buffer[: len(buffer) // max(shape[axis], 1)]
+            else:
+                array[2] = rng.choice((None, "", [], buffer[1:], buffer * 2, buffer.hex()))
+        return msgpack.ExtType(code, msgpack.packb(array))
+
+    tree = msgpack.unpackb(content, strict_map_key=False, ext_hook=change)
+    return msgpack.packb(tree)
+
+
+# The process that runs them
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--progress", type=Path, help="a file for the number of the case that is running")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        return run(Path(place), arguments)
+
+
+def run(place: Path, arguments: argparse.Namespace) -> int:
+    choices = targets(place)
+    spots = {target.name: {name: telling(content) for name, content in target.files.items()} for target in choices}
+    for target in choices:
+        folder = place / "work" / target.name
+        folder.mkdir(parents=True)
+        for name, content in target.files.items():
+            write(folder / name, content)
+        use(target, folder)
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    outcomes, failures = {"loaded": 0, "refused": 0}, 0
+    for number in range(arguments.first, arguments.first + arguments.count):
+        if arguments.progress is not None:
+            arguments.progress.write_text(str(number))
+        faulthandler.dump_traceback_later(HUNG, exit=True)
+        rng = random.Random(f"{arguments.seed} {number}")
+        target = choices[number % len(choices)]
+        file = rng.choice(list(target.files))
+        if rng.random() < 0.5:
+            content, how = change_meaning(rng, target.files[file]), "meaning"
+        else:
+            content, how = change_bytes(rng, target.files[file], spots[target.name][file]), "bytes"
+        folder = place / "work" / target.name
+        write(folder / file, content)
+        try:
+            outcomes[attempt(target, folder)] += 1
+        except Exception:
+            failures += 1
+            if failures <= SHOWN:
+                print(
+                    f"case {number} of seed {arguments.seed}: {target.name}, {file}, {how}:\n{traceback.format_exc()}"
+                )
+        write(folder / file, target.files[file])
+    faulthandler.cancel_dump_traceback_later()
+    if failures:
+        print(f"{failures} of {arguments.count} cases failed")
+    print(outcomes["loaded"], outcomes["refused"])
+    return int(failures > 0)
+
+
+def write(path: Path, content: bytes) -> None:
+    # A new file each time: the old one may still be mapped by the model that was loaded from it.
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+def use(target: Target, folder: Path) -> None:
+    """Load it and look whether it is a model."""
+    model = target.load(folder if target.of_folder else folder / next(iter(target.files)))
+    assert all(parameter.is_floating_point() and not parameter.is_meta for parameter in model.parameters())
+    with torch.device("meta"):
+        expected = ViViT(model.config).state_dict()
+    state = model.state_dict()
+    assert {name: value.shape for name, value in state.items()} == {name: x.shape for name, x in expected.items()}
+
+
+def attempt(target: Target, folder: Path) -> str:
+    memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    outcome = "loaded"
+    try:
+        use(target, folder)
+    except UserError as error:
+        outcome, message = "refused", str(error)
+        assert message.splitlines() == [message], message
+        assert len(message) <= LINE, f"{len(message)} characters: {message[:LINE]}"
+        assert message.startswith(str(folder)), message
+    seconds = time.process_time() - started
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) << 10
+    assert seconds <= SECONDS, f"{outcome} in {seconds:.1f} seconds"
+    assert growth <= GROWTH, f"{outcome} with {growth >> 20} MiB"
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
