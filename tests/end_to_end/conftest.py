@@ -57,7 +57,12 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Pa
         write_scenic(folder / name / "checkpoint", **fields)
     shutil.copy(folder / "kinetics_400/vivit_base_16x2_unfactorized/checkpoint", folder / "checkpoint")
     shutil.copytree(folder / "kinetics_400/vivit_base_16x2_fe", folder / "vivit_base_16x2_fe")
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     for name in ("google/vivit-b-16x2-kinetics400", "google/vivit-b-16x2"):
         config = VivitConfig(image_size=32, num_frames=8, tubelet_size=[2, 8, 8], num_labels=5, **sizes)
         VivitForVideoClassification(config).save_pretrained(folder / name)

@@ -195,7 +195,7 @@ def test_id_that_is_not_in_the_cache_is_one_quick_line(cache: Path) -> None:
 
 @pytest.mark.parametrize("source", [*MALFORMED, "name/" + "a" * 200, "a" * 5000, "https://huggingface.co/name/model"])
 def test_malformed_id_is_one_line(cache: Path, source: str) -> None:
-    one_line(lambda: vivit.load(source), source)
+    one_line(lambda: vivit.load(source), source[:100])
 
 
 def test_repository_without_a_whole_model_is_one_line(tmp_path: Path, cache: Path) -> None:
@@ -498,7 +498,7 @@ def test_pushing_offline_is_one_line(cache: Path, temporary: Path) -> None:
 
 @pytest.mark.parametrize("repo_id", [*MALFORMED, "", "..", "../..", "name/" + "a" * 200, "name/mo\0del"])
 def test_pushing_to_a_malformed_id_is_one_line_and_leaves_nothing(hub: Hub, temporary: Path, repo_id: str) -> None:
-    message = one_line(lambda: ours().push_to_hub(repo_id), repo_id)
+    message = one_line(lambda: ours().push_to_hub(repo_id), repo_id.replace("\0", "\\x00"))
     assert "id" in message
     assert str(temporary) not in message
     assert hub.created == []
