@@ -366,7 +366,7 @@ def test_tubelets_become_frames_embedded_one_by_one() -> None:
     assert adapted.config.tubelet_size == (1, 8, 8)
     expected = model.embedding.weight.detach().sum(dim=2, keepdim=True)
     torch.testing.assert_close(adapted.embedding.weight.detach(), expected)
-    assert adapted.report == ("tubelet kernel inflated from 2 to 1 frames",)
+    assert adapted.report == ("tubelet kernel summed up from 2 to 1 frames", "4 frames of 8 sampled uniformly")
 
 
 # Classes.
@@ -423,9 +423,22 @@ def test_names_that_are_no_list_are_refused(classes: Any) -> None:
         adapt(build(), classes=classes)
 
 
-def test_frozen_parameters_stay_frozen() -> None:
+def test_names_that_no_head_can_have_are_refused() -> None:
+    with pytest.raises(UserError, match=r"heads: 'keys' is a name that PyTorch uses itself"):
+        adapt(build(), heads={"keys": 2})
+
+
+def test_names_of_several_heads_describe_a_scenic_checkpoint_whose_outputs_they_are() -> None:
+    path = SCENIC / "fe_epic" / "checkpoint"
+    names = {"noun": list("abcde"), "verb": list("xyz")}
+    loaded = load(path, image_size=32, classes=names)
+    described = from_scenic(path, image_size=32, heads={"noun": 5, "verb": 3})
+    assert_same_state(loaded.state_dict(), described.state_dict())
+    assert loaded.classes == {"noun": tuple("abcde"), "verb": tuple("xyz")}
+
+
+def test_frozen_parameters_stay_frozen_and_a_fresh_head_learns() -> None:
     model = build("factorised encoder").requires_grad_(False)
-    model.heads.requires_grad_(True)
     adapted = adapt(model, image_size=24 if model.config.image_size != (24, 24) else 32, num_classes=3)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trained == {"heads.classes.weight", "heads.classes.bias"}
@@ -468,8 +481,13 @@ def test_named_heads_are_kept_named_or_fresh_as_one_head_is() -> None:
         assert len(kept.report) == 1
     assert kept.classes == {"noun": tuple("wxyz"), "verb": tuple("abc")}
     other = adapt(kept, classes={"verb": list("abc"), "noun": list("wxy")})
-    assert_fresh(other, kept, {"verb": 3, "noun": 3})
-    assert other.report[-1].startswith("fresh head of 3 verb, 3 noun classes, untrained: the weights have ")
+    # The verbs are the same, and keep their head.
+    assert list(other.heads) == ["verb", "noun"]
+    assert torch.equal(head(other, "verb")[0], head(model, "verb")[0])
+    assert torch.equal(head(other, "verb")[1], head(model, "verb")[1])
+    assert torch.count_nonzero(head(other, "noun")[0]) == torch.count_nonzero(head(other, "noun")[1]) == 0
+    assert head(other, "noun")[0].shape[0] == 3
+    assert other.report[-1] == "fresh head of 3 noun classes, untrained: the weights have 4 noun, 3 verb"
 
 
 def test_classes_and_a_number_that_contradicts_them_are_refused() -> None:

@@ -20,7 +20,8 @@ from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.weights.convert import convert, describe, is_image_vit, open_any
+from vivit.weights import convert as converting
+from vivit.weights.convert import convert, describe, open_any
 from vivit.weights.store import load, save
 
 REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
@@ -49,6 +50,10 @@ OF_TRANSFORMERS: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 48,
 }
+
+
+def is_image_vit(source: Path, fields: dict[str, Any]) -> bool:
+    return converting.is_image_vit(*converting.opened(source), fields)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -235,7 +240,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({"bert.embeddings.word_embeddings.weight": torch.zeros(2, 2)}, tmp_path / "bert" / "model.safetensors")
-    refused(lambda: open_any(tmp_path / "bert"), "bert", "not an image ViT")
+    refused(lambda: open_any(tmp_path / "bert"), "bert: a bert model", "image ViTs")
     (tmp_path / "empty").mkdir()
     refused(lambda: open_any(tmp_path / "empty"), "empty", "config.json")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))

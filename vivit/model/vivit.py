@@ -130,6 +130,8 @@ class ViViT(nn.Module):
             given = {head: len(names) for head, names in self.classes.items()}
             raise ValueError(f"classes: names for {given} given, but the heads of the model are {class_counts}")
 
+        if self.classes is not None and not all(isinstance(x, str) for names in self.classes.values() for x in names):
+            raise ValueError("classes: names are needed, as text")
         for head in class_counts:
             if hasattr(nn.ModuleDict(), head):
                 raise ValueError(f"heads: {head!r} is a name that PyTorch uses itself; choose another")

@@ -64,16 +64,25 @@ def fit(
         if name.endswith("positions.embedding"):
             state[name] = _resized(name, value, new, lines)
     if (before := old.tubelet_size[0]) != (after := new.tubelet_size[0]):
-        how = "inflated" if tubelet_init == "filter_inflation" else "re-centred"
+        inflated = "inflated" if after > before else "summed up"
+        how = inflated if tubelet_init == "filter_inflation" else "re-centred"
         lines.append(f"tubelet kernel {how} from {before} to {after} frames")
         state["embedding.weight"] = resize_kernel(state["embedding.weight"], after, tubelet_init)
-    kept_names = _fit_heads(model, new, names, state, lines)
+    if (new.embedding, new.sampled_frames) != (old.embedding, old.sampled_frames):
+        sampled = f"{new.sampled_frames} frames of {new.num_frames} sampled uniformly"
+        lines.append(sampled if new.embedding == "uniform_frames" else "tubelets in place of single frames")
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    kept_names, fresh = _fit_heads(model, new, names, state, lines)
+    for name in fresh:
+        trained[name] = True
     preprocessing = _scaled(model.preprocessing, old, new, lines)
 
-    with torch.device("meta"):
-        fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
+    try:
+        with torch.device("meta"):
+            fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
+    except ValueError as error:
+        raise UserError(str(error)) from None
     fitted.load_state_dict(state, assign=True)
-    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in fitted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
     fitted.report = (*model.report, *lines)
@@ -159,19 +168,31 @@ def _fit_heads(
     names: Mapping[str, Sequence[str]] | None,
     state: dict[str, Tensor],
     lines: list[str],
-) -> Mapping[str, Sequence[str]] | None:
-    """Fresh heads in the state where classes are others; returns the labels of the fitted model."""
-    old = model.config
-    if new.class_counts == old.class_counts and (names is None or model.classes in (None, names)):
-        return names or model.classes
-    for head in old.class_counts:
-        weight, bias = state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")
+) -> tuple[Mapping[str, Sequence[str]] | None, list[str]]:
+    """Fresh heads in the state where classes are others; returns the model's labels and the fresh parameters' names."""
+    old, labels = model.config.class_counts, model.classes or {}
+    kept = {
+        head
+        for head, count in new.class_counts.items()
+        if old.get(head) == count and (names is None or labels.get(head) in (None, names.get(head)))
+    }
+    if kept == old.keys() == new.class_counts.keys():
+        return names or model.classes, []
+    before = {head: (state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")) for head in old}
+    fresh = []
     for head, count in new.class_counts.items():
-        state[f"heads.{head}.weight"] = weight.new_zeros(count, weight.shape[1])
-        state[f"heads.{head}.bias"] = bias.new_zeros(count)
-    others = " others" if new.class_counts == old.class_counts else ""
-    lines.append(f"fresh head of {_counts(new)} classes, untrained: the weights have {_counts(old)}{others}")
-    return names
+        weight, bias = before.get(head) or next(iter(before.values()))
+        if head not in kept:
+            weight, bias = weight.new_zeros(count, weight.shape[1]), bias.new_zeros(count)
+            fresh += [f"heads.{head}.weight", f"heads.{head}.bias"]
+        state[f"heads.{head}.weight"], state[f"heads.{head}.bias"] = weight, bias
+    if fresh:
+        counts = {head: count for head, count in new.class_counts.items() if head not in kept}
+        others = " others" if new.class_counts == old else ""
+        lines.append(f"fresh head of {_counts(counts)} classes, untrained: the weights have {_counts(old)}{others}")
+    if names is None and kept and model.classes is not None and kept == new.class_counts.keys():
+        return {head: labels[head] for head in new.class_counts}, fresh
+    return names, fresh
 
 
 def _scaled(preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, lines: list[str]) -> Preprocessing:
@@ -191,14 +212,13 @@ def named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
         return None
     heads = classes if isinstance(classes, Mapping) else {"classes": classes}
     for labels in heads.values():
-        if isinstance(labels, str) or not isinstance(labels, Sequence):
+        if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(x, str) for x in labels):
             raise UserError(f"classes: a list of names is needed, not {labels!r}")
     return {head: tuple(labels) for head, labels in heads.items()}
 
 
-def _counts(config: ModelConfig) -> str:
-    counts = config.class_counts
-    return str(config.num_classes) if config.heads is None else ", ".join(f"{n} {head}" for head, n in counts.items())
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(str(n) if head == "classes" else f"{n} {head}" for head, n in counts.items())
 
 
 def _by(lengths: Sequence[int]) -> str:

@@ -7,15 +7,17 @@ from typing import Any, Literal
 from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.weights.adapt import Classes, KernelInit
+from vivit.weights.adapt import Classes
 from vivit.weights.files import open_weights, read_json
 from vivit.weights.hub import find
 from vivit.weights.huggingface import to_huggingface
 from vivit.weights.image_sources import read_image_vit
-from vivit.weights.image_vit import TubeletInit, from_image_vit
-from vivit.weights.store import CONFIG_FILE, load
+from vivit.weights.image_vit import TubeletInit, new_from
+from vivit.weights.store import CONFIG_FILE, IMAGE_TYPES, load_found
+from vivit.weights.weight_file import WeightFile
 
 Format = Literal["vivit", "huggingface"]
+SCENIC_FILE = "checkpoint"  # as Scenic calls it, in a folder of the model's name
 
 
 def open_any(
@@ -35,27 +37,46 @@ def open_any(
     Raises:
         UserError: the source is neither.
     """
+    path, file = opened(source)
+    return _model_of(source, path, file, tubelet_init, classes, fields)
+
+
+def opened(source: str | Path) -> tuple[Path, WeightFile | None]:
+    """Where the source is, and its weights where it is one file."""
+    path = find(source)
+    if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
+        path = path / SCENIC_FILE
+    return path, None if path.is_dir() else open_weights(path)
+
+
+def _model_of(
+    source: str | Path,
+    path: Path,
+    file: WeightFile | None,
+    tubelet_init: TubeletInit | None,
+    classes: Classes | None,
+    fields: dict[str, Any],
+) -> ViViT:
     if fields.get("sampled_frames") is not None:
         fields = {"embedding": "uniform_frames", **fields}
-    if is_image_vit(source, fields):
-        return from_image_vit(source, tubelet_init or "central_frame", classes=classes, **fields)
+    if is_image_vit(path, file, fields):
+        image = read_image_vit(path, fields.get("num_heads"), file)
+        return new_from(image, source, tubelet_init or "central_frame", classes, fields)
     if tubelet_init == "random":
         raise UserError(f"{source}: tubelet_init: a video model's kernel is not drawn anew; leave it out")
-    how: KernelInit = tubelet_init or "filter_inflation"
-    return load(source, tubelet_init=how, classes=classes, **fields)
+    return load_found(path, file, source, tubelet_init or "filter_inflation", classes, fields)
 
 
-def is_image_vit(source: str | Path, fields: dict[str, Any]) -> bool:
-    """Whether the source is an image model rather than a video model."""
-    path = find(source)
-    if path.is_dir():
+def is_image_vit(path: Path, file: WeightFile | None, fields: dict[str, Any]) -> bool:
+    """Whether a folder, or a file's weights, are an image model rather than a video model."""
+    if file is None:
         config = path / CONFIG_FILE
         if not config.is_file():
             return False
         content = read_json(config)
         ours = isinstance(content.get("architecture"), dict)
-        return not ours and content.get("model_type") != "vivit"
-    shapes = open_weights(path).shapes
+        return not ours and (content.get("model_type") in IMAGE_TYPES or "model_type" not in content)
+    shapes = file.shapes
     kernel = shapes.get("embedding/kernel")
     if kernel is None:
         theirs = [shape for name, shape in shapes.items() if name.endswith("patch_embeddings.projection.weight")]
@@ -98,11 +119,12 @@ def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
     Args:
         fields: what the weights do not tell of themselves, as `vivit.load` takes it.
     """
-    if is_image_vit(source, fields) and not any(fields.values()):
-        image = read_image_vit(source, None)
+    path, file = opened(source)
+    if is_image_vit(path, file, fields) and not any(fields.values()):
+        image = read_image_vit(path, None, file)
         about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
         return about + [("note", line) for line in image.lines]
-    return describe(open_any(source, **fields))
+    return describe(_model_of(source, path, file, None, None, fields))
 
 
 def describe(model: ViViT) -> list[tuple[str, str]]:

@@ -105,7 +105,8 @@ def _open_shards(index: Path, open_shard: Callable[[Path], WeightFile]) -> Weigh
         if name not in shards[file].shapes:
             raise UserError(f"{index}: {name} is not in {file}")
         shapes[name] = shards[file].shapes[name]
-    return WeightFile(str(index), "safetensors", shapes, lambda name: shards[names[name]].read(name))
+    kind = next(iter(shards.values())).kind if shards else "none"
+    return WeightFile(str(index), kind, shapes, lambda name: shards[names[name]].read(name))
 
 
 def _open_zip(path: Path) -> WeightFile:

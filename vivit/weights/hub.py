@@ -1,5 +1,6 @@
 """The Hugging Face Hub: an id to a folder of its cache, and a model to a repository."""
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,20 @@ def find(source: str | Path) -> Path:
         raise UserError(f"{source}: its owner grants access on request at the Hub; then: hf auth login") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{source}: neither a file or folder nor a model on the Hub") from None
-    except FAILURES:
+    except FAILURES as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise UserError(f"{source}: not fetched into the Hub's cache ({error.strerror})") from None
         raise UserError(
             f"{source}: no such file or folder, not in the Hub's cache, and the Hub cannot be reached"
         ) from None
     if not folder.is_dir():
         raise UserError(f"{source}: no model that is known here: the repository has no config.json and no weights")
     return folder
+
+
+def called(source: str | Path) -> str:
+    """What to call a source in words that are kept: a Hub id whole, of a path the last two parts."""
+    return "/".join(Path(source).parts[-2:]) if Path(source).exists() else str(source)
 
 
 def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **card: Any) -> str:

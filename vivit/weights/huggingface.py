@@ -3,6 +3,7 @@
 That is the spatio-temporal model with a class token; transformers has none of the others.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
+from vivit.weights.card import CARD_FILE, is_written_by_hand
 from vivit.weights.files import open_folder, read_json
 from vivit.weights.fill import build
-from vivit.weights.hub import find
+from vivit.weights.hub import called, find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
 from vivit.weights.weight_file import WeightFile
@@ -101,10 +103,10 @@ def from_huggingface(source: str | Path) -> ViViT:
     Raises:
         UserError: no such folder or id, or not a whole ViViT of transformers; the message names the file.
     """
-    return load_folder(find(source), str(source))
+    return load_folder(find(source), source)
 
 
-def load_folder(folder: Path, source: str) -> ViViT:
+def load_folder(folder: Path, source: str | Path) -> ViViT:
     """As `from_huggingface`, from a folder that was found; `source` is what the user called it."""
     path = folder / CONFIG_FILE
     theirs = read_json(path)
@@ -132,6 +134,8 @@ def load_folder(folder: Path, source: str) -> ViViT:
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
     lines = []
+    if classes is None and _has_names(id2label):
+        lines.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
     if classes is not None and len(classes) != num_classes:
         lines.append(f"class names left out: {len(classes)} in {CONFIG_FILE}, but {num_classes} classes in the weights")
         classes = None
@@ -146,7 +150,7 @@ def load_folder(folder: Path, source: str) -> ViViT:
         fresh=[] if has_head else ["heads.classes.weight", "heads.classes.bias"],
         classes=None if classes is None else {"classes": classes},
         preprocessing=preprocessing,
-        origin=[f"transformers' ViViT {source}", *lines],
+        origin=[f"transformers' ViViT {called(source)}", *lines, *said],
     )
     model.report = (*lines, *said, *model.report)
     return model
@@ -203,6 +207,10 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
             folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
         }
     )
+    # Of a model that was here before: it would be read in place of what was written.
+    (folder / PROCESSOR_FILES[0]).unlink(missing_ok=True)
+    if not is_written_by_hand(folder):
+        (folder / CARD_FILE).unlink(missing_ok=True)
 
 
 def names_of(file: WeightFile) -> tuple[str, bool]:
@@ -240,8 +248,8 @@ def _preprocessing(folder: Path, config: ModelConfig) -> tuple[Preprocessing | N
     lines = []
     if abs(low + 1) > 1e-3 or abs(high - 1) > 1e-3:
         lines.append(
-            f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1], as the official weights want; "
-            "the weights are taken as they are"
+            f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1]; "
+            "the weights are taken as they are, which is right for the official ones"
         )
     return Preprocessing(resize=max(resize, *config.image_size)), lines
 
@@ -254,6 +262,12 @@ def _classes(id2label: Any) -> tuple[str, ...] | None:
     if not all(isinstance(name, str) for name in names) or all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         return None
     return tuple(str(name) for name in names)
+
+
+def _has_names(id2label: Any) -> bool:
+    """Whether there is any name that is not transformers' own."""
+    names = id2label.values() if isinstance(id2label, dict) else ()
+    return any(not isinstance(name, str) or re.fullmatch(r"LABEL_\d+", name) is None for name in names)
 
 
 def _rules_of(model: ViViT) -> list[Rule]:

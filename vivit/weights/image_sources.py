@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -50,6 +50,7 @@ NOT_TAKEN = (
     *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
     *("*embeddings.distillation_token", "dist_token", "*pooler.dense.*"),
 )
+UNKNOWN_SCALING = "how its pixels were normalised is not told; [-1, 1] assumed"
 # How many heads timm's models of a size have; their weights do not tell.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
@@ -65,17 +66,19 @@ class ImageViT:
     """Whether the first layer took over the image model's own normalisation of pixels."""
 
 
-def read_image_vit(source: str | Path, num_heads: int | None) -> ImageViT:
+def read_image_vit(source: str | Path, num_heads: int | None, file: WeightFile | None = None) -> ImageViT:
     """Read an image ViT of any kind that is known here.
 
     Args:
         num_heads: of the model that it is for; timm's weights do not tell. None: as many as 64-wide heads give.
+        file: the source's weights, where they have been opened.
 
     Raises:
         UserError: there is none, or not a whole one.
     """
     path = find(source)
-    file = open_folder(path) if path.is_dir() else open_weights(path)
+    if file is None:
+        file = open_folder(path) if path.is_dir() else open_weights(path)
     folder = path if path.is_dir() else path.parent
     names = file.shapes
     try:
@@ -131,6 +134,8 @@ def _from_flax(file: WeightFile) -> ImageViT:
 
 def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
     path = folder / huggingface.CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: No such file, and {file.source} does not tell its heads, GELU and epsilon")
     theirs = read_json(path)
     shapes = file.shapes
     prefix, todays = huggingface.names_of(file)
@@ -156,8 +161,9 @@ def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
     )
     rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
     processor = read_processor(folder)
-    scaling = None if processor is None else pixel_scaling(*processor)
-    return _image_vit(config, file, rules, scaling=scaling, distilled=distilled)
+    if processor is None:
+        return _image_vit(config, file, rules, [UNKNOWN_SCALING], distilled=distilled)
+    return _image_vit(config, file, rules, scaling=pixel_scaling(*processor), distilled=distilled)
 
 
 def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageViT:
@@ -187,7 +193,7 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
         num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
         num_heads=num_heads,
         mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
-        activation="gelu",
+        activation=_timm_activation(about, folder / "config.json"),
         representation_size=shapes["pre_logits.fc.weight"][0] if "pre_logits.fc.weight" in shapes else None,
     )
     fused = "blocks.0.attn.qkv.weight" in shapes
@@ -218,7 +224,19 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
         pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
         scaling = pixel_scaling(folder / "config.json", pixels)
+    else:
+        lines.append(UNKNOWN_SCALING)
     return _image_vit(config, file, rules, lines, scaling, distilled)
+
+
+def _timm_activation(about: dict[str, Any], config: Path) -> Literal["gelu", "gelu_tanh"]:
+    arguments = about.get("model_args")
+    layer = arguments.get("act_layer", "gelu") if isinstance(arguments, dict) else "gelu"
+    if layer == "gelu_tanh":
+        return "gelu_tanh"
+    if layer == "gelu":
+        return "gelu"
+    raise UserError(f"{config}: act_layer {layer!r} is not supported; gelu and gelu_tanh are")
 
 
 def _image_vit(

@@ -18,6 +18,7 @@ from vivit.model.embedding import resize_positions
 from vivit.model.encoder import GELU
 from vivit.model.vivit import ViViT
 from vivit.weights.adapt import Classes, named, resize_kernel
+from vivit.weights.hub import called
 from vivit.weights.image_sources import ImageViT, read_image_vit
 
 TubeletInit = Literal["central_frame", "filter_inflation", "random"]
@@ -70,8 +71,14 @@ def from_image_vit(
         fields: fields of `ModelConfig` that the image model does not decide: variant, num_frames, num_classes and the
             like; by default tubelets of two frames and pictures of the image model's size.
     """
+    return new_from(read_image_vit(source, fields.get("num_heads")), source, tubelet_init, classes, fields)
+
+
+def new_from(
+    image: ImageViT, source: str | Path, tubelet_init: TubeletInit, classes: Classes | None, fields: dict[str, Any]
+) -> ViViT:
+    """As `from_image_vit`, of an image model that has been read; `source` is what the user called it."""
     _check_init(tubelet_init)
-    image = read_image_vit(source, fields.get("num_heads"))
     theirs = image.model.config
     patch = theirs.tubelet_size[1:]
     taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
@@ -129,7 +136,7 @@ def _start(model: ViViT, image: ImageViT, tubelet_init: TubeletInit, source: str
             elif isinstance(module_, nn.GELU):
                 module_.approximate = GELU[theirs.activation]
     model.report = tuple(lines)
-    model.origin = (f"image ViT {Path(source).name}, tubelets by {tubelet_init.replace('_', ' ')}", *lines)
+    model.origin = (f"image ViT {called(source)}, tubelets by {tubelet_init.replace('_', ' ')}", *lines)
 
 
 def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]:

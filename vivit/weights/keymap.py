@@ -21,7 +21,10 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """How arrays of a source become ours, and ours theirs; each the inverse of the other."""
+    """How arrays of a source become ours, and ours theirs; each the inverse of the other.
+
+    `write` also tells, from shapes alone, which shapes `read` is for.
+    """
 
     read: Callable[..., Tensors]
     write: Callable[..., Tensors]

@@ -17,6 +17,7 @@ from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights.files import open_weights
 from vivit.weights.fill import build
+from vivit.weights.hub import called
 from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, join, position_grid
 from vivit.weights.weight_file import Shape, WeightFile
 
@@ -173,17 +174,25 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
 # Keywords that may be wishes, to be followed after loading, rather than what the weights are.
 CLASSES = ("num_classes", "heads")
 CLIP = ("num_frames", "tubelet_size")
-# In this order: where the weights are known as of the released clip, every size is a wish; else as little as can be.
-WISHES = (("image_size", *CLIP), ("image_size", *CLIP, *CLASSES), (), CLASSES, CLIP, (*CLIP, *CLASSES))
+# What is taken as wishes, the first that the weights agree with.
+WISHES = (
+    # Without a size the weights give a model only if they are of the released clip; then every size is a wish.
+    ("image_size", *CLIP),
+    ("image_size", *CLIP, *CLASSES),
+    # Else image_size has to describe them, and the rest does where it can: no more is a wish than must be.
+    (),
+    CLASSES,
+    CLIP,
+    (*CLIP, *CLASSES),
+)
 
 
-def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, Any]]:
+def load_scenic(file: WeightFile, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, Any]]:
     """As `from_scenic`, but a keyword that contradicts the weights may be a wish, where the weights tell enough.
 
     Returns:
         The model, and those keywords that are still to be followed.
     """
-    file = open_weights(path)
     keywords = {key: value for key, value in keywords.items() if value is not None}
     refusals: list[UserError] = []
     for wishes in WISHES:
@@ -200,7 +209,12 @@ def load_scenic(path: Path, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, 
 def _config_of(file: WeightFile, overrides: dict[str, Any]) -> tuple[ModelConfig, list[str]]:
     """The architecture, and what was assumed of it. Raises UserError where weights and keywords do not give one."""
     if "embedding/kernel" not in file.shapes:
-        raise UserError(f"{file.source}: no weights of a ViViT under optimizer/target or params")
+        raise UserError(
+            f"{file.source}: no weights of a ViViT under Scenic's names; "
+            "other video models are loaded by their folder, and image ViTs by vivit.from_image_vit"
+        )
+    if unknown := overrides.keys() - ModelConfig.model_fields.keys():
+        raise UserError(f"{file.source}: there is no {sorted(unknown)[0]} to be told")
     try:
         return _read_config(file.shapes, overrides)
     except KeyError as error:
@@ -218,7 +232,7 @@ def _build(file: WeightFile, config: ModelConfig, lines: list[str]) -> ViViT:
     if config.heads == EPIC_HEADS:
         preprocessing = preprocessing.model_copy(update={"frame_stride": 1})
         lines.append("every frame taken, as EPIC-Kitchens' config has it")
-    origin = [f"Scenic's {'/'.join(Path(file.source).parts[-2:])}", *lines]
+    origin = [f"Scenic's {called(file.source)}", *lines]
     model = build(config, file, key_map(config), preprocessing=preprocessing, origin=origin)
     model.report = tuple(lines)
     return model

@@ -10,15 +10,18 @@ from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface
-from vivit.weights.adapt import Classes, KernelInit, fit
+from vivit.weights.adapt import Classes, KernelInit, fit, named
 from vivit.weights.card import CARD_FILE, card, is_written_by_hand
 from vivit.weights.files import open_weights, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.scenic import load_scenic
+from vivit.weights.weight_file import WeightFile
 from vivit.weights.writing import as_json, make_folder, text, weights, write_files
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+# Of transformers: those whose architecture is an image ViT's.
+IMAGE_TYPES = ("vit", "deit", "vit_msn")
 
 
 class FolderConfig(BaseModel):
@@ -97,32 +100,46 @@ def load(
         UserError: nothing there, or not a whole model, or it cannot be changed so; the message names the file.
     """
     path = find(source)
-    if path.is_dir():
-        config = path / CONFIG_FILE
-        if not config.is_file():
-            raise UserError(f"{path}: no {CONFIG_FILE}; not a model folder")
-        content = read_json(config)
-        if "model_type" in content and "architecture" not in content:
-            if content["model_type"] != "vivit":
-                raise UserError(
-                    f"{path}: a {content['model_type']} model, no video model; "
-                    "vivit.from_image_vit and vivit convert make one of an image ViT"
-                )
-            model = huggingface.load_folder(path, str(source))
-        else:
-            model = _load_folder(path, content)
+    file = None if path.is_dir() else open_weights(path)
+    return load_found(path, file, source, tubelet_init, classes, changes)
+
+
+def load_found(
+    path: Path,
+    file: WeightFile | None,
+    source: str | Path,
+    tubelet_init: KernelInit,
+    classes: Classes | None,
+    changes: dict[str, Any],
+) -> ViViT:
+    """As `load`, of a folder or an open file; `source` is what the user called it."""
+    if file is None:
+        model = _load_folder(path, source)
     elif path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
         raise UserError(f"{path}: give the folder, {path.parent}; the weights alone do not tell the model")
     else:
-        model, changes = load_scenic(path, changes)
+        names = named(classes) or {}
+        if len(names) > 1 and changes.get("heads") is None:
+            changes = {**changes, "heads": {head: len(labels) for head, labels in names.items()}}
+        model, changes = load_scenic(file, changes)
     try:
         return fit(model, tubelet_init=tubelet_init, classes=classes, **changes)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def _load_folder(folder: Path, content: dict[str, Any]) -> ViViT:
+def _load_folder(folder: Path, source: str | Path) -> ViViT:
     path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {CONFIG_FILE}; not a model folder")
+    content = read_json(path)
+    if "model_type" in content and "architecture" not in content:
+        if content["model_type"] == "vivit":
+            return huggingface.load_folder(folder, source)
+        hint = "vivit.from_image_vit and vivit convert make a video model of it"
+        if content["model_type"] not in IMAGE_TYPES:
+            hint = "of transformers' models only vivit is read, and image ViTs to start from"
+        raise UserError(f"{folder}: a {content['model_type']} model; {hint}")
     try:
         config = FolderConfig.model_validate(content)
     except ValidationError as error:

@@ -36,7 +36,7 @@ def write_files(files: Mapping[Path, Content]) -> None:
     Raises:
         UserError: a file cannot be written; the message names it.
     """
-    unfinished = {path: path.with_name(f"{path.name}.unfinished") for path in files}
+    unfinished = {path: path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in files}
     try:
         for path, content in files.items():
             content(unfinished[path])
