@@ -47,7 +47,7 @@ VariantOfWeights = Annotated[
     ),
 ]
 NumFrames = Annotated[int | None, _unset(help="frames of a clip", metavar="N")]
-ImageSize = Annotated[tuple[int, int] | None, _unset(help="of the crop", metavar="HEIGHT WIDTH")]
+ImageSize = Annotated[int | tuple[int, int] | None, _unset(help="of the crop", metavar="HEIGHT [WIDTH]")]
 SampledFrames = Annotated[int | None, _unset(help="frames taken uniformly, in place of tubelets", metavar="N")]
 AttentionOrder = Annotated[
     Literal["space_time", "time_space"] | None,

@@ -285,7 +285,11 @@ class Hub:
                 siblings = [{"rfilename": name} for name in files]
                 self.say(to, 200, {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings})
             return
-        content = self.repositories["/".join(parts[:2])]["/".join(parts[4:])]  # /name/model/resolve/COMMIT/file
+        content = self.repositories["/".join(parts[:2])].get("/".join(parts[4:]))  # /name/model/resolve/COMMIT/file
+        if content is None:
+            missing = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}
+            self.say(to, 404, {"error": "Entry not found"}, missing)
+            return
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
         self.say(to, 200, content, {"ETag": etag, "X-Repo-Commit": COMMIT})
 
@@ -381,6 +385,14 @@ def test_the_card_of_a_pushed_model_names_its_id(hub: Hub, cache: Path) -> None:
 def test_pushing_again_replaces_the_model(hub: Hub) -> None:
     ours(seed=1).push_to_hub("name/model")
     ours(seed=2).push_to_hub("name/model")
+    close(logits(vivit.load("name/model")), logits(ours(seed=2)))
+
+
+def test_a_card_written_by_hand_on_the_hub_stays(hub: Hub) -> None:
+    ours(seed=1).push_to_hub("name/model")
+    hub.repositories["name/model"]["README.md"] = b"# Mine"
+    ours(seed=2).push_to_hub("name/model", licence="mit")
+    assert hub.repositories["name/model"]["README.md"] == b"# Mine"
     close(logits(vivit.load("name/model")), logits(ours(seed=2)))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -15,6 +16,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from vivit.errors import UserError
+from vivit.weights.card import CARD_FILE, is_written_by_hand
 
 if TYPE_CHECKING:
     from vivit.model.vivit import ViViT
@@ -59,6 +61,14 @@ def find(source: str | Path) -> Path:
     return folder
 
 
+def _has_card_by_hand(api: HfApi, repo_id: str) -> bool:
+    try:
+        card = api.hf_hub_download(repo_id, CARD_FILE)
+    except EntryNotFoundError:
+        return False
+    return is_written_by_hand(Path(card).parent)
+
+
 def called(source: str | Path) -> str:
     """What to call a source in words that are kept: a Hub id whole, of a path the last two parts."""
     return "/".join(Path(source).parts[-2:]) if Path(source).exists() else str(source)
@@ -67,7 +77,8 @@ def called(source: str | Path) -> str:
 def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **card: Any) -> str:
     """Save a model to a repository, made if need be, in one commit; returns its address.
 
-    `card` is what `save_pretrained` takes for the model card, which is named as the repository is.
+    `card` is what `save_pretrained` takes for the model card, which is named as the repository is; one that was written
+    by hand there stays.
 
     Raises:
         UserError: no access, or no connection.
@@ -84,7 +95,12 @@ def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **ca
         save(model, folder, name=repo_id, **card)
         try:
             address = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Upload of a ViViT model")
+            api.upload_folder(
+                repo_id=address.repo_id,
+                folder_path=folder,
+                commit_message="Upload of a ViViT model",
+                ignore_patterns=[CARD_FILE] if _has_card_by_hand(api, address.repo_id) else None,
+            )
         except FAILURES as error:
             said = getattr(error, "server_message", None) or str(error) or type(error).__name__
             raise UserError(f"{repo_id}: not pushed ({' '.join(said.split())})") from None
