@@ -103,3 +103,24 @@ def test_full_disk_is_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_one_line_and_leaves_the_model(
+    tmp_path: Path, tiny_recipe: Recipe, name: str, damage: str
+) -> None:
+    model, chosen = trained(tiny_recipe, "adamw", seed=0)
+    save_checkpoint(tmp_path, 3, model, chosen, {})
+    (saved,) = checkpoints(tmp_path)
+    file = saved / name
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    other, other_chosen = trained(tiny_recipe, "adamw", seed=1)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(UserError, match=rf"{saved.name}: damaged .*delete it to go on") as error:
+        load_checkpoint(saved, other, other_chosen)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())

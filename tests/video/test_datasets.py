@@ -91,6 +91,12 @@ def test_one_csv_with_splits(tmp_path: Path) -> None:
     assert open_split(data, "val").classes == ("a", "b", "c")
 
 
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_videos_without_a_split_among_those_with_one_are_not_left_out_quietly(split: str, tmp_path: Path) -> None:
+    data = write(tmp_path / "all.csv", "path,label,split", "1.mp4,a,train", "2.mp4,b,", "3.mp4,a,val", "4.mp4,b,")
+    assert "2 videos have no split, and the others do: 2.mp4, 4.mp4" in error_of(data, split)
+
+
 @pytest.mark.parametrize("layout", ["folders", "csv", "txt"])
 def test_without_splits_a_fifth_of_each_class_is_held_out(layout: str, tmp_path: Path) -> None:
     data = class_folders(tmp_path)

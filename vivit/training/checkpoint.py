@@ -55,9 +55,18 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put weights and optimiser back as they were and return the state, "step" in it."""
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-    moments = load_file(checkpoint / "optimiser.safetensors")
+    """Put weights and optimiser back as they were and return the state, "step" in it.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another model.
+    """
+    try:
+        weights, moments = (load_file(checkpoint / f"{name}.safetensors") for name in ("model", "optimiser"))
+        state = json.loads((checkpoint / "state.json").read_text())
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{checkpoint}: damaged ({reason}); delete it to go on from the one before") from None
     for name, parameter in model.named_parameters():
         found = {key.rsplit("/", 1)[1]: value for key, value in moments.items() if key.rsplit("/", 1)[0] == name}
         if found:
@@ -65,7 +74,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimiser: torch.optim.O
             optimiser.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in found.items()
             }
-    return json.loads((checkpoint / "state.json").read_text())
+    return state
 
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

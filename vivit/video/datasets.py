@@ -142,6 +142,9 @@ def _read_list(file: Path) -> list[_Entry]:
 def _choose(entries: list[_Entry], split: str, data: Path) -> tuple[list[_Entry], str]:
     """The videos of one split, and in words how they were chosen."""
     there = {entry.split for entry in entries}
+    if "" in there and len(there) > 1:
+        without = [entry.path.name for entry in entries if not entry.split]
+        raise UserError(f"{data}: {len(without)} videos have no split, and the others do: {_shortened(without)}")
     if split == "all":
         if not there & {"val", "test"}:
             return entries, f"all videos of {data}"
