@@ -144,6 +144,39 @@ def test_recipe_without_a_model_does_not_claim_the_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def one_broken(bright_dark: Path, tmp_path: Path) -> Path:
+    """The videos in splits, all to be read but one of the ten to train on."""
+    data = tmp_path / "one_broken"
+    for name in ("bright", "dark"):
+        for number, video in enumerate(sorted((bright_dark / name).iterdir())):
+            folder = data / ("val" if number == 5 else "train") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(video, folder)
+    (data / "train" / "dark" / "dark2.mp4").write_text("no video")
+    return data
+
+
+def test_too_many_unreadable_videos_stop_training(one_broken: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.model_copy(update={"batch_size": 10})
+    with pytest.raises(UserError, match=r"^1 of 10 training videos cannot be read, more than 5% .*dark2\.mp4") as error:
+        loop.train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreadable_video_is_replaced_and_told(
+    one_broken: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"batch_size": 10, "unreadable": 0.1})
+    first = loop.train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+    out = capsys.readouterr().out
+    assert out.count("not read, others seen in its place: ") == 1
+    assert "dark2.mp4: not a readable video" in out
+    again = loop.train(one_broken, tmp_path / "again", recipe, device="cpu", workers=2)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 def test_out_that_is_a_file(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="run: no folder can be made there"):

@@ -105,7 +105,8 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
     together = []
     for first, second in zip(*ranks, strict=True):
         assert len(first.indices) - len(second.indices) == batch_size % 2
-        together.append(Batch(*(torch.cat(pair) for pair in zip(first, second, strict=True))))
+        clips, labels, indices = (torch.cat([first[i], second[i]]) for i in range(3))
+        together.append(Batch(clips, labels, indices))
     assert_same(alone, together)
 
 
@@ -164,10 +165,30 @@ def test_batch_too_small_to_share(batch_size: int, count: int, videos: VideoSet)
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_video_ends_training_with_one_line(workers: int, keep: bool, broken: VideoSet) -> None:
-    batches = training_batches(broken, CROPPED, batch_size=7, seed=0, num_steps=2, workers=workers, keep=keep)
+def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep: bool, broken: VideoSet) -> None:
+    once = list(training_batches(broken, CROPPED, batch_size=COUNT, seed=0, num_steps=3))
+    batches = list(training_batches(broken, CROPPED, batch_size=COUNT, seed=0, num_steps=3, workers=workers, keep=keep))
+    assert_same(batches, once)
+    replacements = set()
+    for epoch, batch in enumerate(batches):
+        (failure,) = batch.failures
+        message = str(failure)
+        assert message.startswith(f"{broken.videos[4].path}: not a readable video")
+        assert "\n" not in message
+        assert 4 not in batch.indices
+        assert batch.labels.tolist() == [broken.videos[i].label for i in batch.indices.tolist()]
+        order = epoch_order(COUNT, 0, epoch).tolist()
+        assert [i for i in order if i != 4] == [
+            index for index, wanted in zip(batch.indices.tolist(), order, strict=True) if wanted != 4
+        ]
+        replacements.add(batch.indices[order.index(4)].item())
+    assert len(replacements) > 1
+
+
+def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> None:
+    nothing = VideoSet((broken.videos[4],) * 5, broken.classes, broken.source)
     with pytest.raises(VideoError) as caught:
-        next(batches)
+        next(training_batches(nothing, CROPPED, batch_size=2, seed=0, num_steps=1))
     message = str(caught.value)
     assert message.startswith(f"{broken.videos[4].path}: not a readable video")
     assert "\n" not in message

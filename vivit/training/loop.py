@@ -113,6 +113,7 @@ def train(
     with SummaryWriter(str(out / "tensorboard"), purge_step=start_step) as board, Progress(*columns) as progress:
         epochs_of = f"{start_step // per_epoch + 1}/{recipe.epochs}"
         bar = progress.add_task("", total=num_steps, completed=start_step, epoch=epochs_of, loss=0.0, rate=0.0)
+        unreadable: set[str] = set()
         untimed = len(losses)
         epoch_begun = saved_at = time.monotonic()
         model.train()
@@ -125,6 +126,13 @@ def train(
             if loss != loss or abs(loss) == float("inf"):
                 raise UserError(
                     f"the loss at step {step} is {loss}: lower the learning rate ({recipe.learning_rate:g})"
+                )
+
+            unreadable |= {str(failure) for failure in batch.failures}
+            if len(unreadable) > recipe.unreadable * len(train_set.videos):
+                raise UserError(
+                    f"{len(unreadable)} of {len(train_set.videos)} training videos cannot be read, more than "
+                    f"{recipe.unreadable:.0%} (--unreadable): {sorted(unreadable)[0]}"
                 )
 
             done = step + 1
@@ -154,6 +162,8 @@ def train(
                 model.save_pretrained(out)
                 save_checkpoint(out / "checkpoints", done, model, optimiser, {"losses": losses})
                 saved_at = time.monotonic()
+    for failure in sorted(unreadable):
+        say(f"not read, others seen in its place: {failure}")
     for failure in evaluation.failures:
         say(f"not read, counted as wrong: {failure}")
     return model.eval()

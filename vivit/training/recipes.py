@@ -46,6 +46,8 @@ class Recipe(BaseModel):
     with more, of the size of its tokens."""
     flip: Annotated[float, Field(ge=0, le=1)] | None = None
     """How often a clip is mirrored: by default half the time, but never where class names speak of left and right."""
+    unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
     seed: int = 0
 
     def build_config(self, num_classes: int) -> ModelConfig:

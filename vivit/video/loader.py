@@ -22,8 +22,10 @@ from vivit.video.decode import Video, VideoError
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
 from vivit.video.transforms import flip, random_crop, view_crops
 
+# How many other videos are tried in place of one that cannot be read.
+REPLACEMENTS = 3
 # First in every seed: numpy pads seeds with zeros, so that (seed, epoch) alone is (seed, epoch, 0).
-_CLIP, _ORDER = 0, 1
+_CLIP, _ORDER, _REPLACEMENT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Batch(NamedTuple):
     labels: Tensor
     """(B,) int64."""
     indices: Tensor
-    """(B,) int64, which videos of the set."""
+    """(B,) int64, which videos of the set; in place of one that cannot be read stands the one that is seen."""
+    failures: tuple[VideoError, ...] = ()
+    """Of the videos that could not be read."""
 
 
 def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -100,27 +104,53 @@ def read_views(path: Path, spec: ClipSpec, num_clips: int, num_crops: int) -> Te
     return views.flatten(0, 1)
 
 
-class _TrainingClips(Dataset[tuple[Tensor, int, int] | VideoError]):
-    """Clips by (epoch, index). An error is a value here: raised in a worker it would become a page of traceback."""
+@dataclass(frozen=True)
+class _Clip:
+    frames: Tensor
+    label: int
+    index: int
+    failures: tuple[VideoError, ...]
+
+
+class _TrainingClips(Dataset[_Clip | VideoError]):
+    """Clips by (epoch, index). An error is a value here: raised in a worker it would become a page of traceback.
+
+    A video that cannot be read is replaced by another, whose choice, too, depends on (seed, epoch, index) alone.
+    """
 
     def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, flip_probability: float, keep: bool) -> None:
         self.videos, self.spec, self.seed, self.flip_probability = videos, spec, seed, flip_probability
         self.kept: dict[int, Tensor] | None = {} if keep else None
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | VideoError:
+    def __getitem__(self, key: tuple[int, int]) -> _Clip | VideoError:
         epoch, index = key
-        video, rng = self.videos.videos[index], clip_rng(self.seed, epoch, index)
-        try:
-            if self.kept is None:
-                clip = read_training_clip(video.path, self.spec, rng, self.flip_probability)
-            else:
-                if index not in self.kept:
-                    self.kept[index] = _read_whole(video.path, self.spec.resize)
-                frames = self.kept[index]
-                clip = _draw_clip(len(frames), lambda i: frames[i], self.spec, rng, self.flip_probability)
-        except VideoError as error:
-            return error
-        return clip, video.label, index
+        failures: list[VideoError] = []
+        candidates = [index]
+        for chosen in candidates:
+            try:
+                frames = self._read(chosen, clip_rng(self.seed, epoch, chosen))
+                return _Clip(frames, self.videos.videos[chosen].label, chosen, tuple(failures))
+            except VideoError as error:
+                if not failures:
+                    candidates += self._replacements(epoch, index)
+                failures.append(error)
+        return failures[0]
+
+    def _replacements(self, epoch: int, index: int) -> list[int]:
+        # Not of the generator that reading uses: how far that comes depends on the damage.
+        rng = np.random.default_rng([_REPLACEMENT, self.seed, epoch, index])
+        count = len(self.videos.videos)
+        drawn = rng.choice(count, min(REPLACEMENTS + 1, count), replace=False)
+        return drawn[drawn != index][:REPLACEMENTS].tolist()
+
+    def _read(self, index: int, rng: np.random.Generator) -> Tensor:
+        path = self.videos.videos[index].path
+        if self.kept is None:
+            return read_training_clip(path, self.spec, rng, self.flip_probability)
+        if index not in self.kept:
+            self.kept[index] = _read_whole(path, self.spec.resize)
+        frames = self.kept[index]
+        return _draw_clip(len(frames), lambda i: frames[i], self.spec, rng, self.flip_probability)
 
 
 def _read_whole(path: Path, resize: int) -> Tensor:
@@ -178,7 +208,7 @@ def training_batches(
 
     Raises:
         UserError: at once, where a batch is too small for every process to have a video of it.
-        VideoError: on the way, where a video cannot be read.
+        VideoError: on the way, where neither a video nor those drawn in its place can be read.
     """
     shared = min(batch_size, len(videos.videos))
     if shared < world_size:
@@ -205,12 +235,18 @@ def _good_batches(loader: DataLoader) -> Iterator[Batch]:
         yield batch
 
 
-def _collate(clips: list[tuple[Tensor, int, int] | VideoError]) -> Batch | VideoError:
+def _collate(clips: list[_Clip | VideoError]) -> Batch | VideoError:
+    good: list[_Clip] = []
     for clip in clips:
         if isinstance(clip, VideoError):
             return clip
-    frames, labels, indices = zip(*clips, strict=True)
-    return Batch(torch.stack(frames), torch.tensor(labels), torch.tensor(indices))
+        good.append(clip)
+    return Batch(
+        torch.stack([clip.frames for clip in good]),
+        torch.tensor([clip.label for clip in good]),
+        torch.tensor([clip.index for clip in good]),
+        tuple(failure for clip in good for failure in clip.failures),
+    )
 
 
 class _Views(Dataset[Tensor | str]):
