@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import vivit
-from vivit.weights import scenic
+from vivit.weights import flax_keys
 from vivit.weights.keymap import write
 
 ROUNDS = 7
@@ -50,7 +50,7 @@ def write_all(folder: Path) -> None:
 def write_scenic(model: vivit.ViViT, path: Path) -> None:
     """As flax serialises it, an optimiser's momentum beside the weights, which the released files have too."""
     state = model.state_dict()
-    rules = [rule for rule in scenic.key_map(model.config) if rule.ours[0] in state]
+    rules = [rule for rule in flax_keys.key_map(model.config) if rule.ours[0] in state]
     packer = msgpack.Packer()
     arrays = write(state, rules)
 

@@ -305,7 +305,7 @@ def info(arguments: Sequence[str]) -> int:
         attention_order: AttentionOrder = None,
         heads: Heads = (),
     ) -> None:
-        from vivit.weights.convert import describe_source
+        from vivit.weights.describe import describe_source
 
         about = describe_source(
             source,

@@ -14,7 +14,7 @@ import torch
 from transformers import ViTConfig, ViTModel, VivitConfig, VivitForVideoClassification
 
 import vivit
-from vivit.weights import scenic
+from vivit.weights import flax_keys
 from vivit.weights.keymap import write
 
 REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
@@ -34,7 +34,9 @@ def write_scenic(path: Path, **fields: Any) -> None:
     model = vivit.ViViT(vivit.ModelConfig(**small, **temporal, **fields))
     state = model.state_dict()
     tree: dict[str, Any] = {}
-    for name, value in write(state, [rule for rule in scenic.key_map(model.config) if rule.ours[0] in state]).items():
+    for name, value in write(
+        state, [rule for rule in flax_keys.key_map(model.config) if rule.ours[0] in state]
+    ).items():
         *parents, leaf = name.split("/")
         branch = tree
         for parent in parents:

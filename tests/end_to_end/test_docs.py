@@ -38,6 +38,8 @@ def test_the_command_for_every_published_checkpoint(folder: Path, monkeypatch: p
         if source.endswith("/checkpoint"):
             assert (model.config.num_frames, model.config.image_size) == (32, (224, 224))
             assert (model.config.variant == "factorised_encoder") == ("_fe/" in source)
+            # The folder that Scenic names after the model does as well as the file in it.
+            assert vivit.load((folder / source).parent).config == model.config
     assert model.origin == ("transformers' ViViT google/vivit-b-16x2",)
     epic = vivit.load(folder / "l-fe-epic")
     assert epic.config.heads == {"noun": 300, "verb": 97}

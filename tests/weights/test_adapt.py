@@ -15,7 +15,8 @@ from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights import keymap
 from vivit.weights.adapt import KernelInit, adapt, resize_kernel
-from vivit.weights.scenic import from_scenic, key_map
+from vivit.weights.flax_keys import key_map
+from vivit.weights.scenic import from_scenic
 from vivit.weights.store import load
 
 SCENIC = Path(__file__).parents[1] / "parity" / "reference" / "scenic"

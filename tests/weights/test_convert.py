@@ -21,8 +21,9 @@ from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
 from vivit.weights import convert as converting
-from vivit.weights.convert import convert, describe, open_any
-from vivit.weights.store import load, save
+from vivit.weights.convert import convert, open_any
+from vivit.weights.describe import describe
+from vivit.weights.store import load, opened, save
 
 REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
 SCENIC, IMAGE_VIT = REFERENCE / "scenic", REFERENCE / "image_init" / "vit32"
@@ -53,7 +54,7 @@ OF_TRANSFORMERS: dict[str, Any] = {
 
 
 def is_image_vit(source: Path, fields: dict[str, Any]) -> bool:
-    return converting.is_image_vit(*converting.opened(source), fields)
+    return converting.is_image_vit(*opened(source), fields)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,21 +12,22 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
-from vivit.weights import huggingface, scenic
+from vivit.weights import flax_keys, huggingface
 from vivit.weights.files import open_folder, open_weights, read_json
 from vivit.weights.fill import build
 from vivit.weights.hub import find
-from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
+from vivit.weights.keymap import ROW, SAME, Block, Layout, Rule, absent, module, position_grid, torch_block
 from vivit.weights.processors import pixel_scaling, read_processor
+from vivit.weights.scenic import count_layers
 from vivit.weights.weight_file import Shape, WeightFile
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
-GOOGLE_BLOCK: dict[str, tuple[str, scenic.Part]] = {
-    "LayerNorm_0": ("attention.norm", scenic.norm),
-    "MultiHeadDotProductAttention_1": ("attention.attention", scenic.attention),
-    "LayerNorm_2": ("mlp.norm", scenic.norm),
-    "MlpBlock_3/Dense_0": ("mlp.mlp.hidden", scenic.dense),
-    "MlpBlock_3/Dense_1": ("mlp.mlp.out", scenic.dense),
+GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
+    "LayerNorm_0": ("attention.norm", flax_keys.norm),
+    "MultiHeadDotProductAttention_1": ("attention.attention", flax_keys.attention),
+    "LayerNorm_2": ("mlp.norm", flax_keys.norm),
+    "MlpBlock_3/Dense_0": ("mlp.mlp.hidden", flax_keys.dense),
+    "MlpBlock_3/Dense_1": ("mlp.mlp.out", flax_keys.dense),
 }
 # timm's names, which DeiT's and DINO's own files have too → ours.
 TIMM_BLOCK: Block = (
@@ -103,7 +104,7 @@ def _from_flax(file: WeightFile) -> ImageViT:
     if len(kernel) != 4:
         raise UserError(f"{file.source}: a video model, not an image ViT")
     google = any("MlpBlock_3" in name for name in shapes)
-    block = GOOGLE_BLOCK if google else scenic.BLOCK
+    block = GOOGLE_BLOCK if google else flax_keys.BLOCK
     first = "Transformer/encoderblock_0"
     attention = "MultiHeadDotProductAttention_1" if google else "MultiHeadDotProductAttention_0"
     width, heads, _ = shapes[f"{first}/{attention}/query/kernel"]
@@ -114,16 +115,16 @@ def _from_flax(file: WeightFile) -> ImageViT:
         **_one_frame(kernel[:2], _square(positions - token, file)),
         pooling="token" if token else "mean",
         hidden_size=width,
-        num_layers=scenic.count_layers(shapes, "Transformer"),
+        num_layers=count_layers(shapes, "Transformer"),
         num_heads=heads,
         mlp_dim=mlp_dim,
         representation_size=shapes["pre_logits/kernel"][1] if "pre_logits/kernel" in shapes else None,
     )
     rules = [
-        Rule(("embedding/kernel",), ("embedding.weight",), scenic.kernel(single_frames=True)),
-        Rule(("embedding/bias",), ("embedding.bias",), scenic.SAME),
-        *scenic.encoder("Transformer", "cls", "model.", config.grid, config, block),
-        *scenic.dense("pre_logits", "representation"),
+        Rule(("embedding/kernel",), ("embedding.weight",), flax_keys.kernel(single_frames=True)),
+        Rule(("embedding/bias",), ("embedding.bias",), SAME),
+        *flax_keys.encoder("Transformer", "cls", "model.", config.grid, config, block),
+        *flax_keys.dense("pre_logits", "representation"),
     ]
     image = _image_vit(config, file, rules)
     if google:

@@ -20,6 +20,7 @@ from vivit.weights.weight_file import WeightFile
 from vivit.weights.writing import as_json, make_folder, text, weights, write_files
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SCENIC_FILE = "checkpoint"  # as Scenic calls it, in a folder of the model's name
 # Of transformers: those whose architecture is an image ViT's.
 IMAGE_TYPES = ("vit", "deit", "vit_msn")
 
@@ -99,9 +100,16 @@ def load(
     Raises:
         UserError: nothing there, or not a whole model, or it cannot be changed so; the message names the file.
     """
-    path = find(source)
-    file = None if path.is_dir() else open_weights(path)
+    path, file = opened(source)
     return load_found(path, file, source, tubelet_init, classes, changes)
+
+
+def opened(source: str | Path) -> tuple[Path, WeightFile | None]:
+    """Where the source is, and its weights where it is one file."""
+    path = find(source)
+    if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
+        path = path / SCENIC_FILE
+    return path, None if path.is_dir() else open_weights(path)
 
 
 def load_found(

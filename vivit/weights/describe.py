@@ -1,0 +1,86 @@
+"""What there is to know of weights, in words for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vivit.model.cost import multiply_adds
+from vivit.model.vivit import ViViT
+from vivit.weights.convert import is_image_vit, model_of
+from vivit.weights.image_sources import read_image_vit
+from vivit.weights.store import opened
+
+
+def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
+    """What there is to know of weights of any kind, for people: what, and its value.
+
+    Args:
+        fields: what the weights do not tell of themselves, as `vivit.load` takes it.
+    """
+    path, file = opened(source)
+    if is_image_vit(path, file, fields) and not any(fields.values()):
+        image = read_image_vit(path, None, file)
+        about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
+        return about + [("note", line) for line in image.lines]
+    return describe(model_of(source, path, file, None, None, fields))
+
+
+def describe(model: ViViT) -> list[tuple[str, str]]:
+    """What there is to know of a video model."""
+    config, preprocessing = model.config, model.preprocessing
+    about = [
+        ("variant", config.variant.replace("_", " ")),
+        ("clip", f"{config.num_frames} frames of {_by(config.image_size)}"),
+        *_encoder(model),
+        ("multiply-adds", f"{_scaled(multiply_adds(config))} a clip"),
+    ]
+    for head, count in config.class_counts.items():
+        names = (model.classes or {}).get(head)
+        listed = "without names" if names is None else ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        about.append(("classes" if head == "classes" else f"head {head}", f"{count}: {listed}"))
+    every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
+        preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
+    )
+    about.append(
+        (
+            "preprocessing",
+            f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos "
+            + {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips],
+        )
+    )
+    about += [("origin", line) for line in model.origin or ["trained from scratch"]]
+    return about + [("note", line) for line in model.report if line not in model.origin]
+
+
+def _encoder(model: ViViT) -> list[tuple[str, str]]:
+    config = model.config
+    times, rows, columns = config.grid
+    form = "tanh" if config.activation == "gelu_tanh" else "exact"
+    sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
+    about = [
+        ("tokens", f"{times} × {rows} × {columns} (time × height × width){sampled}"),
+        ("tubelets", f"{config.tubelet_size[0]} × {_by(config.tubelet_size[1:])} (frames × height × width)"),
+        (
+            "encoder",
+            f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}",
+        ),
+    ]
+    if config.temporal_layers is not None:
+        layers = config.temporal_layers
+        about.append(("temporal", f"{layers} layers" if layers else "mean over time (average-pooling baseline)"))
+    if config.attention_order is not None:
+        about.append(("attention", config.attention_order.replace("_", " before ")))
+    return [
+        *about,
+        ("pooling", "class token" if config.pooling == "token" else "mean of the tokens"),
+        ("numerics", f"GELU in its {form} form, LayerNorms' epsilon {config.norm_eps:g}"),
+        ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+    ]
+
+
+def _scaled(count: int) -> str:
+    return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return " × ".join(map(str, lengths))
