@@ -25,6 +25,9 @@ class TubeletEmbedding(nn.Module):
         self.tubelet_size = config.tubelet_size
         self.clip_size = (config.num_frames, CHANNELS, *config.image_size)
         self.sampled_frames = config.sampled_frames
+        self.frame_indices = (
+            None if config.sampled_frames is None else uniform_frame_indices(config.num_frames, config.sampled_frames)
+        )
         self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
@@ -47,10 +50,13 @@ class TubeletEmbedding(nn.Module):
                 f"the model takes clips (batch, frames, channels, height, width) = (B, "
                 f"{', '.join(map(str, self.clip_size))}), not {tuple(video.shape)}"
             )
-        if self.sampled_frames is not None:
-            if self.sampled_frames > video.shape[1]:
-                raise ValueError(f"{self.sampled_frames} frames cannot be taken from a clip of {video.shape[1]}")
-            video = video[:, uniform_frame_indices(video.shape[1], self.sampled_frames)]
+        if self.sampled_frames is not None and self.frame_indices is not None:
+            indices, frames = self.frame_indices, video.shape[1]
+            if frames < self.sampled_frames:
+                raise ValueError(f"{self.sampled_frames} frames cannot be taken from a clip of {frames}")
+            if frames != self.clip_size[0]:
+                indices = uniform_frame_indices(frames, self.sampled_frames)
+            video = video[:, indices]
         batch, frames, channels, height, width = video.shape
         if frames % t or height % h or width % w or 0 in (frames, height, width):
             raise ValueError(

@@ -62,8 +62,8 @@ def train(
             classes={"classes": train_set.classes},
             preprocessing=recipe.build_preprocessing(),
             origin=[
-                f"trained for {recipe.epochs} epochs on {len(train_set.videos)} videos of {len(train_set.classes)} "
-                f"classes ({data.resolve().name})"
+                f"trained on {len(train_set.videos)} videos of {len(train_set.classes)} classes "
+                f"({data.resolve().name}), in a run of {recipe.epochs} epochs"
             ],
         )
     except ValidationError as error:
