@@ -16,7 +16,7 @@ from vivit.video.loader import read_views
 @pytest.fixture
 def model(tiny_recipe: Recipe) -> ViViT:
     """Every weight random, so that every view gives another answer."""
-    model = ViViT(tiny_recipe.build_config(2), preprocessing=tiny_recipe.build_preprocessing())
+    model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
     found = evaluate(model, videos, num_clips=2, num_crops=3)
     assert not model.training
     for index, video in enumerate(videos.videos):
-        views = read_views(video.path, clip_spec(model), 2, 3)
+        views = read_views(video.source, clip_spec(model), 2, 3)
         with torch.no_grad():
             each = torch.cat([model(view[None]) for view in views])
         assert len(each) == 6
@@ -77,7 +77,7 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
 
 def test_no_readable_video_at_all(tmp_path: Path, model: ViViT) -> None:
     (tmp_path / "x.mp4").write_bytes(b"")
-    videos = VideoSet((LabelledVideo(tmp_path / "x.mp4", 0),), ("a", "b"), "")
+    videos = VideoSet((LabelledVideo(tmp_path / "x.mp4", {"classes": 0}),), {"classes": ("a", "b")}, "")
     scores = evaluate(model, videos, num_clips=1, num_crops=1).scores()
     assert scores == {"top1": 0.0, "top5": 0.0, "videos": 1, "unreadable": 1}
 

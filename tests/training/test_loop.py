@@ -238,11 +238,11 @@ def test_gradients_are_scaled_down_to_the_recipes_norm(tiny_recipe: Recipe) -> N
     """One SGD step at rate 1 without momentum moves the weights by the gradient itself."""
     torch.manual_seed(0)
     recipe = tiny_recipe.model_copy(update={"clip_norm": 0.01})
-    model = ViViT(recipe.build_config(2)).eval()
+    model = ViViT(recipe.build_config({"classes": 2})).eval()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     clips = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     optimiser = torch.optim.SGD(model.parameters(), lr=123.0)
-    loss = loop.training_step(model, optimiser, clips, torch.tensor([0, 0]), 1.0, recipe)
+    loss = loop.training_step(model, optimiser, clips, {"classes": torch.tensor([0, 0])}, 1.0, recipe)
     after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
     # The heads begin at zero: two equal logits.

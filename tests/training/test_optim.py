@@ -38,7 +38,7 @@ def test_warm_up_as_long_as_the_run_never_falls() -> None:
 def test_decay_shrinks_kernels_and_nothing_else(tiny_recipe: Recipe, optimiser: str) -> None:
     """With gradients of zero a step shows decay alone: a factor of 1 − rate · decay."""
     recipe = tiny_recipe.model_copy(update={"optimiser": optimiser, "weight_decay": 0.5, "learning_rate": 0.1})
-    model = ViViT(recipe.build_config(2))
+    model = ViViT(recipe.build_config({"classes": 2}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)

@@ -13,7 +13,7 @@ from vivit.training.recipes import RECIPES, Recipe
 def test_every_recipe_builds_its_model(name: str, frames: int, image_size: tuple[int, int], resize: int) -> None:
     recipe = RECIPES[name]()
     with torch.device("meta"):
-        model = ViViT(recipe.build_config(400), preprocessing=recipe.build_preprocessing())
+        model = ViViT(recipe.build_config({"classes": 400}), preprocessing=recipe.build_preprocessing())
     assert (model.config.num_frames, model.config.image_size) == (frames, image_size)
     assert model.preprocessing.resize == resize
     assert model.preprocessing.frame_stride == 2
@@ -24,7 +24,7 @@ def test_every_recipe_builds_its_model(name: str, frames: int, image_size: tuple
 def test_the_papers_model_has_the_papers_size() -> None:
     """115.1 M parameters at 400 classes (table 2)."""
     with torch.device("meta"):
-        model = ViViT(RECIPES["paper"]().build_config(400))
+        model = ViViT(RECIPES["paper"]().build_config({"classes": 400}))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(115.1, abs=0.05)
 
 
@@ -45,7 +45,7 @@ def test_the_papers_settings_are_table_7() -> None:
 
 def test_architecture_has_the_last_word() -> None:
     recipe = Recipe(num_frames=8, architecture={"num_frames": 16, "hidden_size": 24})
-    config = recipe.build_config(3)
+    config = recipe.build_config({"classes": 3})
     assert (config.num_frames, config.hidden_size, config.num_classes) == (16, 24, 3)
 
 

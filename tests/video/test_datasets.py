@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vivit.errors import UserError
-from vivit.video.datasets import VideoSet, open_split
+from vivit.video.datasets import LabelledVideo, VideoSet, open_split
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -22,9 +22,22 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
+def source(video: LabelledVideo) -> Path:
+    assert isinstance(video.source, Path)
+    return video.source
+
+
+def label(video: LabelledVideo) -> int:
+    number = video.labels["classes"]
+    assert isinstance(number, int)
+    return number
+
+
 def content(videos: VideoSet, root: Path) -> set[tuple[str, str]]:
     """Paths relative to the root and names of classes."""
-    found = [(video.path.relative_to(root).as_posix(), videos.classes[video.label]) for video in videos.videos]
+    found = [
+        (source(video).relative_to(root).as_posix(), videos.classes["classes"][label(video)]) for video in videos.videos
+    ]
     assert len(set(found)) == len(found)
     return set(found)
 
@@ -57,7 +70,7 @@ def test_folders_of_splits(names: tuple[str, str], tmp_path: Path) -> None:
         (f"{train}/a/deep/2.AVI", "a"),
     }
     assert content(open_split(tmp_path, "val"), tmp_path) == {(f"{val}/a/3.webm", "a"), (f"{val}/b/4.mkv", "b")}
-    assert open_split(tmp_path, "train").classes == ("a", "b")
+    assert open_split(tmp_path, "train").classes == {"classes": ("a", "b")}
 
 
 def test_folder_of_csv_lists(tmp_path: Path) -> None:
@@ -67,7 +80,7 @@ def test_folder_of_csv_lists(tmp_path: Path) -> None:
     train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
     assert content(train, tmp_path) == {("clips/one, two.mp4", "long jump"), ("clips/2.mp4", "run")}
     assert content(val, tmp_path) == {("clips/3.mp4", "run")}
-    assert train.classes == val.classes == ("long jump", "run")
+    assert train.classes == val.classes == {"classes": ("long jump", "run")}
 
 
 def test_folder_of_txt_lists(tmp_path: Path) -> None:
@@ -76,7 +89,7 @@ def test_folder_of_txt_lists(tmp_path: Path) -> None:
     write(tmp_path / "val.txt", f"{tmp_path}/3.mp4 9")
     assert content(open_split(tmp_path, "train"), tmp_path) == {("my clips/1.mp4", "10"), ("2.mp4", "9")}
     assert content(open_split(tmp_path, "val"), tmp_path) == {("3.mp4", "9")}
-    assert open_split(tmp_path, "val").classes == ("9", "10")  # by value
+    assert open_split(tmp_path, "val").classes == {"classes": ("9", "10")}  # by value
 
 
 def test_one_csv_with_splits(tmp_path: Path) -> None:
@@ -88,7 +101,7 @@ def test_one_csv_with_splits(tmp_path: Path) -> None:
     assert content(open_split(data, "all"), tmp_path) == {("3.mp4", "a")}
     assert content(open_split(data, "test"), tmp_path) == {("4.mp4", "c")}
     # A class of one split has its number in all.
-    assert open_split(data, "val").classes == ("a", "b", "c")
+    assert open_split(data, "val").classes == {"classes": ("a", "b", "c")}
 
 
 @pytest.mark.parametrize("split", ["train", "val", "all"])
@@ -135,8 +148,8 @@ def test_hold_out_depends_on_names_alone(tmp_path: Path) -> None:
 def test_classes_of_a_model_give_the_numbers(tmp_path: Path) -> None:
     data = touch(tmp_path, "run/1.mp4", "walk/2.mp4")
     videos = open_split(data, "all", ["walk", "swim", "run"])
-    assert videos.classes == ("walk", "swim", "run")
-    assert {video.path.name: video.label for video in videos.videos} == {"1.mp4": 2, "2.mp4": 0}
+    assert videos.classes == {"classes": ("walk", "swim", "run")}
+    assert {source(video).name: label(video) for video in videos.videos} == {"1.mp4": 2, "2.mp4": 0}
     # Given by a model, one class is enough.
     assert len(open_split(touch(tmp_path / "one", "run/1.mp4"), "all", ["walk", "run"]).videos) == 1
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vivit.video.decode import Video, VideoError
+from vivit.video.decode import VideoError, open_video
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
@@ -59,7 +59,7 @@ def video_file(request: pytest.FixtureRequest, encode: Encode, tmp_path_factory:
 
 
 def test_frames_are_those_asked_for(video_file: Path, read_numbers: ReadNumbers) -> None:
-    with Video(video_file) as video:
+    with open_video(video_file) as video:
         assert (video.info.width, video.info.height, video.info.rotation) == (64, 32, 0)
         assert video.info.frame_rate == pytest.approx(25, rel=0.01)
         assert video.info.num_frames == 100
@@ -69,19 +69,19 @@ def test_frames_are_those_asked_for(video_file: Path, read_numbers: ReadNumbers)
 
 
 def test_every_single_frame_after_a_jump(video_file: Path, read_numbers: ReadNumbers) -> None:
-    with Video(video_file) as video:
+    with open_video(video_file) as video:
         for index in (30, 14, 85, 19, 20, 21, 58, 59, 60, 61, 37, 99):
             assert read_numbers(video.frames([0, index])) == [0, index]
 
 
 def test_first_request_in_the_middle(video_file: Path, read_numbers: ReadNumbers) -> None:
     for index in (47, 80):
-        with Video(video_file) as video:
+        with open_video(video_file) as video:
             assert read_numbers(video.frames([index, index + 2])) == [index, index + 2]
 
 
 def test_beyond_the_ends_stand_the_first_and_the_last_frame(video_file: Path, read_numbers: ReadNumbers) -> None:
-    with Video(video_file) as video:
+    with open_video(video_file) as video:
         assert read_numbers(video.frames([-1, -80, 100, 5, 250])) == [0, 0, 99, 5, 99]
 
 
@@ -95,7 +95,7 @@ def test_variable_rate_shows_what_is_on_screen(
 ) -> None:
     vp8 = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
     path = encode(tmp_path / name, len(TIMES), times=[start + time for time in TIMES], rate=10, **vp8)
-    with Video(path) as video:
+    with open_video(path) as video:
         info = video.info
         assert 2.48 < info.duration < 2.9
         assert info.num_frames == round(info.duration * info.frame_rate) > 8
@@ -136,7 +136,7 @@ def corners(picture: Tensor) -> list[str]:
 )
 def test_rotation(turned: int, shown: list[str], short_side: int | None, encode: Encode, tmp_path: Path) -> None:
     path = encode(tmp_path / "turned.mp4", [CORNERS] * 5, rotation=turned)
-    with Video(path) as video:
+    with open_video(path) as video:
         assert video.info.rotation == turned % 360
         assert (video.info.width, video.info.height) == ((48, 64) if turned in (90, -90) else (64, 48))
         (picture,) = video.frames([2], short_side)
@@ -153,7 +153,7 @@ def test_rotation_by_the_matrix_of_the_file_format(encode: Encode, tmp_path: Pat
     clockwise = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     at = data.index(identity, data.index(b"tkhd"))
     path.write_bytes(data[:at] + clockwise + data[at + len(identity) :])
-    with Video(path) as video:
+    with open_video(path) as video:
         assert corners(video.frames([0])[0]) == ["blue", "red", "white", "green"]
 
 
@@ -161,7 +161,7 @@ def test_rotation_by_the_matrix_of_the_file_format(encode: Encode, tmp_path: Pat
 def test_odd_sizes(codec: str, name: str, encode: Encode, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 33).astype(np.uint8)[None, :, None].repeat(17, 0).repeat(3, 2)
     pixel_format = "yuv444p" if codec == "libx264" else "yuv420p"
-    with Video(encode(tmp_path / name, [ramp] * 3, codec=codec, pixel_format=pixel_format)) as video:
+    with open_video(encode(tmp_path / name, [ramp] * 3, codec=codec, pixel_format=pixel_format)) as video:
         assert (video.info.width, video.info.height) == (33, 17)
         (picture,) = video.frames([1])
         assert picture.shape == (3, 17, 33)
@@ -173,20 +173,20 @@ def test_odd_sizes(codec: str, name: str, encode: Encode, tmp_path: Path) -> Non
 def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbered: Callable, tmp_path: Path) -> None:
     special = {"one.gif": ("gif", "rgb8"), "one.avi": ("mpeg4", "yuv420p")}
     codec, pixel_format = special.get(name, ("libx264", "yuv420p"))
-    with Video(encode(tmp_path / name, [numbered(77)], codec=codec, pixel_format=pixel_format)) as video:
+    with open_video(encode(tmp_path / name, [numbered(77)], codec=codec, pixel_format=pixel_format)) as video:
         assert video.info.num_frames == 1
         assert video.info.duration > 0
         assert read_numbers(video.frames([0, 0, 3])) == [77] * 3
 
 
 def test_frames_of_one_time_count_as_one(encode: Encode, tmp_path: Path) -> None:
-    with Video(encode(tmp_path / "still.mkv", 3, times=[0, 0, 0], codec="ffv1")) as video:
+    with open_video(encode(tmp_path / "still.mkv", 3, times=[0, 0, 0], codec="ffv1")) as video:
         assert (video.info.num_frames, video.info.duration) == (1, 0.04)
 
 
 def test_file_that_cannot_be_sought_in(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
     path = encode(tmp_path / "raw.h264", 100)
-    with Video(path) as video:
+    with open_video(path) as video:
         assert video.frames([10, 2]).shape == (2, 3, 32, 64)
         assert read_numbers(video.frames([0])) == [0]
 
@@ -200,7 +200,7 @@ def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_
     picture = smooth.clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
     path = encode(tmp_path / "smooth.mp4", [picture] * 3, options={"crf": "12"})
     size = round(126 / shrink), round(168 / shrink)
-    with Video(path) as video:
+    with open_video(path) as video:
         scaled = video.frames([1], short_side=size[0])
     reference = F.interpolate(smooth[None].clamp(0, 255), size, mode="bilinear", antialias=True)
     assert scaled.shape == (1, 3, *size)
@@ -209,14 +209,14 @@ def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_
 
 
 def test_short_side_may_enlarge(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
-    with Video(encode(tmp_path / "small.mp4", 10)) as video:
+    with open_video(encode(tmp_path / "small.mp4", 10)) as video:
         frames = video.frames([7, 2], short_side=80)
     assert frames.shape == (2, 3, 80, 160)
     assert read_numbers(frames) == [7, 2]
 
 
 def test_repeated_frames_do_not_share_memory(encode: Encode, tmp_path: Path) -> None:
-    with Video(encode(tmp_path / "v.mp4", 5)) as video:
+    with open_video(encode(tmp_path / "v.mp4", 5)) as video:
         frames = video.frames([3, 3])
     frames[0].zero_()
     assert frames[1].max() > 200
@@ -226,7 +226,7 @@ def test_repeated_frames_do_not_share_memory(encode: Encode, tmp_path: Path) -> 
 
 
 def error_of(path: Path) -> str:
-    with pytest.raises(VideoError) as caught, Video(path) as video:
+    with pytest.raises(VideoError) as caught, open_video(path) as video:
         video.frames([0])
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
@@ -281,7 +281,7 @@ def test_cut_off_before_its_index(encode: Encode, tmp_path: Path) -> None:
 
 def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
     path = encode(tmp_path / "cut.mp4", 200, container_options={"movflags": "faststart"}, options={"g": "12"})
-    with Video(cut(path, 0.6)) as video:
+    with open_video(cut(path, 0.6)) as video:
         assert video.info.num_frames == 200
         assert read_numbers(video.frames([5, 0, 20])) == [5, 0, 20]
         with pytest.raises(VideoError, match=r"only its first \d\.\d of 8\.0 s") as caught:
@@ -293,7 +293,7 @@ def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tm
 
 
 def test_cut_off_matroska_is_as_long_as_what_is_left(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
-    with Video(cut(encode(tmp_path / "cut.mkv", 200, options={"g": "12"}), 0.6)) as video:
+    with open_video(cut(encode(tmp_path / "cut.mkv", 200, options={"g": "12"}), 0.6)) as video:
         count = video.info.num_frames
         assert 40 < count < 180
         assert read_numbers(video.frames([7, 40, 0])) == [7, 40, 0]
@@ -306,7 +306,7 @@ def test_damage_in_the_middle_is_passed_over(encode: Encode, read_numbers: ReadN
     middle = len(data) // 2
     data[middle : middle + 300] = bytes(300)
     path.write_bytes(data)
-    with Video(path) as video:
+    with open_video(path) as video:
         assert read_numbers(video.frames([5, 190, 20])) == [5, 190, 20]
 
 
@@ -332,7 +332,7 @@ def test_real_clip_as_plain_decoding_has_it(name: str) -> None:
     else:
         assert tick is not None
         times = [float((frame.pts or 0) * tick) for frame in plain]
-    with Video(REAL / name) as video:
+    with open_video(REAL / name) as video:
         info = video.info
         rng = np.random.default_rng(0)
         indices = [*rng.integers(0, info.num_frames, 6).tolist(), 0, info.num_frames - 1]

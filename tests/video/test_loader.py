@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vivit.errors import UserError
 from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import Video, VideoError
+from vivit.video.decode import VideoError, open_video
 from vivit.video.loader import (
     Batch,
     ClipSpec,
@@ -38,7 +38,8 @@ def videos(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_facto
         encode(folder / f"{i}.mp4", [numbered(LENGTH * i + k) for k in range(LENGTH)], options={"g": "10"})
         for i in range(COUNT)
     ]
-    return VideoSet(tuple(LabelledVideo(path, 10 - i) for i, path in enumerate(paths)), ("a", "b"), "a test")
+    labelled = tuple(LabelledVideo(path, {"classes": 10 - i}) for i, path in enumerate(paths))
+    return VideoSet(labelled, {"classes": tuple("abcdefghijk")}, "a test")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def broken(videos: VideoSet, tmp_path: Path) -> VideoSet:
     path = tmp_path / "broken.mp4"
     path.write_text("This is not a video.\n" * 50)
     changed = list(videos.videos)
-    changed[4] = LabelledVideo(path, 6)
+    changed[4] = LabelledVideo(path, {"classes": 6})
     return VideoSet(tuple(changed), videos.classes, videos.source)
 
 
@@ -55,7 +56,7 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
     assert len(some) == len(others)
     for one, other in zip(some, others, strict=True):
         assert torch.equal(one.indices, other.indices)
-        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.labels["classes"], other.labels["classes"])
         assert torch.equal(one.clips, other.clips)
 
 
@@ -64,7 +65,7 @@ def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) 
     for batch in training_batches(videos, WHOLE, batch_size=3, seed=1, num_steps=8, flip_probability=0.0):
         assert batch.clips.shape == (3, 3, 3, 32, 64)
         assert batch.clips.dtype == torch.uint8
-        assert batch.labels.tolist() == [10 - i for i in batch.indices.tolist()]
+        assert batch.labels["classes"].tolist() == [10 - i for i in batch.indices.tolist()]
         for clip, index in zip(batch.clips, batch.indices.tolist(), strict=True):
             first, *rest = read_numbers(clip)
             assert rest == [first + 2, first + 4]
@@ -105,8 +106,9 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
     together = []
     for first, second in zip(*ranks, strict=True):
         assert len(first.indices) - len(second.indices) == batch_size % 2
-        clips, labels, indices = (torch.cat([first[i], second[i]]) for i in range(3))
-        together.append(Batch(clips, labels, indices))
+        labels = torch.cat([first.labels["classes"], second.labels["classes"]])
+        clips, indices = (torch.cat([first[i], second[i]]) for i in (0, 2))
+        together.append(Batch(clips, {"classes": labels}, indices))
     assert_same(alone, together)
 
 
@@ -173,10 +175,10 @@ def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep:
     for epoch, batch in enumerate(batches):
         (failure,) = batch.failures
         message = str(failure)
-        assert message.startswith(f"{broken.videos[4].path}: not a readable video")
+        assert message.startswith(f"{broken.videos[4].source}: not a readable video")
         assert "\n" not in message
         assert 4 not in batch.indices
-        assert batch.labels.tolist() == [broken.videos[i].label for i in batch.indices.tolist()]
+        assert batch.labels["classes"].tolist() == [broken.videos[i].labels["classes"] for i in batch.indices.tolist()]
         order = epoch_order(COUNT, 0, epoch).tolist()
         assert [i for i in order if i != 4] == [
             index for index, wanted in zip(batch.indices.tolist(), order, strict=True) if wanted != 4
@@ -190,16 +192,16 @@ def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> Non
     with pytest.raises(VideoError) as caught:
         next(training_batches(nothing, CROPPED, batch_size=2, seed=0, num_steps=1))
     message = str(caught.value)
-    assert message.startswith(f"{broken.videos[4].path}: not a readable video")
+    assert message.startswith(f"{broken.videos[4].source}: not a readable video")
     assert "\n" not in message
 
 
 def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
     """Starts 0, 8 and 15 of the 15 possible; 28 × 56 pixels leave 4 and 32 to spare."""
-    path = videos.videos[3].path
+    path = videos.videos[3].source
     views = read_views(path, CROPPED, 3, 3)
     assert views.shape == (9, 3, 3, 24, 24)
-    with Video(path) as video:
+    with open_video(path) as video:
         for clip, start in enumerate([0, 8, 15]):
             for position, left in enumerate([0, 16, 32]):
                 for time in range(3):
@@ -209,27 +211,26 @@ def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
 
 
 def test_one_view_is_the_middle(videos: VideoSet, read_numbers: ReadNumbers) -> None:
-    (view,) = read_views(videos.videos[2].path, WHOLE, 1, 1)
+    (view,) = read_views(videos.videos[2].source, WHOLE, 1, 1)
     assert read_numbers(view) == [47, 49, 51]
 
 
 @pytest.mark.parametrize(("short", "expected"), [("loop", [20, 29, 38, 27]), ("pad", [20, 29, 38, 39])])
 def test_short_video(short: str, expected: list[int], videos: VideoSet, read_numbers: ReadNumbers) -> None:
     spec = ClipSpec(num_frames=4, stride=9, size=(32, 64), resize=32, short="loop" if short == "loop" else "pad")
-    (view,) = read_views(videos.videos[1].path, spec, 1, 1)
+    (view,) = read_views(videos.videos[1].source, spec, 1, 1)
     assert read_numbers(view) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_on_after_a_broken_file(workers: int, broken: VideoSet) -> None:
-    paths = [video.path for video in broken.videos]
-    found = list(evaluation_views(paths, CROPPED, 2, 3, workers=workers))
+    found = list(evaluation_views(broken.videos, CROPPED, 2, 3, workers=workers))
     assert len(found) == COUNT
-    for index, (views, path) in enumerate(zip(found, paths, strict=True)):
+    for index, (views, video) in enumerate(zip(found, broken.videos, strict=True)):
         if index == 4:
             assert isinstance(views, str)
-            assert views.startswith(f"{path}: not a readable video")
+            assert views.startswith(f"{video.source}: not a readable video")
             assert "\n" not in views
         else:
             assert isinstance(views, Tensor)
-            assert torch.equal(views, read_views(path, CROPPED, 2, 3))
+            assert torch.equal(views, read_views(video.source, CROPPED, 2, 3))

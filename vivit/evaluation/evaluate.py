@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -73,8 +72,8 @@ def evaluate(
         progress: called with how many videos are done.
     """
     model.eval()
-    paths: list[Path] = [video.path for video in videos.videos]
-    logits = torch.full((len(paths), len(videos.classes)), torch.nan)
+    classes = videos.classes["classes"]
+    logits = torch.full((len(videos.videos), len(classes)), torch.nan)
     failures: list[str] = []
     waiting: dict[int, Tensor] = {}
 
@@ -83,7 +82,7 @@ def evaluate(
             logits[list(waiting)] = mean_logits(model, list(waiting.values()))["classes"]
             waiting.clear()
 
-    for index, views in enumerate(evaluation_views(paths, clip_spec(model), num_clips, num_crops, workers)):
+    for index, views in enumerate(evaluation_views(videos.videos, clip_spec(model), num_clips, num_crops, workers)):
         if isinstance(views, str):
             failures.append(views)
         else:
@@ -93,5 +92,5 @@ def evaluate(
         if progress is not None:
             progress(index + 1)
     answer()
-    labels = torch.tensor([video.label for video in videos.videos])
-    return Evaluation(logits, labels, videos.classes, tuple(failures))
+    labels = torch.tensor([video.labels["classes"] for video in videos.videos])
+    return Evaluation(logits, labels, classes, tuple(failures))

@@ -7,6 +7,7 @@ where the last one was stopped, with the very steps that were left.
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vivit.model.vivit import ViViT
 from vivit.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.recipes import Recipe
-from vivit.video.datasets import VideoSet, open_split
+from vivit.video.datasets import VideoSet, count_classes, open_split
 from vivit.video.loader import steps_per_epoch, training_batches
 from vivit.weights.writing import as_json, text, write_files
 
@@ -58,11 +59,11 @@ def train(
     torch.manual_seed(recipe.seed)
     try:
         model = ViViT(
-            recipe.build_config(len(train_set.classes)),
-            classes={"classes": train_set.classes},
+            recipe.build_config({head: len(names) for head, names in train_set.classes.items()}),
+            classes=train_set.classes,
             preprocessing=recipe.build_preprocessing(),
             origin=[
-                f"trained on {len(train_set.videos)} videos of {len(train_set.classes)} classes "
+                f"trained on {len(train_set.videos)} videos of {count_classes(train_set)} "
                 f"({data.resolve().name}), in a run of {recipe.epochs} epochs"
             ],
         )
@@ -149,7 +150,7 @@ def train(
                 row["clips_per_second"] = clips_per_second
                 history.append(row)
                 _write_history(out, history)
-                draw_confusion(evaluation.confusion, train_set.classes, out / "confusion.png")
+                draw_confusion(evaluation.confusion, train_set.classes["classes"], out / "confusion.png")
                 for name in ("top1", "top5"):
                     board.add_scalar(f"val/{name}", row[name], step)
                 progress.console.print(
@@ -173,14 +174,14 @@ def training_step(
     model: ViViT,
     optimiser: torch.optim.Optimizer,
     clips: torch.Tensor,
-    labels: torch.Tensor,
+    labels: Mapping[str, torch.Tensor],
     rate: float,
     recipe: Recipe,
 ) -> float:
     """One update on a batch (B, T, C, H, W) uint8; returns its loss."""
     device = next(model.parameters()).device
     logits = model(clips.to(device, non_blocking=True))
-    loss = F.cross_entropy(logits, labels.to(device), label_smoothing=recipe.label_smoothing)
+    loss = loss_of(logits, labels, recipe.label_smoothing)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if recipe.clip_norm is not None:
@@ -189,6 +190,23 @@ def training_step(
         group["lr"] = rate
     optimiser.step()
     return loss.item()
+
+
+def loss_of(
+    logits: torch.Tensor | dict[str, torch.Tensor], labels: Mapping[str, torch.Tensor], label_smoothing: float
+) -> torch.Tensor:
+    """The sum over the heads of their cross-entropies; of sigmoids where any number of labels applies.
+
+    Args:
+        logits: (B, K), or head → (B, K).
+        labels: head → (B,) int64; (B, K) float is a distribution over the classes.
+    """
+    by_head = logits if isinstance(logits, dict) else {"classes": logits}
+    losses = [
+        F.cross_entropy(values, labels[head].to(values.device), label_smoothing=label_smoothing)
+        for head, values in by_head.items()
+    ]
+    return torch.stack(losses).sum()
 
 
 def _claim(out: Path, data: Path, recipe: Recipe) -> None:
@@ -212,14 +230,15 @@ def _claim(out: Path, data: Path, recipe: Recipe) -> None:
 def _flip_probability(recipe: Recipe, videos: VideoSet) -> float:
     if recipe.flip is not None:
         return recipe.flip
-    words = {word for name in videos.classes for word in name.lower().replace("_", " ").replace("-", " ").split()}
-    return 0.0 if words & set(MIRRORED) else 0.5
+    names = " ".join(name for classes in videos.classes.values() for name in classes)
+    words = set(names.lower().replace("_", " ").replace("-", " ").split())
+    return 0.0 if words.intersection(MIRRORED) else 0.5
 
 
 def _say_choices(say: Any, model: ViViT, train_set: VideoSet, val_set: VideoSet, recipe: Recipe, flip: float) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     config = model.config
-    say(f"train on {len(train_set.videos)} videos of {len(train_set.classes)} classes: {train_set.source}")
+    say(f"train on {len(train_set.videos)} videos of {count_classes(train_set)}: {train_set.source}")
     say(f"validate on {len(val_set.videos)}: {val_set.source}")
     say(
         f"{config.variant.replace('_', ' ')} of {parameters:.1f} M parameters from scratch, "

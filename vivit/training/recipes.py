@@ -1,5 +1,6 @@
 """How to train: one value says all. Each recipe's docstring has its command, hardware, time and score."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,13 +51,16 @@ class Recipe(BaseModel):
     """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
     seed: int = 0
 
-    def build_config(self, num_classes: int) -> ModelConfig:
-        """The architecture for so many classes. Raises ValueError where the fields contradict each other."""
+    def build_config(self, heads: Mapping[str, int]) -> ModelConfig:
+        """The architecture for so many classes of each head; the one without a name is "classes".
+
+        Raises ValueError where the fields contradict each other.
+        """
         fields = {
             "num_frames": self.num_frames,
             "image_size": self.image_size,
             "stochastic_depth": self.stochastic_depth,
-            "num_classes": num_classes,
+            **({"num_classes": heads["classes"]} if list(heads) == ["classes"] else {"heads": dict(heads)}),
         }
         return ModelConfig.named(self.model, **{**fields, **self.architecture})
 

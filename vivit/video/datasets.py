@@ -2,11 +2,12 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivit.errors import UserError
+from vivit.video.source import Source
 
 EXTENSIONS = {
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"),
@@ -17,8 +18,13 @@ HELD_OUT = 5  # one in so many videos, where the data has no validation split of
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    path: Path
-    label: int
+    """A video, or a stretch of one, and what it shows."""
+
+    source: Source
+    labels: Mapping[str, int | tuple[int, ...]]
+    """head → the number of its class; in a set of many labels for each video, the numbers of all that apply."""
+    span: tuple[float, float] | None = None
+    """From and to, in seconds after its first frame; None is the whole video."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,19 @@ class VideoSet:
     """Videos and what their labels mean."""
 
     videos: tuple[LabelledVideo, ...]
-    classes: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    """head → the names of its classes; the one head of a set without named heads is "classes"."""
     source: str
     """Where they come from, in words for people."""
+    multi_label: bool = False
+    """Whether a video has any number of labels."""
+
+
+def count_classes(videos: VideoSet) -> str:
+    """ "12 classes", or "97 verb and 300 noun classes"."""
+    if list(videos.classes) == ["classes"]:
+        return f"{len(videos.classes['classes'])} classes"
+    return " and ".join(f"{len(names)} {head}" for head, names in videos.classes.items()) + " classes"
 
 
 @dataclass(frozen=True)
@@ -82,8 +98,8 @@ def open_split(data: str | Path, split: str, classes: Sequence[str] | None = Non
             f"{data}: classes that the model does not have: {_shortened(unknown)}; it has {_shortened(classes)}"
         )
     number = {name: i for i, name in enumerate(classes)}
-    videos = tuple(LabelledVideo(entry.path, number[entry.name]) for entry in chosen)
-    return VideoSet(videos, tuple(classes), source)
+    videos = tuple(LabelledVideo(entry.path, {"classes": number[entry.name]}) for entry in chosen)
+    return VideoSet(videos, {"classes": tuple(classes)}, source)
 
 
 def _read(data: Path) -> list[_Entry]:

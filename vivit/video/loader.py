@@ -8,7 +8,6 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vivit.errors import UserError
-from vivit.video.datasets import VideoSet
-from vivit.video.decode import Video, VideoError
+from vivit.video.datasets import LabelledVideo, VideoSet
+from vivit.video.decode import VideoError, VideoInfo, open_video
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
+from vivit.video.source import Source
 from vivit.video.transforms import flip, random_crop, view_crops
 
 # How many other videos are tried in place of one that cannot be read.
@@ -45,8 +45,8 @@ class ClipSpec:
 class Batch(NamedTuple):
     clips: Tensor
     """(B, T, C, H, W) uint8."""
-    labels: Tensor
-    """(B,) int64."""
+    labels: dict[str, Tensor]
+    """head → (B,) int64; or (B, K) float of 0 and 1 in a set of many labels for each video."""
     indices: Tensor
     """(B,) int64, which videos of the set; in place of one that cannot be read stands the one that is seen."""
     failures: tuple[VideoError, ...] = ()
@@ -56,6 +56,18 @@ class Batch(NamedTuple):
 def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The one source of random choices for this video in this epoch."""
     return np.random.default_rng([_CLIP, seed, epoch, index])
+
+
+def label_tensors(videos: VideoSet, index: int) -> dict[str, Tensor]:
+    """head → the number of the video's class, or (K,) float with 1 at each class that applies."""
+    tensors = {}
+    for head, label in videos.videos[index].labels.items():
+        if isinstance(label, int):
+            tensors[head] = torch.tensor(label)
+        else:
+            tensors[head] = torch.zeros(len(videos.classes[head]))
+            tensors[head][list(label)] = 1.0
+    return tensors
 
 
 def epoch_order(num_videos: int, seed: int, epoch: int) -> np.ndarray:
@@ -68,10 +80,26 @@ def steps_per_epoch(num_videos: int, batch_size: int) -> int:
     return max(1, num_videos // batch_size)
 
 
-def read_training_clip(path: Path, spec: ClipSpec, rng: np.random.Generator, flip_probability: float) -> Tensor:
+def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
+    """The numbers of the frames that are on screen within a span of seconds; of all, where there is none."""
+    if span is None:
+        return range(info.num_frames)
+    first, end = (round(seconds * info.frame_rate) for seconds in span)
+    first = min(max(first, 0), info.num_frames - 1)
+    return range(first, min(max(end, first + 1), info.num_frames))
+
+
+def read_training_clip(
+    video: LabelledVideo, spec: ClipSpec, rng: np.random.Generator, flip_probability: float
+) -> Tensor:
     """A random clip and crop, flipped or not; (T, C, H, W) uint8. Raises VideoError."""
-    with Video(path) as video:
-        return _draw_clip(video.info.num_frames, lambda i: video.frames(i, spec.resize), spec, rng, flip_probability)
+    with open_video(video.source) as opened:
+        grid = grid_of(opened.info, video.span)
+
+        def frames_at(numbers: list[int]) -> Tensor:
+            return opened.frames([grid[number] for number in numbers], spec.resize)
+
+        return _draw_clip(len(grid), frames_at, spec, rng, flip_probability)
 
 
 def _draw_clip(
@@ -88,17 +116,22 @@ def _draw_clip(
     return flip(frames) if rng.random() < flip_probability else frames
 
 
-def read_views(path: Path, spec: ClipSpec, num_clips: int, num_crops: int) -> Tensor:
+def read_views(
+    source: Source, spec: ClipSpec, num_clips: int, num_crops: int, span: tuple[float, float] | None = None
+) -> Tensor:
     """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
+
+    Args:
+        span: only what is shown from and to these seconds.
 
     Raises:
         VideoError: the file cannot be read.
     """
-    with Video(path) as video:
-        count = video.info.num_frames
-        starts = view_starts(count, spec.num_frames, spec.stride, num_clips)
-        indices = [i for s in starts for i in clip_indices(count, spec.num_frames, spec.stride, s, spec.short)]
-        frames = video.frames(indices, short_side=spec.resize)
+    with open_video(source) as video:
+        grid = grid_of(video.info, span)
+        starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
+        numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
+        frames = video.frames([grid[number] for number in numbers], short_side=spec.resize)
     crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
     views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
     return views.flatten(0, 1)
@@ -107,7 +140,7 @@ def read_views(path: Path, spec: ClipSpec, num_clips: int, num_crops: int) -> Te
 @dataclass(frozen=True)
 class _Clip:
     frames: Tensor
-    label: int
+    labels: dict[str, Tensor]
     index: int
     failures: tuple[VideoError, ...]
 
@@ -129,7 +162,7 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         for chosen in candidates:
             try:
                 frames = self._read(chosen, clip_rng(self.seed, epoch, chosen))
-                return _Clip(frames, self.videos.videos[chosen].label, chosen, tuple(failures))
+                return _Clip(frames, label_tensors(self.videos, chosen), chosen, tuple(failures))
             except VideoError as error:
                 if not failures:
                     candidates += self._replacements(epoch, index)
@@ -144,19 +177,19 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         return drawn[drawn != index][:REPLACEMENTS].tolist()
 
     def _read(self, index: int, rng: np.random.Generator) -> Tensor:
-        path = self.videos.videos[index].path
+        video = self.videos.videos[index]
         if self.kept is None:
-            return read_training_clip(path, self.spec, rng, self.flip_probability)
+            return read_training_clip(video, self.spec, rng, self.flip_probability)
         if index not in self.kept:
-            self.kept[index] = _read_whole(path, self.spec.resize)
+            self.kept[index] = _read_whole(video, self.spec.resize)
         frames = self.kept[index]
         return _draw_clip(len(frames), lambda i: frames[i], self.spec, rng, self.flip_probability)
 
 
-def _read_whole(path: Path, resize: int) -> Tensor:
+def _read_whole(video: LabelledVideo, resize: int) -> Tensor:
     """Every frame of the even grid."""
-    with Video(path) as video:
-        return video.frames(range(video.info.num_frames), short_side=resize)
+    with open_video(video.source) as opened:
+        return opened.frames(grid_of(opened.info, video.span), short_side=resize)
 
 
 class _StepKeys:
@@ -243,32 +276,33 @@ def _collate(clips: list[_Clip | VideoError]) -> Batch | VideoError:
         good.append(clip)
     return Batch(
         torch.stack([clip.frames for clip in good]),
-        torch.tensor([clip.label for clip in good]),
+        {head: torch.stack([clip.labels[head] for clip in good]) for head in good[0].labels},
         torch.tensor([clip.index for clip in good]),
         tuple(failure for clip in good for failure in clip.failures),
     )
 
 
 class _Views(Dataset[Tensor | str]):
-    def __init__(self, paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
-        self.paths, self.spec, self.num_clips, self.num_crops = paths, spec, num_clips, num_crops
+    def __init__(self, videos: Sequence[LabelledVideo], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
+        self.videos, self.spec, self.num_clips, self.num_crops = videos, spec, num_clips, num_crops
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.videos)
 
     def __getitem__(self, index: int) -> Tensor | str:
+        video = self.videos[index]
         try:
-            return read_views(self.paths[index], self.spec, self.num_clips, self.num_crops)
+            return read_views(video.source, self.spec, self.num_clips, self.num_crops, video.span)
         except VideoError as error:
             return str(error)
 
 
 def evaluation_views(
-    paths: Sequence[Path], spec: ClipSpec, num_clips: int, num_crops: int, workers: int = 0
+    videos: Sequence[LabelledVideo], spec: ClipSpec, num_clips: int, num_crops: int, workers: int = 0
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
     yield from DataLoader(
-        _Views(paths, spec, num_clips, num_crops),
+        _Views(videos, spec, num_clips, num_crops),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_one_thread,
