@@ -1,7 +1,7 @@
 """From a video to the frames asked for: by time, right side up, in RGB, whichever decoder reads them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ class VideoInfo:
     """What a video is, as it is shown."""
 
     width: int
-    """Pixels, after rotation."""
+    """Square pixels, as it is shown: after rotation, and widened where stored pixels are not square."""
     height: int
     frame_rate: float
     """Frames per second, on average."""
@@ -43,6 +43,8 @@ class VideoInfo:
     codec: str
     rotation: int
     """By how many degrees counter-clockwise the stored frames are turned to be shown: 0, 90, 180 or 270."""
+    mirrored: bool = False
+    """Whether left and right are exchanged after that."""
 
 
 class Video(ABC):
@@ -75,12 +77,20 @@ class Video(ABC):
         if short_side is not None:
             scale = short_side / min(width, height)
             width, height = max(1, round(width * scale)), max(1, round(height * scale))
-        pictures = dict(zip(wanted, self._pictures(times, height, width), strict=True))
-        return torch.stack([pictures[index] for index in indices])
+        pictures = torch.empty(len(wanted), 3, height, width, dtype=torch.uint8)
+        self._draw(times, pictures)
+        if indices == wanted:
+            return pictures
+        position = {index: i for i, index in enumerate(wanted)}
+        return pictures[[position[index] for index in indices]]
 
     @abstractmethod
-    def _pictures(self, times: Sequence[float], height: int, width: int) -> Iterator[Tensor]:
-        """What is on screen at each of these times, ascending, in seconds after the first frame: (3, height, width)."""
+    def _draw(self, times: Sequence[float], pictures: Tensor) -> None:
+        """Write what is on screen at each of these times into `pictures`, (N, 3, height, width) uint8.
+
+        Args:
+            times: ascending, in seconds after the first frame.
+        """
 
     @abstractmethod
     def close(self) -> None: ...
@@ -107,6 +117,10 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
         UserError: the decoder is not installed.
     """
     source = Path(source) if isinstance(source, str) else source
-    from vivit.video.decode_pyav import PyAVVideo
+    if decoder == "pyav":
+        from vivit.video.decode_pyav import PyAVVideo
 
-    return PyAVVideo(source)
+        return PyAVVideo(source)
+    from vivit.video.decode_torchcodec import TorchCodecVideo
+
+    return TorchCodecVideo(source, "cuda" if decoder == "nvdec" else "cpu")

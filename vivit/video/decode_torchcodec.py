@@ -1,0 +1,82 @@
+"""The decoder of PyTorch itself, on the CPU or in an NVIDIA GPU, where torchcodec and FFmpeg's libraries are there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vivit.errors import UserError
+from vivit.video.decode import Video, VideoError
+from vivit.video.decode_pyav import PyAVVideo
+from vivit.video.frame_walk import TOLERANCE
+from vivit.video.source import Source
+
+
+class TorchCodecVideo(Video):
+    """A file whose facts PyAV tells, so that its grid of frames is the same, and whose frames torchcodec decodes.
+
+    torchcodec reads through the whole file once when it is opened, without decoding: only so are its frames the right
+    ones at a variable rate.
+    """
+
+    def __init__(self, source: Source, device: str = "cpu") -> None:
+        """Raises VideoError where it cannot be read, UserError where torchcodec cannot be used.
+
+        Args:
+            device: "cpu", or "cuda" for NVDEC. Frames come to the CPU in any case.
+        """
+        try:
+            from torchcodec import decoders, transforms
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"decoder: torchcodec cannot be used ({str(error).strip().splitlines()[0]}); install torchcodec and "
+                "FFmpeg's libraries, or use pyav"
+            ) from None
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("decoder: nvdec needs an NVIDIA GPU; use pyav or torchcodec")
+        self.source, self.device = source, device
+        self._decoders, self._transforms = decoders, transforms
+        with PyAVVideo(source) as facts:
+            self.info, self._start, self._stream_index = facts.info, facts.start, facts.stream_index
+        self._opened: tuple[tuple[int, int], decoders.VideoDecoder] | None = None
+
+    def _decoder(self, height: int, width: int):  # type: ignore[no-untyped-def]
+        """torchcodec scales as it decodes, to a size that is set when the file is opened."""
+        if self._opened is None or self._opened[0] != (height, width):
+            resize = self._transforms.Resize((height, width))
+            scaled = (self.info.height, self.info.width) != (height, width)
+            decoder = self._decoders.VideoDecoder(
+                str(self.source) if isinstance(self.source, Path) else self.source.read(),
+                stream_index=self._stream_index,
+                num_ffmpeg_threads=1,
+                device=self.device,
+                transforms=None
+                if self.device == "cuda" or (self.info.height, self.info.width) == (height, width)
+                else [resize],
+            )
+            self._opened = (height, width), decoder
+        return self._opened[1]
+
+    def _draw(self, times: Sequence[float], pictures: Tensor) -> None:
+        height, width = pictures.shape[-2:]
+        try:
+            decoder = self._decoder(height, width)
+            end = decoder.metadata.end_stream_seconds
+            seconds = [time + self._start for time in times]
+            if seconds and seconds[-1] > end + TOLERANCE:
+                raise VideoError(
+                    self.source,
+                    f"only its first {end - self._start:.1f} s can be decoded, of at least {times[-1]:.1f}",
+                )
+            # The end itself is past the last frame.
+            frames = decoder.get_frames_played_at([min(second, end - 1e-6) for second in seconds]).data
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None
+        if frames.shape[-2:] != (height, width):
+            frames = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+        pictures.copy_(frames)
+
+    def close(self) -> None:
+        self._opened = None

@@ -1,0 +1,268 @@
+"""Walking through a file to the frames on screen at given times, and decoding as little as can be on the way."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+
+from vivit.video.decode import VideoError
+from vivit.video.source import Source
+
+# A frame further on than this, in seconds, may be worth a jump to the key frame before it.
+SEEK_AHEAD = 0.5
+# Where the file has no index, a jump may read much of it: it is tried for this many seconds and more.
+BLIND_SEEK_AHEAD = 10.0
+# A file may end this much before its container says, in seconds, and its last frame stands until then.
+TOLERANCE = 1.0
+# So many packets are looked at behind the one that is decoded: no codec moves a frame further than 16 from its place.
+# (That no frame is shown before it is decoded would tell sooner, but Matroska's decoding times are guesses.)
+LOOK_AHEAD = 17
+
+
+class Shown(NamedTuple):
+    """A decoded frame and when it is on screen, in seconds of the stream."""
+
+    time: float
+    until: float | None
+    """When the next one takes its place; None where packets do not tell."""
+    frame: av.VideoFrame
+
+
+class FrameWalk:
+    """The frames of a file's video stream, by time."""
+
+    def __init__(self, source: Source, open_container: Callable[[], InputContainer]) -> None:
+        """Open the file and decode its first frame. Raises VideoError where that cannot be done.
+
+        Args:
+            source: for messages.
+            open_container: called again where a file cannot be sought in.
+        """
+        self.source, self._open_container = source, open_container
+        self.container = open_container()
+        try:
+            self._choose_stream()
+            self._wanted: Sequence[float] | None = None  # in ticks of the stream; None is every frame
+            self._seen_until = -float("inf")  # before this, frames may have been left out
+            self._ahead: Shown | None = None
+            self._begin()
+            first = next(self._frames, None)
+            if first is None:
+                raise VideoError(source, "no frame of it can be decoded")
+            self.first = self._current = first
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose_stream(self) -> None:
+        # A cover picture is a video stream too, marked as attached.
+        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not len(self.container.streams):
+            # An MP4 without the index at its end opens all the same, as a file of nothing.
+            raise VideoError(self.source, "not a readable video (it is cut off or damaged)")
+        if not streams:
+            raise VideoError(self.source, "has no video stream")
+        self._use(streams[0])
+
+    def _use(self, stream: av.VideoStream) -> None:
+        self.stream = stream
+        # Frame threads hang when decoding stops early, and files are read in parallel anyway.
+        context = stream.codec_context
+        context.thread_type, context.thread_count = "NONE", 1
+        self._tick = float(stream.time_base or 0) or 1.0
+        # In H.264 a picture that says so is referred to by no other, so leaving it out changes none. A field may say
+        # so and belong to a picture that is needed.
+        self._may_skip = context.name == "h264" and context.field_order <= 1
+
+    def on_screen(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+        """For each of these times, ascending, in seconds after the first frame, the last frame shown no later."""
+        times = [self.first.time + time for time in times]
+        left_out = bool(times) and times[0] < self._seen_until
+        self._wanted = [time / self._tick for time in times]
+        for time in times:
+            if left_out or time < self._current.time or self._jump_pays(time):
+                self._jump(time)
+                left_out = False
+            while self._current.until is None or time >= self._current.until:
+                ahead = self._ahead or next(self._frames, None)
+                self._ahead = None
+                if ahead is None:
+                    self._check_end(time)
+                    break
+                if ahead.time > time:
+                    self._ahead = ahead
+                    break
+                self._current = ahead
+            yield self._current.frame
+
+    def _check_end(self, time: float) -> None:
+        """The stream is over: may its last frame stand for this time?"""
+        last = self._current
+        shown_until = last.time + float((last.frame.duration or 0) * (last.frame.time_base or 0))
+        if time > shown_until + TOLERANCE:
+            raise VideoError(
+                self.source,
+                f"only its first {shown_until - self.first.time:.1f} s can be decoded, of at least "
+                f"{time - self.first.time:.1f}",
+            )
+
+    def _jump_pays(self, time: float) -> bool:
+        """Whether a key frame between here and there saves decoding."""
+        here = (self._ahead or self._current).time
+        if time - here < SEEK_AHEAD or not self._can_jump():
+            return False
+        entries = self.stream.index_entries
+        found = entries.search_timestamp(int(time / self._tick)) if len(entries) else -1
+        if found < 0:
+            return time - here > BLIND_SEEK_AHEAD
+        return entries[found].timestamp * self._tick > here
+
+    def _can_jump(self) -> bool:
+        # Most packets of an MPEG program stream carry no time, and those made up for them after a jump are wrong.
+        return self.stream.time_base is not None and self.container.format.name != "mpeg"
+
+    def _jump(self, time: float) -> None:
+        """Go on from the key frame before that time, or from the start where the file does not let us."""
+        back = 0.0
+        while self._can_jump() and time - back > self.first.time:
+            self._seek(time - back)
+            self._begin()
+            first = next(self._frames, None)
+            if first is not None and first.time <= time:
+                self._current = first
+                return
+            # An index may hold decoding times, which are earlier, or the key frame may be damaged.
+            back = 4 * back or 1.0
+        self._restart()
+
+    def _restart(self) -> None:
+        timed = self.first.frame.pts is not None
+        first = next(self._frames, None) if self.seek_to_start() and timed else None
+        if first is None or first.time > self.first.time + 1e-3:
+            # Some files cannot be sought in: open it anew.
+            index = self.stream.index
+            self.container.close()
+            self.container = self._open_container()
+            self._use(self.container.streams[index])  # type: ignore[arg-type]
+            self._begin()
+            first = next(self._frames, None)
+        if first is None:
+            raise VideoError(self.source, "its beginning cannot be decoded a second time")
+        self._current = first
+
+    def seek_to_start(self) -> bool:
+        before = min(0.0, self.first.time) - 1.0
+        try:
+            self.container.seek(int(before * 1e6))
+        except av.error.FFmpegError:
+            return False
+        self._begin()
+        return True
+
+    def packet_times(self) -> list[float]:
+        """When each frame is shown, in order, from the packets alone, without decoding. Reads the whole file."""
+        self.seek_to_start()
+        times = self._times_to_the_end()
+        self._restart()
+        return times
+
+    def last_start(self, before_end: float) -> float | None:
+        """When the last frame comes on screen, from the packets at the end alone; None where that cannot be told.
+
+        Args:
+            before_end: how many seconds before the container's end to begin.
+        """
+        if self.container.duration is None or not self._can_jump() or not len(self.stream.index_entries):
+            return None
+        self._seek(max(self.first.time, self.container.duration / 1e6 - before_end))
+        times = self._times_to_the_end()
+        self._restart()
+        return times[-1] if times else None
+
+    def _times_to_the_end(self) -> list[float]:
+        times = []
+        # Of a broken file, what has been seen of it counts.
+        with suppress(av.error.FFmpegError):
+            for packet in self.container.demux(self.stream):
+                if packet.pts is not None:
+                    times.append(packet.pts * self._tick)
+        return sorted(times)
+
+    def _seek(self, time: float) -> None:
+        # Where that fails, whoever asked finds out where the next frame lies.
+        with suppress(av.error.FFmpegError):
+            self.container.seek(int(time / self._tick), stream=self.stream)
+
+    def _begin(self) -> None:
+        """Decode from where the container stands."""
+        self._frames = self._decode()
+        self._ahead = None
+        self._seen_until = -float("inf")
+
+    def _decode(self) -> Iterator[Shown]:
+        """The frames from here on in the order they are shown; a damaged packet is passed over."""
+        # AVI stores no presentation times, and what is made up for them is wrong where frames are reordered; but
+        # frames leave the decoder one for each packet, so that the packets' times are right.
+        presentation_times = self.container.format.name != "avi"
+        ends: dict[int, float] = {}
+        time = 0.0
+        try:
+            for packet, end in self._packets():
+                if presentation_times and end is not None and packet.pts is not None:
+                    ends[packet.pts] = end * self._tick
+                    self._skip_unless_wanted(packet.pts, end)
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    continue
+                for frame in frames:
+                    assert isinstance(frame, av.VideoFrame)
+                    stamp = frame.pts if presentation_times and frame.pts is not None else frame.dts
+                    if stamp is not None:
+                        time = stamp * self._tick
+                    else:
+                        time += float(1 / (self.stream.average_rate or 25))
+                    yield Shown(time, ends.pop(stamp, None) if stamp is not None else None, frame)
+        except av.error.FFmpegError:
+            return
+
+    def _skip_unless_wanted(self, start: int, end: float) -> None:
+        if not self._may_skip or self._wanted is None:
+            return
+        next_wanted = bisect_left(self._wanted, start)
+        wanted = next_wanted < len(self._wanted) and self._wanted[next_wanted] < end
+        self.stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        if not wanted:
+            self._seen_until = max(self._seen_until, end * self._tick)
+
+    def _packets(self) -> Iterator[tuple[av.Packet, int | None]]:
+        """Each packet, and when the frame that is shown after its own is shown, in ticks."""
+        waiting: deque[av.Packet] = deque()
+        starts: list[int] = []  # of the frames in `waiting` and shortly before, in order
+        for packet in self.container.demux(self.stream):
+            if packet.pts is None:
+                # The end of the file, or a stream whose packets do not tell.
+                while waiting:
+                    first = waiting.popleft()
+                    yield first, _next_after(starts, first.pts)
+                yield packet, None
+                continue
+            waiting.append(packet)
+            if not packet.is_discard:
+                insort(starts, packet.pts)
+                del starts[: -3 * LOOK_AHEAD]
+            if len(waiting) > LOOK_AHEAD:
+                first = waiting.popleft()
+                yield first, _next_after(starts, first.pts)
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def _next_after(starts: list[int], start: int | None) -> int | None:
+    later = bisect_right(starts, start or 0)
+    return starts[later] if later < len(starts) else None
