@@ -52,9 +52,7 @@ class TorchCodecVideo(Video):
                 stream_index=self._stream_index,
                 num_ffmpeg_threads=1,
                 device=self.device,
-                transforms=None
-                if self.device == "cuda" or (self.info.height, self.info.width) == (height, width)
-                else [resize],
+                transforms=[resize] if scaled and self.device == "cpu" else None,
             )
             self._opened = (height, width), decoder
         return self._opened[1]
