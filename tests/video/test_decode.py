@@ -327,9 +327,9 @@ def test_real_clip_as_plain_decoding_has_it(name: str) -> None:
     with av.open(str(REAL / name)) as container:
         stream = container.streams.video[0]
         plain = list(container.decode(stream))
-        tick = stream.time_base
+        tick, rate = stream.time_base, float(stream.average_rate or 0)
     if name.endswith(".avi"):  # has no presentation times, but an even rate
-        times = [number / float(stream.average_rate or 0) for number in range(len(plain))]
+        times = [number / rate for number in range(len(plain))]
     else:
         assert tick is not None
         times = [float((frame.pts or 0) * tick) for frame in plain]

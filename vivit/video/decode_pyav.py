@@ -73,19 +73,16 @@ class PyAVVideo(Video):
 
     def _timeline(self) -> tuple[float, float]:
         """Duration in seconds and average frame rate. The container's count of frames is not asked: it may be wrong."""
-        stream = self._walk.stream
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        if stream.duration and stream.time_base and rate > 0:
-            return float(stream.duration * stream.time_base), rate
+        walk, stream = self._walk, self._walk.stream
+        # Time stamps of an MPEG program stream are of its packs, each of which may hold many frames.
+        if stream.duration and walk.rate and walk.container.format.name != "mpeg":
+            return float(stream.duration * (stream.time_base or 0)), walk.rate
         # WebM and Matroska keep no duration of a stream, and the container's may be that of the sound.
-        if 0 < rate < 1000 and (end := self._walk.last_start(LAST_SECONDS)) is not None:
-            return end - self._walk.first.time + 1 / rate, rate
-        times = self._walk.packet_times()
+        if walk.rate and (end := walk.last_start(LAST_SECONDS)) is not None:
+            return end - walk.first.time + 1 / walk.rate, walk.rate
+        times = walk.packet_times()
         span = times[-1] - times[0] if times else 0.0
-        if span == 0:
-            return (1 / rate, rate) if rate > 0 else (1.0, 1.0)
-        if not 0 < rate < 1000:
-            rate = (len(times) - 1) / span
+        rate = walk.rate or ((len(times) - 1) / span if span else 1.0)
         return span + 1 / rate, rate
 
     @property

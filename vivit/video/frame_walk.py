@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import av
+from av.codec.context import Flags
 from av.container import InputContainer
 
 from vivit.video.decode import VideoError
@@ -18,6 +19,8 @@ SEEK_AHEAD = 0.5
 BLIND_SEEK_AHEAD = 10.0
 # A file may end this much before its container says, in seconds, and its last frame stands until then.
 TOLERANCE = 1.0
+# Where a file tells of more frames a second than this, it means something else.
+MOST_FRAMES = 1000
 # So many packets are looked at behind the one that is decoded: no codec moves a frame further than 16 from its place.
 # (That no frame is shown before it is decoded would tell sooner, but Matroska's decoding times are guesses.)
 LOOK_AHEAD = 17
@@ -73,7 +76,11 @@ class FrameWalk:
         # Frame threads hang when decoding stops early, and files are read in parallel anyway.
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1
+        # Otherwise what is cut off at the left is rounded down to what memory is aligned to.
+        context.flags |= Flags.unaligned
         self._tick = float(stream.time_base or 0) or 1.0
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        self.rate = next((rate for rate in rates if 0 < rate < MOST_FRAMES), 0.0)
         # In H.264 a picture that says so is referred to by no other, so leaving it out changes none. A field may say
         # so and belong to a picture that is needed.
         self._may_skip = context.name == "h264" and context.field_order <= 1
@@ -123,7 +130,12 @@ class FrameWalk:
 
     def _can_jump(self) -> bool:
         # Most packets of an MPEG program stream carry no time, and those made up for them after a jump are wrong.
-        return self.stream.time_base is not None and self.container.format.name != "mpeg"
+        return self._timed and self.stream.time_base is not None and self.container.format.name != "mpeg"
+
+    @property
+    def _timed(self) -> bool:
+        """A bare stream of frames has no times: they are counted from the beginning."""
+        return self.first.frame.pts is not None or self.first.frame.dts is not None
 
     def _jump(self, time: float) -> None:
         """Go on from the key frame before that time, or from the start where the file does not let us."""
@@ -140,19 +152,21 @@ class FrameWalk:
         self._restart()
 
     def _restart(self) -> None:
-        timed = self.first.frame.pts is not None
-        first = next(self._frames, None) if self.seek_to_start() and timed else None
+        first = next(self._frames, None) if self._timed and self.seek_to_start() else None
         if first is None or first.time > self.first.time + 1e-3:
-            # Some files cannot be sought in: open it anew.
-            index = self.stream.index
-            self.container.close()
-            self.container = self._open_container()
-            self._use(self.container.streams[index])  # type: ignore[arg-type]
-            self._begin()
+            self._open_again()
             first = next(self._frames, None)
         if first is None:
             raise VideoError(self.source, "its beginning cannot be decoded a second time")
         self._current = first
+
+    def _open_again(self) -> None:
+        """Some files cannot be sought in."""
+        index = self.stream.index
+        self.container.close()
+        self.container = self._open_container()
+        self._use(self.container.streams[index])  # type: ignore[arg-type]
+        self._begin()
 
     def seek_to_start(self) -> bool:
         before = min(0.0, self.first.time) - 1.0
@@ -165,7 +179,8 @@ class FrameWalk:
 
     def packet_times(self) -> list[float]:
         """When each frame is shown, in order, from the packets alone, without decoding. Reads the whole file."""
-        self.seek_to_start()
+        if not self.seek_to_start():
+            self._open_again()
         times = self._times_to_the_end()
         self._restart()
         return times
@@ -190,6 +205,8 @@ class FrameWalk:
             for packet in self.container.demux(self.stream):
                 if packet.pts is not None:
                     times.append(packet.pts * self._tick)
+                elif packet.size and not self._timed:
+                    times.append(len(times) / (self.rate or 25))
         return sorted(times)
 
     def _seek(self, time: float) -> None:
@@ -215,6 +232,8 @@ class FrameWalk:
                 if presentation_times and end is not None and packet.pts is not None:
                     ends[packet.pts] = end * self._tick
                     self._skip_unless_wanted(packet.pts, end)
+                if packet.dts is not None:
+                    time = packet.dts * self._tick
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
@@ -225,7 +244,8 @@ class FrameWalk:
                     if stamp is not None:
                         time = stamp * self._tick
                     else:
-                        time += float(1 / (self.stream.average_rate or 25))
+                        # Those that are left in the decoder at the end come without times.
+                        time += 1 / (self.rate or 25)
                     yield Shown(time, ends.pop(stamp, None) if stamp is not None else None, frame)
         except av.error.FFmpegError:
             return
@@ -244,15 +264,15 @@ class FrameWalk:
         waiting: deque[av.Packet] = deque()
         starts: list[int] = []  # of the frames in `waiting` and shortly before, in order
         for packet in self.container.demux(self.stream):
-            if packet.pts is None:
-                # The end of the file, or a stream whose packets do not tell.
+            if packet.size == 0 and packet.dts is None:
+                # The end of the file: it makes the decoder give what it holds.
                 while waiting:
                     first = waiting.popleft()
                     yield first, _next_after(starts, first.pts)
                 yield packet, None
-                continue
+                return
             waiting.append(packet)
-            if not packet.is_discard:
+            if packet.pts is not None and not packet.is_discard:
                 insort(starts, packet.pts)
                 del starts[: -3 * LOOK_AHEAD]
             if len(waiting) > LOOK_AHEAD:
@@ -264,5 +284,7 @@ class FrameWalk:
 
 
 def _next_after(starts: list[int], start: int | None) -> int | None:
-    later = bisect_right(starts, start or 0)
+    if start is None:
+        return None
+    later = bisect_right(starts, start)
     return starts[later] if later < len(starts) else None
