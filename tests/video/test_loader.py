@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vivit.errors import UserError
+from vivit.video.augment import Augmentation
 from vivit.video.datasets import LabelledVideo, VideoSet
 from vivit.video.decode import VideoError, open_video
 from vivit.video.loader import (
@@ -27,6 +28,7 @@ ReadNumbers = Callable[[Tensor], list[int]]
 
 COUNT, LENGTH = 7, 20
 CROPPED = ClipSpec(num_frames=3, stride=2, size=(24, 24), resize=28)
+UNMIRRORED = Augmentation(flip=0.0)
 WHOLE = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
 
 
@@ -62,7 +64,9 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
 
 def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) -> None:
     starts = set()
-    for batch in training_batches(videos, WHOLE, batch_size=3, seed=1, num_steps=8, flip_probability=0.0):
+    for batch in training_batches(
+        videos, WHOLE, batch_size=3, seed=1, num_steps=8, augmentation=Augmentation(flip=0.0)
+    ):
         assert batch.clips.shape == (3, 3, 3, 32, 64)
         assert batch.clips.dtype == torch.uint8
         assert batch.labels["classes"].tolist() == [10 - i for i in batch.indices.tolist()]
@@ -76,7 +80,11 @@ def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) 
 
 def test_flips(videos: VideoSet) -> None:
     def batches(probability: float) -> list[Batch]:
-        return list(training_batches(videos, WHOLE, batch_size=7, seed=0, num_steps=3, flip_probability=probability))
+        return list(
+            training_batches(
+                videos, WHOLE, batch_size=7, seed=0, num_steps=3, augmentation=Augmentation(flip=probability)
+            )
+        )
 
     never, sometimes, always = batches(0.0), batches(0.5), batches(1.0)
     flipped = []
@@ -134,7 +142,13 @@ def test_epochs(videos: VideoSet) -> None:
 def test_clips_differ_between_epochs_and_seeds(videos: VideoSet) -> None:
     def clips(seed: int, epoch: int) -> dict[int, Tensor]:
         (batch,) = training_batches(
-            videos, CROPPED, batch_size=7, seed=seed, num_steps=epoch + 1, start_step=epoch, flip_probability=0
+            videos,
+            CROPPED,
+            batch_size=7,
+            seed=seed,
+            num_steps=epoch + 1,
+            start_step=epoch,
+            augmentation=Augmentation(flip=0),
         )
         return dict(zip(batch.indices.tolist(), batch.clips, strict=True))
 

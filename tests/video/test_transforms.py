@@ -1,11 +1,10 @@
 """Crops whose place can be read off their pixels."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from vivit.video.transforms import cover, flip, random_crop, view_crops
+from vivit.video.transforms import cover, flip, view_crops
 
 
 def places(height: int, width: int, frames: int = 2) -> Tensor:
@@ -37,12 +36,6 @@ def test_view_crops(shape: tuple[int, int], corners: list[tuple[int, int]]) -> N
     assert [tuple(crop.shape) for crop in crops] == [(2, 3, 8, 8)] * 3
     (centre,) = view_crops(places(*shape), (8, 8), 1)
     assert corner(centre) == corners[1]
-
-
-def test_random_crop_takes_every_place_and_keeps_it_over_time() -> None:
-    rng = np.random.default_rng(0)
-    found = {corner(random_crop(places(10, 9, frames=3), (8, 7), rng)) for _ in range(200)}
-    assert found == {(top, left) for top in range(3) for left in range(3)}
 
 
 def test_cover_enlarges_only_what_is_too_small() -> None:

@@ -57,12 +57,15 @@ class Video(ABC):
 
     info: VideoInfo
 
-    def frames(self, indices: Sequence[int], short_side: int | None = None) -> Tensor:
+    def frames(
+        self, indices: Sequence[int], short_side: int | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
         """The frames with these numbers on the even grid, in the order given; numbers may repeat.
 
         Args:
             indices: 0 to `info.num_frames` − 1; beyond the ends stands the first or the last frame.
             short_side: resize so that the shorter side has this many pixels; the ratio of the sides stays.
+            size: resize to (height, width).
 
         Returns:
             (N, 3, height, width) uint8 RGB.
@@ -73,16 +76,20 @@ class Video(ABC):
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
-        width, height = self.info.width, self.info.height
-        if short_side is not None:
-            scale = short_side / min(width, height)
-            width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        height, width = size or self._scaled(short_side)
         pictures = torch.empty(len(wanted), 3, height, width, dtype=torch.uint8)
         self._draw(times, pictures)
         if indices == wanted:
             return pictures
         position = {index: i for i, index in enumerate(wanted)}
         return pictures[[position[index] for index in indices]]
+
+    def _scaled(self, short_side: int | None) -> tuple[int, int]:
+        height, width = self.info.height, self.info.width
+        if short_side is None:
+            return height, width
+        scale = short_side / min(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     @abstractmethod
     def _draw(self, times: Sequence[float], pictures: Tensor) -> None:

@@ -74,8 +74,8 @@ class PyAVVideo(Video):
     def _timeline(self) -> tuple[float, float]:
         """Duration in seconds and average frame rate. The container's count of frames is not asked: it may be wrong."""
         walk, stream = self._walk, self._walk.stream
-        # Time stamps of an MPEG program stream are of its packs, each of which may hold many frames.
-        if stream.duration and walk.rate and walk.container.format.name != "mpeg":
+        # In an MPEG program stream it is that between packs, each of which may hold many frames; in ASF the sound's.
+        if stream.duration and walk.rate and walk.container.format.name not in ("mpeg", "asf"):
             return float(stream.duration * (stream.time_base or 0)), walk.rate
         # WebM and Matroska keep no duration of a stream, and the container's may be that of the sound.
         if walk.rate and (end := walk.last_start(LAST_SECONDS)) is not None:
@@ -129,7 +129,12 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
 
     The display matrix sends (x, y), downwards, to (a x + c y, b x + d y); in its bytes stand a, b, 0, c, d, 0, ….
     """
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    try:
+        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    except ValueError:
+        # PyAV refuses all side data where there is a kind that it does not know; it knows the angle all the same.
+        turns = round(frame.rotation / 90) % 4
+        return turns % 2 == 1, (turns in (1, 2), turns in (2, 3))
     if side_data is None:
         return False, (False, False)
     a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()

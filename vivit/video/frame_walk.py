@@ -69,7 +69,8 @@ class FrameWalk:
             raise VideoError(self.source, "not a readable video (it is cut off or damaged)")
         if not streams:
             raise VideoError(self.source, "has no video stream")
-        self._use(streams[0])
+        # As the ffmpeg program chooses among several: what is marked as the default, then what is largest.
+        self._use(max(streams, key=lambda s: (bool(s.disposition & s.disposition.default), s.width * s.height)))
 
     def _use(self, stream: av.VideoStream) -> None:
         self.stream = stream
@@ -87,7 +88,8 @@ class FrameWalk:
 
     def on_screen(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
         """For each of these times, ascending, in seconds after the first frame, the last frame shown no later."""
-        times = [self.first.time + time for time in times]
+        # With a little over: sums of floats may fall short of the very moment when a frame comes on screen.
+        times = [self.first.time + time + 1e-6 for time in times]
         left_out = bool(times) and times[0] < self._seen_until
         self._wanted = [time / self._tick for time in times]
         for time in times:

@@ -5,10 +5,10 @@ No worker, process or loader holds a state: every random choice for a clip comes
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,16 +16,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vivit.errors import UserError
+from vivit.video.augment import Augmentation, augment_colours, draw_geometry, resized
 from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import VideoError, VideoInfo, open_video
+from vivit.video.decode import Decoder, VideoError, VideoInfo, open_video
+from vivit.video.isolated import IsolatedReader
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
 from vivit.video.source import Source
-from vivit.video.transforms import flip, random_crop, view_crops
+from vivit.video.transforms import view_crops
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+# Random crops, half of them mirrored.
+PLAIN = Augmentation()
 # How many other videos are tried in place of one that cannot be read.
 REPLACEMENTS = 3
 # First in every seed: numpy pads seeds with zeros, so that (seed, epoch) alone is (seed, epoch, 0).
-_CLIP, _ORDER, _REPLACEMENT = 0, 1, 2
+_CLIP, _ORDER, _REPLACEMENT, _COLOURS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,13 @@ class ClipSpec:
     short: ShortClips = "loop"
 
 
+Labels = dict[str, Tensor]
+
+
 class Batch(NamedTuple):
     clips: Tensor
     """(B, T, C, H, W) uint8."""
-    labels: dict[str, Tensor]
+    labels: Labels
     """head → (B,) int64; or (B, K) float of 0 and 1 in a set of many labels for each video."""
     indices: Tensor
     """(B,) int64, which videos of the set; in place of one that cannot be read stands the one that is seen."""
@@ -58,15 +68,25 @@ def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([_CLIP, seed, epoch, index])
 
 
-def label_tensors(videos: VideoSet, index: int) -> dict[str, Tensor]:
-    """head → the number of the video's class, or (K,) float with 1 at each class that applies."""
+def colour_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The source of what happens to the colours of this video's clip, wherever that is done."""
+    return np.random.default_rng([_COLOURS, seed, epoch, index])
+
+
+def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> Labels:
+    """head → the number of the video's class, or (K,) float with 1 at each class that applies.
+
+    Args:
+        mirrors: head → what each class becomes when the video is mirrored, as it is.
+    """
     tensors = {}
     for head, label in videos.videos[index].labels.items():
+        mirror = mirrors[head] if mirrors else {}
         if isinstance(label, int):
-            tensors[head] = torch.tensor(label)
+            tensors[head] = torch.tensor(mirror.get(label, label))
         else:
             tensors[head] = torch.zeros(len(videos.classes[head]))
-            tensors[head][list(label)] = 1.0
+            tensors[head][[mirror.get(one, one) for one in label]] = 1.0
     return tensors
 
 
@@ -90,34 +110,42 @@ def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
 
 
 def read_training_clip(
-    video: LabelledVideo, spec: ClipSpec, rng: np.random.Generator, flip_probability: float
-) -> Tensor:
-    """A random clip and crop, flipped or not; (T, C, H, W) uint8. Raises VideoError."""
-    with open_video(video.source) as opened:
-        grid = grid_of(opened.info, video.span)
+    video: LabelledVideo, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator, decoder: Decoder
+) -> tuple[Tensor, bool]:
+    """A random clip at a random place, (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
 
-        def frames_at(numbers: list[int]) -> Tensor:
-            return opened.frames([grid[number] for number in numbers], spec.resize)
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    geometry = draw_geometry(augmentation, rng)
+    with open_video(video.source, decoder) as opened:
+        info = opened.info
+        grid = grid_of(info, video.span)
+        start = random_start(len(grid), spec.num_frames, spec.stride, rng)
+        numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
+        size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
+        frames = opened.frames([grid[number] for number in numbers], size=size)
+    return geometry.apply(frames, spec.size), geometry.mirrored
 
-        return _draw_clip(len(grid), frames_at, spec, rng, flip_probability)
 
-
-def _draw_clip(
-    count: int,
-    frames_at: Callable[[list[int]], Tensor],
-    spec: ClipSpec,
-    rng: np.random.Generator,
-    flip_probability: float,
-) -> Tensor:
-    """A random clip out of `count` frames that `frames_at` gives by their numbers."""
-    start = random_start(count, spec.num_frames, spec.stride, rng)
-    frames = frames_at(clip_indices(count, spec.num_frames, spec.stride, start, spec.short))
-    frames = random_crop(frames, spec.size, rng)
-    return flip(frames) if rng.random() < flip_probability else frames
+def _cut_training_clip(
+    frames: Tensor, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, bool]:
+    """The same out of all frames of a video, which are held at the size that clips have without jitter."""
+    geometry = draw_geometry(augmentation, rng)
+    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
+    clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
+    size = geometry.frame_size(clip.shape[-2], clip.shape[-1], spec.resize, spec.size)
+    return geometry.apply(resized(clip, size), spec.size), geometry.mirrored
 
 
 def read_views(
-    source: Source, spec: ClipSpec, num_clips: int, num_crops: int, span: tuple[float, float] | None = None
+    source: Source,
+    spec: ClipSpec,
+    num_clips: int,
+    num_crops: int,
+    span: tuple[float, float] | None = None,
+    decoder: Decoder = "pyav",
 ) -> Tensor:
     """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
 
@@ -127,7 +155,7 @@ def read_views(
     Raises:
         VideoError: the file cannot be read.
     """
-    with open_video(source) as video:
+    with open_video(source, decoder) as video:
         grid = grid_of(video.info, span)
         starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
         numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
@@ -137,12 +165,24 @@ def read_views(
     return views.flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class _Clip:
+class _Clip(NamedTuple):
     frames: Tensor
-    labels: dict[str, Tensor]
-    index: int
-    failures: tuple[VideoError, ...]
+    labels: Labels
+    video: int
+    """Which of the set it is."""
+    failures: tuple[VideoError, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How training clips are read."""
+
+    augmentation: Augmentation
+    colours: bool
+    mirrors: Mapping[str, Mapping[int, int]] | None
+    keep: bool
+    decoder: Decoder
+    timeout: float | None
 
 
 class _TrainingClips(Dataset[_Clip | VideoError]):
@@ -151,9 +191,10 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
     A video that cannot be read is replaced by another, whose choice, too, depends on (seed, epoch, index) alone.
     """
 
-    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, flip_probability: float, keep: bool) -> None:
-        self.videos, self.spec, self.seed, self.flip_probability = videos, spec, seed, flip_probability
-        self.kept: dict[int, Tensor] | None = {} if keep else None
+    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, reading: _Reading) -> None:
+        self.videos, self.spec, self.seed, self.reading = videos, spec, seed, reading
+        self.kept: dict[int, Tensor] | None = {} if reading.keep else None
+        self.isolated = IsolatedReader(reading.timeout) if reading.timeout else None
 
     def __getitem__(self, key: tuple[int, int]) -> _Clip | VideoError:
         epoch, index = key
@@ -161,8 +202,7 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         candidates = [index]
         for chosen in candidates:
             try:
-                frames = self._read(chosen, clip_rng(self.seed, epoch, chosen))
-                return _Clip(frames, label_tensors(self.videos, chosen), chosen, tuple(failures))
+                return self._read(epoch, chosen)._replace(failures=tuple(failures))
             except VideoError as error:
                 if not failures:
                     candidates += self._replacements(epoch, index)
@@ -176,19 +216,29 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         drawn = rng.choice(count, min(REPLACEMENTS + 1, count), replace=False)
         return drawn[drawn != index][:REPLACEMENTS].tolist()
 
-    def _read(self, index: int, rng: np.random.Generator) -> Tensor:
-        video = self.videos.videos[index]
+    def _read(self, epoch: int, index: int) -> _Clip:
+        video, reading, rng = self.videos.videos[index], self.reading, clip_rng(self.seed, epoch, index)
         if self.kept is None:
-            return read_training_clip(video, self.spec, rng, self.flip_probability)
-        if index not in self.kept:
-            self.kept[index] = _read_whole(video, self.spec.resize)
-        frames = self.kept[index]
-        return _draw_clip(len(frames), lambda i: frames[i], self.spec, rng, self.flip_probability)
+            frames, mirrored = self._call(
+                read_training_clip, video, self.spec, reading.augmentation, rng, reading.decoder
+            )
+        else:
+            if index not in self.kept:
+                self.kept[index] = self._call(_read_whole, video, self.spec.resize, reading.decoder)
+            frames, mirrored = _cut_training_clip(self.kept[index], self.spec, reading.augmentation, rng)
+        if reading.colours:
+            frames = augment_colours(frames, reading.augmentation, colour_rng(self.seed, epoch, index))
+        return _Clip(frames, label_tensors(self.videos, index, reading.mirrors if mirrored else None), index)
+
+    def _call(self, read: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if self.isolated is not None:
+            return self.isolated(read, *args, **kwargs)
+        return read(*args, **kwargs)
 
 
-def _read_whole(video: LabelledVideo, resize: int) -> Tensor:
+def _read_whole(video: LabelledVideo, resize: int, decoder: Decoder) -> Tensor:
     """Every frame of the even grid."""
-    with open_video(video.source) as opened:
+    with open_video(video.source, decoder) as opened:
         return opened.frames(grid_of(opened.info, video.span), short_side=resize)
 
 
@@ -223,9 +273,13 @@ def training_batches(
     seed: int,
     num_steps: int,
     start_step: int = 0,
-    flip_probability: float = 0.5,
+    augmentation: Augmentation = PLAIN,
+    colours: bool = True,
+    mirrors: Mapping[str, Mapping[int, int]] | None = None,
     workers: int = 0,
     keep: bool = False,
+    decoder: Decoder = "pyav",
+    timeout: float | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -235,9 +289,15 @@ def training_batches(
 
     Args:
         batch_size: of all processes together; each gets its contiguous share.
-        flip_probability: how often a clip is mirrored.
+        augmentation: what may happen to a clip.
+        colours: whether to change its colours here; if not, `augment_colours` with `colour_rng` does the same later,
+            as on a GPU.
+        mirrors: head → what each class becomes in a mirrored clip, as `mirrored_classes` tells; by default what it is.
         keep: hold every decoded video in memory, resized, so that later epochs decode nothing; the clips are the same.
-            Each worker keeps its own, so it goes best with none.
+            Each worker keeps its own, so it goes best with none. With scale jitter they are scaled a second time.
+        decoder: see `open_video`.
+        timeout: seconds that reading a clip may take; then, or when the decoder crashes, the video counts as
+            unreadable. Each worker reads in a process of its own for that.
 
     Raises:
         UserError: at once, where a batch is too small for every process to have a video of it.
@@ -250,7 +310,7 @@ def training_batches(
             f"{len(videos.videos)} videos); use a larger batch, more videos or fewer processes"
         )
     loader = DataLoader(
-        _TrainingClips(videos, spec, seed, flip_probability, keep),
+        _TrainingClips(videos, spec, seed, _Reading(augmentation, colours, mirrors, keep, decoder, timeout)),
         batch_sampler=_StepKeys(len(videos.videos), batch_size, seed, range(start_step, num_steps), rank, world_size),
         num_workers=workers,
         collate_fn=_collate,
@@ -277,14 +337,23 @@ def _collate(clips: list[_Clip | VideoError]) -> Batch | VideoError:
     return Batch(
         torch.stack([clip.frames for clip in good]),
         {head: torch.stack([clip.labels[head] for clip in good]) for head in good[0].labels},
-        torch.tensor([clip.index for clip in good]),
+        torch.tensor([clip.video for clip in good]),
         tuple(failure for clip in good for failure in clip.failures),
     )
 
 
 class _Views(Dataset[Tensor | str]):
-    def __init__(self, videos: Sequence[LabelledVideo], spec: ClipSpec, num_clips: int, num_crops: int) -> None:
-        self.videos, self.spec, self.num_clips, self.num_crops = videos, spec, num_clips, num_crops
+    def __init__(
+        self,
+        videos: Sequence[LabelledVideo],
+        spec: ClipSpec,
+        num_clips: int,
+        num_crops: int,
+        decoder: Decoder,
+        timeout: float | None,
+    ) -> None:
+        self.videos, self.views = videos, (spec, num_clips, num_crops)
+        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout else None
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -292,17 +361,25 @@ class _Views(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         video = self.videos[index]
         try:
-            return read_views(video.source, self.spec, self.num_clips, self.num_crops, video.span)
+            if self.isolated is not None:
+                return self.isolated(read_views, video.source, *self.views, video.span, self.decoder)
+            return read_views(video.source, *self.views, video.span, self.decoder)
         except VideoError as error:
             return str(error)
 
 
 def evaluation_views(
-    videos: Sequence[LabelledVideo], spec: ClipSpec, num_clips: int, num_crops: int, workers: int = 0
+    videos: Sequence[LabelledVideo],
+    spec: ClipSpec,
+    num_clips: int,
+    num_crops: int,
+    workers: int = 0,
+    decoder: Decoder = "pyav",
+    timeout: float | None = None,
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
     yield from DataLoader(
-        _Views(videos, spec, num_clips, num_crops),
+        _Views(videos, spec, num_clips, num_crops, decoder, timeout),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_one_thread,

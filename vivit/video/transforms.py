@@ -1,6 +1,5 @@
 """Crops and flips of whole clips, uint8 (T, C, H, W)."""
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,14 +15,6 @@ def cover(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 def crop(frames: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
     return frames[..., top : top + size[0], left : left + size[1]]
-
-
-def random_crop(frames: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """The same place in every frame."""
-    frames = cover(frames, size)
-    top = int(rng.integers(frames.shape[-2] - size[0] + 1))
-    left = int(rng.integers(frames.shape[-1] - size[1] + 1))
-    return crop(frames, top, left, size)
 
 
 def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:
