@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vivit.config import ModelConfig, PositiveInt, Preprocessing, Rate
+from vivit.video.augment import Augmentation
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(BaseModel):
@@ -45,9 +47,24 @@ class Recipe(BaseModel):
     position_std: Positive = 0.02
     """Deviation of fresh position embeddings. A small model that learns from scratch where things move starts faster
     with more, of the size of its tokens."""
-    flip: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How often a clip is mirrored: by default half the time, but never where class names speak of left and right."""
-    unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
+    scale_jitter: tuple[Positive, Positive] | None = (0.9, 1.33)
+    """Height and width of a clip are each scaled by a factor between these two before the crop."""
+    flip: Probability | None = None
+    """How often a clip is mirrored: by default half the time, but never where a class name speaks of left or right and
+    no other class is its mirror."""
+    mirrored: dict[str, str] = {}
+    """Classes that become each other in a mirrored clip, where their names do not tell."""
+    colour_jitter: Probability = 0.8
+    """How often brightness, saturation, contrast and hue of a clip change."""
+    grey_scale: Probability = 0.0
+    """How often a clip loses its colours."""
+    randaugment: tuple[PositiveInt, NotNegative] | None = None
+    """How many operations in a row, and their magnitude up to 30."""
+    mixup: NotNegative = 0.0
+    """Two clips are averaged, by a share of Beta(this, this)."""
+    cutmix: NotNegative = 0.0
+    """A box of one clip is put into another, by a share of Beta(this, this); with Mixup, either for each batch."""
+    unreadable: Probability = 0.05
     """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
     seed: int = 0
 
@@ -63,6 +80,16 @@ class Recipe(BaseModel):
             **({"num_classes": heads["classes"]} if list(heads) == ["classes"] else {"heads": dict(heads)}),
         }
         return ModelConfig.named(self.model, **{**fields, **self.architecture})
+
+    def build_augmentation(self) -> Augmentation:
+        """Raises UserError where the fields contradict each other."""
+        return Augmentation(
+            scale_jitter=self.scale_jitter,
+            flip=0.5 if self.flip is None else self.flip,
+            colour_jitter=self.colour_jitter,
+            grey_scale=self.grey_scale,
+            randaugment=self.randaugment,
+        )
 
     def build_preprocessing(self) -> Preprocessing:
         default = Preprocessing.of_crop((self.image_size, self.image_size))
@@ -124,6 +151,9 @@ def demo() -> Recipe:
         warmup_epochs=1,
         weight_decay=0.05,
         position_std=0.3,
+        scale_jitter=None,
+        flip=0.0,
+        colour_jitter=0.0,
     )
 
 

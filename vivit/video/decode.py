@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-import torch
 from torch import Tensor
 
 from vivit.errors import UserError
@@ -68,7 +67,7 @@ class Video(ABC):
             size: resize to (height, width).
 
         Returns:
-            (N, 3, height, width) uint8 RGB.
+            (N, 3, height, width) uint8 RGB, in whatever order in memory is quickest.
 
         Raises:
             VideoError: the file breaks off before a wanted frame.
@@ -77,8 +76,7 @@ class Video(ABC):
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
         height, width = size or self._scaled(short_side)
-        pictures = torch.empty(len(wanted), 3, height, width, dtype=torch.uint8)
-        self._draw(times, pictures)
+        pictures = self._read(times, height, width)
         if indices == wanted:
             return pictures
         position = {index: i for i, index in enumerate(wanted)}
@@ -92,8 +90,8 @@ class Video(ABC):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     @abstractmethod
-    def _draw(self, times: Sequence[float], pictures: Tensor) -> None:
-        """Write what is on screen at each of these times into `pictures`, (N, 3, height, width) uint8.
+    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+        """What is on screen at each of these times, (N, 3, height, width) uint8.
 
         Args:
             times: ascending, in seconds after the first frame.

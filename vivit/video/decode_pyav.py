@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
+import torch
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -16,8 +18,9 @@ from vivit.video.frame_walk import FrameWalk
 from vivit.video.source import Source
 
 # swscale's bilinear filter widens as it shrinks, so it is antialiased. Without full chroma, two neighbours in a row of
-# the result share one colour; without accurate rounding, frames that keep their size come out darker by 1 of 255.
-SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+# the result share one colour. What keeps its size takes a path that rounds down, so that it is darker by 1 of 255;
+# rounding as it should (ACCURATE_RND) takes twice as long there, and changes nothing that is scaled.
+SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 # Seconds before the end of a Matroska file in which its last frame is looked for.
 LAST_SECONDS = 2.0
 
@@ -57,6 +60,7 @@ class PyAVVideo(Video):
         width, height = max(1, round(frame.width * (aspect if aspect > 0 else 1))), frame.height
         if self._transposed:
             width, height = height, width
+        self._unscaled = (height, width) if aspect == 1 else None
         # Turned by a quarter to the left is transposed and upside down.
         upside_down, leftside_right = self._flipped
         turns = (1 if upside_down else 3) if self._transposed else (2 if upside_down else 0)
@@ -94,31 +98,47 @@ class PyAVVideo(Video):
     def stream_index(self) -> int:
         return self._walk.stream.index
 
-    def _draw(self, times: Sequence[float], pictures: Tensor) -> None:
+    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+        # Scaled frames come as planes, others as pixels: each into memory of its own order.
+        scaled = (height, width) != self._unscaled
+        shape = (len(times), 3, height, width) if scaled else (len(times), height, width, 3)
+        memory = torch.empty(shape, dtype=torch.uint8)
+        pictures = memory if scaled else memory.permute(0, 3, 1, 2)
         drawn: tuple[av.VideoFrame, np.ndarray] | None = None
         for frame, picture in zip(self._walk.on_screen(times), pictures.numpy(), strict=True):
             if drawn is not None and drawn[0] is frame:
                 picture[:] = drawn[1]
             else:
-                self._convert(frame, picture)
+                self._convert(frame, picture, "gbrp" if scaled else "rgb24")
             drawn = frame, picture
+        return pictures
 
-    def _convert(self, frame: av.VideoFrame, picture: np.ndarray) -> None:
-        """Into (3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels."""
+    def _convert(self, frame: av.VideoFrame, picture: np.ndarray, layout: Literal["gbrp", "rgb24"]) -> None:
+        """Into (3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels.
+
+        Args:
+            layout: planes are scaled twice as fast; what is not scaled becomes more exact as pixels.
+        """
         height, width = picture.shape[1:]
-        green, blue, red = self._reformatter.reformat(
-            frame,
-            width=height if self._transposed else width,
-            height=width if self._transposed else height,
-            format="gbrp",
-            interpolation=SCALING,
-            threads=1,
+        if self._transposed:
+            height, width = width, height
+        planes = self._reformatter.reformat(
+            frame, width=width, height=height, format=layout, interpolation=SCALING, threads=1
         ).planes
-        for channel, plane in enumerate((red, green, blue)):
-            stored = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-            shown = stored.T if self._transposed else stored
-            upside_down, leftside_right = self._flipped
-            picture[channel] = shown[:: -1 if upside_down else 1, :: -1 if leftside_right else 1]
+        rows = [np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size) for plane in planes]
+        if layout == "rgb24":
+            stored = rows[0][:, : width * 3].reshape(height, width, 3).transpose(2, 0, 1)
+            self._turn(stored, picture)
+        else:
+            green, blue, red = (row[:, :width] for row in rows)
+            for channel, stored in enumerate((red, green, blue)):
+                self._turn(stored, picture[channel])
+
+    def _turn(self, stored: np.ndarray, shown: np.ndarray) -> None:
+        """Write (..., height, width) as it is shown."""
+        upside_down, leftside_right = self._flipped
+        turned = stored.swapaxes(-1, -2) if self._transposed else stored
+        shown[:] = turned[..., :: -1 if upside_down else 1, :: -1 if leftside_right else 1]
 
     def close(self) -> None:
         self._walk.close()

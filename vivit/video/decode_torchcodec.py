@@ -57,8 +57,7 @@ class TorchCodecVideo(Video):
             self._opened = (height, width), decoder
         return self._opened[1]
 
-    def _draw(self, times: Sequence[float], pictures: Tensor) -> None:
-        height, width = pictures.shape[-2:]
+    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
         try:
             decoder = self._decoder(height, width)
             end = decoder.metadata.end_stream_seconds
@@ -74,7 +73,7 @@ class TorchCodecVideo(Video):
             raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None
         if frames.shape[-2:] != (height, width):
             frames = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
-        pictures.copy_(frames)
+        return frames.cpu()
 
     def close(self) -> None:
         self._opened = None

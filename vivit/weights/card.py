@@ -16,7 +16,7 @@ CARD_FILE = "README.md"
 OURS = "<!-- Written by vivit with the weights. Take this line out and the text is yours: it is not replaced then. -->"
 SHOWN_CLASSES = 20
 ESCAPED_BAR = r"\|"  # within a table
-METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean average precision"}
 
 
 def is_written_by_hand(folder: Path) -> bool:
@@ -30,7 +30,7 @@ def score_card(folder: Path, model: "ViViT", scores: Mapping[str, float], scored
     path = folder / CARD_FILE
     if path.is_file() and not is_written_by_hand(folder):
         licence = _licence(path.read_text(encoding="utf-8", errors="replace"))
-        shown = {metric: scores[metric] for metric in METRICS}
+        shown = {metric: value for metric, value in scores.items() if metric.rpartition("_")[2] in METRICS}
         name = folder.resolve().name
         write_files({path: text(card(model, name, licence=licence, scores=shown, scored_on=scored_on))})
 
@@ -58,8 +58,8 @@ def card(
             task_type="video-classification",
             dataset_type="custom",
             dataset_name=scored_on or data or "unnamed",
-            metric_type="accuracy",
-            metric_name=METRICS.get(metric, metric),
+            metric_type="mean_average_precision" if metric.endswith("mAP") else "accuracy",
+            metric_name=_in_words(metric),
             metric_value=round(value, 4),
         )
         for metric, value in (scores or {}).items()
@@ -116,7 +116,7 @@ def card(
     ]
     if scores:
         lines += [f"| {(scored_on or 'metric').replace('|', ESCAPED_BAR)} | value |", "|---|---|"]
-        lines += [f"| {METRICS.get(metric, metric)} | {value:.1%} |" for metric, value in scores.items()]
+        lines += [f"| {_in_words(metric)} | {value:.1%} |" for metric, value in scores.items()]
     else:
         lines.append("None measured.")
     lines += ["", "## Classes", ""]
@@ -128,6 +128,12 @@ def card(
         lines.append("Without names.")
     lines += ["", "## Licence", "", licence or "Not told."]
     return "\n".join(lines) + "\n"
+
+
+def _in_words(metric: str) -> str:
+    """ "top-1 accuracy"; "verb top-1 accuracy" for one of several heads."""
+    head, _, of_head = metric.rpartition("_")
+    return f"{head} {METRICS[of_head]}".lstrip() if of_head in METRICS else metric
 
 
 def _millions(count: int) -> str:

@@ -1,0 +1,204 @@
+"""A picture of what training sees: frames of a few videos' clips, plain and augmented, in rows."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vivit.errors import UserError
+from vivit.video.augment import Augmentation, augment_colours, draw_geometry
+from vivit.video.datasets import LabelledVideo, VideoSet
+from vivit.video.decode import VideoError, open_video
+from vivit.video.loader import ClipSpec, clip_rng, colour_rng, grid_of
+from vivit.video.mirror import mirrored_classes
+from vivit.video.sampling import clip_indices, random_start
+from vivit.video.transforms import view_crops
+
+# Of one clip.
+COLUMNS = 8
+AUGMENTED_ROWS = 3
+
+_TILE = 128  # longer side of a frame, in pixels
+_GAP = 4
+_EDGE = 16
+_MARGIN = 132  # for the names of the rows, in letters of about a 19th of that
+_LEAST_WIDTH = 800
+_INK, _FAINT, _ALARM, _PAPER = (26, 26, 26), (110, 110, 110), (176, 32, 32), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    frames: Tensor
+    """(N, 3, H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One video."""
+
+    title: str
+    note: str
+    """Beside the title, fainter."""
+    times: tuple[float, ...] = ()
+    """Of each column, in seconds."""
+    rows: tuple[Row, ...] = ()
+    problem: str = ""
+    """In place of rows: why there are none."""
+
+
+def show(
+    videos: VideoSet, spec: ClipSpec, augmentation: Augmentation | None, out: Path, count: int = 4, seed: int = 0
+) -> None:
+    """Write a PNG with a clip of each of a few videos, of as many classes as can be, and below it augmented.
+
+    The rows are what the first epochs of training with this seed do to the clip of the first; in the later ones other
+    frames are drawn as well. Nothing is mirrored where a class speaks of a side and has no mirror.
+
+    Args:
+        augmentation: none shows the plain clips alone.
+        count: how many videos; fewer where the set is smaller.
+
+    Raises:
+        UserError: `count` is below 1, or the picture cannot be written. A video that cannot be read is a line in it.
+    """
+    if count < 1:
+        raise UserError(f"count: {count} videos make no picture; give at least 1")
+    mirrors = {head: mirrored_classes(names) for head, names in videos.classes.items()}
+    if augmentation is not None and None in mirrors.values():
+        augmentation = replace(augmentation, flip=0.0)
+    sections = [_section(videos, index, spec, augmentation, mirrors, seed) for index in _choose(videos, count, seed)]
+    contact_sheet(sections, out)
+
+
+def _choose(videos: VideoSet, count: int, seed: int) -> list[int]:
+    """Random videos, first one of each class, then a second of each, and so on."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for index in np.random.default_rng(seed).permutation(len(videos.videos)).tolist():
+        name = _class_words(videos, videos.videos[index])
+        seen[name] = seen.get(name, 0) + 1
+        ranked.append((seen[name], name, index))
+    chosen = sorted(ranked, key=lambda entry: entry[0])[:count]
+    return [index for _, _, index in sorted(chosen, key=lambda entry: (entry[1], entry[0]))]
+
+
+def _class_words(
+    videos: VideoSet, video: LabelledVideo, mirrors: dict[str, dict[int, int] | None] | None = None
+) -> str:
+    """ "dog", or "verb: wash, noun: cup"; of the mirrored video, where mirrors are given."""
+    words = []
+    for head, label in video.labels.items():
+        numbers = (label,) if isinstance(label, int) else label
+        mirror = (mirrors or {}).get(head) or {}
+        names = " + ".join(videos.classes[head][mirror.get(number, number)] for number in numbers) or "none"
+        words.append(names if list(video.labels) == ["classes"] else f"{head}: {names}")
+    return ", ".join(words)
+
+
+def _section(
+    videos: VideoSet,
+    index: int,
+    spec: ClipSpec,
+    augmentation: Augmentation | None,
+    mirrors: dict[str, dict[int, int] | None],
+    seed: int,
+) -> Section:
+    video = videos.videos[index]
+    title, file_name = _class_words(videos, video), video.source.name
+    try:
+        with open_video(video.source) as opened:
+            info = opened.info
+            numbers = _clip_of_first_epoch(grid_of(info, video.span), spec, seed, index)
+            shown = np.linspace(0, spec.num_frames - 1, min(COLUMNS, spec.num_frames)).round().astype(int).tolist()
+            rows = [Row("plain", view_crops(opened.frames(numbers, spec.resize), spec.size, 1)[0][shown])]
+            for epoch in range(AUGMENTED_ROWS):
+                if augmentation is None:
+                    break
+                geometry = draw_geometry(augmentation, clip_rng(seed, epoch, index))
+                size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
+                clip = geometry.apply(opened.frames(numbers, size=size), spec.size)
+                clip = augment_colours(clip, augmentation, colour_rng(seed, epoch, index))
+                name = f"augmented {epoch + 1}"
+                if geometry.mirrored:
+                    other = _class_words(videos, video, mirrors)
+                    name += "\nmirrored" + (f":\n{other}" if other != title else "")
+                rows.append(Row(name, clip[shown]))
+    except VideoError as error:
+        return Section(title, file_name, problem=str(error))
+    note = f"{file_name}    {info.width} × {info.height}, {info.duration:.1f} s, {info.frame_rate:.3g} frames/s"
+    return Section(title, note, tuple(numbers[i] / info.frame_rate for i in shown), tuple(rows))
+
+
+def _clip_of_first_epoch(grid: range, spec: ClipSpec, seed: int, index: int) -> list[int]:
+    """The frames that training with this seed sees first: drawn after the geometry, as in `read_training_clip`."""
+    rng = clip_rng(seed, 0, index)
+    draw_geometry(Augmentation(), rng)
+    start = random_start(len(grid), spec.num_frames, spec.stride, rng)
+    return [grid[i] for i in clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)]
+
+
+def contact_sheet(sections: Sequence[Section], out: Path) -> None:
+    """Write the sections below each other as a PNG. Raises UserError where it cannot be written."""
+    widest = max((len(section.times) for section in sections), default=0)
+    tiles = [frame for section in sections for row in section.rows for frame in row.frames[:1]]
+    shape = tiles[0].shape[-2:] if tiles else (1, 1)
+    height, width = (max(1, round(side * _TILE / max(shape))) for side in shape)
+    page_width = max(2 * _EDGE + _MARGIN + widest * (width + _GAP) - _GAP, _LEAST_WIDTH)
+    heading = 28
+    ruler = 20
+    heights = [
+        heading + (ruler + len(section.rows) * (height + _GAP) if section.rows else ruler) + _EDGE
+        for section in sections
+    ]
+    page = Image.new("RGB", (page_width, 2 * _EDGE + sum(heights)), _PAPER)
+    pen = ImageDraw.Draw(page)
+    bold, plain, small = _font("DejaVuSans-Bold", 16), _font("DejaVuSans", 13), _font("DejaVuSans", 12)
+    top = _EDGE
+    for section, section_height in zip(sections, heights, strict=True):
+        room = page_width - 2 * _EDGE
+        title = _cut(section.title, bold, room * 2 // 3)
+        pen.text((_EDGE, top + 18), title, _INK, bold, anchor="ls")
+        used = round(bold.getlength(title)) + 14
+        pen.text((_EDGE + used, top + 18), _cut(section.note, plain, room - used), _FAINT, plain, anchor="ls")
+        if section.problem:
+            pen.text((_EDGE, top + heading + 14), _cut(section.problem, plain, room), _ALARM, plain, anchor="ls")
+        left_of = [_EDGE + _MARGIN + column * (width + _GAP) for column in range(len(section.times))]
+        for left, time in zip(left_of, section.times, strict=True):
+            pen.text((left + width / 2, top + heading + 14), f"{time:.2f} s", _FAINT, small, anchor="ms")
+        for number, row in enumerate(section.rows):
+            row_top = top + heading + ruler + number * (height + _GAP)
+            lines = [line for part in row.name.split("\n") for line in textwrap.wrap(part, 17)]
+            words = "\n".join(_cut(line, small, _MARGIN - 8) for line in lines[: height // 16])
+            pen.multiline_text((_EDGE, row_top + height / 2), words, _INK, small, anchor="lm")
+            for left, frame in zip(left_of, row.frames, strict=True):
+                page.paste(_picture(frame, width, height), (left, row_top))
+        top += section_height
+    try:
+        page.save(out, format="PNG")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); give another file") from None
+
+
+def _picture(frame: Tensor, width: int, height: int) -> Image.Image:
+    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Of those that come with matplotlib: they have more scripts than Pillow's own."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """The text, or as much of its beginning as fits, and an ellipsis."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
