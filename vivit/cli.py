@@ -5,21 +5,24 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from pydantic import ValidationError
 
 from vivit.errors import UserError, one_line
 
+if TYPE_CHECKING:
+    from vivit.inference.predictor import Predictor
+
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu or cuda", metavar="NAME")]
 Views = Annotated[str, tyro.conf.arg(help="clips x crops of each video, crops 1 or 3", metavar="TxS")]
 Workers = Annotated[int, tyro.conf.arg(help="processes that read videos")]
 Data = Annotated[
-    Path,
+    str,
     tyro.conf.Positional,
     tyro.conf.arg(
-        help="folder of class folders, with train/ and val/ or not; or a .csv with path,label", metavar="DATA"
+        help="folder of class folders, list, public set's annotations or shards (docs/data.md)", metavar="DATA"
     ),
 ]
 Source = Annotated[
@@ -36,6 +39,18 @@ def _unset(help: str, metavar: str) -> object:
     """An option that is not set by default, of which the help need not say so."""
     return tyro.conf.arg(help=help, metavar=metavar, help_behavior_hint="")
 
+
+Videos = Annotated[
+    Path | None, _unset(help="folder with the videos that DATA lists, where it is another", metavar="FOLDER")
+]
+Timeout = Annotated[
+    float | None,
+    _unset(help="read each video in a process of its own, ended after so many seconds", metavar="SECONDS"),
+]
+ReadWith = Annotated[
+    Literal["pyav", "torchcodec", "nvdec"],
+    tyro.conf.arg(help="pyav needs nothing more; torchcodec and, on a GPU, nvdec need torchcodec and FFmpeg"),
+]
 
 # What Scenic's weights do not tell of themselves.
 VariantOfWeights = Annotated[
@@ -89,15 +104,28 @@ def train(arguments: Sequence[str]) -> int:
         out: Annotated[Path, tyro.conf.arg(help="the run's folder; begun before, it is continued", metavar="RUN")],
         settings: tyro.conf.OmitArgPrefixes[Recipe] = settings,
         recipe: Annotated[names, tyro.conf.arg(help="where the settings come from that are not given")] = "small",
+        videos: Videos = None,
         device: Device = "auto",
         workers: Workers = 2,
         keep_decoded: Annotated[
             tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="keep decoded videos in memory, where they fit")
         ] = False,
+        decoder: ReadWith = "pyav",
+        timeout: Timeout = None,
     ) -> None:
         from vivit.training.loop import train
 
-        train(data, out, settings, device=device, workers=workers, keep_decoded=keep_decoded)
+        train(
+            data,
+            out,
+            settings,
+            videos=videos,
+            device=device,
+            workers=workers,
+            keep_decoded=keep_decoded,
+            decoder=decoder,
+            timeout=timeout,
+        )
         print(f"the model is in {out}; try: vivit predict VIDEO --model {out}")
 
     _parse("train", command, arguments)
@@ -116,14 +144,28 @@ def evaluate(arguments: Sequence[str]) -> int:
             tyro.conf.arg(help="val is what training held out; all: every video, where the data has no splits"),
         ] = "val",
         out: Annotated[
-            Path | None, tyro.conf.arg(help="folder for scores.json and confusion.png (default: in the model's)")
+            Path | None, tyro.conf.arg(help="folder for scores.json and pictures (default: in the model's)")
         ] = None,
+        videos: Videos = None,
         device: Device = "auto",
         workers: Workers = 2,
+        decoder: ReadWith = "pyav",
+        timeout: Timeout = None,
     ) -> None:
         from vivit.evaluation.report import evaluate_and_report
 
-        evaluate_and_report(data, model, views=views, split=split, out=out, device=device, workers=workers)
+        evaluate_and_report(
+            data,
+            model,
+            views=views,
+            split=split,
+            out=out,
+            videos_in=videos,
+            device=device,
+            workers=workers,
+            decoder=decoder,
+            timeout=timeout,
+        )
 
     _parse("evaluate", command, arguments)
     return 0
@@ -142,26 +184,28 @@ def predict(arguments: Sequence[str]) -> int:
             tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="print a JSON object in a line for each file")
         ] = False,
         device: Device = "auto",
+        decoder: ReadWith = "pyav",
+        timeout: Timeout = None,
     ) -> None:
         nonlocal exit_status
         if not files:
             raise UserError("FILES: name at least one video")
         if top < 1:
             raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
-        exit_status = _predict_files(files, model, views, top, json, device)
+        from vivit.inference.predictor import Predictor
+        from vivit.video.sampling import parse_views
+
+        parse_views(views)
+        exit_status = _predict_files(files, Predictor(model, device, decoder, timeout), views, top, json)
 
     _parse("predict", command, arguments)
     return exit_status
 
 
-def _predict_files(files: Sequence[Path], model: Path | str, views: str, top: int, as_json: bool, device: str) -> int:
+def _predict_files(files: Sequence[Path], predictor: "Predictor", views: str, top: int, as_json: bool) -> int:
     """Print an answer for each file; 2 where one could not be read, else 0."""
-    from vivit.inference.predictor import Predictor
     from vivit.video.decode import VideoError
-    from vivit.video.sampling import parse_views
 
-    parse_views(views)
-    predictor = Predictor(model, device)
     exit_status = 0
     for file in files:
         try:
@@ -325,11 +369,135 @@ def info(arguments: Sequence[str]) -> int:
     return 0
 
 
+def data(arguments: Sequence[str]) -> int:
+    """Look at videos before training: show, check, pack"""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        verbs = "\n".join(f"  {name:12s}{verb.__doc__}" for name, verb in DATA_VERBS.items())
+        print(f"{data.__doc__}\n\nusage: vivit data VERB DATA …          vivit data VERB --help tells more\n\n{verbs}")
+        return 0
+    verb = DATA_VERBS.get(arguments[0])
+    if verb is None:
+        raise UserError(f"data: no verb {arguments[0]!r}; there are {', '.join(DATA_VERBS)}")
+    return verb(arguments[1:])
+
+
+def _data_show(arguments: Sequence[str]) -> int:
+    """Make a picture of some clips, plain or as training augments them"""
+    from vivit.training.recipes import RECIPES
+
+    def command(
+        data: Data,
+        out: Annotated[Path, tyro.conf.arg(help="the picture", metavar="PNG")] = Path("clips.png"),
+        augment: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="with rows of the same clips augmented")
+        ] = False,
+        recipe: Annotated[
+            Literal["paper", "small", "demo"], tyro.conf.arg(help="whose clips and augmentation to show")
+        ] = "small",
+        randaugment: Annotated[
+            tuple[int, float] | None, _unset(help="RandAugment besides", metavar="LAYERS MAGNITUDE")
+        ] = None,
+        split: Literal["train", "val", "test", "all"] = "train",
+        count: Annotated[int, tyro.conf.arg(help="how many videos")] = 4,
+        seed: int = 0,
+        videos: Videos = None,
+    ) -> None:
+        from vivit.video.contact_sheet import show
+        from vivit.video.datasets import open_split
+        from vivit.video.loader import ClipSpec
+
+        settings = RECIPES[recipe]()
+        if randaugment is not None:
+            settings = settings.model_copy(update={"randaugment": randaugment})
+        preprocessing = settings.build_preprocessing()
+        spec = ClipSpec(
+            num_frames=settings.num_frames,
+            stride=settings.frame_stride,
+            size=(settings.image_size, settings.image_size),
+            resize=preprocessing.resize,
+            short=preprocessing.short_clips,
+        )
+        video_set = open_split(data, split, videos=videos)
+        show(video_set, spec, settings.build_augmentation() if augment else None, out, count, seed)
+        print(f"written to {out}")
+
+    _parse("data show", command, arguments)
+    return 0
+
+
+def _data_check(arguments: Sequence[str]) -> int:
+    """Read every file, and tell what the data holds and what is wrong with it"""
+    exit_status = 0
+
+    def command(
+        data: Data,
+        full: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="decode every frame, not only five of each file")
+        ] = False,
+        fix: Annotated[
+            Path | None, _unset(help="a list to write, without the videos that cannot be read", metavar="CSV")
+        ] = None,
+        out: Annotated[
+            Path | None, _unset(help="the manifest (default: manifest.json in the data's folder)", metavar="JSON")
+        ] = None,
+        videos: Videos = None,
+        workers: Workers = 2,
+    ) -> None:
+        nonlocal exit_status
+        from vivit.video.check import check
+
+        exit_status = check(data, videos=videos, workers=workers, full=full, out=out, fix=fix)
+
+    _parse("data check", command, arguments)
+    return exit_status
+
+
+def _data_pack(arguments: Sequence[str]) -> int:
+    """Write the videos into WebDataset shards, as they are or encoded anew"""
+
+    def command(
+        data: Data,
+        out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="folder for the shards", metavar="OUT")],
+        short_side: Annotated[
+            int | None, _unset(help="encode anew with this shorter side, such as 320", metavar="PIXELS")
+        ] = None,
+        key_frames: Annotated[
+            int | None, _unset(help="encode anew with a key frame in so many frames, such as 32", metavar="FRAMES")
+        ] = None,
+        crf: Annotated[int | None, _unset(help="encode anew at this quality; less is better", metavar="NUMBER")] = None,
+        shard_size: Annotated[int, tyro.conf.arg(help="most megabytes of a shard", metavar="MB")] = 1000,
+        videos: Videos = None,
+        workers: Workers = 2,
+    ) -> None:
+        from vivit.video.pack import pack_with_progress
+
+        pack_with_progress(
+            data,
+            out,
+            videos=videos,
+            short_side=short_side,
+            key_frames=key_frames,
+            crf=crf,
+            shard_size=shard_size * 1_000_000,
+            workers=workers,
+        )
+
+    _parse("data pack", command, arguments)
+    return 0
+
+
+DATA_VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "show": _data_show,
+    "check": _data_check,
+    "pack": _data_pack,
+}
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "data": data,
     "convert": convert,
     "info": info,
     "experiment": experiment,
@@ -337,7 +505,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def _parse(verb: str, command: Callable[..., None], arguments: Sequence[str]) -> None:
-    tyro.cli(command, prog=f"vivit {verb}", description=VERBS[verb].__doc__, args=list(arguments))
+    words = VERBS[verb] if verb in VERBS else DATA_VERBS[verb.removeprefix("data ")]
+    tyro.cli(command, prog=f"vivit {verb}", description=words.__doc__, args=list(arguments))
 
 
 def _help() -> str:

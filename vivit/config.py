@@ -49,6 +49,8 @@ class ModelConfig(BaseModel):
     num_classes: PositiveInt | None = None
     heads: dict[str, PositiveInt] | None = None
     """Several named heads and their class counts, in place of `num_classes`."""
+    multi_label: bool = False
+    """Whether any number of classes applies to a video: each logit is then scored by its own sigmoid."""
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
     """GELU in its tanh form, as in the official code, or exact, as most image models in PyTorch have it."""
     norm_eps: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-6

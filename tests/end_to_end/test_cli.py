@@ -144,7 +144,7 @@ def test_model_of_other_classes_than_the_data(work: Path, tmp_path: Path) -> Non
     for source, name in (("bright", "day"), ("dark", "night")):
         shutil.copytree(work / "data" / source, tmp_path / "other" / name)
     result = vivit("evaluate", tmp_path / "other", "--model", "run", folder=work)
-    assert_one_line(result, "day, night", "bright, dark")
+    assert_one_line(result, "'day', 'night'", "bright, dark")
 
 
 @pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="the clips are not beside this checkout")

@@ -1,4 +1,5 @@
 import shutil
+from math import exp
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,12 @@ import torch
 from torch import Tensor
 
 from vivit.evaluation.evaluate import Evaluation, evaluate
+from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec, mean_logits
 from vivit.model.vivit import ViViT
 from vivit.training.recipes import Recipe
 from vivit.video.datasets import LabelledVideo, VideoSet, open_split
+from vivit.video.decode import VideoError
 from vivit.video.loader import read_views
 
 
@@ -34,9 +37,9 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
         with torch.no_grad():
             each = torch.cat([model(view[None]) for view in views])
         assert len(each) == 6
-        torch.testing.assert_close(found.logits[index], each.mean(dim=0), rtol=1e-4, atol=1e-5)
-    assert found.labels.tolist() == [0] * 6 + [1] * 6
-    assert found.classes == ("bright", "dark")
+        torch.testing.assert_close(found.logits["classes"][index], each.mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert found.labels["classes"].tolist() == [0] * 6 + [1] * 6
+    assert found.classes == {"classes": ("bright", "dark")}
 
 
 def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
@@ -53,7 +56,7 @@ def test_twice_is_the_same_and_workers_do_not_matter(bright_dark: Path, model: V
     videos = open_split(bright_dark, "val")
     first = evaluate(model.train(), videos, num_clips=2, num_crops=1)
     second = evaluate(model.train(), videos, num_clips=2, num_crops=1, workers=1)
-    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.logits["classes"], second.logits["classes"])
 
 
 def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
@@ -68,10 +71,10 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
     assert found.scores()["videos"] == 12
     assert found.scores()["unreadable"] == 1
     assert found.accuracy(5) == pytest.approx(11 / 12)
-    assert found.confusion.sum() == 11
+    assert found.confusion().sum() == 11
     # The others are where they were: nobody has moved up.
     others = [i for i in range(12) if i != 2]
-    torch.testing.assert_close(found.logits[others], whole.logits[others], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.logits["classes"][others], whole.logits["classes"][others], rtol=1e-4, atol=1e-5)
     assert done == list(range(1, 13))
 
 
@@ -86,7 +89,7 @@ NAN = [float("nan")] * 7
 
 
 def of(logits: list[list[float]], labels: list[int]) -> Evaluation:
-    return Evaluation(Tensor(logits), torch.tensor(labels), tuple("abcdefg"), ())
+    return Evaluation({"classes": Tensor(logits)}, {"classes": torch.tensor(labels)}, {"classes": tuple("abcdefg")}, ())
 
 
 def test_scores_by_hand() -> None:
@@ -108,4 +111,149 @@ def test_confusion_by_hand() -> None:
     found = of([predicted(2), predicted(2), predicted(0), predicted(6), NAN], [1, 1, 0, 2, 3])
     expected = torch.zeros(7, 7, dtype=torch.long)
     expected[1, 2], expected[0, 0], expected[2, 6] = 2, 1, 1
-    assert torch.equal(found.confusion, expected)
+    assert torch.equal(found.confusion(), expected)
+
+
+def test_accuracy_of_each_class_by_hand() -> None:
+    """Of two videos of "a" one is right and one unreadable; "b" is taken for "a"; no video is of the others."""
+    first = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    rows = of([first, NAN, first], [0, 0, 1]).per_class()
+    assert rows[:3] == [
+        {"class": "a", "videos": 2, "accuracy": 0.5},
+        {"class": "b", "videos": 1, "accuracy": 0.0},
+        {"class": "c", "videos": 0, "accuracy": None},
+    ]
+    assert [row["class"] for row in rows] == list("abcdefg")
+
+
+VERBS, NOUNS = ("take", "put"), ("cup", "door", "knife", "lid", "pan", "tap", "towel")
+
+
+def random_model(recipe: Recipe, classes: dict[str, tuple[str, ...]]) -> ViViT:
+    heads = {head: len(names) for head, names in classes.items()}
+    model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+def with_a_broken_video(bright_dark: Path, folder: Path) -> list[Path]:
+    """Twelve videos; the sixth is none."""
+    shutil.copytree(bright_dark, folder)
+    paths = sorted(folder.glob("*/*.mp4"))
+    paths[5].write_bytes(b"no video")
+    return paths
+
+
+def plain_logits(model: ViViT, path: Path) -> dict[str, list[float]] | None:
+    """Head → the mean over two clips, or None for the video that is broken."""
+    try:
+        views = read_views(path, clip_spec(model), 2, 1)
+    except VideoError:
+        return None
+    with torch.no_grad():
+        answers = [model.eval()(view[None]) for view in views]
+    named = [answer if isinstance(answer, dict) else {"classes": answer} for answer in answers]
+    return {head: torch.cat([answer[head] for answer in named]).mean(dim=0).tolist() for head in named[0]}
+
+
+def test_scores_of_several_heads_are_those_of_ranked_lists(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    paths = with_a_broken_video(bright_dark, tmp_path / "data")
+    # The model's heads are in another order than the data's.
+    model = random_model(tiny_recipe, {"noun": NOUNS, "verb": VERBS})
+    labels = [{"verb": (i // 3) % 2, "noun": (5 * i) % 7} for i in range(12)]
+    videos = VideoSet(
+        tuple(LabelledVideo(path, label) for path, label in zip(paths, labels, strict=True)),
+        {"verb": VERBS, "noun": NOUNS},
+        "",
+    )
+    found = evaluate(model, videos, num_clips=2, num_crops=1)
+
+    hits = {f"{head}_top{k}": 0 for head in ("verb", "noun", "action") for k in (1, 5)}
+    for path, label in zip(paths, labels, strict=True):
+        logits = plain_logits(model, path)
+        if logits is None:
+            continue
+        probable = {head: [exp(v) / sum(map(exp, values)) for v in values] for head, values in logits.items()}
+        pairs = [(v, n) for v in range(len(VERBS)) for n in range(len(NOUNS))]
+        scored: dict[str, list[tuple[float, object]]] = {
+            "verb": list(zip(probable["verb"], range(2), strict=True)),
+            "noun": list(zip(probable["noun"], range(7), strict=True)),
+            "action": [(probable["verb"][v] * probable["noun"][n], (v, n)) for v, n in pairs],
+        }
+        ranked = {
+            head: [number for _, number in sorted(of_head, key=lambda scored: -scored[0])]
+            for head, of_head in scored.items()
+        }
+        truth = {**label, "action": (label["verb"], label["noun"])}
+        for head, order in ranked.items():
+            for k in (1, 5):
+                hits[f"{head}_top{k}"] += truth[head] in order[:k]
+    scores = found.scores()
+    assert (scores.pop("videos"), scores.pop("unreadable")) == (12, 1)
+    assert list(scores) == list(hits)
+    assert scores == pytest.approx({name: count / 12 for name, count in hits.items()})
+    # The case tells the scores apart.
+    assert len(set(hits.values())) > 3
+    assert found.shares_in_words()["action top-5"] == scores["action_top5"]
+
+    written = draw_confusions(found, tmp_path)
+    assert [path.name for path in written] == ["confusion_verb.png", "confusion_noun.png"]
+    for path in written:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert found.confusion("noun").sum(dim=1).tolist() == [
+        sum(label["noun"] == noun for i, label in enumerate(labels) if i != 5) for noun in range(7)
+    ]
+    assert found.confusion("verb").diagonal().sum() == hits["verb_top1"]
+
+
+def test_heads_of_other_names_are_joined_under_them() -> None:
+    logits = {"who": Tensor([[1, 0], [1, 0]]), "where": Tensor([[1, 0], [1, 0]])}
+    labels = {"who": torch.tensor([0, 0]), "where": torch.tensor([0, 1])}
+    found = Evaluation(logits, labels, {"who": ("a", "b"), "where": ("c", "d")}, ())
+    assert found.shares() == {
+        **{"who_top1": 1.0, "who_top5": 1.0, "where_top1": 0.5, "where_top5": 1.0},
+        **{"who+where_top1": 0.5, "who+where_top5": 1.0},
+    }
+
+
+def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    paths = with_a_broken_video(bright_dark, tmp_path / "data")
+    model = random_model(tiny_recipe, {"classes": NOUNS})
+    # No video has the last class, all but one have the first, and that one has none; the unreadable one has three.
+    labels: list[tuple[int, ...]] = [(0, *(k for k in range(1, 6) if i % (k + 1) == 0)) for i in range(12)]
+    labels[3], labels[5], labels[7] = (), (0, 2, 5), (0,)
+    videos = VideoSet(
+        tuple(LabelledVideo(path, {"classes": label}) for path, label in zip(paths, labels, strict=True)),
+        {"classes": NOUNS},
+        "",
+        multi_label=True,
+    )
+    found = evaluate(model, videos, num_clips=2, num_crops=1)
+
+    each = [plain_logits(model, path) for path in paths]
+    expected: list[float | None] = []
+    for k in range(7):
+        precisions = []
+        # The unreadable video is the last of the list.
+        order = sorted(range(12), key=lambda i: (each[i] is None, -(each[i] or {"classes": [0.0] * 7})["classes"][k]))
+        seen = 0
+        for place, video in enumerate(order, start=1):
+            if k in labels[video]:
+                seen += 1
+                precisions.append(seen / place)
+        expected.append(sum(precisions) / len(precisions) if precisions else None)
+    assert expected[6] is None
+    known = [value for value in expected if value is not None]
+    assert len(known) == 6
+    assert found.scores() == {"mAP": pytest.approx(sum(known) / 6), "videos": 12, "unreadable": 1}
+    assert found.shares_in_words() == {"mAP": found.scores()["mAP"]}
+    rows = found.per_class()
+    assert [row["average_precision"] for row in rows[:6]] == pytest.approx(known)
+    assert rows[6] == {"class": "towel", "videos": 0, "average_precision": None}
+    assert [row["videos"] for row in rows] == [sum(k in label for label in labels) for k in range(7)]
+    assert draw_confusions(found, tmp_path / "nowhere") == []

@@ -1,5 +1,7 @@
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,9 @@ from vivit.inference.predictor import Predictor
 from vivit.model.vivit import ViViT
 from vivit.training import loop
 from vivit.training.recipes import Recipe
+from vivit.video.augment import Augmentation
 from vivit.video.datasets import open_split
+from vivit.video.manifest import data_hash
 from vivit.weights.store import load
 
 
@@ -134,6 +138,37 @@ def test_another_recipe_or_data_for_the_same_folder_is_refused(
     assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize(("split", "words"), [("train", "training"), ("val", "validation")])
+def test_a_run_does_not_go_on_with_other_videos(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, split: str, words: str
+) -> None:
+    data = tmp_path / "data"
+    for name in ("bright", "dark"):
+        for number, video in enumerate(sorted((bright_dark / name).iterdir())):
+            folder = data / ("val" if number > 3 else "train") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(video, folder)
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+    noted = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert noted["train_hash"] == data_hash(open_split(data, "train"))
+    assert noted["val_hash"] == data_hash(open_split(data, "val"))
+    (row,) = read_metrics(tmp_path / "run")
+    assert (row["data_hash"], row["videos"]) == (noted["val_hash"], 4)
+
+    # Times do not matter, what is in the set does.
+    (data / "train" / "dark" / "dark1.mp4").touch()
+    loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+    number = 4 if split == "val" else 1
+    shutil.copy(data / split / "dark" / f"dark{number}.mp4", data / split / "dark" / "another.mp4")
+    changed = data_hash(open_split(data, split))
+    was = noted[f"{split}_hash"]
+    with pytest.raises(
+        UserError, match=f"run: begun with other {words} videos .data {was[:16]}, and now {changed[:16]}"
+    ):
+        loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+
+
 def test_recipe_without_a_model_does_not_claim_the_folder(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
@@ -199,7 +234,8 @@ def test_loss_that_is_no_number_stops_the_run(
     ("names", "given", "expected"),
     [
         (("bright", "dark"), None, 0.5),
-        (("pan_left", "pan_right"), None, 0.0),
+        (("pan_left", "pan_right"), None, 0.5),
+        (("pan_left", "stop"), None, 0.0),
         (("Turn Right", "stop"), None, 0.0),
         (("rotate-clockwise", "stop"), None, 0.0),
         (("leftovers", "bright"), None, 0.5),
@@ -207,7 +243,7 @@ def test_loss_that_is_no_number_stops_the_run(
         (("bright", "dark"), 0.0, 0.0),
     ],
 )
-def test_clips_are_mirrored_unless_class_names_speak_of_sides(
+def test_clips_are_mirrored_unless_a_class_has_a_side_and_no_mirror(
     bright_dark: Path,
     tmp_path: Path,
     tiny_recipe: Recipe,
@@ -223,8 +259,8 @@ def test_clips_are_mirrored_unless_class_names_speak_of_sides(
     class Reached(Exception):
         pass
 
-    def batches(*_: Any, flip_probability: float, **__: Any) -> None:
-        found.append(flip_probability)
+    def batches(*_: Any, augmentation: Augmentation, **__: Any) -> None:
+        found.append(augmentation.flip)
         raise Reached
 
     monkeypatch.setattr(loop, "training_batches", batches)
@@ -242,8 +278,151 @@ def test_gradients_are_scaled_down_to_the_recipes_norm(tiny_recipe: Recipe) -> N
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     clips = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     optimiser = torch.optim.SGD(model.parameters(), lr=123.0)
-    loss = loop.training_step(model, optimiser, clips, {"classes": torch.tensor([0, 0])}, 1.0, recipe)
+    loss = loop.training_step(model, optimiser, clips, {"classes": torch.tensor([0, 0])}, 1.0, recipe, False)
     after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
     # The heads begin at zero: two equal logits.
     assert loss == pytest.approx(0.693147, abs=1e-5)
+
+
+def cross_entropy(logits: Sequence[float], distribution: Sequence[float]) -> float:
+    total = sum(math.exp(value) for value in logits)
+    return -sum(share * math.log(math.exp(value) / total) for value, share in zip(logits, distribution, strict=True))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_several_heads_is_the_mean_of_their_cross_entropies(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 5)}
+    labels = {"noun": torch.tensor([4, 0, 1, 1]), "verb": torch.tensor([0, 2, 1, 0])}
+    expected = 0.0
+    for head, values in logits.items():
+        number = values.shape[1]
+        for row, label in zip(values.tolist(), labels[head].tolist(), strict=True):
+            distribution = [(1 - smoothing) * (k == label) + smoothing / number for k in range(number)]
+            expected += cross_entropy(row, distribution) / 4 / len(logits)
+    assert loop.loss_of(logits, labels, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
+    # The same labels as distributions, which two mixed clips have.
+    hard = {head: torch.nn.functional.one_hot(labels[head], logits[head].shape[1]).float() for head in logits}
+    assert loop.loss_of(logits, hard, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_many_labels_is_the_sum_of_the_classes_binary_cross_entropies(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4)
+    labels = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.75, 1.0, 0.0]])
+    expected = 0.0
+    for values, truths in zip(logits.tolist(), labels.tolist(), strict=True):
+        for value, truth in zip(values, truths, strict=True):
+            applies = truth * (1 - smoothing) + smoothing / 4
+            probability = 1 / (1 + math.exp(-value))
+            expected -= (applies * math.log(probability) + (1 - applies) * math.log(1 - probability)) / 3
+    assert loop.loss_of(logits, {"classes": labels}, smoothing, True).item() == pytest.approx(expected, rel=1e-5)
+    assert loop.loss_of(logits, {"classes": labels}, smoothing, False).item() != pytest.approx(expected, rel=1e-2)
+
+
+def write_list(file: Path, columns: str, rows: Sequence[str]) -> Path:
+    file.write_text("\n".join([columns, *rows]) + "\n")
+    return file
+
+
+@pytest.fixture
+def verbs_and_nouns(bright_dark: Path, tmp_path: Path) -> Path:
+    """A list with two heads: "verb", which can be seen, and "noun", which goes by the number."""
+    shutil.copytree(bright_dark, tmp_path / "videos")
+    return write_list(
+        tmp_path / "kitchen.csv",
+        "path,verb,noun,split",
+        [
+            f"videos/{name}/{name}{number}.mp4,{verb},{noun},{'val' if number > 3 else 'train'}"
+            for name, verb in (("bright", "open"), ("dark", "close"))
+            for number, noun in enumerate(["cup", "door", "lid", "cup", "door", "lid"])
+        ],
+    )
+
+
+def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
+    verbs_and_nouns: Path,
+    tmp_path: Path,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = separable(tiny_recipe).model_copy(update={"epochs": 4, "learning_rate": 1e-2})
+    model = loop.train(verbs_and_nouns, tmp_path / "run", recipe, device="cpu", workers=0)
+    assert model.config.heads == {"verb": 2, "noun": 3}
+    # In the file, losses and scores; those of the weights on the disk.
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["verb_top1"] == 1.0
+    again = evaluate(load(tmp_path / "run"), open_split(verbs_and_nouns, "val"), num_clips=1, num_crops=1)
+    assert {name: rows[-1][name] for name in again.scores()} == again.scores()
+    assert {"verb_top1", "noun_top5", "action_top1"} < again.scores().keys()
+    # To be seen: on the terminal, as curves and as pictures.
+    assert "val verb top-1 100.0%  verb top-5 100.0%  noun top-1" in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    curve = [event.value for event in events.Scalars("val/action_top1")]
+    assert curve == pytest.approx([row["action_top1"] for row in rows])
+    pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert pictures == {"confusion_verb.png", "confusion_noun.png"}
+
+    prediction = Predictor(tmp_path / "run", "cpu").predict(tmp_path / "videos" / "dark" / "dark5.mp4")
+    assert prediction.heads["verb"][0].label == "close"
+    assert {scored.label for scored in prediction.heads["noun"]} == {"cup", "door", "lid"}
+
+    stop_at(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
+    monkeypatch.undo()
+    resumed = loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Interrupt the run in this step; there is a checkpoint after each."""
+    training_step, taken = loop.training_step, 0
+
+    def stopped_step(*arguments: Any) -> float:
+        nonlocal taken
+        taken += 1
+        if taken > step:
+            raise KeyboardInterrupt
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "training_step", stopped_step)
+
+
+def test_any_number_of_labels_is_learnt_and_scored(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bright_dark, tmp_path / "videos")
+    # "shown" applies to all, "light" to the bright ones, "never" to one that is trained on, and some have no label.
+    labels = {("bright", 0): "shown;light;never", ("dark", 1): "", ("dark", 4): ""}
+    data = write_list(
+        tmp_path / "many.csv",
+        "path,labels,split",
+        [
+            f"videos/{name}/{name}{number}.mp4,{labels.get((name, number), usual)},{'val' if number > 3 else 'train'}"
+            for name, usual in (("bright", "shown;light"), ("dark", "shown"))
+            for number in range(6)
+        ],
+    )
+    run = tmp_path / "run"
+    recipe = separable(tiny_recipe).model_copy(update={"learning_rate": 1e-2})
+    loop.train(data, run, recipe, device="cpu", workers=0)
+    rows = read_metrics(run)
+    # Three classes that are as likely as not have a loss of 3 · log 2 = 2.08 before the first step.
+    assert 1.5 < rows[0]["loss"] < 2.5
+    assert rows[-1]["loss"] < 1.0
+    again = evaluate(load(run), open_split(data, "val"), num_clips=1, num_crops=1)
+    assert [row["videos"] for row in again.per_class()] == [2, 0, 3]
+    light, never, _ = again.per_class()
+    assert (light["class"], light["average_precision"]) == ("light", 1.0)
+    assert (never["class"], never["average_precision"]) == ("never", None)
+    assert again.scores() == {"mAP": rows[-1]["mAP"], "videos": 4, "unreadable": 0}
+    assert f"val mAP {rows[-1]['mAP']:6.1%}" in capsys.readouterr().out
+    assert not list(run.glob("*.png"))

@@ -1,5 +1,8 @@
 """Data sets of empty files: nothing here opens a video."""
 
+import io
+import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 
 from vivit.errors import UserError
 from vivit.video.datasets import LabelledVideo, VideoSet, open_split
+from vivit.video.lists import read_list
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -50,7 +54,7 @@ def class_folders(root: Path) -> Path:
 
 def error_of(data: Path, split: str = "train", classes: list[str] | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        open_split(data, split, classes)
+        open_split(data, split, None if classes is None else {"classes": classes})
     message = str(caught.value)
     assert "\n" not in message
     assert str(data) in message
@@ -147,11 +151,272 @@ def test_hold_out_depends_on_names_alone(tmp_path: Path) -> None:
 
 def test_classes_of_a_model_give_the_numbers(tmp_path: Path) -> None:
     data = touch(tmp_path, "run/1.mp4", "walk/2.mp4")
-    videos = open_split(data, "all", ["walk", "swim", "run"])
+    videos = open_split(data, "all", {"classes": ["walk", "swim", "run"]})
     assert videos.classes == {"classes": ("walk", "swim", "run")}
     assert {source(video).name: label(video) for video in videos.videos} == {"1.mp4": 2, "2.mp4": 0}
     # Given by a model, one class is enough.
-    assert len(open_split(touch(tmp_path / "one", "run/1.mp4"), "all", ["walk", "run"]).videos) == 1
+    assert len(open_split(touch(tmp_path / "one", "run/1.mp4"), "all", {"classes": ["walk", "run"]}).videos) == 1
+
+
+def test_frames_in_a_folder_are_a_video(tmp_path: Path) -> None:
+    touch(
+        tmp_path, *(f"run/clip one/{i}.jpg" for i in range(3)), "run/2.mp4", "run/cover.png", "run/clip one/.DS_Store"
+    )
+    touch(tmp_path, "walk/deep/3/0001.PNG", "walk/deep/empty/notes.txt", "walk/4/5.mp4", "walk/4/poster.jpg")
+    videos = open_split(tmp_path, "all")
+    assert content(videos, tmp_path) == {
+        ("run/clip one", "run"),
+        ("run/2.mp4", "run"),
+        ("walk/deep/3", "walk"),
+        ("walk/4/5.mp4", "walk"),
+    }
+    assert videos.source == f"all videos of class folders in {tmp_path}"
+
+
+def test_circles_of_links_end(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "run/again").symlink_to(tmp_path)
+    (tmp_path / "run/self").symlink_to(tmp_path / "run/self")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "walk/other").symlink_to(tmp_path / "jump")
+    # Each folder once for each class: what is linked from another is of that class too.
+    found = content(open_split(tmp_path, "all"), tmp_path)
+    assert {path for path, name in found if name == "walk" and path.startswith("walk/other")} == {
+        "walk/other/jump0.mp4",
+        "walk/other/jump1.mp4",
+    }
+    assert len([path for path, _ in found if "/again/" in path]) == 7  # walk and, once, jump
+
+
+def test_link_to_a_video_that_is_gone(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "run/lost.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    assert "run/lost.mp4: named by class folders" in error_of(tmp_path)
+
+
+FORMS = {
+    "bom.csv": '\ufeffpath,label,split\r\n"a, b.mp4","jump, long",train\r\n\r\nc d.mp4,7,Validation\r\n,,\r\n',
+    "semicolons.csv": 'label;split;path\n"jump, long";train;a, b.mp4\n7;val;c d.mp4\n',
+    "tabs.tsv": "path\tsplit\tlabel\na, b.mp4\ttrain\tjump, long\nc d.mp4\tval\t7\n",
+    "index.csv": ',File_Name,LABEL,Split,frames\n0,"a, b.mp4","jump, long",train,30\n1,c d.mp4,7,val,31\n',
+    "list.json": '[{"path": "a, b.mp4", "label": "jump, long", "split": "train"},'
+    ' {"label": 7, "path": "c d.mp4", "split": "val", "fps": 25.0}]',
+    "list.jsonl": '{"path": "a, b.mp4", "label": "jump, long", "split": "train"}\r\n\r\n'
+    '{"label": 7, "video": "no", "path": "./c d.mp4", "split": "valid"}',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_lists(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a, b.mp4", "c d.mp4")
+    (tmp_path / name).write_bytes(FORMS[name].encode())
+    assert content(open_split(tmp_path / name, "train"), tmp_path) == {("a, b.mp4", "jump, long")}
+    val = open_split(tmp_path / name, "val")
+    assert content(val, tmp_path) == {("c d.mp4", "7")}
+    assert val.source == f"the val split of the list {tmp_path / name}"
+    assert not val.multi_label
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("list.csv", ["my clips/1.mp4 a", "2.mp4 b b"]),  # SlowFast's and VideoMAE's lists
+        ("list.csv", ["my clips/1.mp4,a", "2.mp4 b,b"]),
+        ("list.txt", ["my clips/1.mp4\ta", "2.mp4\tb"]),
+        ("list.txt", ["my clips/1.mp4 a\r", "2.mp4 b\r", "\r"]),
+        ("list.csv", ["path,label", "my clips\\1.mp4,a", "2.mp4,b"]),
+    ],
+)
+def test_lists_without_names_of_columns_and_from_windows(name: str, lines: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, "my clips/1.mp4", "2.mp4", "2.mp4 b")
+    found = content(open_split(write(tmp_path / name, *lines), "all"), tmp_path)
+    assert ("my clips/1.mp4", "a") in found
+    assert {label for _, label in found} == {"a", "b"}
+
+
+def test_several_heads(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
+    data = write(tmp_path / "list.csv", "path,Verb,noun", "1.mp4,open,door", "2.mp4,close,door", "3.mp4,open,lid")
+    videos = open_split(data, "all")
+    assert videos.classes == {"Verb": ("close", "open"), "noun": ("door", "lid")}
+    assert [video.labels for video in videos.videos] == [
+        {"Verb": 1, "noun": 0},
+        {"Verb": 0, "noun": 0},
+        {"Verb": 1, "noun": 1},
+    ]
+
+
+def test_a_single_column_of_another_name_is_the_label(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    data = write(tmp_path / "list.csv", "video,action", "1.mp4,run", "2.mp4,walk")
+    assert open_split(data, "all").classes == {"classes": ("run", "walk")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "path,label\n1.mp4,b; a\n2.mp4,[in] the [box]\n3.mp4,a;a\n"),
+        ("list.csv", 'path,labels\n1.mp4,"[""b"", ""a""]"\n2.mp4,[in] the [box]\n3.mp4,a\n'),
+        ("list.tsv", "path\tlabel\n1.mp4\t['b', 'a']\n2.mp4\t[in] the [box]\n3.mp4\ta\n"),
+        (
+            "list.json",
+            '[{"path": "1.mp4", "label": ["b", "a"]}, {"path": "2.mp4", "label": "[in] the [box]"},'
+            ' {"path": "3.mp4", "label": ["a"]}]',
+        ),
+    ],
+)
+def test_several_labels_of_a_video(name: str, text: str, tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
+    (tmp_path / name).write_text(text)
+    videos = open_split(tmp_path / name, "all")
+    assert videos.multi_label
+    assert videos.classes == {"classes": ("[in] the [box]", "a", "b")}
+    assert [video.labels["classes"] for video in videos.videos] == [(2, 1), (0,), (1,)]
+
+
+def test_a_video_may_have_none_of_many_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    videos = open_split(write(tmp_path / "list.csv", "path,labels", "1.mp4,a;b", "2.mp4,"), "all")
+    assert [video.labels["classes"] for video in videos.videos] == [(0, 1), ()]
+
+
+def test_stretches(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    rows = ["1.mp4,a,0,2.5", "1.mp4,b,00:01:02.25,0:1:3", "2.mp4,a,,"]
+    videos = open_split(write(tmp_path / "list.csv", "path,label,start,end", *rows), "all")
+    assert [video.span for video in videos.videos] == [(0.0, 2.5), (62.25, 63.0), None]
+
+
+def test_stretches_of_a_video_stay_together_when_some_are_held_out(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.mp4" for i in range(12)))
+    rows = [
+        f"{i}.mp4,{label},{start},{start + 1}" for i in range(12) for start, label in enumerate("abab"[: 2 + i % 3])
+    ]
+    data = write(tmp_path / "list.csv", "path,label,start,end", *rows)
+    train, val = open_split(data, "train"), open_split(data, "val")
+    assert not {video.source for video in train.videos} & {video.source for video in val.videos}
+    assert len(train.videos) + len(val.videos) == len(rows)
+    for videos in (train, val):
+        assert {label(video) for video in videos.videos} == {0, 1}
+    # A fifth of each class, and at most one video more.
+    assert len(rows) // 5 <= len(val.videos) <= len(rows) // 5 + 4
+
+
+def test_holding_out_leaves_something_of_each_class_to_train_on(tmp_path: Path) -> None:
+    # Every clip of b lies in the one video that the rare c would take.
+    touch(tmp_path, *(f"{i}.mp4" for i in range(6)))
+    rows = ["0.mp4,c,0,1", "0.mp4,b,1,2", "0.mp4,b,2,3", *(f"{i}.mp4,{'ac'[i == 5]},0,1" for i in range(1, 6))]
+    train = open_split(write(tmp_path / "list.csv", "path,label,start,end", *rows), "train")
+    assert {label(video) for video in train.videos} == {0, 1, 2}
+
+
+def test_rows_that_repeat_others_count_once(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    videos = open_split(write(tmp_path / "list.csv", "path,label", "1.mp4,a", "2.mp4,b", "./1.mp4,a"), "all")
+    assert content(videos, tmp_path) == {("1.mp4", "a"), ("2.mp4", "b")}
+    assert videos.source.endswith("list.csv, 1 repeated row left out")
+
+
+def test_stretches_of_one_video_in_several_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    rows = ["1.mp4,a,train,0,10", "1.mp4,b,val,10,20", "1.mp4,b,train,20,30"]
+    data = write(tmp_path / "list.csv", "path,label,split,start,end", *rows)
+    assert [video.span for video in open_split(data, "val").videos] == [(10.0, 20.0)]
+
+
+def test_lists_go_before_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.mp4", "train/2.mp4", "val/a/3.mp4", "val/b/4.mp4")
+    write(tmp_path / "train.jsonl", '{"path": "train/1.mp4", "label": "a"}', '{"path": "train/2.mp4", "label": "b"}')
+    assert content(open_split(tmp_path, "train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
+    assert content(open_split(tmp_path, "val"), tmp_path) == {("val/a/3.mp4", "a"), ("val/b/4.mp4", "b")}
+
+
+def test_paths_are_relative_to_the_folder_of_the_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "far/away/1.mp4", "far/away/2.mp4")
+    data = write(tmp_path / "list.csv", "path,label", "away/1.mp4,a", "away/2.mp4,b")
+    videos = open_split(data, "all", videos=tmp_path / "far")
+    assert content(videos, tmp_path) == {("far/away/1.mp4", "a"), ("far/away/2.mp4", "b")}
+    assert videos.source == f"all videos of the list {data}, videos in {tmp_path / 'far'}"
+
+
+def test_metadata_of_hugging_face_in_each_split(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.mp4", "train/sub/2.mp4", "train/3.mp4", "test/3.mp4")
+    rows = ["1.mp4,a,hello", "sub/2.mp4,b,you", "3.mp4,b,there"]
+    write(tmp_path / "train/metadata.csv", "file_name,label,text", *rows)
+    write(tmp_path / "test/metadata.jsonl", '{"file_name": "3.mp4", "label": "b"}')
+    assert content(open_split(tmp_path, "test"), tmp_path) == {("test/3.mp4", "b")}
+    train, val = (content(open_split(tmp_path, split), tmp_path) for split in ("train", "val"))
+    assert train | val == {("train/1.mp4", "a"), ("train/sub/2.mp4", "b"), ("train/3.mp4", "b")}
+    assert len(val) == 1
+
+
+def test_metadata_of_hugging_face_beside_the_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.mp4", "train/2.mp4", "validation/3.mp4")
+    rows = ["train/1.mp4,a", "train/2.mp4,b", "validation/3.mp4,b"]
+    write(tmp_path / "metadata.csv", "file_name,label", *rows)
+    assert content(open_split(tmp_path, "train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
+    assert content(open_split(tmp_path, "val"), tmp_path) == {("validation/3.mp4", "b")}
+
+
+def shard(file: Path, labels: dict[str, str]) -> Path:
+    """A tar of empty videos, each with its labels beside it."""
+    with tarfile.open(file, "w") as tar:
+        for name, text in labels.items():
+            for member, content in ((f"{name}.mp4", b"video"), (f"{name}.json", text.encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return file
+
+
+def test_shards(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    shard(tmp_path / "train/0.tar", {"1": '{"label": "a"}', "2": '{"label": "b"}'})
+    shard(tmp_path / "val.tar", {"3": '{"label": "b"}'})
+    videos = open_split(tmp_path, "val")
+    assert [(str(video.source), label(video)) for video in videos.videos] == [(f"{tmp_path}/val.tar/3.mp4", 1)]
+    # Beside class folders a tar file is not the data.
+    class_folders(tmp_path / "plain")
+    shard(tmp_path / "plain/download.tar", {"1": '{"label": "a"}'})
+    assert len(open_split(tmp_path / "plain", "all").videos) == 17
+
+
+def test_shards_of_which_some_have_other_labels(tmp_path: Path) -> None:
+    both = '{"labels": {"verb": "c", "noun": "d"}}'
+    rows = {"1": '{"labels": {"verb": "a"}}', "2": '{"labels": {"noun": "b"}}', "3": both}
+    data = shard(tmp_path / "0.tar", rows)
+    assert "1.mp4: has no labels for noun, where others have one" in error_of(data, "all")
+
+
+def test_other_metadata_is_not_a_list(tmp_path: Path) -> None:
+    write(class_folders(tmp_path) / "metadata.csv", "camera,date", "phone,2024")
+    assert len(open_split(tmp_path, "all").videos) == 17
+
+
+def test_a_missing_file_of_another_split_is_no_matter(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    rows = ["1.mp4,a,train", "2.mp4,b,train", "3.mp4,c,val"]
+    data = write(tmp_path / "list.csv", "path,label,split", *rows)
+    # Its class has a number all the same.
+    assert open_split(data, "train").classes == {"classes": ("a", "b", "c")}
+    assert "3.mp4" in error_of(data, "val")
+
+
+def test_long_lists_ask_for_no_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(f"{i % 7}/{i}.mp4" for i in range(300)))
+    data = write(tmp_path / "list.csv", "path,label", *(f"{i % 7}/{i}.mp4,{i % 5}" for i in range(300)))
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def counting(folder: str) -> list[str]:
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", counting)
+    monkeypatch.setattr(os.path, "exists", None)
+    read = read_list(data)
+    assert len(read.entries) == 300
+    assert sorted(listed) == [str(tmp_path / str(i)) for i in range(7)]
 
 
 # --- what goes wrong
@@ -180,14 +445,30 @@ def test_one_class(tmp_path: Path) -> None:
     assert "one class, 'run'" in message
 
 
-def test_classes_the_model_lacks(tmp_path: Path) -> None:
-    message = error_of(class_folders(tmp_path), "val", ["run", "swim"])
-    assert "does not have: jump, walk; it has run, swim" in message
+def test_classes_the_model_lacks_are_counted_on_both_sides(tmp_path: Path) -> None:
+    message = error_of(class_folders(tmp_path), "val", ["run", "jumping", "swim", "dance"])
+    assert "2 of its 3 classes the model does not have, and 3 of the model's 4 are not in the data" in message
+    assert "it lacks 'jump' (it has 'jumping'), 'walk';" in message  # and nothing that is near to walk
 
 
 def test_many_classes_are_shortened(tmp_path: Path) -> None:
     touch(tmp_path, *(f"c{i}/{j}.mp4" for i in range(9) for j in range(2)))
-    assert "c0, c1, c2, c3, c4, c5 and 3 more; it has run" in error_of(tmp_path, "all", ["run"])
+    message = error_of(tmp_path, "all", ["run", *(f"other thing {i}" for i in range(9))])
+    assert "9 of its 9 classes" in message and "10 of the model's 10" in message
+    assert "'c0', 'c1', 'c2', 'c3' and 5 more; it has other thing 0," in message
+
+
+def test_classes_that_differ_only_in_how_they_are_written(tmp_path: Path) -> None:
+    touch(tmp_path, "Air_Drumming/1.mp4", "riding a  bike/2.mp4", "caf\u00e9/3.mp4")
+    message = error_of(tmp_path, "all", ["air drumming", "riding a bike", "cafe\u0301", "archery"])
+    assert "3 classes differ from the model's only in case, spaces or underscores" in message
+    assert "'Air_Drumming' is 'air drumming'" in message
+
+
+def test_numbers_where_the_model_has_names(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    message = error_of(write(tmp_path / "list.txt", "1.mp4 0", "2.mp4 7"), "all", ["run", "walk"])
+    assert "its labels are numbers (0, 7); write the names" in message
 
 
 def test_listed_files_that_are_missing(tmp_path: Path) -> None:
@@ -208,8 +489,35 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
     ("name", "lines", "cause"),
     [
         ("list.txt", ["1.mp4 a", "2.mp4"], "'2.mp4' has no label"),
-        ("list.csv", ["file,label", "1.mp4,a"], "no column 'path'"),
-        ("list.csv", ["path,class", "1.mp4,a"], "no column 'label'"),
+        ("list.csv", ["clip,label", "1.mp4,a"], "no column 'path'"),
+        ("list.csv", ["path", "1.mp4"], "no column 'label'"),
+        ("list.csv", ["path,label,label", "1.mp4,a,b"], "two columns 'label'"),
+        ("list.csv", ["path,label,labels", "1.mp4,a,b"], "'label' and a column 'labels'"),
+        ("list.csv", ["path,label", "1.mp4,a", ",b"], "line 3 has no path"),
+        ("list.csv", ["path,label", "1.mp4,open, door"], "line 2 has 3 cells, and the first line names 2"),
+        ("list.csv", ["path,label", '1.mp4,"open'] + ["x" * 1000] * 200, "is not CSV"),
+        ("list.csv", ["path,verb,noun", "1.mp4,open,"], "line 2 has no noun"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,5,"], "line 2: start '5' and end '' are not a stretch"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,5,5"], "are not a stretch"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,nan,inf"], "are not a stretch"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,one,two"], "are not a stretch"),
+        ("list.csv", ["p" * 200_000], "is not CSV"),
+        ("list.csv", ["1.mp4,a,train"], "line 1 has 3 cells; a first line must name the columns"),
+        ("list.json", ['{"1.mp4": "a"}'], "not a list of videos; write [{"),
+        ("list.json", ['[{"path": "1.mp4", "label": "a"}'], "not JSON"),
+        ("list.json", ["[" * 100_000], "not JSON"),
+        ("list.json", ['["1.mp4"]'], "entry 1 is not like"),
+        ("list.json", ['[{"path": "1.mp4", "label": 1.5}]'], "line 1: label 1.5 is not a label"),
+        ("list.json", ['[{"path": "1.mp4", "label": true}]'], "is not a label"),
+        ("list.json", ['[{"path": "1.mp4", "label": [["a"]]}]'], "is not a label"),
+        ("list.json", ['[{"path": "1.mp4", "label": "a"}, {"path": "2.mp4"}]'], "line 2 has no label"),
+        (
+            "list.json",
+            ['[{"path": "1.mp4", "label": "None"}, {"path": "2.mp4", "label": null}]'],
+            "line 2 has no label",
+        ),
+        ("list.json", ['[{"path": 3, "label": "a"}]'], "line 1 has no path"),
+        ("list.jsonl", ['{"path": "1.mp4", "label": "a"}', "{"], "line 2 is not JSON"),
         ("list.csv", ["path,label", "1.mp4,a", "2.mp4,"], "line 3 "),
         ("list.csv", ["path,label", "1.mp4,a", "2.mp4"], "line 3 "),
         ("list.csv", ["path,label,split", "1.mp4,a,dev"], "line 2 "),
@@ -218,6 +526,77 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
 def test_list_that_cannot_be_read(name: str, lines: list[str], cause: str, tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     assert cause in error_of(write(tmp_path / name, *lines))
+
+
+def test_list_that_is_not_utf8(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "list.csv").write_bytes("path,label\n1.mp4,café\n".encode("cp1252"))
+    assert "line 2 is not UTF-8; save the file as UTF-8" in error_of(tmp_path / "list.csv")
+
+
+def test_column_that_is_no_label(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.mp4" for i in range(10)))
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{i / 4}" for i in range(10)]
+    message = error_of(write(tmp_path / "list.csv", "path,verb,duration", *rows))
+    assert "the column 'duration' has another value in each row" in message
+
+
+def test_same_video_with_two_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    message = error_of(write(tmp_path / "list.csv", "path,label", "1.mp4,a", "2.mp4,b", "./1.mp4,b"))
+    assert "1.mp4 twice, as 'a' and as 'b'" in message
+
+
+def test_video_that_is_trained_on_and_scored(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    write(tmp_path / "train.csv", "path,label", "1.mp4,a", "2.mp4,b")
+    write(tmp_path / "val.csv", "path,label", "2.mp4,b")
+    assert "2.mp4 is in train and in val, as a whole" in error_of(tmp_path)
+    spans = ["1.mp4,a,train,0,10", "1.mp4,b,val,9.5,20", "2.mp4,b,train,,"]
+    data = write(tmp_path / "list.csv", "path,label,split,start,end", *spans)
+    assert "1.mp4 is in train and in val, with stretches that overlap" in error_of(data)
+
+
+def test_heads_that_differ_between_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    write(tmp_path / "train.csv", "path,verb,noun", "1.mp4,open,door")
+    write(tmp_path / "val.csv", "path,label", "2.mp4,open")
+    assert "some lists have the labels classes and others verb, noun" in error_of(tmp_path)
+
+
+def test_model_of_other_heads(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    data = write(tmp_path / "list.csv", "path,verb,noun", "1.mp4,open,door", "2.mp4,close,lid")
+    assert "has labels for the heads verb, noun, and the model is for one head" in error_of(data, "all", ["open"])
+    with pytest.raises(UserError, match=r"noun: 1 of its 2 classes the model does not have.*it lacks 'lid'"):
+        open_split(data, "all", {"noun": ["door", "drawer"], "verb": ["open", "close"]})
+    # Of the heads of the data, those of the model are taken, in its order.
+    videos = open_split(data, "all", {"noun": ["lid", "door"]})
+    assert [video.labels for video in videos.videos] == [{"noun": 1}, {"noun": 0}]
+
+
+def test_too_few_files_to_hold_some_out(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    data = write(tmp_path / "list.csv", "path,label,start,end", "1.mp4,a,0,1", "1.mp4,b,1,2")
+    assert "too few videos to hold some out" in error_of(data, "val")
+
+
+def test_pictures_that_lie_in_the_class_folder(tmp_path: Path) -> None:
+    message = error_of(touch(tmp_path, "run/1.jpg", "run/2.jpg", "walk/1.jpg"))
+    assert f"in {tmp_path / 'run'} lie pictures" in message
+
+
+def test_list_in_the_folder_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4")
+    write(tmp_path / "labels.csv", "path,label", "1.mp4,a")
+    assert "labels.csv, give the one that is the list" in error_of(tmp_path)
+
+
+def test_videos_without_a_list(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--videos says nothing"):
+        open_split(class_folders(tmp_path), "train", videos=tmp_path)
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        open_split(tmp_path, "train", videos=tmp_path / "nowhere")
 
 
 def test_video_given_as_data(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivit.video.decode import VideoError, open_video
-from vivit.video.decode_pyav import SCALING
+from vivit.video.scaling import SCALING
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
@@ -241,7 +241,7 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    assert "folder" in error_of(tmp_path)
+    assert "holds no pictures" in error_of(tmp_path)
 
 
 def test_empty(tmp_path: Path) -> None:

@@ -1,58 +1,117 @@
 """How good a model is on labelled videos. Every video counts once; one that cannot be read counts as wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vivit.evaluation.metrics import average_precision, joint_top_k_hits, top_k_hits
 from vivit.evaluation.views import BATCH, clip_spec, mean_logits
 from vivit.model.vivit import ViViT
 from vivit.video.datasets import VideoSet
-from vivit.video.loader import evaluation_views
+from vivit.video.decode import Decoder
+from vivit.video.loader import evaluation_views, label_tensors
+
+TOP = (1, 5)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The scores, and what they rest on."""
 
-    logits: Tensor
-    """(videos, K), averaged over the views; NaN for a video that could not be read."""
-    labels: Tensor
-    """(videos,)"""
-    classes: tuple[str, ...]
+    logits: Mapping[str, Tensor]
+    """head → (videos, K), averaged over the views; NaN for a video that could not be read."""
+    labels: Mapping[str, Tensor]
+    """head → (videos,) int64; (videos, K) bool in a set of many labels for each video."""
+    classes: Mapping[str, tuple[str, ...]]
+    """head → the names of its classes."""
     failures: tuple[str, ...]
     """A line for each video that could not be read."""
 
     @property
     def num_videos(self) -> int:
-        return len(self.labels)
+        return len(next(iter(self.labels.values())))
 
-    def accuracy(self, k: int) -> float:
-        """The share of all videos whose label is among the k highest logits."""
-        best = self.logits.nan_to_num(-torch.inf).topk(min(k, len(self.classes))).indices
-        right = (best == self.labels[:, None]).any(dim=1) & self.read
-        return right.float().mean().item()
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video has any number of labels."""
+        return next(iter(self.labels.values())).ndim == 2
 
     @property
     def read(self) -> Tensor:
         """(videos,) bool: which could be read."""
-        return ~self.logits.isnan().any(dim=1)
+        return ~torch.cat(list(self.logits.values()), dim=1).isnan().any(dim=1)
 
-    @property
-    def confusion(self) -> Tensor:
+    def accuracy(self, k: int, head: str = "classes") -> float:
+        """The share of all videos whose label is among the k highest logits of a head."""
+        return _share(top_k_hits(self.logits[head], self.labels[head], k))
+
+    def joint_accuracy(self, k: int) -> float:
+        """The share of all videos whose labels of all heads are among the k most probable combinations."""
+        heads = list(self.classes)
+        return _share(joint_top_k_hits([self.logits[head] for head in heads], [self.labels[head] for head in heads], k))
+
+    def mean_average_precision(self, head: str = "classes") -> float:
+        """The mean over the classes that any video has; 0 where no video has a label."""
+        found = [value for value in self._average_precisions(head) if value is not None]
+        return sum(found) / len(found) if found else 0.0
+
+    def confusion(self, head: str = "classes") -> Tensor:
         """(K, K) counts: rows are the true classes, columns the predicted ones; unreadable videos are not in it."""
-        number = len(self.classes)
-        pairs = self.labels[self.read] * number + self.logits[self.read].argmax(dim=1)
+        number = len(self.classes[head])
+        pairs = self.labels[head][self.read] * number + self.logits[head][self.read].argmax(dim=1)
         return torch.bincount(pairs, minlength=number * number).view(number, number)
 
     def scores(self) -> dict[str, float | int]:
-        return {
-            "top1": self.accuracy(1),
-            "top5": self.accuracy(5),
-            "videos": self.num_videos,
-            "unreadable": len(self.failures),
-        }
+        """The shares, how many videos they are of, and how many of these could not be read."""
+        return {**self.shares(), "videos": self.num_videos, "unreadable": len(self.failures)}
+
+    def shares(self) -> dict[str, float]:
+        """ "top1" and "top5" of one head; "verb_top1" … "action_top5" of several; "mAP" where labels are many."""
+        return {f"{head}_{metric}" if head else metric: value for head, metric, value in self._shares()}
+
+    def shares_in_words(self) -> dict[str, float]:
+        """The same under names for people: "top-1", "verb top-1"."""
+        return {f"{head} {metric.replace('top', 'top-')}".lstrip(): value for head, metric, value in self._shares()}
+
+    def _shares(self) -> Iterator[tuple[str, str, float]]:
+        """Head, metric and value; the head is "" where there is but one."""
+        single = len(self.classes) == 1
+        if self.multi_label:
+            yield from (("" if single else head, "mAP", self.mean_average_precision(head)) for head in self.classes)
+            return
+        for head in self.classes:
+            yield from (("" if single else head, f"top{k}", self.accuracy(k, head)) for k in TOP)
+        if not single:
+            # In EPIC-Kitchens verb and noun are an action; a joined name cannot be that of a head.
+            together = "action" if set(self.classes) == {"verb", "noun"} else "+".join(self.classes)
+            yield from ((together, f"top{k}", self.joint_accuracy(k)) for k in TOP)
+
+    def per_class(self, head: str = "classes") -> list[dict[str, Any]]:
+        """For each class its name, how many videos have it, and how well they are found; None where there are none.
+
+        That is the share of them that is named rightly, or the average precision where labels are many.
+        """
+        labels, names = self.labels[head], self.classes[head]
+        if self.multi_label:
+            metric, counts, values = "average_precision", labels.sum(dim=0).tolist(), self._average_precisions(head)
+        else:
+            metric, counts = "accuracy", torch.bincount(labels, minlength=len(names)).tolist()
+            right = torch.bincount(labels[top_k_hits(self.logits[head], labels, 1)], minlength=len(names)).tolist()
+            values = [hits / count if count else None for hits, count in zip(right, counts, strict=True)]
+        return [
+            {"class": name, "videos": count, metric: value}
+            for name, count, value in zip(names, counts, values, strict=True)
+        ]
+
+    def _average_precisions(self, head: str) -> list[float | None]:
+        """Of each class."""
+        return [
+            average_precision(scores, relevant)
+            for scores, relevant in zip(self.logits[head].T, self.labels[head].T, strict=True)
+        ]
 
 
 def evaluate(
@@ -62,27 +121,31 @@ def evaluate(
     num_clips: int,
     num_crops: int,
     workers: int = 0,
+    decoder: Decoder = "pyav",
+    timeout: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Run every video through the model and collect its logits.
 
     Args:
-        model: with one head of as many classes as `videos` has; put into eval mode.
+        model: with the heads of `videos`, and as many classes of each; put into eval mode.
         num_clips, num_crops: the views of each video.
         progress: called with how many videos are done.
     """
     model.eval()
-    classes = videos.classes["classes"]
-    logits = torch.full((len(videos.videos), len(classes)), torch.nan)
+    logits = {head: torch.full((len(videos.videos), len(names)), torch.nan) for head, names in videos.classes.items()}
     failures: list[str] = []
     waiting: dict[int, Tensor] = {}
 
     def answer() -> None:
         if waiting:
-            logits[list(waiting)] = mean_logits(model, list(waiting.values()))["classes"]
+            answers = mean_logits(model, list(waiting.values()))
+            for head, values in logits.items():
+                values[list(waiting)] = answers[head]
             waiting.clear()
 
-    for index, views in enumerate(evaluation_views(videos.videos, clip_spec(model), num_clips, num_crops, workers)):
+    read = evaluation_views(videos.videos, clip_spec(model), num_clips, num_crops, workers, decoder, timeout)
+    for index, views in enumerate(read):
         if isinstance(views, str):
             failures.append(views)
         else:
@@ -92,5 +155,12 @@ def evaluate(
         if progress is not None:
             progress(index + 1)
     answer()
-    labels = torch.tensor([video.labels["classes"] for video in videos.videos])
-    return Evaluation(logits, labels, classes, tuple(failures))
+    each = [label_tensors(videos, index) for index in range(len(videos.videos))]
+    labels = {head: torch.stack([of_video[head] for of_video in each]) for head in videos.classes}
+    if videos.multi_label:
+        labels = {head: values.bool() for head, values in labels.items()}
+    return Evaluation(logits, labels, videos.classes, tuple(failures))
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()

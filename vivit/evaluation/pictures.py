@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture."""
+"""Confusion matrices as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,25 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from torch import Tensor
 
+from vivit.evaluation.evaluate import Evaluation
+
 # More classes than this are too many for names and numbers on a page.
 MOST_NAMED = 40
+
+
+def draw_confusions(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write confusion.png, or confusion_HEAD.png for each of several heads; nothing where a video has many labels.
+
+    Returns:
+        The files written.
+    """
+    if evaluation.multi_label:
+        return []
+    single = len(evaluation.classes) == 1
+    paths = {head: folder / ("confusion.png" if single else f"confusion_{head}.png") for head in evaluation.classes}
+    for head, path in paths.items():
+        draw_confusion(evaluation.confusion(head), evaluation.classes[head], path)
+    return list(paths.values())
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:

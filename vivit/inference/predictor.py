@@ -9,6 +9,8 @@ from torch import Tensor
 from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.evaluation.views import clip_spec, mean_logits
+from vivit.video.decode import Decoder
+from vivit.video.isolated import IsolatedReader
 from vivit.video.loader import read_views
 from vivit.video.sampling import parse_views
 from vivit.weights.store import load
@@ -18,7 +20,7 @@ from vivit.weights.store import load
 class ScoredLabel:
     label: str
     score: float
-    """Probability, the softmax of the logits averaged over the views."""
+    """Of the logits averaged over the views: their softmax, or each one's sigmoid where labels are many."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,40 @@ class Prediction:
 class Predictor:
     """A model, ready for video files."""
 
-    def __init__(self, model: str | Path, device: str = "auto") -> None:
-        """Load a model folder or Hub id. Raises UserError where there is none, or it has no class names."""
+    def __init__(
+        self, model: str | Path, device: str = "auto", decoder: Decoder = "pyav", timeout: float | None = None
+    ) -> None:
+        """Load a model folder or Hub id.
+
+        Args:
+            decoder: see `open_video`.
+            timeout: seconds that reading a video may take; it is then read in a process of its own, which may also
+                crash or run out of memory without harm to this one.
+
+        Raises:
+            UserError: there is no such model, or it has no class names.
+        """
         self.model = load(model)
         if self.model.classes is None:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
         self.classes = self.model.classes
         self.model.to(pick_device(device))
+        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout else None
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
         """Label a video, from `views` clips x crops of it. Raises VideoError where it cannot be read."""
         num_clips, num_crops = parse_views(views)
-        clips = read_views(Path(video), clip_spec(self.model), num_clips, num_crops)
-        logits = mean_logits(self.model, [clips])
-        return Prediction(Path(video), {head: _rank(values[0], self.classes[head]) for head, values in logits.items()})
+        wanted = Path(video), clip_spec(self.model), num_clips, num_crops, None, self.decoder
+        clips = read_views(*wanted) if self.isolated is None else self.isolated(read_views, *wanted)
+        multi_label = self.model.config.multi_label
+        heads = {
+            head: _rank(values[0], self.classes[head], multi_label)
+            for head, values in mean_logits(self.model, [clips]).items()
+        }
+        return Prediction(Path(video), heads)
 
 
-def _rank(logits: Tensor, names: tuple[str, ...]) -> tuple[ScoredLabel, ...]:
-    scores, order = logits.softmax(dim=0).sort(descending=True, stable=True)
+def _rank(logits: Tensor, names: tuple[str, ...], multi_label: bool) -> tuple[ScoredLabel, ...]:
+    probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=0)
+    scores, order = probabilities.sort(descending=True, stable=True)
     return tuple(ScoredLabel(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True))

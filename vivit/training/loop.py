@@ -1,16 +1,18 @@
 """Training: the whole run from top to bottom.
 
 A run is a folder. It is a model folder (config.json, model.safetensors: the weights so far), and has recipe.json,
-metrics.jsonl (a line for each epoch), tensorboard/, checkpoints/ and confusion.png besides. The same call again goes on
-where the last one was stopped, with the very steps that were left.
+metrics.jsonl (a line for each epoch), tensorboard/, checkpoints/ and confusion matrices besides. The same call again
+goes on where the last one was stopped, with the very steps that were left.
 """
 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
@@ -21,31 +23,51 @@ from torch.utils.tensorboard import SummaryWriter
 from vivit.device import pick_device
 from vivit.errors import UserError, one_line
 from vivit.evaluation.evaluate import evaluate
-from vivit.evaluation.pictures import draw_confusion
+from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec
 from vivit.model.vivit import ViViT
 from vivit.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from vivit.training.mixing import mix
 from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.recipes import Recipe
+from vivit.video.augment import Augmentation, augment_batch
 from vivit.video.datasets import VideoSet, count_classes, open_split
-from vivit.video.loader import steps_per_epoch, training_batches
+from vivit.video.decode import Decoder
+from vivit.video.entries import shortened
+from vivit.video.loader import colour_rng, steps_per_epoch, training_batches
+from vivit.video.manifest import SHOWN, data_hash
+from vivit.video.mirror import mirrored_classes
+from vivit.video.source import name_of, place_of
 from vivit.weights.writing import as_json, text, write_files
 
 # Seconds between checkpoints within an epoch.
 CHECKPOINT_EVERY = 600.0
-MIRRORED = ("left", "right", "clockwise", "counterclockwise", "anticlockwise")
+# First in the seed of what Mixup and CutMix draw; the loader has those below.
+MIXING = 4
 
 
 def train(
-    data: Path, out: Path, recipe: Recipe, *, device: str = "auto", workers: int = 2, keep_decoded: bool = False
+    data: str | Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    videos: Path | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    keep_decoded: bool = False,
+    decoder: Decoder = "pyav",
+    timeout: float | None = None,
 ) -> ViViT:
     """Train a model on labelled videos and leave it in the folder `out`.
 
     Args:
         data: a data set as `open_split` reads it.
-        out: the run's folder; one that was begun with the same recipe is continued.
+        out: the run's folder; one that was begun with the same recipe and data is continued.
+        videos: the folder with the videos, where it is not beside their list.
         workers: processes that decode.
         keep_decoded: keep the training videos in memory once decoded, resized; for sets that fit.
+        decoder: see `open_video`.
+        timeout: seconds that reading a video may take before it counts as unreadable.
 
     Returns:
         The trained model, in eval mode.
@@ -55,30 +77,38 @@ def train(
             longer a number.
     """
     say = Console(soft_wrap=True, markup=False).print
-    train_set, val_set = open_split(data, "train"), open_split(data, "val")
+    train_set = open_split(data, "train", videos=videos)
+    val_set = open_split(data, "val", videos=videos)
+    heads = {head: len(names) for head, names in train_set.classes.items()}
     torch.manual_seed(recipe.seed)
     try:
         model = ViViT(
-            recipe.build_config({head: len(names) for head, names in train_set.classes.items()}),
+            recipe.build_config(heads, train_set.multi_label),
             classes=train_set.classes,
             preprocessing=recipe.build_preprocessing(),
             origin=[
                 f"trained on {len(train_set.videos)} videos of {count_classes(train_set)} "
-                f"({data.resolve().name}), in a run of {recipe.epochs} epochs"
+                f"({name_of(data)}), in a run of {recipe.epochs} epochs"
             ],
         )
     except ValidationError as error:
         raise UserError(one_line(error)) from None
     except ValueError as error:
         raise UserError(str(error)) from None
-    _claim(out, data, recipe)
+    hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
+    _claim(out, data, recipe, hashes)
     model.initialise(position_std=recipe.position_std)
-    model.to(pick_device(device))
+    model_device = pick_device(device)
+    on_gpu = model_device.type == "cuda"
+    model.to(model_device)
     optimiser = build_optimiser(model, recipe)
     per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
     num_steps = recipe.epochs * per_epoch
-    flip = _flip_probability(recipe, train_set)
-    _say_choices(say, model, train_set, val_set, recipe, flip)
+    mirrors = _mirrors(recipe, train_set)
+    augmentation = recipe.build_augmentation()
+    if mirrors is None and recipe.flip is None:
+        augmentation = replace(augmentation, flip=0.0)
+    _say_choices(say, model, train_set, val_set, hashes, recipe, augmentation, mirrors)
 
     start_step = 0
     losses: list[float] = []  # of the steps of this epoch so far
@@ -98,9 +128,13 @@ def train(
         seed=recipe.seed,
         num_steps=num_steps,
         start_step=start_step,
-        flip_probability=flip,
+        augmentation=augmentation,
+        colours=not on_gpu,
+        mirrors=mirrors,
         workers=0 if keep_decoded else workers,
         keep=keep_decoded,
+        decoder=decoder,
+        timeout=timeout,
     )
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
@@ -122,7 +156,20 @@ def train(
             # Dropout and stochastic depth draw from the step's own seed: a resumed run draws the same.
             torch.manual_seed(recipe.seed * 1_000_003 + step)
             rate = learning_rate(step, recipe.learning_rate, recipe.warmup_epochs * per_epoch, num_steps)
-            loss = training_step(model, optimiser, batch.clips, batch.labels, rate, recipe)
+            clips, labels = batch.clips.to(model_device, non_blocking=True), batch.labels
+            if on_gpu:
+                rngs = [colour_rng(recipe.seed, step // per_epoch, index) for index in batch.indices.tolist()]
+                clips = augment_batch(clips, augmentation, rngs)
+            if recipe.mixup or recipe.cutmix:
+                clips, labels = mix(
+                    clips,
+                    labels,
+                    heads,
+                    mixup_alpha=recipe.mixup,
+                    cutmix_alpha=recipe.cutmix,
+                    rng=np.random.default_rng([MIXING, recipe.seed, step]),
+                )
+            loss = training_step(model, optimiser, clips, labels, rate, recipe, train_set.multi_label)
             losses.append(loss)
             if loss != loss or abs(loss) == float("inf"):
                 raise UserError(
@@ -144,18 +191,19 @@ def train(
             epoch_ended = done % per_epoch == 0
             if epoch_ended:
                 epoch = done // per_epoch
-                evaluation = evaluate(model, val_set, num_clips=1, num_crops=1, workers=workers)
+                evaluation = evaluate(
+                    model, val_set, num_clips=1, num_crops=1, workers=workers, decoder=decoder, timeout=timeout
+                )
                 model.train()
-                row = {"epoch": epoch, "loss": sum(losses) / len(losses), **evaluation.scores()}
-                row["clips_per_second"] = clips_per_second
+                row: dict[str, Any] = {"epoch": epoch, "loss": sum(losses) / len(losses), **evaluation.scores()}
+                row |= {"data_hash": hashes["val_hash"], "clips_per_second": clips_per_second}
                 history.append(row)
                 _write_history(out, history)
-                draw_confusion(evaluation.confusion, train_set.classes["classes"], out / "confusion.png")
-                for name in ("top1", "top5"):
-                    board.add_scalar(f"val/{name}", row[name], step)
-                progress.console.print(
-                    f"epoch {epoch:3d}  loss {row['loss']:.3f}  val top-1 {row['top1']:6.1%}  top-5 {row['top5']:6.1%}"
-                )
+                draw_confusions(evaluation, out)
+                for name, value in evaluation.shares().items():
+                    board.add_scalar(f"val/{name}", value, step)
+                said = "  ".join(f"{name} {value:6.1%}" for name, value in evaluation.shares_in_words().items())
+                progress.console.print(f"epoch {epoch:3d}  loss {row['loss']:.3f}  val {said}", soft_wrap=True)
                 progress.update(bar, epoch=f"{min(epoch + 1, recipe.epochs)}/{recipe.epochs}")
                 losses, untimed, epoch_begun = [], 0, time.monotonic()
             if epoch_ended or time.monotonic() - saved_at > CHECKPOINT_EVERY:
@@ -177,11 +225,12 @@ def training_step(
     labels: Mapping[str, torch.Tensor],
     rate: float,
     recipe: Recipe,
+    multi_label: bool,
 ) -> float:
-    """One update on a batch (B, T, C, H, W) uint8; returns its loss."""
+    """One update on a batch (B, T, C, H, W) uint8; returns its loss. `labels` and `multi_label` are `loss_of`'s."""
     device = next(model.parameters()).device
     logits = model(clips.to(device, non_blocking=True))
-    loss = loss_of(logits, labels, recipe.label_smoothing)
+    loss = loss_of(logits, labels, recipe.label_smoothing, multi_label)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if recipe.clip_norm is not None:
@@ -193,60 +242,111 @@ def training_step(
 
 
 def loss_of(
-    logits: torch.Tensor | dict[str, torch.Tensor], labels: Mapping[str, torch.Tensor], label_smoothing: float
+    logits: torch.Tensor | dict[str, torch.Tensor],
+    labels: Mapping[str, torch.Tensor],
+    label_smoothing: float,
+    multi_label: bool,
 ) -> torch.Tensor:
-    """The sum over the heads of their cross-entropies; of sigmoids where any number of labels applies.
+    """The mean over the heads of their losses (as Scenic has it for EPIC-Kitchens), each the mean over the batch.
+
+    A head's loss is the cross-entropy; where any number of labels applies it is the sum over the classes of their
+    binary cross-entropies, as in Scenic (`weighted_sigmoid_cross_entropy`), which smooths labels in the same way too.
 
     Args:
         logits: (B, K), or head → (B, K).
-        labels: head → (B,) int64; (B, K) float is a distribution over the classes.
+        labels: head → (B,) int64, or (B, K) float that is a distribution over the classes; with `multi_label`
+            (B, K) float, of each class how far it applies, 0 to 1.
+        label_smoothing: this share of the labels is spread evenly over all classes.
     """
     by_head = logits if isinstance(logits, dict) else {"classes": logits}
-    losses = [
-        F.cross_entropy(values, labels[head].to(values.device), label_smoothing=label_smoothing)
-        for head, values in by_head.items()
-    ]
-    return torch.stack(losses).sum()
+    losses = []
+    for head, values in by_head.items():
+        truth = labels[head].to(values.device)
+        if multi_label:
+            smoothed = truth * (1 - label_smoothing) + label_smoothing / values.shape[1]
+            losses.append(F.binary_cross_entropy_with_logits(values, smoothed, reduction="sum") / len(values))
+        else:
+            losses.append(F.cross_entropy(values, truth, label_smoothing=label_smoothing))
+    return torch.stack(losses).mean()
 
 
-def _claim(out: Path, data: Path, recipe: Recipe) -> None:
+def _claim(out: Path, data: str | Path, recipe: Recipe, hashes: Mapping[str, str]) -> None:
     """Make the run's folder and note what it is, or raise UserError where it cannot be or is another run's."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: no folder can be made there ({error.strerror}); give another --out") from None
     note = out / "recipe.json"
-    this = {"data": str(data.resolve()), **recipe.model_dump(mode="json")}
+    this = {"data": place_of(data), **recipe.model_dump(mode="json")}
     if not note.exists():
-        write_files({note: as_json(this)})
+        write_files({note: as_json({**this, **hashes})})
         return
     found = json.loads(note.read_text())
     other = [name for name in this if found.get(name) != this[name]]
     if other:
         was = ", ".join(f"{name} {found.get(name)}" for name in other)
         raise UserError(f"{out}: begun with another {was}; delete it or give another --out")
+    for name, videos in (("train_hash", "training"), ("val_hash", "validation")):
+        was = found.get(name, "unknown")
+        if was != hashes[name]:
+            raise UserError(
+                f"{out}: begun with other {videos} videos (data {was[:SHOWN]}, and now {hashes[name][:SHOWN]}); "
+                f"put {data} back as it was, or delete the run or give another --out"
+            )
 
 
-def _flip_probability(recipe: Recipe, videos: VideoSet) -> float:
-    if recipe.flip is not None:
-        return recipe.flip
-    names = " ".join(name for classes in videos.classes.values() for name in classes)
-    words = set(names.lower().replace("_", " ").replace("-", " ").split())
-    return 0.0 if words.intersection(MIRRORED) else 0.5
+def _mirrors(recipe: Recipe, videos: VideoSet) -> dict[str, dict[int, int]] | None:
+    """head → which class each becomes in a mirrored clip; None where a class has a side and no mirror."""
+    known = {name for names in videos.classes.values() for name in names}
+    for name in (*recipe.mirrored, *recipe.mirrored.values()):
+        if name not in known:
+            raise UserError(f"mirrored: there is no class {name!r}; give names as the data has them")
+    mirrors = {}
+    for head, names in videos.classes.items():
+        swaps = {name: other for name, other in recipe.mirrored.items() if name in names or other in names}
+        mirror = mirrored_classes(names, swaps)
+        if mirror is None:
+            return None
+        mirrors[head] = mirror
+    return mirrors
 
 
-def _say_choices(say: Any, model: ViViT, train_set: VideoSet, val_set: VideoSet, recipe: Recipe, flip: float) -> None:
+def _say_choices(
+    say: Any,
+    model: ViViT,
+    train_set: VideoSet,
+    val_set: VideoSet,
+    hashes: Mapping[str, str],
+    recipe: Recipe,
+    augmentation: Augmentation,
+    mirrors: Mapping[str, Mapping[int, int]] | None,
+) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     config = model.config
-    say(f"train on {len(train_set.videos)} videos of {count_classes(train_set)}: {train_set.source}")
-    say(f"validate on {len(val_set.videos)}: {val_set.source}")
+    train_hash, val_hash = (hashes[name][:SHOWN] for name in ("train_hash", "val_hash"))
+    say(
+        f"train on {len(train_set.videos)} videos of {count_classes(train_set)} (data {train_hash}): {train_set.source}"
+    )
+    say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
     say(
         f"{config.variant.replace('_', ' ')} of {parameters:.1f} M parameters from scratch, "
         f"{config.num_frames} frames of {config.image_size[0]} × {config.image_size[1]}, "
         f"every {_ordinal(recipe.frame_stride)} frame, on {next(model.parameters()).device}"
     )
-    if recipe.flip is None and flip == 0.0:
-        say("no mirrored clips: the class names speak of left and right (--flip 0.5 mirrors them all the same)")
+    if mirrors is None and not augmentation.flip:
+        say(
+            "no mirrored clips: a class has a side and no other is its mirror (--mirrored NAME NAME names a pair, "
+            "--flip 0.5 mirrors all the same)"
+        )
+    elif mirrors is not None and augmentation.flip:
+        swapped = [
+            f"{names[number]} and {names[other]}"
+            for head, names in train_set.classes.items()
+            for number, other in mirrors[head].items()
+            if number < other
+        ]
+        if swapped:
+            say(f"in mirrored clips these become each other: {shortened(swapped, 3)}")
 
 
 def _ordinal(stride: int) -> str:

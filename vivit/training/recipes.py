@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
     seed: int = 0
 
-    def build_config(self, heads: Mapping[str, int]) -> ModelConfig:
+    def build_config(self, heads: Mapping[str, int], multi_label: bool = False) -> ModelConfig:
         """The architecture for so many classes of each head; the one without a name is "classes".
 
         Raises ValueError where the fields contradict each other.
@@ -77,6 +77,7 @@ class Recipe(BaseModel):
             "num_frames": self.num_frames,
             "image_size": self.image_size,
             "stochastic_depth": self.stochastic_depth,
+            "multi_label": multi_label,
             **({"num_classes": heads["classes"]} if list(heads) == ["classes"] else {"heads": dict(heads)}),
         }
         return ModelConfig.named(self.model, **{**fields, **self.architecture})

@@ -1,18 +1,19 @@
-"""The videos on disk and their labels: folders of classes, or lists."""
+"""The videos of one split and their labels as numbers."""
 
-import csv
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vivit.errors import UserError
+from vivit.video.class_names import check_classes
+from vivit.video.entries import SPLIT_NAMES, DataListing, Entry, shortened
+from vivit.video.listing import read_data
+from vivit.video.no_collection import no_collection
 from vivit.video.source import Source
 
-EXTENSIONS = {
-    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"),
-}
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 HELD_OUT = 5  # one in so many videos, where the data has no validation split of its own
 
 
@@ -35,9 +36,11 @@ class VideoSet:
     classes: Mapping[str, tuple[str, ...]]
     """head → the names of its classes; the one head of a set without named heads is "classes"."""
     source: str
-    """Where they come from, in words for people."""
+    """Where they come from and what was left out, in words for people."""
     multi_label: bool = False
     """Whether a video has any number of labels."""
+    missing: int = 0
+    """Videos of this split that a public data set names and that are not there."""
 
 
 def count_classes(videos: VideoSet) -> str:
@@ -47,155 +50,149 @@ def count_classes(videos: VideoSet) -> str:
     return " and ".join(f"{len(names)} {head}" for head, names in videos.classes.items()) + " classes"
 
 
-@dataclass(frozen=True)
-class _Entry:
-    path: Path
-    name: str
-    split: str
-    """"train", "val", "test", or "" where the data does not say."""
-
-
-def open_split(data: str | Path, split: str, classes: Sequence[str] | None = None) -> VideoSet:
+@no_collection()
+def open_split(
+    data: str | Path,
+    split: str,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    videos: Path | None = None,
+) -> VideoSet:
     """One split of a data set.
 
     DATA is one of
-    - a folder with `train/` and `val/`, each a folder of class folders;
-    - a folder with `train.csv` and `val.csv` (columns path,label) or `train.txt` and `val.txt` (`path label` lines);
-    - a folder of class folders;
-    - a .csv with the columns path,label and perhaps split, or a .txt.
+    - a folder of class folders, with videos at any depth, or of `train/` and `val/` (and `test/`) that are such; a
+      folder that holds nothing but pictures is a video, each picture a frame;
+    - a list in CSV, TSV, JSON, JSON-lines, or lines of `path label`; or a folder of the lists `train.csv` and `val.csv`
+      (.tsv, .json, .jsonl, .txt); `vivit.video.lists.read_list` tells of the columns: for several heads, several labels
+      of a video, stretches of long videos;
+    - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, in it or in its `train/`, `validation/`, `test/`;
+    - the annotations of Kinetics-400, -600 and -700, Something-Something v2, Moments in Time, EPIC-Kitchens-100,
+      UCF-101, HMDB-51 or Charades, as `docs/data.md` shows: one of their files, or the folder that has them;
+    - shards, as `vivit.video.shards.open_shards` reads them.
 
-    Paths in a list are relative to it. Where there is no validation split, every fifth video of a class is held out
-    for it: which ones depends on their names alone.
+    Which one it is follows from the names of files and columns; `source` of the result tells. Paths in a list are
+    relative to it. Where there is no validation split, every fifth video of a class is held out for it, all stretches
+    of a file together: which ones depends on their names alone.
+
+    All listed files must be there; but of a public set half of those of the split are enough, as no one has them all.
+    The others are counted in `missing` of the result.
 
     Args:
-        data: the folder or file.
+        data: the folder, file or URL.
         split: "train", "val" or "test"; "all" takes everything where nothing is split, else "val".
-        classes: the class names to use, in order, as a trained model has them; by default those of the data, sorted.
+        classes: head → the class names to use, in order, as a trained model has them; by default those of the data, in
+            the order of their official numbers or sorted. Further heads of the data are left out.
+        videos: the folder that paths in lists are relative to, or that the videos of a public set lie in, at any depth.
 
     Raises:
-        UserError: nothing is there, a listed file is missing, or the names do not fit `classes`.
+        UserError: nothing is there, files are missing, a list says what cannot be meant, a video is both trained on and
+            scored, or the labels do not fit `classes`.
     """
-    data = Path(data)
-    entries = _read(data)
-    if not entries:
-        raise UserError(
-            f"{data}: no videos found; put them into one folder for each class, alone or under train/ and val/, "
-            "or list them in a .csv or .txt"
-        )
-    chosen, source = _choose(entries, split, data)
+    listing = read_data(data, videos)
+    chosen, splits, source = _choose(listing, split, data)
+    listing.check_files(splits)
     if not chosen:
         raise UserError(f"{data}: no videos for the {split} split")
-    absent = [entry.path for entry in chosen if not entry.path.is_file()]
-    if absent:
-        raise UserError(f"{absent[0]}: listed in {data} but not there ({len(absent)} of {len(chosen)} files missing)")
     if classes is None:
         # Of all splits: a class without a validation video has a number all the same.
-        classes = _sorted_names({entry.name for entry in entries})
-        if len(classes) < 2:
-            raise UserError(f"{data}: all videos are of one class, {classes[0]!r}; make one folder for each class")
-    elif unknown := _sorted_names({entry.name for entry in chosen} - set(classes)):
-        raise UserError(
-            f"{data}: classes that the model does not have: {_shortened(unknown)}; it has {_shortened(classes)}"
-        )
-    number = {name: i for i, name in enumerate(classes)}
-    videos = tuple(LabelledVideo(entry.path, {"classes": number[entry.name]}) for entry in chosen)
-    return VideoSet(videos, {"classes": tuple(classes)}, source)
+        classes = listing.classes
+        for head, names in classes.items():
+            if len(names) < 2:
+                what = "videos are" if head == "classes" else f"labels of {head!r} are"
+                raise UserError(f"{data}: all {what} of one class, {', '.join(names)!r}; there must be two or more")
+    else:
+        check_classes(data, chosen, listing.classes, classes)
+    missing = sum(len(listing.missing.get(name, ())) for name in splits)
+    if missing:
+        named = missing + len(_of(listing.entries, splits))
+        source += f"; {missing} of {named} videos are not there and left out"
+    numbers = {head: {name: i for i, name in enumerate(names)} for head, names in classes.items()}
+    # Most entries share their labels with others.
+    distinct = {id(e.labels): e for e in chosen}
+    numbered = {key: _numbered(e, numbers, listing.multi_label) for key, e in distinct.items()}
+    return VideoSet(
+        tuple(LabelledVideo(e.source, numbered[id(e.labels)], e.span) for e in chosen),
+        {head: tuple(names) for head, names in classes.items()},
+        source,
+        listing.multi_label,
+        missing,
+    )
 
 
-def _read(data: Path) -> list[_Entry]:
-    """Every video of the data, in an order that does not depend on the file system."""
-    if data.is_file():
-        return _read_list(data)
-    if not data.is_dir():
-        raise UserError(f"{data}: no such file or folder")
-    entries = []
-    for split, names in SPLIT_NAMES.items():
-        for part in (data / f"{name}{ending}" for name in names for ending in ("", ".csv", ".txt")):
-            if part.exists():
-                found = _read_list(part) if part.is_file() else _read_folder(part)
-                entries += [replace(entry, split=split) for entry in found]
-                break
-    return entries or _read_folder(data)
+def _numbered(
+    entry: Entry, numbers: Mapping[str, Mapping[str, int]], multi_label: bool
+) -> Mapping[str, int | tuple[int, ...]]:
+    labels: dict[str, int | tuple[int, ...]] = {}
+    for head, number in numbers.items():
+        names = entry.labels.get(head, ())
+        if not multi_label and len(names) != 1:
+            raise UserError(f"{entry.source}: has {len(names) or 'no'} labels for {head}, where others have one")
+        labels[head] = tuple(number[name] for name in names) if multi_label else number[names[0]]
+    return labels
 
 
-def _read_folder(folder: Path) -> list[_Entry]:
-    """One folder for each class, with videos at any depth."""
-    return [
-        _Entry(path, class_folder.name, "")
-        for class_folder in sorted(folder.iterdir())
-        if class_folder.is_dir() and not class_folder.name.startswith(".")
-        for path in sorted(class_folder.rglob("*"))
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    ]
-
-
-def _read_list(file: Path) -> list[_Entry]:
-    """A .csv with the columns path,label(,split), or lines of a path and, last, a label."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not a list of videos; give a folder, a .csv or a .txt") from None
-    if file.suffix.lower() != ".csv":
-        lines = [line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip()]
-        short = next((line for line in lines if len(line) < 2), None)
-        if short is not None:
-            raise UserError(f"{file}: the line {short[0]!r} has no label; write `path label` in each line")
-        return [_Entry(file.parent / path, label, "") for path, label in lines]
-    rows = list(csv.DictReader(text.splitlines()))
-    for column in ("path", "label"):
-        if not rows or rows[0].get(column) is None:
-            raise UserError(f"{file}: no column {column!r}; the first line must name the columns: path,label")
-    canonical = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    entries = []
-    for number, row in enumerate(rows, start=2):
-        split = (row.get("split") or "").strip().lower()
-        if not row["path"] or not row["label"] or (split and split not in canonical):
-            raise UserError(f"{file}: line {number} needs a path, a label and, if it has a split, train, val or test")
-        entries.append(_Entry(file.parent / row["path"].strip(), row["label"].strip(), canonical.get(split, "")))
-    return entries
-
-
-def _choose(entries: list[_Entry], split: str, data: Path) -> tuple[list[_Entry], str]:
-    """The videos of one split, and in words how they were chosen."""
-    there = {entry.split for entry in entries}
+def _choose(listing: DataListing, split: str, data: str | Path) -> tuple[Sequence[Entry], set[str], str]:
+    """The videos of one split, the splits of the data that they are of, and in words how they were chosen."""
+    entries = listing.entries
+    there = {entry.split for entry in entries} | set(listing.missing)
     if "" in there and len(there) > 1:
-        without = [entry.path.name for entry in entries if not entry.split]
-        raise UserError(f"{data}: {len(without)} videos have no split, and the others do: {_shortened(without)}")
+        without = [os.path.basename(str(entry.source)) for entry in entries if not entry.split]
+        without += [os.path.basename(name) for name in listing.missing.get("", ())]
+        raise UserError(f"{data}: {len(without)} videos have no split, and the others do: {shortened(without)}")
     if split == "all":
         if not there & {"val", "test"}:
-            return entries, f"all videos of {data}"
+            return entries, there, f"all videos of {listing.source}"
         split = "val" if "val" in there else "test"
     if split in there and (split != "train" or "val" in there):
-        return [entry for entry in entries if entry.split == split], f"the {split} split of {data}"
-    if split == "test" or not there & {"", "train"}:
-        named = ", ".join(sorted(there - {""}))
+        return _of(entries, {split}), {split}, f"the {split} split of {listing.source}"
+    if split not in ("train", "val") or not there & {"", "train"}:
+        named = ", ".join(name for name in SPLIT_NAMES if name in there)
         raise UserError(f"{data}: no {split} split; " + (f"there is {named}" if named else "the data is not split"))
-    whole = [entry for entry in entries if entry.split in ("", "train")]
+    splits = there & {"", "train"}
+    whole = _of(entries, splits)
     held_out = _hold_out(whole)
     share = f"every {HELD_OUT}th video of each class"
     if split == "val":
-        return [entry for entry in whole if entry.path in held_out], f"{share} of {data}, held out"
-    return [entry for entry in whole if entry.path not in held_out], f"{data} without {share}, held out"
+        if whole and not held_out:
+            raise UserError(f"{data}: too few videos to hold some out for validation; give it a val split")
+        return [e for e in whole if e.source in held_out], splits, f"{share} of {listing.source}, held out"
+    return [e for e in whole if e.source not in held_out], splits, f"{listing.source} without {share}, held out"
 
 
-def _hold_out(entries: list[_Entry]) -> set[Path]:
-    """A fifth of each class, at least one where the class has two or more."""
-    held_out: set[Path] = set()
-    for name in {entry.name for entry in entries}:
-        # In the order of a hash of their names: it has nothing to do with what they show, or where the data lies.
-        paths = sorted(
-            (entry.path for entry in entries if entry.name == name),
-            key=lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest(),
-        )
-        held_out.update(paths[: max(len(paths) // HELD_OUT, min(1, len(paths) - 1))])
+def _of(entries: Iterable[Entry], splits: set[str]) -> list[Entry]:
+    return [entry for entry in entries if entry.split in splits]
+
+
+def _hold_out(entries: Sequence[Entry]) -> set[Source]:
+    """The files of a fifth of each class of the first head, of at least one entry where the class has two or more.
+
+    All entries of a file go together. None goes that would leave a class with nothing to train on.
+    """
+    of_class: defaultdict[str, list[Source]] = defaultdict(list)
+    of_source: defaultdict[Source, list[str]] = defaultdict(list)
+    for entry in entries:
+        for name in next(iter(entry.labels.values())):
+            of_class[name].append(entry.source)
+            of_source[entry.source].append(name)
+    left = {name: len(sources) for name, sources in of_class.items()}
+    held_out: set[Source] = set()
+    # The rarest first: what is taken for them counts for the others too.
+    for name in sorted(of_class, key=lambda name: (left[name], name)):
+        count = len(of_class[name])
+        least = count - max(count // HELD_OUT, min(1, count - 1))
+        for source in sorted(set(of_class[name]), key=lambda source: _order(name, source)):
+            if left[name] <= least:
+                break
+            of_it = Counter(of_source[source])
+            if source not in held_out and all(left[other] > number for other, number in of_it.items()):
+                held_out.add(source)
+                for other, number in of_it.items():
+                    left[other] -= number
     return held_out
 
 
-def _sorted_names(names: set[str]) -> list[str]:
-    """By the alphabet, or by value where all are numbers."""
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
-
-
-def _shortened(names: Sequence[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def _order(name: str, source: Source) -> tuple[bytes, str]:
+    """That of a hash of their names: it has nothing to do with what they show, or where the data lies."""
+    path = str(source)
+    file = os.path.basename(path)
+    return hashlib.sha256(f"{name}/{file}".encode(errors="surrogateescape")).digest(), path

@@ -1,5 +1,6 @@
 """From a video to the frames asked for: by time, right side up, in RGB, whichever decoder reads them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from vivit.errors import UserError
 from vivit.video.source import Source
 
 Decoder = Literal["pyav", "torchcodec", "nvdec"]
+# How many times as long as the other a side may be: where the shorter one is resized, the longer grows with it.
+LONGEST_SIDE = 32
 
 
 class VideoError(UserError):
@@ -54,6 +57,7 @@ class Video(ABC):
     frames themselves; at a variable rate the clip still runs at an even pace.
     """
 
+    source: Source
     info: VideoInfo
 
     def frames(
@@ -70,12 +74,18 @@ class Video(ABC):
             (N, 3, height, width) uint8 RGB, in whatever order in memory is quickest.
 
         Raises:
-            VideoError: the file breaks off before a wanted frame.
+            VideoError: the file breaks off before a wanted frame, or is far too long and narrow to be resized.
         """
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
         height, width = size or self._scaled(short_side)
+        if (short_side or size) and max(height, width) > LONGEST_SIDE * min(height, width):
+            raise VideoError(
+                self.source,
+                f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
+                f"{LONGEST_SIDE} times the other",
+            )
         pictures = self._read(times, height, width)
         if indices == wanted:
             return pictures
@@ -110,7 +120,7 @@ class Video(ABC):
 
 
 def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
-    """Open a video file, an animated picture or a video inside a shard.
+    """Open a video file, an animated picture, a folder of pictures or a video inside a shard.
 
     Args:
         source: a path, or a member of a shard.
@@ -122,6 +132,10 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
         UserError: the decoder is not installed.
     """
     source = Path(source) if isinstance(source, str) else source
+    if isinstance(source, Path) and os.path.isdir(source):
+        from vivit.video.frame_folder import FrameFolder
+
+        return FrameFolder(source)
     if decoder == "pyav":
         from vivit.video.decode_pyav import PyAVVideo
 

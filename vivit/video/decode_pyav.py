@@ -1,26 +1,23 @@
 """The default decoder: PyAV, whose wheels bring FFmpeg along."""
 
+import os
+import stat
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
-import torch
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vivit.video.decode import Video, VideoError, VideoInfo
-from vivit.video.frame_walk import FrameWalk
+from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
+from vivit.video.scaling import draw, room_for
 from vivit.video.source import Source
 
-# swscale's bilinear filter widens as it shrinks, so it is antialiased. Without full chroma, two neighbours in a row of
-# the result share one colour. What keeps its size takes a path that rounds down, so that it is darker by 1 of 255;
-# rounding as it should (ACCURATE_RND) takes twice as long there, and changes nothing that is scaled.
-SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 # Seconds before the end of a Matroska file in which its last frame is looked for.
 LAST_SECONDS = 2.0
 
@@ -30,17 +27,9 @@ class PyAVVideo(Video):
 
     def __init__(self, source: Source) -> None:
         """Open the file and decode its first frame. Raises VideoError where that cannot be done."""
-        if isinstance(source, Path) and source.is_dir():
-            raise VideoError(source, "is a folder, not a video")
         self.source = source
         self._reformatter = VideoReformatter()
-        try:
-            self._walk = FrameWalk(source, self._open)
-        except FileNotFoundError:
-            raise VideoError(source, "no such file") from None
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            empty = isinstance(source, Path) and source.is_file() and source.stat().st_size == 0
-            raise VideoError(source, "is empty" if empty else f"not a readable video ({_reason(error)})") from None
+        self._walk = FrameWalk(source, self._open)
         try:
             self._tell()
         except BaseException:
@@ -48,9 +37,33 @@ class PyAVVideo(Video):
             raise
 
     def _open(self) -> InputContainer:
-        # The prefix takes every name for that of a file, whatever it looks like.
-        file = f"file:{self.source}" if isinstance(self.source, Path) else BytesIO(self.source.read())
-        return av.open(file, "r", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+        try:
+            return self._open_container()
+        except FileNotFoundError:
+            raise VideoError(self.source, "no such file") from None
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(self.source, f"not a readable video ({_reason(error)})") from None
+
+    def _open_container(self) -> InputContainer:
+        options = {"max_pixels": str(MOST_PIXELS)}
+        if not isinstance(self.source, Path):
+            whitelist = {"protocol_whitelist": "none"}
+            return av.open(BytesIO(self.source.read()), "r", options=options | whitelist, metadata_errors="ignore")
+        # A pipe is opened without waiting for who writes into it.
+        number = os.open(self.source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            status = os.fstat(number)
+            if stat.S_ISDIR(status.st_mode):
+                raise VideoError(self.source, "is a folder, not a video")
+            if not stat.S_ISREG(status.st_mode):
+                raise VideoError(self.source, "is not a regular file")
+            if not status.st_size:
+                raise VideoError(self.source, "is empty")
+            # Opened by its number, no name is taken for an address or a pattern, and no file leads to another.
+            options |= {"fd": str(number), "protocol_whitelist": "fd"}
+            return av.open("fd:", "r", options=options, metadata_errors="ignore")
+        finally:
+            os.close(number)
 
     def _tell(self) -> None:
         frame = self._walk.first.frame
@@ -70,7 +83,7 @@ class PyAVVideo(Video):
             frame_rate=rate,
             duration=duration,
             num_frames=max(1, round(duration * rate)),
-            codec=self._walk.stream.codec_context.name,
+            codec=self._walk.stream.codec_context.codec.canonical_name,
             rotation=turns * 90,
             mirrored=leftside_right != (turns in (2, 3)),
         )
@@ -99,46 +112,15 @@ class PyAVVideo(Video):
         return self._walk.stream.index
 
     def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
-        # Scaled frames come as planes, others as pixels: each into memory of its own order.
-        scaled = (height, width) != self._unscaled
-        shape = (len(times), 3, height, width) if scaled else (len(times), height, width, 3)
-        memory = torch.empty(shape, dtype=torch.uint8)
-        pictures = memory if scaled else memory.permute(0, 3, 1, 2)
-        drawn: tuple[av.VideoFrame, np.ndarray] | None = None
-        for frame, picture in zip(self._walk.on_screen(times), pictures.numpy(), strict=True):
+        pictures = room_for(len(times), height, width, scaled=(height, width) != self._unscaled)
+        drawn: tuple[av.VideoFrame, Tensor] | None = None
+        for frame, picture in zip(self._walk.on_screen(times), pictures, strict=True):
             if drawn is not None and drawn[0] is frame:
-                picture[:] = drawn[1]
+                picture.copy_(drawn[1])
             else:
-                self._convert(frame, picture, "gbrp" if scaled else "rgb24")
+                draw(frame, picture, self._reformatter, self._transposed, self._flipped)
             drawn = frame, picture
         return pictures
-
-    def _convert(self, frame: av.VideoFrame, picture: np.ndarray, layout: Literal["gbrp", "rgb24"]) -> None:
-        """Into (3, height, width), turned as it is shown. Conversion and scaling are one pass over the pixels.
-
-        Args:
-            layout: planes are scaled twice as fast; what is not scaled becomes more exact as pixels.
-        """
-        height, width = picture.shape[1:]
-        if self._transposed:
-            height, width = width, height
-        planes = self._reformatter.reformat(
-            frame, width=width, height=height, format=layout, interpolation=SCALING, threads=1
-        ).planes
-        rows = [np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size) for plane in planes]
-        if layout == "rgb24":
-            stored = rows[0][:, : width * 3].reshape(height, width, 3).transpose(2, 0, 1)
-            self._turn(stored, picture)
-        else:
-            green, blue, red = (row[:, :width] for row in rows)
-            for channel, stored in enumerate((red, green, blue)):
-                self._turn(stored, picture[channel])
-
-    def _turn(self, stored: np.ndarray, shown: np.ndarray) -> None:
-        """Write (..., height, width) as it is shown."""
-        upside_down, leftside_right = self._flipped
-        turned = stored.swapaxes(-1, -2) if self._transposed else stored
-        shown[:] = turned[..., :: -1 if upside_down else 1, :: -1 if leftside_right else 1]
 
     def close(self) -> None:
         self._walk.close()

@@ -21,9 +21,13 @@ BLIND_SEEK_AHEAD = 10.0
 TOLERANCE = 1.0
 # Where a file tells of more frames a second than this, it means something else.
 MOST_FRAMES = 1000
-# So many packets are looked at behind the one that is decoded: no codec moves a frame further than 16 from its place.
-# (That no frame is shown before it is decoded would tell sooner, but Matroska's decoding times are guesses.)
-LOOK_AHEAD = 17
+# So many packets are looked at behind the one that is decoded: a frame may come that much before the one shown next,
+# with pyramids of 32. (That no frame is shown before it is decoded would tell sooner, but Matroska's decoding times are
+# guesses.)
+LOOK_AHEAD = 40
+
+# Of a picture: 8192 × 8192. A file of a kilobyte may claim any size, and memory is taken for it.
+MOST_PIXELS = 1 << 26
 
 
 class Shown(NamedTuple):
@@ -52,6 +56,7 @@ class FrameWalk:
             self._wanted: Sequence[float] | None = None  # in ticks of the stream; None is every frame
             self._seen_until = -float("inf")  # before this, frames may have been left out
             self._ahead: Shown | None = None
+            self._elsewhere = False  # the container stands where its packets were looked at
             self._begin()
             first = next(self._frames, None)
             if first is None:
@@ -69,6 +74,9 @@ class FrameWalk:
             raise VideoError(self.source, "not a readable video (it is cut off or damaged)")
         if not streams:
             raise VideoError(self.source, "has no video stream")
+        streams = [s for s in streams if s.codec_context is not None]
+        if not streams:
+            raise VideoError(self.source, "its codec is not known")
         # As the ffmpeg program chooses among several: what is marked as the default, then what is largest.
         self._use(max(streams, key=lambda s: (bool(s.disposition & s.disposition.default), s.width * s.height)))
 
@@ -77,6 +85,7 @@ class FrameWalk:
         # Frame threads hang when decoding stops early, and files are read in parallel anyway.
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1
+        context.options = {"max_pixels": str(MOST_PIXELS)}
         # Otherwise what is cut off at the left is rounded down to what memory is aligned to.
         context.flags |= Flags.unaligned
         self._tick = float(stream.time_base or 0) or 1.0
@@ -90,12 +99,12 @@ class FrameWalk:
         """For each of these times, ascending, in seconds after the first frame, the last frame shown no later."""
         # With a little over: sums of floats may fall short of the very moment when a frame comes on screen.
         times = [self.first.time + time + 1e-6 for time in times]
-        left_out = bool(times) and times[0] < self._seen_until
+        behind = self._elsewhere or (bool(times) and times[0] < self._seen_until)
         self._wanted = [time / self._tick for time in times]
         for time in times:
-            if left_out or time < self._current.time or self._jump_pays(time):
+            if behind or time < self._current.time or self._jump_pays(time):
                 self._jump(time)
-                left_out = False
+                behind = False
             while self._current.until is None or time >= self._current.until:
                 ahead = self._ahead or next(self._frames, None)
                 self._ahead = None
@@ -167,6 +176,8 @@ class FrameWalk:
         index = self.stream.index
         self.container.close()
         self.container = self._open_container()
+        if index >= len(self.container.streams):
+            raise VideoError(self.source, "its beginning cannot be decoded a second time")
         self._use(self.container.streams[index])  # type: ignore[arg-type]
         self._begin()
 
@@ -183,9 +194,7 @@ class FrameWalk:
         """When each frame is shown, in order, from the packets alone, without decoding. Reads the whole file."""
         if not self.seek_to_start():
             self._open_again()
-        times = self._times_to_the_end()
-        self._restart()
-        return times
+        return self._times_to_the_end()
 
     def last_start(self, before_end: float) -> float | None:
         """When the last frame comes on screen, from the packets at the end alone; None where that cannot be told.
@@ -197,14 +206,14 @@ class FrameWalk:
             return None
         self._seek(max(self.first.time, self.container.duration / 1e6 - before_end))
         times = self._times_to_the_end()
-        self._restart()
         return times[-1] if times else None
 
     def _times_to_the_end(self) -> list[float]:
+        self._elsewhere = True
         times = []
         # Of a broken file, what has been seen of it counts.
         with suppress(av.error.FFmpegError):
-            for packet in self.container.demux(self.stream):
+            for packet in self._demux():
                 if packet.pts is not None:
                     times.append(packet.pts * self._tick)
                 elif packet.size and not self._timed:
@@ -219,7 +228,7 @@ class FrameWalk:
     def _begin(self) -> None:
         """Decode from where the container stands."""
         self._frames = self._decode()
-        self._ahead = None
+        self._ahead, self._elsewhere = None, False
         self._seen_until = -float("inf")
 
     def _decode(self) -> Iterator[Shown]:
@@ -261,25 +270,34 @@ class FrameWalk:
         if not wanted:
             self._seen_until = max(self._seen_until, end * self._tick)
 
+    def _demux(self) -> Iterator[av.Packet]:
+        # PyAV knows only the streams that it found at first, and fails at the end of a file where more came later.
+        with suppress(IndexError):
+            yield from self.container.demux(self.stream)
+
     def _packets(self) -> Iterator[tuple[av.Packet, int | None]]:
         """Each packet, and when the frame that is shown after its own is shown, in ticks."""
         waiting: deque[av.Packet] = deque()
         starts: list[int] = []  # of the frames in `waiting` and shortly before, in order
-        for packet in self.container.demux(self.stream):
+        blind = 0  # for so many packets it is not known, because one near them has no time
+        for packet in self._demux():
             if packet.size == 0 and packet.dts is None:
                 # The end of the file: it makes the decoder give what it holds.
                 while waiting:
                     first = waiting.popleft()
-                    yield first, _next_after(starts, first.pts)
+                    yield first, None if blind else _next_after(starts, first.pts)
                 yield packet, None
                 return
             waiting.append(packet)
-            if packet.pts is not None and not packet.is_discard:
+            if packet.pts is None:
+                blind = 2 * LOOK_AHEAD
+            elif not packet.is_discard:
                 insort(starts, packet.pts)
                 del starts[: -3 * LOOK_AHEAD]
             if len(waiting) > LOOK_AHEAD:
                 first = waiting.popleft()
-                yield first, _next_after(starts, first.pts)
+                yield first, None if blind else _next_after(starts, first.pts)
+                blind = max(0, blind - 1)
 
     def close(self) -> None:
         self.container.close()

@@ -65,7 +65,8 @@ class IsolatedReader:
 
         Args:
             function: one that can be imported.
-            args: the first one is the video: a path, a member of a shard, or what has one of them as its `source`.
+            args: the first one is the video: a path, a member of a shard, or what has one of them as its `source`. A
+                relative path is taken from the folder that was the working one when the process was started.
 
         Raises:
             VideoError: the function raises it; or the call takes too long or too much memory, or crashes.

@@ -70,6 +70,15 @@ class InShard:
 Source = Path | InShard
 
 
+def place_of(data: str | Path) -> str:
+    """Where data lies, whatever folder one is in: a URL as it is, or the whole path."""
+    return str(data).rstrip("/") if is_remote(str(data)) else Path(data).resolve().as_posix()
+
+
+def name_of(data: str | Path) -> str:
+    return place_of(data).rpartition("/")[2]
+
+
 def is_remote(shard: str) -> bool:
     return "://" in shard
 

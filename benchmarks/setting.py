@@ -1,0 +1,60 @@
+"""Where and of what a number was measured: processor, versions, commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import av
+import torch
+
+
+def on_one_core() -> None:
+    """Let this process, and the decoders that count cores, have one."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def setting(*packages: str) -> str:
+    """A line each for the hardware, the versions of these and of what they bring, and the commit."""
+    versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    versions += [_version(package) for package in packages]
+    return f"{_processor()}, {os.cpu_count()} cores.\n{', '.join(versions)}.\n{_commit()}."
+
+
+def _version(package: str) -> str:
+    try:
+        version = f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
+    if package == "av":
+        return f"{version} (libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))})"
+    if package == "torchcodec":
+        try:
+            from torchcodec._core import get_ffmpeg_library_versions
+        except (ImportError, RuntimeError, OSError):
+            return f"{version} (does not load)"
+        return f"{version} (FFmpeg {get_ffmpeg_library_versions()['ffmpeg_version']})"
+    return version
+
+
+def _processor() -> str:
+    """As Linux calls it, or else as Python does."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return f"Commit {git('rev-parse', '--short', 'HEAD')}{changed}"
+    except (OSError, subprocess.CalledProcessError):
+        return "Not in a git checkout"

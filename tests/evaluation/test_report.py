@@ -1,0 +1,162 @@
+"""What `vivit evaluate` writes and says."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vivit.errors import UserError
+from vivit.evaluation import report
+from vivit.evaluation.evaluate import Evaluation, evaluate
+from vivit.model.vivit import ViViT
+from vivit.training.recipes import Recipe
+from vivit.video.datasets import open_split
+from vivit.video.manifest import data_hash
+
+
+def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:
+    """A model of random weights in a folder."""
+    model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def score(data: Path, model: Path, out: Path | None = None) -> Evaluation:
+    return report.evaluate_and_report(data, model, views="2x1", split="val", out=out, device="cpu", workers=0)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "scores.json").read_text())
+
+
+def kitchen(bright_dark: Path, folder: Path, columns: str, labels: Sequence[str]) -> Path:
+    """A list of the twelve videos, all for validation, with these cells."""
+    shutil.copytree(bright_dark, folder / "videos")
+    paths = [path.relative_to(folder) for path in sorted((folder / "videos").glob("*/*.mp4"))]
+    rows = [f"{path},{cells},val" for path, cells in zip(paths, labels, strict=True)]
+    file = folder / "kitchen.csv"
+    file.write_text("\n".join([f"path,{columns},split", *rows]) + "\n")
+    return file
+
+
+def test_scores_stand_beside_what_they_are_of(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(bright_dark, data / "val")
+    (data / "val" / "dark" / "dark3.mp4").write_bytes(b"no video")
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": ["dark", "bright"]}, {"classes": 2})
+    found = score(data, model)
+
+    scores = read_scores(model / "evaluation")
+    hashed = data_hash(open_split(data, "val"))
+    assert scores["data_hash"] == hashed
+    assert (scores["videos"], scores["unreadable"], scores["missing"], scores["views"]) == (12, 1, 0, "2x1")
+    assert (scores["top1"], scores["top5"]) == (found.accuracy(1), found.accuracy(5))
+    assert ["dark3.mp4" in failure for failure in scores["failures"]] == [True]
+    # Of each class half of the videos; the broken one is among the dark ones, and wrong.
+    dark, bright = scores["per_class"]
+    assert (dark["class"], dark["videos"], bright["class"], bright["videos"]) == ("dark", 6, "bright", 6)
+    assert (dark["accuracy"] + bright["accuracy"]) / 2 == pytest.approx(scores["top1"])
+    assert dark["accuracy"] <= 5 / 6
+
+    said = capsys.readouterr().out
+    beside = f"12 videos, data {hashed[:16]}"
+    assert f"top-1 {scores['top1']:.1%}   top-5 {scores['top5']:.1%}   ({beside})\n" in said
+    assert (model / "evaluation" / "confusion.png").is_file()
+    card = " ".join((model / "README.md").read_text().split())
+    assert f"data, val, 2x1 views, {beside}" in card
+
+
+def test_the_hash_is_that_of_the_data_and_not_of_the_models_order_of_classes(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    hashes = []
+    for number, names in enumerate((["bright", "dark"], ["dark", "unseen", "bright"])):
+        model = saved(tiny_recipe, tmp_path / f"model{number}", {"classes": names}, {"classes": len(names)})
+        score(bright_dark, model, tmp_path / f"out{number}")
+        hashes.append(read_scores(tmp_path / f"out{number}")["data_hash"])
+    assert hashes[0] == hashes[1] == data_hash(open_split(bright_dark, "val"))
+
+
+VERBS, NOUNS = ["open", "close"], ["cup", "door", "knife", "lid", "pan", "tap", "towel"]
+
+
+def test_several_heads_have_scores_and_pictures_each(
+    bright_dark: Path,
+    tmp_path: Path,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = [f"{VERBS[i % 2]},{NOUNS[i % 3]}" for i in range(12)]
+    data = kitchen(bright_dark, tmp_path, "verb,noun", labels)
+    heads = {"noun": 7, "verb": 2}
+    model = saved(tiny_recipe, tmp_path / "model", {"noun": NOUNS, "verb": VERBS}, heads)
+    for_the_card: list[Any] = []
+    monkeypatch.setattr(report, "score_card", lambda *given: for_the_card.append(given))
+    score(data, model, tmp_path / "out")
+
+    scores = read_scores(tmp_path / "out")
+    videos = open_split(data, "val", {"verb": VERBS, "noun": NOUNS})
+    expected = evaluate(report.load(model), videos, num_clips=2, num_crops=1)
+    named = {f"{head}_top{k}" for head in ("verb", "noun", "action") for k in (1, 5)}
+    assert {name: scores[name] for name in named} == {name: expected.scores()[name] for name in named}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("scores.json", "confusion_verb.png", "confusion_noun.png"),
+    }
+    assert scores["per_class"].keys() == {"verb", "noun"}
+    assert [row["videos"] for row in scores["per_class"]["verb"]] == [6, 6]
+    assert [row["videos"] for row in scores["per_class"]["noun"]] == [4, 4, 4, 0, 0, 0, 0]
+    said = capsys.readouterr().out
+    assert f"action top-1 {scores['action_top1']:.1%}   action top-5 {scores['action_top5']:.1%}" in said
+    ((folder, _, given, words),) = for_the_card
+    assert folder == model
+    assert given["action_top5"] == scores["action_top5"]
+    assert words == f"kitchen.csv, val, 2x1 views, 12 videos, data {scores['data_hash'][:16]}"
+
+
+def test_many_labels_have_a_table_of_average_precisions(
+    bright_dark: Path,
+    tmp_path: Path,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = [";".join(noun for k, noun in enumerate(NOUNS[:6]) if i % (k + 1) == 0) for i in range(12)]
+    data = kitchen(bright_dark, tmp_path, "labels", labels)
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": NOUNS}, {"classes": 7})
+    monkeypatch.setattr(report, "score_card", lambda *_: None)
+    score(data, model, tmp_path / "out")
+    scores = read_scores(tmp_path / "out")
+    assert [row["class"] for row in scores["per_class"]] == NOUNS
+    precisions = [row["average_precision"] for row in scores["per_class"]]
+    assert (precisions[0], precisions[6]) == (1.0, None)
+    assert scores["mAP"] == pytest.approx(sum(precisions[:6]) / 6)
+    assert f"mAP {scores['mAP']:.1%}   (12 videos" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.json"]
+
+
+def test_model_of_other_heads_than_the_data_is_refused_with_both(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    data = kitchen(bright_dark, tmp_path, "verb,noun", [f"{VERBS[i % 2]},{NOUNS[i % 3]}" for i in range(12)])
+    other = saved(tiny_recipe, tmp_path / "other", {"verb": VERBS, "place": NOUNS}, {"verb": 2, "place": 7})
+    with pytest.raises(UserError, match=r"kitchen\.csv.*verb, noun.*verb, place") as error:
+        score(data, other)
+    assert "\n" not in str(error.value)
+    single = saved(tiny_recipe, tmp_path / "single", {"classes": VERBS}, {"classes": 2})
+    with pytest.raises(UserError, match=r"verb, noun.*one head without a name"):
+        score(data, single)
+    nameless = saved(tiny_recipe, tmp_path / "nameless", None, {"verb": 2, "noun": 7})
+    with pytest.raises(UserError, match=r"nameless: has no class names"):
+        score(data, nameless)
+    assert not list(tmp_path.rglob("scores.json"))

@@ -1,0 +1,197 @@
+"""Folders of pictures against the arrays they were written from, and against the same pictures as a video."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vivit.video.decode import VideoError, open_video
+from vivit.video.frame_folder import FrameFolder
+
+ReadNumbers = Callable[[Tensor], list[int]]
+Numbered = Callable[[int], np.ndarray]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Write a picture into the folder `tmp_path`, as its name says."""
+
+    def write(name: str, picture: np.ndarray, mode: str | None = None, **options: object) -> Path:
+        image = Image.fromarray(picture)
+        (image.convert(mode) if mode else image).save(tmp_path / name, **options)  # type: ignore[arg-type]
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def photograph() -> np.ndarray:
+    """(48, 64, 3) uint8 without symmetry: no two of its eight orientations are alike."""
+    y, x = np.mgrid[:48, :64]
+    return np.stack([x * 4, y * 5, (x + y) * 2], axis=2).astype(np.uint8)
+
+
+def only_frame(folder: Path) -> np.ndarray:
+    """(H, W, 3)"""
+    with FrameFolder(folder) as video:
+        assert video.info.num_frames == 1
+        return video.frames([0])[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
+def test_frames_are_in_the_order_of_the_numbers_in_their_names(
+    suffix: str, save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
+) -> None:
+    for number in [11, 2, 0, 10, 1, 9, 3, 8, 4, 7, 5, 6]:
+        save(f"frame{number}{suffix}", numbered(number))
+    with FrameFolder(tmp_path) as video:
+        info = video.info
+        assert (info.width, info.height, info.num_frames, info.frame_rate, info.duration) == (64, 32, 12, 25, 12 / 25)
+        assert (info.rotation, info.mirrored) == (0, False)
+        assert read_numbers(video.frames(range(12))) == list(range(12))
+        assert read_numbers(video.frames([11, 0, 5, 5, -3, 40])) == [11, 0, 5, 5, 0, 11]
+
+
+def test_order_of_names_with_several_numbers_and_leading_zeros(
+    save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
+) -> None:
+    names = ["a1_2.png", "a1_10.png", "a002_1.png", "a02_3.png", "a10_1.png", "b.png", "b1.png"]
+    for number, name in enumerate(names):
+        save(name, numbered(number))
+    with FrameFolder(tmp_path) as video:
+        assert read_numbers(video.frames(range(len(names)))) == list(range(len(names)))
+
+
+def test_hidden_and_other_files_are_passed_over(
+    save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
+) -> None:
+    save("1.png", numbered(1))
+    save("2.png", numbered(2))
+    save(".0.png", numbered(9))
+    (tmp_path / "0.txt").write_text("no picture")
+    (tmp_path / "Thumbs.db").write_bytes(bytes(100))
+    (tmp_path / "0.png").mkdir()
+    with FrameFolder(tmp_path) as video:
+        assert read_numbers(video.frames([0, 1])) == [1, 2]
+        assert video.info.num_frames == 2
+
+
+def test_lossless_pictures_come_back_exactly(save: Callable[..., Path], photograph: np.ndarray, tmp_path: Path) -> None:
+    save("1.png", photograph)
+    assert np.array_equal(only_frame(tmp_path), photograph)
+
+
+@pytest.mark.parametrize("short_side", [24, 17, 100])
+def test_resized_as_a_video_of_the_same_pictures_is(
+    short_side: int, save: Callable[..., Path], encode: Callable[..., Path], photograph: np.ndarray, tmp_path: Path
+) -> None:
+    save("1.png", photograph)
+    film = encode(
+        tmp_path / "film.mkv", [photograph] * 2, codec="libx264rgb", pixel_format="rgb24", options={"qp": "0"}
+    )
+    with FrameFolder(tmp_path) as folder, open_video(film) as video:
+        ours, theirs = folder.frames([0], short_side), video.frames([0], short_side)
+    assert ours.shape == theirs.shape == (1, 3, short_side, round(64 * short_side / 48))
+    assert torch.equal(ours, theirs)
+
+
+# How a picture is stored under each of EXIF's orientations: 6 is a telephone's that is held upright, a quarter turn
+# clockwise from its place.
+ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda shown: shown,
+    2: lambda shown: shown[:, ::-1],
+    3: lambda shown: shown[::-1, ::-1],
+    4: lambda shown: shown[::-1],
+    5: lambda shown: shown.transpose(1, 0, 2),
+    6: lambda shown: np.rot90(shown),
+    7: lambda shown: shown[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda shown: np.rot90(shown, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_turned_as_exif_says(
+    orientation: int, suffix: str, save: Callable[..., Path], photograph: np.ndarray, tmp_path: Path
+) -> None:
+    stored = np.ascontiguousarray(ORIENTATIONS[orientation](photograph))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif} | ({"quality": 95, "subsampling": 0} if suffix == ".jpg" else {})
+    save(f"1{suffix}", stored, **options | ({"lossless": True} if suffix == ".webp" else {}))
+    assert np.abs(only_frame(tmp_path).astype(int) - photograph).mean() < 2
+
+
+def test_of_sixteen_bits_the_upper_eight_stay(save: Callable[..., Path], tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    save("1.png", ramp)
+    assert np.array_equal(only_frame(tmp_path), (ramp >> 8).astype(np.uint8)[..., None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
+def test_grey_and_palettes_become_rgb(mode: str, save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+    save("1.png", numbered(37), mode)
+    assert np.array_equal(only_frame(tmp_path), numbered(37))
+
+
+def test_transparency_is_left_out(save: Callable[..., Path], photograph: np.ndarray, tmp_path: Path) -> None:
+    alpha = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(48, axis=0)
+    save("1.png", np.concatenate([photograph, alpha[..., None]], axis=2))
+    assert np.array_equal(only_frame(tmp_path), photograph)
+
+
+def test_colours_for_print_become_rgb(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+    save("1.jpg", numbered(37), "CMYK", quality=95)
+    assert np.abs(only_frame(tmp_path).astype(int) - numbered(37)).mean() < 3
+
+
+# --- what goes wrong
+
+
+def error_of(folder: Path) -> str:
+    with pytest.raises(VideoError) as caught, FrameFolder(folder) as video:
+        video.frames(range(video.info.num_frames))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert error_of(tmp_path).startswith(f"{tmp_path}: holds no pictures")
+
+
+def test_folder_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(bytes(10))
+    assert error_of(tmp_path).startswith(f"{tmp_path}: holds no pictures")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert "no such file" in error_of(tmp_path / "nowhere").lower()
+
+
+def test_picture_of_another_size_is_named(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+    save("1.png", numbered(1))
+    odd = save("2.png", numbered(2)[:, :60])
+    assert error_of(tmp_path) == (f"{odd}: is 60 x 32, but 1.png is 64 x 32; frames of a video are of one size")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("share", [0, 0.1, 0.5])
+@pytest.mark.parametrize("name", ["2.png", "2.jpg", "2.webp", "2.tif", "2.bmp"])
+def test_damaged_picture_is_named(
+    name: str, share: float, save: Callable[..., Path], photograph: np.ndarray, tmp_path: Path
+) -> None:
+    save("1.png", photograph)
+    damaged = save(name, photograph)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[: int(len(data) * share)])
+    assert error_of(tmp_path).startswith(f"{damaged}: not a readable picture")
+
+
+def test_pixels_of_unknown_range_are_refused(save: Callable[..., Path], tmp_path: Path) -> None:
+    file = save("1.tif", np.zeros((32, 64), np.float32))
+    assert error_of(tmp_path).startswith(f"{file}: has pixels of 32 bits")

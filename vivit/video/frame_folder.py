@@ -1,0 +1,89 @@
+"""A folder of pictures is a video: they are its frames, in the natural order of their names."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vivit.video.decode import Video, VideoError, VideoInfo
+from vivit.video.folders import PICTURES
+from vivit.video.scaling import draw, room_for
+
+# Pictures carry no times; this is the rate of most videos that frames are taken from.
+FRAME_RATE = 25.0
+
+
+class FrameFolder(Video):
+    """The pictures of a folder, shown at 25 frames a second.
+
+    Other files, hidden files and folders in it are passed over. A picture is turned as its EXIF tag says. Transparency
+    is left out, as decoders of videos do, and of 16 bits the upper 8 stay.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """List the folder and read its first picture. Raises VideoError where that cannot be done."""
+        try:
+            files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file()]
+        except OSError as error:
+            raise VideoError(folder, f"cannot be listed ({error.strerror})") from None
+        self._files = sorted((file for file in files if not file.name.startswith(".")), key=_natural)
+        if not self._files:
+            raise VideoError(folder, f"holds no pictures ({' '.join(sorted(PICTURES))})")
+        self.source, self._reformatter = folder, VideoReformatter()
+        first, codec = _read(self._files[0])
+        self.info = VideoInfo(
+            width=first.shape[1],
+            height=first.shape[0],
+            frame_rate=FRAME_RATE,
+            duration=len(self._files) / FRAME_RATE,
+            num_frames=len(self._files),
+            codec=codec,
+            rotation=0,
+        )
+
+    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+        stored = self.info.height, self.info.width
+        pictures = room_for(len(times), height, width, scaled=(height, width) != stored)
+        for time, picture in zip(times, pictures, strict=True):
+            file = self._files[min(int(time * FRAME_RATE), len(self._files) - 1)]
+            pixels, _ = _read(file)
+            if pixels.shape[:2] != stored:
+                first = f"{self._files[0].name} is {self.info.width} x {self.info.height}"
+                raise VideoError(
+                    file, f"is {pixels.shape[1]} x {pixels.shape[0]}, but {first}; frames of a video are of one size"
+                )
+            draw(av.VideoFrame.from_ndarray(pixels, format="rgb24"), picture, self._reformatter)
+        return pictures
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """Numbers in names count as numbers: frame2 before frame10."""
+    parts = re.split(r"(\d+)", file.stem)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
+
+
+def _read(file: Path) -> tuple[np.ndarray, str]:
+    """(height, width, 3) uint8, turned as it is to be shown, and what it was compressed with."""
+    try:
+        with Image.open(file) as image:
+            codec = (image.format or "").lower()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
+                return np.ascontiguousarray(grey[..., None].repeat(3, axis=2)), codec
+            if upright.mode in ("I", "F"):
+                raise VideoError(file, "has pixels of 32 bits, and what is black and white in them is not known")
+            return np.asarray(upright.convert("RGB")), codec
+    except UnidentifiedImageError:
+        raise VideoError(file, "not a readable picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise VideoError(file, f"not a readable picture ({reason.lower() or 'damaged'})") from None

@@ -1,0 +1,170 @@
+"""What reading a file tells of it; many files at once, each in a process that may hang or crash."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+
+from vivit.video.decode import VideoError, open_video
+from vivit.video.decode_pyav import PyAVVideo
+from vivit.video.isolated import IsolatedReader
+from vivit.video.look_alikes import SIDE, thumbnails
+from vivit.video.manifest import Scan
+from vivit.video.source import Source, reason
+
+# Seconds after which reading a file is given up: a few frames of it, or all.
+TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
+PICTURES = "pictures"
+"""The container of a folder of frames."""
+# Frames of such a folder that are in memory at once.
+AT_ONCE = 16
+
+
+def scan_files(sources: Sequence[Source], *, full: bool, workers: int) -> Iterator[tuple[Source, Scan]]:
+    """Scan each of them, as soon as one is done; whoever stops asking stops the scan."""
+    timeout = FULL_TIMEOUT if full else TIMEOUT
+    waiting: SimpleQueue[Source] = SimpleQueue()
+    for source in sources:
+        waiting.put(source)
+    done: SimpleQueue[tuple[Source, Scan | BaseException]] = SimpleQueue()
+
+    def work() -> None:
+        with IsolatedReader(timeout) as reader:
+            while True:
+                try:
+                    source = waiting.get_nowait()
+                except Empty:
+                    return
+                try:
+                    done.put((source, reader(scan_file, source, full)))
+                except VideoError as error:
+                    done.put((source, Scan(problem=_problem(error, source))))
+                except BaseException as error:
+                    done.put((source, error))
+
+    for _ in range(min(workers, len(sources))):
+        # What they wait for ends with this process.
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in sources:
+            source, scan = done.get()
+            if isinstance(scan, BaseException):
+                raise scan
+            yield source, scan
+    finally:
+        _empty(waiting)
+
+
+def scan_file(source: Source, full: bool) -> Scan:
+    """Decode the first, the last and three frames between them; with `full` all of them.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+    with open_video(source) as video:
+        info = video.info
+        try:
+            between = [info.num_frames * quarter // 4 for quarter in (1, 2, 3)]
+            frames = video.frames([0, *between, info.num_frames - 1], size=(4 * SIDE, 4 * SIDE))
+            problem, pictures = "", thumbnails(frames[1:4])
+            container, excess = PICTURES, ""
+            if isinstance(video, PyAVVideo):
+                container, excess, problem = _look_inside(source, video.stream_index, info.num_frames, full)
+            elif full:
+                for first in range(0, info.num_frames, AT_ONCE):
+                    video.frames(range(first, min(first + AT_ONCE, info.num_frames)))
+        except VideoError as error:
+            problem, pictures, container, excess = _problem(error, source), "", "", ""
+    return Scan(
+        problem=problem,
+        excess=excess,
+        duration=round(info.duration, 6),
+        frames=info.num_frames,
+        frame_rate=round(info.frame_rate, 6),
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        container=container,
+        thumbnails=pictures,
+        full=full,
+    )
+
+
+def _look_inside(source: Source, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
+    """The container, what it claims more than it has, and what is damaged, as FFmpeg tells of stream `number`."""
+    file: str | BinaryIO = f"file:{source}" if isinstance(source, Path) else source.open()
+    with av.open(file, "r", metadata_errors="ignore") as container:
+        stream = container.streams[number]
+        assert isinstance(stream, av.VideoStream)
+        size = source.stat().st_size if isinstance(source, Path) else source.size
+        excess, damage = _excess(stream, num_frames, size), ""
+        if full:
+            packets, damage = _decode_all(container, stream)
+            if packets < stream.frames:
+                excess = f"its container counts {stream.frames} frames, and it has {packets}"
+        return _container_name(container, str(source)), excess, damage
+
+
+def _container_name(container: InputContainer, source: str) -> str:
+    """One of the names that FFmpeg has for it, as mov,mp4,m4a,3gp: the file's own ending if it is among them."""
+    names = container.format.name.split(",")
+    ending = source.rsplit(".", 1)[-1].lower()
+    return ending if ending in names else names[0]
+
+
+def _excess(stream: av.VideoStream, num_frames: int, size: int) -> str:
+    entries = stream.index_entries
+    beyond = sum(entry.pos + entry.size > size for entry in entries)
+    if beyond:
+        return f"its container lists {len(entries)} frames, and {beyond} of them lie past its end"
+    # Of a file that is cut off, the index may be gone.
+    if len(entries) < stream.frames and num_frames + 1 < stream.frames:
+        return f"its container counts {stream.frames} frames, and it has about {num_frames}"
+    return ""
+
+
+def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int, str]:
+    """How many packets there are, and what is damaged.
+
+    Decoding for training passes over a damaged packet and shows what stood before; here it is counted.
+    """
+    stream.codec_context.thread_type = "SLICE"  # frame threads pass over errors
+    packets = damaged = 0
+    first: float | None = None
+    try:
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            bad = packet.is_corrupt
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    bad |= frame.is_corrupt
+            except av.error.FFmpegError:
+                bad = True
+            if bad:
+                damaged += 1
+                if first is None and packet.dts is not None and packet.time_base is not None:
+                    first = float(packet.dts * packet.time_base)
+    except av.error.FFmpegError as error:
+        return packets, f"damaged: it breaks off after {packets} frames ({reason(error).lower()})"
+    if not damaged:
+        return packets, ""
+    where = "" if first is None else f", the first at {max(0.0, first):.1f} s"
+    return packets, f"damaged: {damaged} of {packets} frames cannot be decoded as they should{where}"
+
+
+def _problem(error: VideoError, source: Source) -> str:
+    # Of a folder of frames, the error may name one of them.
+    return str(error).removeprefix(str(VideoError(source, ""))).lstrip(":/ ")
+
+
+def _empty(queue: "SimpleQueue[Source]") -> None:
+    try:
+        while True:
+            queue.get_nowait()
+    except Empty:
+        return
