@@ -18,9 +18,10 @@ from torch import Tensor
 
 from vivit.errors import UserError
 from vivit.video import pack as packing
-from vivit.video.datasets import LabelledVideo, VideoSet
+from vivit.video.datasets import LabelledVideo, VideoSet, open_split
 from vivit.video.decode import open_video
 from vivit.video.entries import DataListing, Entry
+from vivit.video.listing import read_data
 from vivit.video.loader import ClipSpec, training_batches
 from vivit.video.pack import Encoding, Packed, pack
 from vivit.video.shards import open_shards
@@ -153,6 +154,17 @@ def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_
     ]
     for one, first, second in zip(whole, *shares, strict=True):
         assert torch.equal(one.clips, torch.cat([first.clips, second.clips]))
+
+
+@pytest.mark.parametrize("encoding", [None, Encoding(short_side=16)])
+def test_the_same_videos_are_held_out(encoding: Encoding | None, folder: Path, tmp_path: Path) -> None:
+    """Where the data has no validation split: nobody is to train on what was held out before it was packed."""
+    pack(read_data(folder), tmp_path, encoding=encoding, workers=0)
+    for split in ("train", "val"):
+        files, shards = open_split(folder, split), open_split(tmp_path, split)
+        names = [video.source.name for video in shards.videos if isinstance(video.source, InShard)]
+        assert names == [Path(str(video.source)).relative_to(folder).as_posix() for video in files.videos]
+        assert [video.labels for video in shards.videos] == [video.labels for video in files.videos]
 
 
 def test_workers_and_place_do_not_matter_to_a_byte(folder: Path, tmp_path: Path) -> None:

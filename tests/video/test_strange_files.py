@@ -23,20 +23,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("strange"))
 
 
-# What the decoder does not do yet.
-OPEN = {
-    "sixteen_b_frames.mp4": "frames behind a pyramid of sixteen are passed over",
-    "turned_by_the_stream.ts": "frames without a time of their own are passed over",
-}
-
-
 @pytest.fixture(params=FILES)
 def name(request: pytest.FixtureRequest) -> str:
-    encoder = strange_files.missing_encoder(FILES[request.param])
-    if encoder:
-        pytest.skip(f"this build of ffmpeg has no {encoder}")
-    if request.param in OPEN and "on_screen" in request.function.__name__:
-        request.applymarker(pytest.mark.xfail(reason=OPEN[request.param], strict=True))
     return str(request.param)
 
 

@@ -125,7 +125,7 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
     Args:
         source: a path, or a member of a shard.
         decoder: "pyav" needs nothing further; "torchcodec" and, on an NVIDIA GPU, "nvdec" need the package torchcodec
-            and FFmpeg's libraries.
+            and FFmpeg's libraries. Files that torchcodec reads otherwise, such as mirrored ones, PyAV reads even then.
 
     Raises:
         VideoError: it cannot be read.
@@ -136,10 +136,14 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
         from vivit.video.frame_folder import FrameFolder
 
         return FrameFolder(source)
+    from vivit.video.decode_pyav import PyAVVideo
+
+    video = PyAVVideo(source)
     if decoder == "pyav":
-        from vivit.video.decode_pyav import PyAVVideo
+        return video
+    from vivit.video.decode_torchcodec import TorchCodecVideo, is_read_alike
 
-        return PyAVVideo(source)
-    from vivit.video.decode_torchcodec import TorchCodecVideo
-
-    return TorchCodecVideo(source, "cuda" if decoder == "nvdec" else "cpu")
+    with video:
+        if is_read_alike(video):
+            return TorchCodecVideo(video, "cuda" if decoder == "nvdec" else "cpu")
+    return PyAVVideo(source)

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Sequence
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 import av
@@ -16,7 +16,7 @@ from torch import Tensor
 from vivit.video.decode import Video, VideoError, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
-from vivit.video.source import Source
+from vivit.video.source import InShard, Source
 
 # Seconds before the end of a Matroska file in which its last frame is looked for.
 LAST_SECONDS = 2.0
@@ -29,41 +29,13 @@ class PyAVVideo(Video):
         """Open the file and decode its first frame. Raises VideoError where that cannot be done."""
         self.source = source
         self._reformatter = VideoReformatter()
-        self._walk = FrameWalk(source, self._open)
+        # Not a method of this object: the two would refer to each other, and wait for the garbage collector.
+        self._walk = FrameWalk(source, partial(_open, source))
         try:
             self._tell()
         except BaseException:
             self.close()
             raise
-
-    def _open(self) -> InputContainer:
-        try:
-            return self._open_container()
-        except FileNotFoundError:
-            raise VideoError(self.source, "no such file") from None
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.source, f"not a readable video ({_reason(error)})") from None
-
-    def _open_container(self) -> InputContainer:
-        options = {"max_pixels": str(MOST_PIXELS)}
-        if not isinstance(self.source, Path):
-            whitelist = {"protocol_whitelist": "none"}
-            return av.open(BytesIO(self.source.read()), "r", options=options | whitelist, metadata_errors="ignore")
-        # A pipe is opened without waiting for who writes into it.
-        number = os.open(self.source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            status = os.fstat(number)
-            if stat.S_ISDIR(status.st_mode):
-                raise VideoError(self.source, "is a folder, not a video")
-            if not stat.S_ISREG(status.st_mode):
-                raise VideoError(self.source, "is not a regular file")
-            if not status.st_size:
-                raise VideoError(self.source, "is empty")
-            # Opened by its number, no name is taken for an address or a pattern, and no file leads to another.
-            options |= {"fd": str(number), "protocol_whitelist": "fd"}
-            return av.open("fd:", "r", options=options, metadata_errors="ignore")
-        finally:
-            os.close(number)
 
     def _tell(self) -> None:
         frame = self._walk.first.frame
@@ -108,6 +80,11 @@ class PyAVVideo(Video):
         return self._walk.first.time
 
     @property
+    def container(self) -> str:
+        """The names of its format, as FFmpeg has them."""
+        return self._walk.container.format.name
+
+    @property
     def stream_index(self) -> int:
         return self._walk.stream.index
 
@@ -124,6 +101,36 @@ class PyAVVideo(Video):
 
     def close(self) -> None:
         self._walk.close()
+
+
+def _open(source: Source) -> InputContainer:
+    try:
+        return _open_file(source) if isinstance(source, Path) else _open_member(source)
+    except FileNotFoundError:
+        raise VideoError(source, "no such file") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(source, f"not a readable video ({_reason(error)})") from None
+
+
+def _open_file(path: Path) -> InputContainer:
+    # A pipe is opened without waiting for who writes into it.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(path, "is not a regular file")
+        if not status.st_size:
+            raise VideoError(path, "is empty")
+        # Opened by its number, no name is taken for an address or a pattern, and no file leads to another.
+        options = {"max_pixels": str(MOST_PIXELS), "fd": str(number), "protocol_whitelist": "fd"}
+        return av.open("fd:", "r", options=options, metadata_errors="ignore")
+    finally:
+        os.close(number)
+
+
+def _open_member(member: InShard) -> InputContainer:
+    options = {"max_pixels": str(MOST_PIXELS), "protocol_whitelist": "none"}
+    return av.open(member.open(), "r", options=options, metadata_errors="ignore")
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:

@@ -11,7 +11,15 @@ from vivit.errors import UserError
 from vivit.video.decode import Video, VideoError
 from vivit.video.decode_pyav import PyAVVideo
 from vivit.video.frame_walk import TOLERANCE
-from vivit.video.source import Source
+
+
+def is_read_alike(video: PyAVVideo) -> bool:
+    """Whether torchcodec finds the same frames: it does in MP4 and Matroska.
+
+    In other containers it goes by times that are not there or wrong; it does not mirror, and takes times below zero for
+    those of other frames.
+    """
+    return not video.info.mirrored and video.start >= 0 and video.container.split(",")[0] in ("mov", "matroska")
 
 
 class TorchCodecVideo(Video):
@@ -21,10 +29,11 @@ class TorchCodecVideo(Video):
     ones at a variable rate.
     """
 
-    def __init__(self, source: Source, device: str = "cpu") -> None:
-        """Raises VideoError where it cannot be read, UserError where torchcodec cannot be used.
+    def __init__(self, facts: PyAVVideo, device: str = "cpu") -> None:
+        """Raises UserError where torchcodec cannot be used.
 
         Args:
+            facts: the same file; it may be closed afterwards.
             device: "cpu", or "cuda" for NVDEC. Frames come to the CPU in any case.
         """
         try:
@@ -36,10 +45,9 @@ class TorchCodecVideo(Video):
             ) from None
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("decoder: nvdec needs an NVIDIA GPU; use pyav or torchcodec")
-        self.source, self.device = source, device
+        self.source, self.device, self.info = facts.source, device, facts.info
+        self._start, self._stream_index = facts.start, facts.stream_index
         self._decoders, self._transforms = decoders, transforms
-        with PyAVVideo(source) as facts:
-            self.info, self._start, self._stream_index = facts.info, facts.start, facts.stream_index
         self._opened: tuple[tuple[int, int], decoders.VideoDecoder] | None = None
 
     def _decoder(self, height: int, width: int):  # type: ignore[no-untyped-def]

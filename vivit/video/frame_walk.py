@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ class FrameWalk:
         """
         self.source, self._open_container = source, open_container
         self.container = open_container()
+        self._frames = self._decode()
         try:
             self._choose_stream()
             self._wanted: Sequence[float] | None = None  # in ticks of the stream; None is every frame
@@ -231,7 +232,7 @@ class FrameWalk:
         self._ahead, self._elsewhere = None, False
         self._seen_until = -float("inf")
 
-    def _decode(self) -> Iterator[Shown]:
+    def _decode(self) -> Generator[Shown]:
         """The frames from here on in the order they are shown; a damaged packet is passed over."""
         # AVI stores no presentation times, and what is made up for them is wrong where frames are reordered; but
         # frames leave the decoder one for each packet, so that the packets' times are right.
@@ -300,6 +301,9 @@ class FrameWalk:
                 blind = max(0, blind - 1)
 
     def close(self) -> None:
+        # It refers to this object, which refers to it: left as it is, both would wait for the garbage collector with
+        # all that the decoder holds.
+        self._frames.close()
         self.container.close()
 
 
