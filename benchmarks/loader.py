@@ -25,11 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
+from vivit.data.datasets import VideoSet, open_split
+from vivit.data.listing import read_data
+from vivit.data.loader import training_batches
+from vivit.data.pack import Encoding, pack
 from vivit.experiments.camera_motion import generate
-from vivit.video.datasets import VideoSet, open_split
-from vivit.video.listing import read_data
-from vivit.video.loader import ClipSpec, training_batches
-from vivit.video.pack import Encoding, pack
+from vivit.video.clips import ClipSpec
 from vivit.video.sampling import clip_indices, random_start
 
 COPIES = 8  # of the one video, in each of two classes

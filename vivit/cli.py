@@ -204,7 +204,7 @@ def predict(arguments: Sequence[str]) -> int:
 
 def _predict_files(files: Sequence[Path], predictor: "Predictor", views: str, top: int, as_json: bool) -> int:
     """Print an answer for each file; 2 where one could not be read, else 0."""
-    from vivit.video.decode import VideoError
+    from vivit.video.source import VideoError
 
     exit_status = 0
     for file in files:
@@ -402,9 +402,9 @@ def _data_show(arguments: Sequence[str]) -> int:
         seed: int = 0,
         videos: Videos = None,
     ) -> None:
-        from vivit.video.contact_sheet import show
-        from vivit.video.datasets import open_split
-        from vivit.video.loader import ClipSpec
+        from vivit.data.contact_sheet import show
+        from vivit.data.datasets import open_split
+        from vivit.video.clips import ClipSpec
 
         settings = RECIPES[recipe]()
         if randaugment is not None:
@@ -444,7 +444,7 @@ def _data_check(arguments: Sequence[str]) -> int:
         workers: Workers = 2,
     ) -> None:
         nonlocal exit_status
-        from vivit.video.check import check
+        from vivit.data.check import check
 
         exit_status = check(data, videos=videos, workers=workers, full=full, out=out, fix=fix)
 
@@ -469,9 +469,9 @@ def _data_pack(arguments: Sequence[str]) -> int:
         videos: Videos = None,
         workers: Workers = 2,
     ) -> None:
-        from vivit.video.pack import pack_with_progress
+        from vivit.data.pack import pack_and_tell
 
-        pack_with_progress(
+        pack_and_tell(
             data,
             out,
             videos=videos,

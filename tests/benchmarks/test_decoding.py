@@ -1,6 +1,7 @@
 """The benchmark of decoding finds frames that are not the right ones, and its arithmetic is that of its table."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import decoding
+from benchmarks import decoding, decoding_profile
 from benchmarks.decoding import Seconds
 
 
@@ -19,8 +20,8 @@ def not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "on_one_core", lambda: None)
 
 
-def a_frame_late(path: Path, numbers: list[int], size: tuple[int, int]) -> Tensor:
-    return decoding.ours(path, [number - 2 for number in numbers], size)
+def a_frame_early(path: Path, numbers: list[int], size: tuple[int, int]) -> Tensor:
+    return decoding.ours(path, [number - 1 for number in numbers], size)
 
 
 def not_antialiased(path: Path, numbers: list[int], size: tuple[int, int]) -> Tensor:
@@ -39,7 +40,7 @@ def test_every_contender_reads_the_frames_of_the_plain_reading(name: str, video:
     assert decoding.differences(video, [name])[name] < decoding.LIMIT
 
 
-@pytest.mark.parametrize("wrong", [a_frame_late, not_antialiased, red_and_blue_exchanged])
+@pytest.mark.parametrize("wrong", [a_frame_early, not_antialiased, red_and_blue_exchanged])
 def test_the_command_fails_where_ours_reads_something_else(
     wrong: decoding.Read, video: Path, not_pinned: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,3 +115,19 @@ def test_the_tiny_form_prints_a_row_for_every_contender_and_workload(
     assert len(rows) == 2 + 2 * 2
     assert {row.count("|") for row in rows} == {len(decoding.COLUMNS) + 1}
     assert not list(tmp_path.iterdir())
+
+
+def test_the_profile_leaves_nothing_out(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: object) -> None:
+        draw(*args)
+        end = time.process_time() + 0.005
+        while time.process_time() < end:
+            pass
+
+    draw: Callable[..., None] = decoding_profile.decode_pyav.draw
+    monkeypatch.setattr(decoding_profile.decode_pyav, "draw", slow)
+    begun = time.process_time()
+    opening, decoding_alone, converting = decoding_profile.profile(video, list(range(0, 40, 2)))
+    whole = time.process_time() - begun
+    assert converting >= 20 * 0.005 > decoding_alone > 0
+    assert opening > 0 and 0.9 * whole < opening + decoding_alone + converting <= whole

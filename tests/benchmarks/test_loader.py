@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmarks import decoding, loader
 from benchmarks.loader import Stall
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.loader import ClipSpec
-from vivit.video.pack import Encoding
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.pack import Encoding
+from vivit.video.clips import ClipSpec
 
 
 class Clock:

@@ -26,7 +26,7 @@ import vivit
 from vivit import cli
 from vivit.config import ModelConfig
 from vivit.evaluation.views import clip_spec
-from vivit.video.loader import read_views
+from vivit.video.clips import read_views
 from vivit.weights.store import save
 
 VIVIT = Path(sys.executable).parent / "vivit"

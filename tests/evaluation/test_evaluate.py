@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec, mean_logits
 from vivit.model.vivit import ViViT
 from vivit.training.recipes import Recipe
-from vivit.video.datasets import LabelledVideo, VideoSet, open_split
-from vivit.video.decode import VideoError
-from vivit.video.loader import read_views
+from vivit.video.clips import read_views
+from vivit.video.source import VideoError
 
 
 @pytest.fixture

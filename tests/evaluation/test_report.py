@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from vivit.data.datasets import open_split
+from vivit.data.manifest import data_hash
 from vivit.errors import UserError
 from vivit.evaluation import report
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.model.vivit import ViViT
 from vivit.training.recipes import Recipe
-from vivit.video.datasets import open_split
-from vivit.video.manifest import data_hash
 
 
 def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:

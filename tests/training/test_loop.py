@@ -9,6 +9,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vivit.data.datasets import open_split
+from vivit.data.manifest import data_hash
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
@@ -16,8 +18,6 @@ from vivit.model.vivit import ViViT
 from vivit.training import loop
 from vivit.training.recipes import Recipe
 from vivit.video.augment import Augmentation
-from vivit.video.datasets import open_split
-from vivit.video.manifest import data_hash
 from vivit.weights.store import load
 
 

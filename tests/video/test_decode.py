@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vivit.video.decode import VideoError, open_video
+from vivit.video.decode import open_video
 from vivit.video.scaling import SCALING
+from vivit.video.source import VideoError
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import training_batches
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import VideoError, open_video
-from vivit.video.loader import ClipSpec, training_batches
-from vivit.video.source import InShard
+from vivit.video.clips import ClipSpec
+from vivit.video.decode import open_video
+from vivit.video.source import InShard, VideoError
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]

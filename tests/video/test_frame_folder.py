@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vivit.video.decode import VideoError, open_video
+from vivit.video.decode import open_video
 from vivit.video.frame_folder import FrameFolder
+from vivit.video.source import VideoError
 
 ReadNumbers = Callable[[Tensor], list[int]]
 Numbered = Callable[[int], np.ndarray]

@@ -33,10 +33,10 @@ from tests.video.hostile import (
     with_frames_elsewhere,
     with_pixel_aspect,
 )
-from vivit.video.decode import VideoError, open_video
+from vivit.video.clips import ClipSpec, read_views
+from vivit.video.decode import open_video
 from vivit.video.isolated import IsolatedReader
-from vivit.video.loader import ClipSpec, read_views
-from vivit.video.source import InShard, Source
+from vivit.video.source import InShard, Source, VideoError
 
 Encode = Callable[..., Path]
 Look = Callable[[Source], str]

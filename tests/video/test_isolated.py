@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vivit.data.datasets import LabelledVideo
 from vivit.errors import UserError
-from vivit.video.datasets import LabelledVideo
-from vivit.video.decode import VideoError, open_video
+from vivit.video.clips import ClipSpec, read_views
+from vivit.video.decode import open_video
 from vivit.video.isolated import IsolatedReader
-from vivit.video.loader import ClipSpec, read_views
+from vivit.video.source import VideoError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path("folder/some.mp4")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.video import strange_files
 from tests.video.strange_files import FILES, Strange, Workshop
-from vivit.video.decode import VideoError, open_video
+from vivit.video.decode import open_video
+from vivit.video.source import VideoError
 
 ReadNumbers = Callable[[Tensor], list[int]]
 

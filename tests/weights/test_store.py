@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vivit import writing
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.weights import writing
 from vivit.weights.adapt import adapt
 from vivit.weights.store import load, save
 

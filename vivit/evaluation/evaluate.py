@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vivit.data.datasets import VideoSet
+from vivit.data.loader import evaluation_views, label_tensors
 from vivit.evaluation.metrics import average_precision, joint_top_k_hits, top_k_hits
 from vivit.evaluation.views import BATCH, clip_spec, mean_logits
 from vivit.model.vivit import ViViT
-from vivit.video.datasets import VideoSet
 from vivit.video.decode import Decoder
-from vivit.video.loader import evaluation_views, label_tensors
 
 TOP = (1, 5)
 

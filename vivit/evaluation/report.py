@@ -5,18 +5,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vivit.data.datasets import open_split
+from vivit.data.manifest import SHOWN, data_hash
 from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusions
-from vivit.video.datasets import open_split
 from vivit.video.decode import Decoder
-from vivit.video.manifest import SHOWN, data_hash
 from vivit.video.sampling import parse_views
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
 from vivit.weights.store import load
-from vivit.weights.writing import as_json, make_folder, write_files
+from vivit.writing import as_json, make_folder, write_files
 
 
 def evaluate_and_report(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vivit.model.vivit import ViViT
-from vivit.video.loader import ClipSpec
+from vivit.video.clips import ClipSpec
 
 # How many views go through the network at once.
 BATCH = 16

@@ -9,9 +9,9 @@ from torch import Tensor
 from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.evaluation.views import clip_spec, mean_logits
+from vivit.video.clips import read_views
 from vivit.video.decode import Decoder
 from vivit.video.isolated import IsolatedReader
-from vivit.video.loader import read_views
 from vivit.video.sampling import parse_views
 from vivit.weights.store import load
 

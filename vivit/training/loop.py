@@ -20,6 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from vivit.data.datasets import VideoSet, count_classes, open_split
+from vivit.data.entries import shortened
+from vivit.data.loader import colour_rng, steps_per_epoch, training_batches
+from vivit.data.manifest import SHOWN, data_hash
+from vivit.data.mirror import mirrored_classes
 from vivit.device import pick_device
 from vivit.errors import UserError, one_line
 from vivit.evaluation.evaluate import evaluate
@@ -31,14 +36,9 @@ from vivit.training.mixing import mix
 from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.recipes import Recipe
 from vivit.video.augment import Augmentation, augment_batch
-from vivit.video.datasets import VideoSet, count_classes, open_split
 from vivit.video.decode import Decoder
-from vivit.video.entries import shortened
-from vivit.video.loader import colour_rng, steps_per_epoch, training_batches
-from vivit.video.manifest import SHOWN, data_hash
-from vivit.video.mirror import mirrored_classes
 from vivit.video.source import name_of, place_of
-from vivit.weights.writing import as_json, text, write_files
+from vivit.writing import as_json, text, write_files
 
 # Seconds between checkpoints within an epoch.
 CHECKPOINT_EVERY = 600.0

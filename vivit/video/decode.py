@@ -10,23 +10,11 @@ from typing import Literal, Self
 
 from torch import Tensor
 
-from vivit.errors import UserError
-from vivit.video.source import Source
+from vivit.video.source import Source, VideoError
 
 Decoder = Literal["pyav", "torchcodec", "nvdec"]
 # How many times as long as the other a side may be: where the shorter one is resized, the longer grows with it.
 LONGEST_SIDE = 32
-
-
-class VideoError(UserError):
-    """A file that cannot be read as asked; the message is `path: what is wrong`."""
-
-    def __init__(self, source: object, problem: str) -> None:
-        # One string for `args`, so that the error survives pickling between processes.
-        super().__init__(f"{source}: {problem}" if problem else str(source))
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (str(self), "")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from vivit.video.decode import Video, VideoError, VideoInfo
+from vivit.video.decode import Video, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
-from vivit.video.source import InShard, Source
+from vivit.video.source import InShard, Source, VideoError
 
 # Seconds before the end of a Matroska file in which its last frame is looked for.
 LAST_SECONDS = 2.0
@@ -30,7 +30,7 @@ class PyAVVideo(Video):
         self.source = source
         self._reformatter = VideoReformatter()
         # Not a method of this object: the two would refer to each other, and wait for the garbage collector.
-        self._walk = FrameWalk(source, partial(_open, source))
+        self._walk = FrameWalk(source, partial(open_container, source))
         try:
             self._tell()
         except BaseException:
@@ -103,7 +103,8 @@ class PyAVVideo(Video):
         self._walk.close()
 
 
-def _open(source: Source) -> InputContainer:
+def open_container(source: Source) -> InputContainer:
+    """As PyAV opens it, and no other file or address through it. Raises VideoError."""
     try:
         return _open_file(source) if isinstance(source, Path) else _open_member(source)
     except FileNotFoundError:

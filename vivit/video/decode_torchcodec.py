@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivit.errors import UserError
-from vivit.video.decode import Video, VideoError
+from vivit.video.decode import Video
 from vivit.video.decode_pyav import PyAVVideo
 from vivit.video.frame_walk import TOLERANCE
+from vivit.video.source import VideoError
 
 
 def is_read_alike(video: PyAVVideo) -> bool:

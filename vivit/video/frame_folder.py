@@ -10,10 +10,11 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vivit.video.decode import Video, VideoError, VideoInfo
-from vivit.video.folders import PICTURES
+from vivit.video.decode import Video, VideoInfo
 from vivit.video.scaling import draw, room_for
+from vivit.video.source import VideoError
 
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Pictures carry no times; this is the rate of most videos that frames are taken from.
 FRAME_RATE = 25.0
 

@@ -10,8 +10,7 @@ import av
 from av.codec.context import Flags
 from av.container import InputContainer
 
-from vivit.video.decode import VideoError
-from vivit.video.source import Source
+from vivit.video.source import Source, VideoError
 
 # A frame further on than this, in seconds, may be worth a jump to the key frame before it.
 SEEK_AHEAD = 0.5

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vivit.errors import UserError
-from vivit.video.decode import VideoError
+from vivit.video.source import VideoError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -236,8 +236,6 @@ def _wait_until(line: socket.socket, deadline: float | None) -> None:
 def serve(number: int, memory: int | None) -> None:
     """What the process does: one call after the other, as they come over the socket of that number."""
     # What the first call would otherwise spend its time on.
-    import vivit.video.decode_pyav
-    import vivit.video.loader  # noqa: F401
 
     line = socket.socket(fileno=number)
     threading.Thread(target=_end_with_the_caller, args=(line,), daemon=True).start()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from vivit.errors import UserError
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
 RETRY_DELAYS = (0.2, 1.0, 5.0)
 # Bytes read at once: of a file on disk, and of one in a store, where each request has its price.
 LOCAL_BUFFER, REMOTE_BUFFER = 1 << 20, 1 << 23
+
+
+class VideoError(UserError):
+    """A file that cannot be read as asked; the message is `path: what is wrong`."""
+
+    def __init__(self, source: object, problem: str) -> None:
+        # One string for `args`, so that the error survives pickling between processes.
+        super().__init__(f"{source}: {problem}" if problem else str(source))
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +57,6 @@ class InShard:
 
     def read_range(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`. A store is asked again after an error. Raises VideoError."""
-        from vivit.video.decode import VideoError  # it imports this module
-
         delays = RETRY_DELAYS if is_remote(self.shard) else ()
         for delay in (*delays, None):
             try:

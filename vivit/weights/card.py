@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
-from vivit.weights.writing import text, write_files
+from vivit.writing import text, write_files
 
 if TYPE_CHECKING:
     from vivit.model.vivit import ViViT

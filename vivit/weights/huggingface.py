@@ -19,7 +19,7 @@ from vivit.weights.hub import called, find
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
 from vivit.weights.weight_file import WeightFile
-from vivit.weights.writing import as_json, make_folder, weights, write_files
+from vivit.writing import as_json, make_folder, weights, write_files
 
 CONFIG_FILE = "config.json"
 

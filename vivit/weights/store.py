@@ -17,7 +17,7 @@ from vivit.weights.fill import build
 from vivit.weights.hub import find
 from vivit.weights.scenic import load_scenic
 from vivit.weights.weight_file import WeightFile
-from vivit.weights.writing import as_json, make_folder, text, weights, write_files
+from vivit.writing import as_json, make_folder, text, weights, write_files
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SCENIC_FILE = "checkpoint"  # as Scenic calls it, in a folder of the model's name

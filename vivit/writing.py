@@ -1,4 +1,4 @@
-"""Files written whole or not at all: all of them under other names first, then put in place."""
+"""Files written whole or not at all: under other names first, then put in place."""
 
 import json
 import os
@@ -48,6 +48,19 @@ def write_files(files: Mapping[Path, Content]) -> None:
     finally:
         for leftover in unfinished.values():
             leftover.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a file in place when all of it is on disk. Raises OSError."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

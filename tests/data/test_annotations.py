@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vivit.data.datasets import VideoSet, open_split
+from vivit.data.listing import read_data
 from vivit.errors import UserError
-from vivit.video.datasets import VideoSet, open_split
-from vivit.video.listing import read_data
 
 
 def touch(root: Path, *names: str) -> Path:

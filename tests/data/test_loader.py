@@ -8,20 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import Batch, clip_rng, epoch_order, evaluation_views, steps_per_epoch, training_batches
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import VideoError, open_video
-from vivit.video.loader import (
-    Batch,
-    ClipSpec,
-    clip_rng,
-    epoch_order,
-    evaluation_views,
-    read_views,
-    steps_per_epoch,
-    training_batches,
-)
+from vivit.video.clips import ClipSpec, read_views
+from vivit.video.decode import open_video
+from vivit.video.source import VideoError
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]

@@ -1,7 +1,7 @@
 """A data set in tar files: an index says where in them every video lies, so that each is one range of bytes.
 
 The tar files are WebDataset's: beside `{key}.mp4` lies `{key}.json`, `{key}.cls` or `{key}.txt` with its labels. Those
-that `vivit.video.pack` writes come with an index, `shards.json`; for those of others it is made by walking the headers.
+that `vivit.data.pack` writes come with an index, `shards.json`; for those of others it is made by walking the headers.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
+from vivit.data.entries import DataListing, Entry, sorted_names, split_named
+from vivit.data.folders import EXTENSIONS
+from vivit.data.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
-from vivit.video.entries import DataListing, Entry, sorted_names, split_named
-from vivit.video.folders import EXTENSIONS
-from vivit.video.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.video.source import InShard, is_remote, reason
 
 UNFINISHED = ".packing"

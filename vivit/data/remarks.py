@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vivit.video.manifest import FileRecord
+from vivit.data.manifest import FileRecord
 
 CLIP_FRAMES = 64
 """Of the paper's clips: 32 frames, every second one."""

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vivit.data import contact_sheet as module
+from vivit.data.contact_sheet import Row, Section, contact_sheet, show
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import training_batches
 from vivit.errors import UserError
-from vivit.video import contact_sheet as module
 from vivit.video.augment import Augmentation
-from vivit.video.contact_sheet import Row, Section, contact_sheet, show
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.loader import ClipSpec, training_batches
+from vivit.video.clips import ClipSpec
 
 SPEC = ClipSpec(num_frames=4, stride=2, size=(32, 64), resize=32)
 

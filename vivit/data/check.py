@@ -15,14 +15,12 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vivit.errors import UserError
-from vivit.video.check_report import print_report
-from vivit.video.datasets import _choose as choose
-from vivit.video.decode import VideoError
-from vivit.video.entries import SPLIT_NAMES, DataListing, Entry
-from vivit.video.listing import read_data
-from vivit.video.look_alikes import look_alikes
-from vivit.video.manifest import (
+from vivit.data.check_report import print_report
+from vivit.data.datasets import choose_split as choose
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry
+from vivit.data.listing import read_data
+from vivit.data.look_alikes import look_alikes
+from vivit.data.manifest import (
     FileRecord,
     Manifest,
     Scan,
@@ -34,10 +32,11 @@ from vivit.video.manifest import (
     to_line,
     write_manifest,
 )
-from vivit.video.remarks import remarks_on
-from vivit.video.scan import scan_files
-from vivit.video.shard_index import write_whole
-from vivit.video.source import InShard, Source, is_remote
+from vivit.data.remarks import remarks_on
+from vivit.data.scan import scan_files
+from vivit.errors import UserError
+from vivit.video.source import InShard, Source, VideoError, is_remote
+from vivit.writing import write_whole
 
 # Bytes read at once where all of a file are hashed.
 CHUNK = 1 << 20

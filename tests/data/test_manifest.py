@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vivit.errors import UserError
-from vivit.video.datasets import LabelledVideo, VideoSet, open_split
-from vivit.video.manifest import (
+from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.manifest import (
     FileRecord,
     Manifest,
     Scan,
@@ -27,6 +26,7 @@ from vivit.video.manifest import (
     to_line,
     write_manifest,
 )
+from vivit.errors import UserError
 from vivit.video.source import InShard
 
 CLASSES = ("jump", "run")

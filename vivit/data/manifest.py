@@ -12,11 +12,11 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+from vivit.data.datasets import VideoSet
+from vivit.data.entries import Entry
 from vivit.errors import UserError
-from vivit.video.datasets import VideoSet
-from vivit.video.entries import Entry
-from vivit.video.shard_index import write_whole
 from vivit.video.source import InShard, Source, is_remote
+from vivit.writing import write_whole
 
 FORMAT = "vivit data manifest 1"
 SHOWN = 16

@@ -1,4 +1,4 @@
-"""Writing a data set into shards: tar files of WebDataset, and the index by which `vivit.video.shards` reads them."""
+"""Writing a data set into shards: tar files of WebDataset, and the index by which `vivit.data.shards` reads them."""
 
 import fcntl
 import hashlib
@@ -23,15 +23,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 import av
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from vivit.data.entries import DataListing, Entry
+from vivit.data.listing import read_data
+from vivit.data.shard_index import INDEX, Index, Shard, read_index, says, write_index
+from vivit.data.shards import UNFINISHED
 from vivit.errors import UserError
-from vivit.video.decode import Video, VideoError, open_video
-from vivit.video.entries import DataListing, Entry
-from vivit.video.loader import grid_of
-from vivit.video.shard_index import INDEX, Index, Shard, read_index, says, write_index, write_whole
-from vivit.video.shards import UNFINISHED
-from vivit.video.source import InShard, Source, reason
+from vivit.video.clips import grid_of
+from vivit.video.decode import Video, open_video
+from vivit.video.source import InShard, Source, VideoError, name_of, reason
+from vivit.writing import write_whole
 
 SHARD_SIZE = 512 * 2**20
 # Bytes of frames decoded at once.
@@ -149,6 +153,43 @@ def pack(
 
 
 # --- what to write
+
+
+def pack_and_tell(
+    data: str | Path,
+    out: Path,
+    *,
+    videos: Path | None,
+    short_side: int | None,
+    key_frames: int | None,
+    crf: int | None,
+    shard_size: int,
+    workers: int,
+) -> Packed:
+    """`pack` with a progress bar, and words about what was packed. Encodes anew where any of the three is given."""
+    given = {"short_side": short_side, "key_frames": key_frames, "crf": crf}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    listing = read_data(data, videos)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{name_of(data)}: {listing.source}")
+    columns = (TextColumn("pack"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("")
+        packed = pack(
+            listing,
+            out,
+            encoding=Encoding(**chosen) if chosen else None,
+            shard_size=shard_size,
+            workers=workers,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    for line in packed.left_out:
+        console.print(f"left out: {line}")
+    console.print(
+        f"{packed.videos} videos in {packed.shards} shards, {packed.size / 1e6:,.1f} MB, in {out}; "
+        f"use it as any data: vivit train {out} --out run"
+    )
+    return packed
 
 
 def _files(listing: DataListing) -> list[_File]:
@@ -449,7 +490,7 @@ def _prepared(
         yield (_prepare(*call) for call in calls)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vivit.video.pack"])
+    context.set_forkserver_preload(["vivit.data.pack"])
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
     def in_order() -> Iterator[Path | str | None]:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vivit.video.entries import SPLIT_NAMES, shortened
-from vivit.video.manifest import SHOWN, FileRecord, Manifest, Use
-from vivit.video.remarks import KINDS, remarks_on
+from vivit.data.entries import SPLIT_NAMES, shortened
+from vivit.data.manifest import SHOWN, FileRecord, Manifest, Use
+from vivit.data.remarks import KINDS, remarks_on
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
 # Files named under a heading, of what is wrong and of what may be meant; the manifest has all of them.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vivit.data.mirror import mirrored_classes
 from vivit.errors import UserError
-from vivit.video.mirror import mirrored_classes
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
+from vivit.data import check as check_module
+from vivit.data import scan as scan_module
+from vivit.data.check import check
+from vivit.data.check_report import bars, histogram
+from vivit.data.datasets import open_split
+from vivit.data.look_alikes import look_alikes, thumbnails
+from vivit.data.manifest import Manifest, Scan, data_hash, named_entries, read_manifest
+from vivit.data.scan import scan_file, scan_files
 from vivit.errors import UserError
-from vivit.video import check as check_module
-from vivit.video import scan as scan_module
-from vivit.video.check import check
-from vivit.video.check_report import bars, histogram
-from vivit.video.datasets import open_split
-from vivit.video.decode import VideoError, VideoInfo
-from vivit.video.look_alikes import look_alikes, thumbnails
-from vivit.video.manifest import Manifest, Scan, data_hash, named_entries, read_manifest
-from vivit.video.scan import scan_file, scan_files
-from vivit.video.source import Source
+from vivit.video.decode import VideoInfo
+from vivit.video.source import Source, VideoError
 
 Encode = Callable[..., Path]
 REAL = Path(__file__).parents[3] / "shared" / "videos"

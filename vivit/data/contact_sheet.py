@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import clip_rng, colour_rng
+from vivit.data.mirror import mirrored_classes
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import VideoError, open_video
-from vivit.video.loader import ClipSpec, clip_rng, colour_rng, grid_of
-from vivit.video.mirror import mirrored_classes
+from vivit.video.clips import ClipSpec, grid_of
+from vivit.video.decode import open_video
 from vivit.video.sampling import clip_indices, random_start
+from vivit.video.source import VideoError
 from vivit.video.transforms import view_crops
 
 # Of one clip.

@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vivit.data.entries import Entry, split_named
+from vivit.data.folders import EXTENSIONS, Presence
 from vivit.errors import UserError
-from vivit.video.entries import Entry, split_named
-from vivit.video.folders import EXTENSIONS, Presence
 
 LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "video_path", "video")

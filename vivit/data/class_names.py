@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vivit.data.entries import Entry, shortened, sorted_names
 from vivit.errors import UserError
-from vivit.video.entries import Entry, shortened, sorted_names
 
 # Differences that are spelled out in a message.
 SHOWN = 4

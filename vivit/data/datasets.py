@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vivit.data.class_names import check_classes
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened
+from vivit.data.listing import read_data
+from vivit.data.no_collection import no_collection
 from vivit.errors import UserError
-from vivit.video.class_names import check_classes
-from vivit.video.entries import SPLIT_NAMES, DataListing, Entry, shortened
-from vivit.video.listing import read_data
-from vivit.video.no_collection import no_collection
 from vivit.video.source import Source
 
 HELD_OUT = 5  # one in so many videos, where the data has no validation split of its own
@@ -63,12 +63,12 @@ def open_split(
     - a folder of class folders, with videos at any depth, or of `train/` and `val/` (and `test/`) that are such; a
       folder that holds nothing but pictures is a video, each picture a frame;
     - a list in CSV, TSV, JSON, JSON-lines, or lines of `path label`; or a folder of the lists `train.csv` and `val.csv`
-      (.tsv, .json, .jsonl, .txt); `vivit.video.lists.read_list` tells of the columns: for several heads, several labels
+      (.tsv, .json, .jsonl, .txt); `vivit.data.lists.read_list` tells of the columns: for several heads, several labels
       of a video, stretches of long videos;
     - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, in it or in its `train/`, `validation/`, `test/`;
     - the annotations of Kinetics-400, -600 and -700, Something-Something v2, Moments in Time, EPIC-Kitchens-100,
       UCF-101, HMDB-51 or Charades, as `docs/data.md` shows: one of their files, or the folder that has them;
-    - shards, as `vivit.video.shards.open_shards` reads them.
+    - shards, as `vivit.data.shards.open_shards` reads them.
 
     Which one it is follows from the names of files and columns; `source` of the result tells. Paths in a list are
     relative to it. Where there is no validation split, every fifth video of a class is held out for it, all stretches
@@ -89,7 +89,7 @@ def open_split(
             scored, or the labels do not fit `classes`.
     """
     listing = read_data(data, videos)
-    chosen, splits, source = _choose(listing, split, data)
+    chosen, splits, source = choose_split(listing, split, data)
     listing.check_files(splits)
     if not chosen:
         raise UserError(f"{data}: no videos for the {split} split")
@@ -131,7 +131,7 @@ def _numbered(
     return labels
 
 
-def _choose(listing: DataListing, split: str, data: str | Path) -> tuple[Sequence[Entry], set[str], str]:
+def choose_split(listing: DataListing, split: str, data: str | Path) -> tuple[Sequence[Entry], set[str], str]:
     """The videos of one split, the splits of the data that they are of, and in words how they were chosen."""
     entries = listing.entries
     there = {entry.split for entry in entries} | set(listing.missing)

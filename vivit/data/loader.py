@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
-from vivit.video.augment import Augmentation, augment_colours, draw_geometry, resized
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import Decoder, VideoError, VideoInfo, open_video
+from vivit.video.augment import Augmentation, augment_colours
+from vivit.video.clips import ClipSpec, cut_training_clip, read_training_clip, read_views, read_whole
+from vivit.video.decode import Decoder
 from vivit.video.isolated import IsolatedReader
-from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
-from vivit.video.source import Source
-from vivit.video.transforms import view_crops
+from vivit.video.source import VideoError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -33,20 +32,6 @@ PLAIN = Augmentation()
 REPLACEMENTS = 3
 # First in every seed: numpy pads seeds with zeros, so that (seed, epoch) alone is (seed, epoch, 0).
 _CLIP, _ORDER, _REPLACEMENT, _COLOURS = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """What a model wants to see of a video."""
-
-    num_frames: int
-    stride: int
-    """Frames of the video from one frame of the clip to the next."""
-    size: tuple[int, int]
-    """The crop, (height, width)."""
-    resize: int
-    """What the shorter side becomes before the crop."""
-    short: ShortClips = "loop"
 
 
 Labels = dict[str, Tensor]
@@ -98,71 +83,6 @@ def epoch_order(num_videos: int, seed: int, epoch: int) -> np.ndarray:
 def steps_per_epoch(num_videos: int, batch_size: int) -> int:
     """Whole batches in an epoch; a set smaller than a batch is one."""
     return max(1, num_videos // batch_size)
-
-
-def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
-    """The numbers of the frames that are on screen within a span of seconds; of all, where there is none."""
-    if span is None:
-        return range(info.num_frames)
-    first, end = (round(seconds * info.frame_rate) for seconds in span)
-    first = min(max(first, 0), info.num_frames - 1)
-    return range(first, min(max(end, first + 1), info.num_frames))
-
-
-def read_training_clip(
-    video: LabelledVideo, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator, decoder: Decoder
-) -> tuple[Tensor, bool]:
-    """A random clip at a random place, (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
-
-    Raises:
-        VideoError: the file cannot be read.
-    """
-    geometry = draw_geometry(augmentation, rng)
-    with open_video(video.source, decoder) as opened:
-        info = opened.info
-        grid = grid_of(info, video.span)
-        start = random_start(len(grid), spec.num_frames, spec.stride, rng)
-        numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
-        size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
-        frames = opened.frames([grid[number] for number in numbers], size=size)
-    return geometry.apply(frames, spec.size), geometry.mirrored
-
-
-def _cut_training_clip(
-    frames: Tensor, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[Tensor, bool]:
-    """The same out of all frames of a video, which are held at the size that clips have without jitter."""
-    geometry = draw_geometry(augmentation, rng)
-    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
-    clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
-    size = geometry.frame_size(clip.shape[-2], clip.shape[-1], spec.resize, spec.size)
-    return geometry.apply(resized(clip, size), spec.size), geometry.mirrored
-
-
-def read_views(
-    source: Source,
-    spec: ClipSpec,
-    num_clips: int,
-    num_crops: int,
-    span: tuple[float, float] | None = None,
-    decoder: Decoder = "pyav",
-) -> Tensor:
-    """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
-
-    Args:
-        span: only what is shown from and to these seconds.
-
-    Raises:
-        VideoError: the file cannot be read.
-    """
-    with open_video(source, decoder) as video:
-        grid = grid_of(video.info, span)
-        starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
-        numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
-        frames = video.frames([grid[number] for number in numbers], short_side=spec.resize)
-    crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
-    views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
-    return views.flatten(0, 1)
 
 
 class _Clip(NamedTuple):
@@ -220,12 +140,12 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         video, reading, rng = self.videos.videos[index], self.reading, clip_rng(self.seed, epoch, index)
         if self.kept is None:
             frames, mirrored = self._call(
-                read_training_clip, video, self.spec, reading.augmentation, rng, reading.decoder
+                read_training_clip, video.source, video.span, self.spec, reading.augmentation, rng, reading.decoder
             )
         else:
             if index not in self.kept:
-                self.kept[index] = self._call(_read_whole, video, self.spec.resize, reading.decoder)
-            frames, mirrored = _cut_training_clip(self.kept[index], self.spec, reading.augmentation, rng)
+                self.kept[index] = self._call(read_whole, video.source, video.span, self.spec.resize, reading.decoder)
+            frames, mirrored = cut_training_clip(self.kept[index], self.spec, reading.augmentation, rng)
         if reading.colours:
             frames = augment_colours(frames, reading.augmentation, colour_rng(self.seed, epoch, index))
         return _Clip(frames, label_tensors(self.videos, index, reading.mirrors if mirrored else None), index)
@@ -234,12 +154,6 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         if self.isolated is not None:
             return self.isolated(read, *args, **kwargs)
         return read(*args, **kwargs)
-
-
-def _read_whole(video: LabelledVideo, resize: int, decoder: Decoder) -> Tensor:
-    """Every frame of the even grid."""
-    with open_video(video.source, decoder) as opened:
-        return opened.frames(grid_of(opened.info, video.span), short_side=resize)
 
 
 class _StepKeys:
@@ -396,7 +310,7 @@ def _workers_context(workers: int) -> BaseContext | None:
     if not workers:
         return None
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vivit.video.loader"])
+    context.set_forkserver_preload(["vivit.data.loader"])
     return context
 
 

@@ -16,15 +16,16 @@ import torch
 import webdataset
 from torch import Tensor
 
+from vivit.data import pack as packing
+from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.entries import DataListing, Entry
+from vivit.data.listing import read_data
+from vivit.data.loader import training_batches
+from vivit.data.pack import Encoding, Packed, pack
+from vivit.data.shards import open_shards
 from vivit.errors import UserError
-from vivit.video import pack as packing
-from vivit.video.datasets import LabelledVideo, VideoSet, open_split
+from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
-from vivit.video.entries import DataListing, Entry
-from vivit.video.listing import read_data
-from vivit.video.loader import ClipSpec, training_batches
-from vivit.video.pack import Encoding, Packed, pack
-from vivit.video.shards import open_shards
 from vivit.video.source import InShard, Source
 
 Encode = Callable[..., Path]
@@ -351,8 +352,8 @@ from pathlib import Path
 root, folder, out, kind, workers, pause_at, largest = sys.argv[1:]
 sys.path.insert(0, root)
 from vivit.errors import UserError
-from vivit.video.entries import DataListing, Entry
-from vivit.video.pack import Encoding, pack
+from vivit.data.entries import DataListing, Entry
+from vivit.data.pack import Encoding, pack
 
 def progress(done, total):
     print(done, flush=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
+from vivit.data.folders import EXTENSIONS, VideoIndex, is_folder, read_folder
+from vivit.data.lists import csv_rows, parse_json, read_text, seconds
 from vivit.errors import UserError
-from vivit.video.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
-from vivit.video.folders import EXTENSIONS, VideoIndex, is_folder, read_folder
-from vivit.video.lists import csv_rows, parse_json, read_text, seconds
 
 # Folders beside the videos in which people keep them.
 _FOLDER = re.compile(r"annot|label|split|list|metafile|charades$|^meta$", re.IGNORECASE)

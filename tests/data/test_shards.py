@@ -16,15 +16,16 @@ import pytest
 import torch
 import webdataset
 
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.entries import DataListing
+from vivit.data.loader import training_batches
+from vivit.data.pack import pack
+from vivit.data.shards import expand_braces, is_shards, open_shards
 from vivit.errors import UserError
 from vivit.video import source as reading
-from vivit.video.datasets import LabelledVideo, VideoSet
-from vivit.video.decode import VideoError, open_video
-from vivit.video.entries import DataListing
-from vivit.video.loader import ClipSpec, training_batches
-from vivit.video.pack import pack
-from vivit.video.shards import expand_braces, is_shards, open_shards
-from vivit.video.source import InShard
+from vivit.video.clips import ClipSpec
+from vivit.video.decode import open_video
+from vivit.video.source import InShard, VideoError
 
 Encode = Callable[..., Path]
 SPEC = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
@@ -127,7 +128,7 @@ def test_the_walk_is_kept_until_a_shard_changes(
     before = open_shards(foreign)
     assert (foreign / "shards.json").is_file()
     with monkeypatch.context() as context:
-        context.setattr("vivit.video.shards._walk", lambda *_: pytest.fail("walked again"))
+        context.setattr("vivit.data.shards._walk", lambda *_: pytest.fail("walked again"))
         again = open_shards(foreign)
         assert (again.entries, again.classes) == (before.entries, before.classes)
     write_tar(foreign / "clips-02.tar", {"new.mp4": clips[0], "new.txt": "a"})

@@ -4,17 +4,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import BinaryIO
 
 import av
 from av.container import InputContainer
 
-from vivit.video.decode import VideoError, open_video
-from vivit.video.decode_pyav import PyAVVideo
+from vivit.data.look_alikes import SIDE, thumbnails
+from vivit.data.manifest import Scan
+from vivit.video.decode import open_video
+from vivit.video.decode_pyav import PyAVVideo, open_container
 from vivit.video.isolated import IsolatedReader
-from vivit.video.look_alikes import SIDE, thumbnails
-from vivit.video.manifest import Scan
-from vivit.video.source import Source, reason
+from vivit.video.source import Source, VideoError, reason
 
 # Seconds after which reading a file is given up: a few frames of it, or all.
 TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
@@ -96,8 +95,7 @@ def scan_file(source: Source, full: bool) -> Scan:
 
 def _look_inside(source: Source, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
     """The container, what it claims more than it has, and what is damaged, as FFmpeg tells of stream `number`."""
-    file: str | BinaryIO = f"file:{source}" if isinstance(source, Path) else source.open()
-    with av.open(file, "r", metadata_errors="ignore") as container:
+    with open_container(source) as container:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream)
         size = source.stat().st_size if isinstance(source, Path) else source.size

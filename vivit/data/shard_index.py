@@ -1,16 +1,16 @@
 """`shards.json`: where in its tar files every video of a data set lies, and what it shows."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry
+from vivit.data.no_collection import no_collection
 from vivit.errors import UserError
-from vivit.video.entries import SPLIT_NAMES, DataListing, Entry
-from vivit.video.no_collection import no_collection
 from vivit.video.source import InShard, is_remote, reason
+from vivit.writing import write_whole
 
 INDEX = "shards.json"
 VERSION = 1
@@ -63,19 +63,6 @@ def write_index(path: Path, index: Index) -> None:
         said = says(entry, listing.multi_label)
         lines.append(f"  {json.dumps({**place, **said}, ensure_ascii=False)}{comma}")
     write_whole(path, "\n".join([*lines, " ]\n}\n"]))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put a file in place when all of it is on disk. Raises OSError."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_index(content: bytes, folder: str) -> Index:

@@ -5,13 +5,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from vivit.data.entries import SPLIT_NAMES
 from vivit.errors import UserError
-from vivit.video.entries import SPLIT_NAMES
+from vivit.video.frame_folder import PICTURES
 
 EXTENSIONS = {
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"),
 }
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.lists import read_list
 from vivit.errors import UserError
-from vivit.video.datasets import LabelledVideo, VideoSet, open_split
-from vivit.video.lists import read_list
 
 
 def touch(root: Path, *names: str) -> Path:

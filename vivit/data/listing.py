@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vivit.data.annotations import find_annotations, locate
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
+from vivit.data.folders import Presence, find_videos, is_folder, read_folder
+from vivit.data.lists import LISTS, read_list, read_text
+from vivit.data.no_collection import no_collection
 from vivit.errors import UserError
-from vivit.video.annotations import find_annotations, locate
-from vivit.video.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
-from vivit.video.folders import PICTURES, Presence, find_videos, is_folder, read_folder
-from vivit.video.lists import LISTS, read_list, read_text
-from vivit.video.no_collection import no_collection
+from vivit.video.frame_folder import PICTURES
 
 # Hugging Face's name for the list in a folder of videos.
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -28,7 +29,7 @@ def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
         UserError: it is no data set, or what a list says cannot be meant.
     """
     if _is_shards_by_name(data):
-        from vivit.video.shards import open_shards
+        from vivit.data.shards import open_shards
 
         return open_shards(data)
     data = Path(data)
@@ -49,7 +50,7 @@ def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
     if found.entries or found.missing:
         return found.listing(data)
     if data.is_dir():
-        from vivit.video.shards import is_shards, open_shards
+        from vivit.data.shards import is_shards, open_shards
 
         if is_shards(data):
             return open_shards(data)
@@ -63,7 +64,7 @@ def _is_shards_by_name(data: str | Path) -> bool:
     """Whether that much is clear without looking for tar files in a folder, which may lie beside videos too."""
     if os.path.isdir(data) and not os.path.exists(Path(data, "shards.json")):
         return False
-    from vivit.video.shards import is_shards
+    from vivit.data.shards import is_shards
 
     return is_shards(data)
 

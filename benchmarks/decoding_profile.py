@@ -1,0 +1,64 @@
+"""Where the time goes when a training clip is read: opening, decoding on the way to its frames, making pictures of them.
+
+    .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 15]
+
+Clips as in `benchmarks.decoding`, of the generated videos and of FILES; processor milliseconds on one core, medians.
+"""
+
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import tyro
+
+from benchmarks.decoding import SHORT_SIDE, numbers_read
+from benchmarks.setting import on_one_core, setting
+from benchmarks.videos import FOLDER, SIZES, generated
+from vivit.video import decode_pyav
+from vivit.video.decode import open_video
+
+
+def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
+    """Seconds of opening, of seeking and decoding, and of conversion and scaling."""
+    converting = 0.0
+    draw = decode_pyav.draw
+
+    def timed(*args: Any) -> None:
+        nonlocal converting
+        begun = time.process_time()
+        draw(*args)
+        converting += time.process_time() - begun
+
+    with patch.object(decode_pyav, "draw", timed):
+        begun = time.process_time()
+        with open_video(path) as video:
+            opened = time.process_time()
+            video.frames(numbers, SHORT_SIDE)
+            read = time.process_time()
+    return opened - begun, read - opened - converting, converting
+
+
+def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), /, rounds: int = 15, folder: Path = FOLDER) -> None:
+    """Measure and print a table in Markdown.
+
+    Args:
+        files: videos to read besides the generated ones.
+        rounds: measured, each at another place, after one to warm up.
+        folder: where the generated videos are kept.
+    """
+    on_one_core()
+    print(setting("av"))
+    print("\n| file | opening, ms | decoding, ms | conversion and scaling, ms |\n|---|---|---|---|")
+    for path in [*files, *(generated(size, folder) for size in SIZES)]:
+        rng = np.random.default_rng(0)
+        taken = [profile(path, numbers_read(path, "training", rng)) for _ in range(rounds + 1)][1:]
+        print(
+            f"| {path.name} | " + " | ".join(f"{1000 * median(part):.1f}" for part in zip(*taken, strict=True)) + " |"
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

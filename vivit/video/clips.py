@@ -1,0 +1,107 @@
+"""Clips out of videos: random ones for training, and every view for evaluation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivit.video.augment import Augmentation, draw_geometry, resized
+from vivit.video.decode import Decoder, VideoInfo, open_video
+from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
+from vivit.video.source import Source
+from vivit.video.transforms import view_crops
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a model wants to see of a video."""
+
+    num_frames: int
+    stride: int
+    """Frames of the video from one frame of the clip to the next."""
+    size: tuple[int, int]
+    """The crop, (height, width)."""
+    resize: int
+    """What the shorter side becomes before the crop."""
+    short: ShortClips = "loop"
+
+
+def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
+    """The numbers of the frames that are on screen within a span of seconds; of all, where there is none."""
+    if span is None:
+        return range(info.num_frames)
+    first, end = (round(seconds * info.frame_rate) for seconds in span)
+    first = min(max(first, 0), info.num_frames - 1)
+    return range(first, min(max(end, first + 1), info.num_frames))
+
+
+def read_training_clip(
+    source: Source,
+    span: tuple[float, float] | None,
+    spec: ClipSpec,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    decoder: Decoder = "pyav",
+) -> tuple[Tensor, bool]:
+    """A random clip at a random place, (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
+
+    Args:
+        span: only out of what is shown from and to these seconds.
+        rng: all that is random comes from it.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    geometry = draw_geometry(augmentation, rng)
+    with open_video(source, decoder) as opened:
+        info = opened.info
+        grid = grid_of(info, span)
+        start = random_start(len(grid), spec.num_frames, spec.stride, rng)
+        numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
+        size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
+        frames = opened.frames([grid[number] for number in numbers], size=size)
+    return geometry.apply(frames, spec.size), geometry.mirrored
+
+
+def read_whole(source: Source, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
+    """Every frame of the even grid, its shorter side `resize`: (N, C, H, W) uint8."""
+    with open_video(source, decoder) as video:
+        return video.frames(grid_of(video.info, span), short_side=resize)
+
+
+def cut_training_clip(
+    frames: Tensor, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, bool]:
+    """As `read_training_clip`, out of what `read_whole` gave."""
+    geometry = draw_geometry(augmentation, rng)
+    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
+    clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
+    size = geometry.frame_size(clip.shape[-2], clip.shape[-1], spec.resize, spec.size)
+    return geometry.apply(resized(clip, size), spec.size), geometry.mirrored
+
+
+def read_views(
+    source: Source,
+    spec: ClipSpec,
+    num_clips: int,
+    num_crops: int,
+    span: tuple[float, float] | None = None,
+    decoder: Decoder = "pyav",
+) -> Tensor:
+    """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
+
+    Args:
+        span: only what is shown from and to these seconds.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    with open_video(source, decoder) as video:
+        grid = grid_of(video.info, span)
+        starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
+        numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
+        frames = video.frames([grid[number] for number in numbers], short_side=spec.resize)
+    crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
+    views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
+    return views.flatten(0, 1)
