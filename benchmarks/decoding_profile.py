@@ -1,4 +1,4 @@
-"""Where the time goes when a training clip is read: opening, decoding on the way to its frames, making pictures of them.
+"""Where the time goes when a training clip is read: opening, decoding on the way to its frames, making pictures.
 
     .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 15]
 

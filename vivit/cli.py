@@ -465,7 +465,7 @@ def _data_pack(arguments: Sequence[str]) -> int:
             int | None, _unset(help="encode anew with a key frame in so many frames, such as 32", metavar="FRAMES")
         ] = None,
         crf: Annotated[int | None, _unset(help="encode anew at this quality; less is better", metavar="NUMBER")] = None,
-        shard_size: Annotated[int, tyro.conf.arg(help="most megabytes of a shard", metavar="MB")] = 1000,
+        shard_size: Annotated[int, tyro.conf.arg(help="most mebibytes of a shard", metavar="MIB")] = 512,
         videos: Videos = None,
         workers: Workers = 2,
     ) -> None:
@@ -478,7 +478,7 @@ def _data_pack(arguments: Sequence[str]) -> int:
             short_side=short_side,
             key_frames=key_frames,
             crf=crf,
-            shard_size=shard_size * 1_000_000,
+            shard_size=shard_size * 2**20,
             workers=workers,
         )
 

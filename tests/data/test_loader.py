@@ -1,6 +1,6 @@
 """Batches against the numbers drawn into the frames, and against each other: what must not matter does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.loader import Batch, clip_rng, epoch_order, evaluation_views, steps_per_epoch, training_batches
+from vivit.data.loader import (
+    Batch,
+    clip_rng,
+    colour_rng,
+    epoch_order,
+    evaluation_views,
+    steps_per_epoch,
+    training_batches,
+)
 from vivit.errors import UserError
-from vivit.video.augment import Augmentation
-from vivit.video.clips import ClipSpec, read_views
-from vivit.video.decode import open_video
+from vivit.video.augment import Augmentation, augment_batch
+from vivit.video.clips import ClipSpec, grid_of, read_views
+from vivit.video.decode import VideoInfo, open_video
 from vivit.video.source import VideoError
 
 Encode = Callable[..., Path]
@@ -241,3 +249,103 @@ def test_evaluation_goes_on_after_a_broken_file(workers: int, broken: VideoSet) 
         else:
             assert isinstance(views, Tensor)
             assert torch.equal(views, read_views(video.source, CROPPED, 2, 3))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_colours_changed_here_or_later_are_the_same(workers: int, videos: VideoSet) -> None:
+    augmentation = Augmentation(scale_jitter=(0.9, 1.33), colour_jitter=0.8, grey_scale=0.3, randaugment=(2, 15))
+    here, plain = (
+        list(
+            training_batches(
+                videos,
+                CROPPED,
+                batch_size=3,
+                seed=5,
+                num_steps=4,
+                augmentation=augmentation,
+                colours=colours,
+                workers=workers,
+            )
+        )
+        for colours in (True, False)
+    )
+    per_epoch = COUNT // 3
+    later = []
+    for step, batch in enumerate(plain):
+        rngs = [colour_rng(5, step // per_epoch, index) for index in batch.indices.tolist()]
+        later.append(batch._replace(clips=augment_batch(batch.clips, augmentation, rngs)))
+    assert_same(here, later)
+    assert any(not torch.equal(one.clips, other.clips) for one, other in zip(here, plain, strict=True))
+
+
+def test_mirrored_clips_have_the_labels_of_their_mirrors(videos: VideoSet) -> None:
+    swapped = {number: number for number in range(11)} | {9: 8, 8: 9}
+
+    def labels(flip: float, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for batch in training_batches(
+            videos, WHOLE, batch_size=7, seed=0, num_steps=1, augmentation=Augmentation(flip=flip), mirrors=mirrors
+        ):
+            found |= dict(zip(batch.indices.tolist(), batch.labels["classes"].tolist(), strict=True))
+        return found
+
+    plain = {i: 10 - i for i in range(COUNT)}
+    assert labels(0.0, mirrors={"classes": swapped}) == plain
+    assert labels(1.0) == plain
+    assert labels(1.0, mirrors={"classes": swapped}) == plain | {1: 8, 2: 9}
+
+
+def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
+    some = tuple(LabelledVideo(videos.videos[i].source, {"classes": numbers}) for i, numbers in enumerate([(0, 2), ()]))
+    data = VideoSet(some, {"classes": ("a", "b", "c")}, "a test", multi_label=True)
+    (batch,) = training_batches(data, WHOLE, batch_size=2, seed=0, num_steps=1)
+    rows = dict(zip(batch.indices.tolist(), batch.labels["classes"].tolist(), strict=True))
+    assert rows == {0: [1.0, 0.0, 1.0], 1: [0.0, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
+    """At 25 frames a second, 0.2 to 0.56 s are the frames 5 to 13."""
+    stretch = LabelledVideo(videos.videos[0].source, {"classes": 0}, span=(0.2, 0.56))
+    data = VideoSet((stretch,), {"classes": ("a", "b")}, "a test")
+    starts = set()
+    for batch in training_batches(data, WHOLE, batch_size=1, seed=0, num_steps=40, augmentation=UNMIRRORED, keep=keep):
+        first, *rest = read_numbers(batch.clips[0])
+        assert rest == [first + 2, first + 4]
+        starts.add(first)
+    assert starts == {5, 6, 7, 8, 9}
+    (views,) = evaluation_views([stretch], WHOLE, 2, 1)
+    assert isinstance(views, Tensor)
+    assert [read_numbers(view) for view in views] == [[5, 7, 9], [9, 11, 13]]
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        (None, range(50)),
+        ((0.0, 2.0), range(50)),
+        ((0.4, 1.0), range(10, 25)),
+        ((1.9, 9.0), range(48, 50)),
+        ((5.0, 9.0), range(49, 50)),
+        ((0.5, 0.5), range(12, 13)),
+        ((-1.0, 0.1), range(0, 2)),
+    ],
+)
+def test_frames_of_a_stretch(span: tuple[float, float] | None, expected: range) -> None:
+    info = VideoInfo(width=1, height=1, frame_rate=25.0, duration=2.0, num_frames=50, codec="", rotation=0)
+    assert grid_of(info, span) == expected
+
+
+def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
+    plain = list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=2))
+    assert_same(list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=2, timeout=60)), plain)
+    (views,) = evaluation_views(videos.videos[:1], CROPPED, 2, 3, timeout=60)
+    assert isinstance(views, Tensor)
+    assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3))
+
+
+def test_what_takes_too_long_is_unreadable(videos: VideoSet) -> None:
+    with pytest.raises(VideoError, match=r"took longer than 0\.0001 s"):
+        next(training_batches(videos, CROPPED, batch_size=2, seed=0, num_steps=1, timeout=1e-4))
+    (reason,) = evaluation_views(videos.videos[:1], CROPPED, 1, 1, timeout=1e-4)
+    assert reason == f"{videos.videos[0].source}: took longer than 0.0001 s to read"

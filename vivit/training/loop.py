@@ -80,6 +80,10 @@ def train(
     train_set = open_split(data, "train", videos=videos)
     val_set = open_split(data, "val", videos=videos)
     heads = {head: len(names) for head, names in train_set.classes.items()}
+    mirrors = _mirrors(recipe, train_set)
+    augmentation = recipe.build_augmentation()
+    if mirrors is None and recipe.flip is None:
+        augmentation = replace(augmentation, flip=0.0)
     torch.manual_seed(recipe.seed)
     try:
         model = ViViT(
@@ -104,10 +108,6 @@ def train(
     optimiser = build_optimiser(model, recipe)
     per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
     num_steps = recipe.epochs * per_epoch
-    mirrors = _mirrors(recipe, train_set)
-    augmentation = recipe.build_augmentation()
-    if mirrors is None and recipe.flip is None:
-        augmentation = replace(augmentation, flip=0.0)
     _say_choices(say, model, train_set, val_set, hashes, recipe, augmentation, mirrors)
 
     start_step = 0
