@@ -1,13 +1,14 @@
 """How many clips a second one core reads from video files: this package beside PyAV, torchcodec, decord, transformers.
 
-    .venv/bin/python -m benchmarks.decoding [FILES ...] [--sizes 320,720,1080] [--only ours,torchcodec] [--rounds 9]
+    .venv/bin/python -m benchmarks.decoding [FILES ...] [--sizes 320,720,1080] [--only ours,torchcodec] [--rounds 5]
 
 One process on one core, files in the page cache; the contenders take turns in every round, each from opening the file
-on. A clip for training is 32 frames at stride 2 from a random start, the shorter side 256; in a round all read the same
-one. For evaluation 4 such clips of a video are read in one pass, with 3 crops each. Medians of the rounds; a ratio is
-the median of the rounds' own ratios, with its quartiles. Seconds are those of the clock and those of the processor,
-which see less of what else the machine does. What each contender reads is compared with a plain decoding and resizing
-in float64; the command fails where ours differs.
+on. For training, four clips of 32 frames at stride 2, the shorter side 256, are read one by one, from a random start in
+each quarter of the video; the starts are the same for all and in every round. For evaluation four such clips, evenly
+spread, are read in one pass, with three crops each. Medians of the rounds; a ratio is the median of the rounds' own
+ratios, with its quartiles. Seconds are those of the clock and those of the processor, which see less of what else the
+machine does. What each contender reads is compared with a plain decoding and resizing in float64; the command fails
+where ours differs.
 """
 
 import importlib
@@ -29,7 +30,7 @@ from torch import Tensor
 from benchmarks.setting import on_one_core, setting
 from benchmarks.videos import FOLDER, generated
 from vivit.video.decode import open_video
-from vivit.video.sampling import clip_indices, random_start, view_starts
+from vivit.video.sampling import clip_indices, view_starts
 from vivit.video.transforms import view_crops
 
 NUM_FRAMES, STRIDE, SHORT_SIDE, CROP = 32, 2, 256, 224
@@ -144,30 +145,31 @@ def size_read(path: Path) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def numbers_read(path: Path, workload: Workload, rng: np.random.Generator) -> list[int]:
-    """Of the frames that a workload needs, clip by clip."""
+def passes_over(path: Path, workload: Workload) -> list[list[int]]:
+    """The numbers of the frames that are wanted each time the file is opened."""
     with open_video(path) as video:
         count = video.info.num_frames
+    starts = view_starts(count, NUM_FRAMES, STRIDE, CLIPS)
     if workload == "training":
-        starts = [random_start(count, NUM_FRAMES, STRIDE, rng)]
-    else:
-        starts = view_starts(count, NUM_FRAMES, STRIDE, CLIPS)
-    return [number for start in starts for number in clip_indices(count, NUM_FRAMES, STRIDE, start)]
+        rng = np.random.default_rng(0)
+        starts = [int((quarter + rng.random()) * (starts[-1] + 1) / CLIPS) for quarter in range(CLIPS)]
+    clips = [clip_indices(count, NUM_FRAMES, STRIDE, start) for start in starts]
+    return clips if workload == "training" else [[number for clip in clips for number in clip]]
 
 
 def measure(path: Path, workload: Workload, names: Sequence[str], rounds: int) -> dict[str, list[Seconds]]:
     """The seconds of each contender in each round, after one to warm up."""
-    rng, size = np.random.default_rng(0), size_read(path)
+    passes, size = passes_over(path, workload), size_read(path)
     taken: dict[str, list[Seconds]] = {name: [] for name in names}
     for number in range(rounds + 1):
-        numbers = numbers_read(path, workload, rng)
         first = number % len(names)
         for name in [*names[first:], *names[:first]]:
             clock, processor = time.perf_counter(), time.process_time()
-            frames = CONTENDERS[name][0](path, numbers, size)
-            if workload == "evaluation" and frames.shape[-2:] == size:
-                # transformers' processor takes the crop in the middle alone.
-                frames = torch.stack(view_crops(frames, (CROP, CROP), CROPS), dim=1)
+            for numbers in passes:
+                frames = CONTENDERS[name][0](path, numbers, size)
+                if workload == "evaluation" and frames.shape[-2:] == size:
+                    # transformers' processor takes the crop in the middle alone.
+                    frames = torch.stack(view_crops(frames, (CROP, CROP), CROPS), dim=1)
             seconds = Seconds(time.perf_counter() - clock, time.process_time() - processor)
             del frames  # not while the next one's time is taken
             if number:
@@ -178,7 +180,7 @@ def measure(path: Path, workload: Workload, names: Sequence[str], rounds: int) -
 def differences(path: Path, names: Sequence[str]) -> dict[str, float]:
     """By how much frames of a clip that each contender reads differ, on average, from the plain reading; of 255."""
     size = size_read(path)
-    numbers = numbers_read(path, "training", np.random.default_rng(0))
+    numbers = passes_over(path, "training")[-1]
     plain = read_plainly(path, numbers[::COMPARED], size)
     found = {}
     for name in names:
@@ -234,12 +236,11 @@ def _full_size(plane: Tensor, height: int, width: int) -> Tensor:
 
 def table(path: Path, workload: Workload, taken: Mapping[str, Sequence[Seconds]], found: Mapping[str, float]) -> str:
     """Rows in Markdown, under `COLUMNS`."""
-    clips = 1 if workload == "training" else CLIPS
     rows = []
     for name, seconds in taken.items():
         cells = [path.name, workload, CONTENDERS[name][1]]
         for kind in ("clock", "processor"):
-            cells.append(f"{clips / median(getattr(one, kind) for one in seconds):.2f}")
+            cells.append(f"{CLIPS / median(getattr(one, kind) for one in seconds):.2f}")
         for kind in ("clock", "processor"):
             pairs = zip(seconds, taken.get("ours", []), strict=False)
             ratios = [getattr(theirs, kind) / getattr(own, kind) for theirs, own in pairs if name != "ours"]
@@ -276,7 +277,7 @@ def main(
     sizes: str = "320,720,1080",
     only: str = ",".join(CONTENDERS),
     workloads: str = ",".join(WORKLOADS),
-    rounds: int = 9,
+    rounds: int = 5,
     folder: Path = FOLDER,
 ) -> None:
     """Measure and print a table in Markdown.

@@ -1,8 +1,9 @@
 """Where the time goes when a training clip is read: opening, decoding on the way to its frames, making pictures.
 
-    .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 15]
+    .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 5]
 
-Clips as in `benchmarks.decoding`, of the generated videos and of FILES; processor milliseconds on one core, medians.
+Training clips as in `benchmarks.decoding`, of FILES and the generated videos: processor milliseconds of a clip, on one
+core, as means of four clips and medians of the rounds.
 """
 
 import time
@@ -11,10 +12,9 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import tyro
 
-from benchmarks.decoding import SHORT_SIDE, numbers_read
+from benchmarks.decoding import SHORT_SIDE, passes_over
 from benchmarks.setting import on_one_core, setting
 from benchmarks.videos import FOLDER, SIZES, generated
 from vivit.video import decode_pyav
@@ -41,23 +41,25 @@ def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
     return opened - begun, read - opened - converting, converting
 
 
-def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), /, rounds: int = 15, folder: Path = FOLDER) -> None:
+def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), /, rounds: int = 5, folder: Path = FOLDER) -> None:
     """Measure and print a table in Markdown.
 
     Args:
         files: videos to read besides the generated ones.
-        rounds: measured, each at another place, after one to warm up.
+        rounds: measured after one to warm up.
         folder: where the generated videos are kept.
     """
     on_one_core()
     print(setting("av"))
     print("\n| file | opening, ms | decoding, ms | conversion and scaling, ms |\n|---|---|---|---|")
     for path in [*files, *(generated(size, folder) for size in SIZES)]:
-        rng = np.random.default_rng(0)
-        taken = [profile(path, numbers_read(path, "training", rng)) for _ in range(rounds + 1)][1:]
-        print(
-            f"| {path.name} | " + " | ".join(f"{1000 * median(part):.1f}" for part in zip(*taken, strict=True)) + " |"
-        )
+        passes = passes_over(path, "training")
+        taken = [
+            [sum(part) / len(passes) for part in zip(*(profile(path, numbers) for numbers in passes), strict=True)]
+            for _ in range(rounds + 1)
+        ]
+        parts = zip(*taken[1:], strict=True)
+        print(f"| {path.name} | " + " | ".join(f"{1000 * median(part):.1f}" for part in parts) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def main(
     tasks: str = ",".join(TASKS),
     workers: str = "0,1,2",
     step: float | None = None,
-    steps: int = 12,
+    steps: int = 8,
     rounds: int = 3,
     folder: Path = FOLDER,
 ) -> None:

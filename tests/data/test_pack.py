@@ -16,12 +16,14 @@ import torch
 import webdataset
 from torch import Tensor
 
+from vivit.data import encode as encoding_module
 from vivit.data import pack as packing
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.encode import Encoding
 from vivit.data.entries import DataListing, Entry
 from vivit.data.listing import read_data
 from vivit.data.loader import training_batches
-from vivit.data.pack import Encoding, Packed, pack
+from vivit.data.pack import Packed, pack
 from vivit.data.shards import open_shards
 from vivit.errors import UserError
 from vivit.video.clips import ClipSpec
@@ -331,7 +333,7 @@ def test_colours_stay(encode: Encode, tmp_path: Path) -> None:
 def test_few_frames_at_once_are_the_same(encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4")
     whole = content(encoded(path, tmp_path / "whole", Encoding()).source)
-    monkeypatch.setattr(packing, "FRAMES_AT_ONCE", 7 * 3 * 32 * 64)
+    monkeypatch.setattr(encoding_module, "FRAMES_AT_ONCE", 7 * 3 * 32 * 64)
     assert content(encoded(path, tmp_path / "pieces", Encoding()).source) == whole
 
 
@@ -353,7 +355,8 @@ root, folder, out, kind, workers, pause_at, largest = sys.argv[1:]
 sys.path.insert(0, root)
 from vivit.errors import UserError
 from vivit.data.entries import DataListing, Entry
-from vivit.data.pack import Encoding, pack
+from vivit.data.encode import Encoding
+from vivit.data.pack import pack
 
 def progress(done, total):
     print(done, flush=True)

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
-from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,41 +24,23 @@ import av
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
+from vivit.data.encode import Encoding, encode
 from vivit.data.entries import DataListing, Entry
 from vivit.data.listing import read_data
 from vivit.data.shard_index import INDEX, Index, Shard, read_index, says, write_index
 from vivit.data.shards import UNFINISHED
 from vivit.errors import UserError
-from vivit.video.clips import grid_of
-from vivit.video.decode import Video, open_video
+from vivit.video.decode import open_video
 from vivit.video.source import InShard, Source, VideoError, name_of, reason
 from vivit.writing import write_whole
 
 SHARD_SIZE = 512 * 2**20
-# Bytes of frames decoded at once.
-FRAMES_AT_ONCE = 1 << 26
 # Videos in work for each process, so that none waits while the next in order is not ready.
 AHEAD = 4
 # Of a name in a shard, so that all of it is in the header.
 NAME_LENGTH = 80
-# Slower presets take twice the time and gain little. With its macroblock tree, x264 writes small videos in another way
-# from time to time, and packing them again would not give the same bytes.
-X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 _BLOCK = tarfile.BLOCKSIZE
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How videos are encoded anew: H.264 without sound, at an even rate, in square pixels and right side up."""
-
-    short_side: int | None = None
-    """Pixels that the shorter side is shrunk to; it is never enlarged. None keeps the size."""
-    key_frames: int = 32
-    """At most so many frames from one key frame to the next: fewer take more space, and less decoding on the way."""
-    crf: int = 23
-    """x264's constant rate factor: 18 can hardly be told from the original, each 6 more halve the size."""
 
 
 @dataclass(frozen=True)
@@ -474,9 +455,6 @@ def _told(out: Path, index: Index) -> Packed:
     return Packed(out, len(index.shards), videos, len(entries), size, index.left_out)
 
 
-# --- reading and encoding, in processes
-
-
 @contextmanager
 def _prepared(
     files: Sequence[_File], first: int, scratch: Path, encoding: Encoding | None, workers: int
@@ -530,40 +508,8 @@ def _prepare(
         with open_video(source) as video:
             if encoding is None:
                 return None
-            _encode(video, target, encoding, span)
+            encode(video, target, encoding, span)
             return target
     except VideoError as error:
         target.unlink(missing_ok=True)
         return _why(error, source)
-
-
-def _encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, float] | None) -> None:
-    info = video.info
-    grid = grid_of(info, span)
-    smaller, larger = sorted((info.width, info.height))
-    side = min(smaller, encoding.short_side or smaller)
-    rate = Fraction(info.frame_rate).limit_denominator(1001)
-    batch = max(1, FRAMES_AT_ONCE // (3 * side * side * larger // smaller))
-    try:
-        with av.open(str(target), "w", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate)
-            assert isinstance(stream, av.VideoStream)
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(encoding.crf), "g": str(encoding.key_frames), **X264}
-            for start in range(0, len(grid), batch):
-                for picture in _even(video.frames(grid[start : start + batch], side)):
-                    if not stream.codec_context.is_open:
-                        stream.height, stream.width = picture.shape[1:]
-                    rgb = picture.permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-            container.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        # Reading raises VideoError.
-        raise OSError(error.errno, error.strerror, str(target)) from None
-
-
-def _even(frames: Tensor) -> Tensor:
-    """(N, C, H, W) without a last row or column that has no pair, as H.264 with halved colours wants it."""
-    if min(frames.shape[2:]) < 2:
-        frames = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return frames[..., : frames.shape[2] // 2 * 2, : frames.shape[3] // 2 * 2]
