@@ -147,7 +147,7 @@ def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_scan_goes_on(
 ) -> None:
     (tmp_path / "crashing.py").write_text(
         "import os, time\n"
-        "from vivit.video import scan\n"
+        "from vivit.data import scan\n"
         "def scan_file(source, full):\n"
         "    if source.name == 'crash.mp4':\n"
         "        os.abort()\n"

@@ -30,7 +30,12 @@ class Encoding:
 
 
 def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, float] | None) -> None:
-    """Write an MP4 of the even grid, or of a span of seconds of it. Raises VideoError, and OSError as on a full disk."""
+    """Write an MP4 of the even grid, or of a span of seconds of it.
+
+    Raises:
+        VideoError: the video cannot be read.
+        OSError: the file cannot be written, as on a full disk.
+    """
     info = video.info
     grid = grid_of(info, span)
     smaller, larger = sorted((info.width, info.height))
