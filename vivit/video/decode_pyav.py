@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
 from vivit.video.decode import Video, VideoInfo
@@ -139,6 +139,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
 
     The display matrix sends (x, y), downwards, to (a x + c y, b x + d y); in its bytes stand a, b, 0, c, d, 0, ….
     """
+    # A frame and its side data refer to each other and wait for the garbage collector: so, a copy without much to it.
+    frame = frame.reformat(width=16, height=16, format="gray", interpolation=Interpolation.POINT)
     try:
         side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     except ValueError:
