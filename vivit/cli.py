@@ -144,7 +144,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             tyro.conf.arg(help="val is what training held out; all: every video, where the data has no splits"),
         ] = "val",
         out: Annotated[
-            Path | None, tyro.conf.arg(help="folder for scores.json and pictures (default: in the model's)")
+            Path | None,
+            _unset(help="folder for scores.json and pictures; by default in the model's", metavar="FOLDER"),
         ] = None,
         videos: Videos = None,
         device: Device = "auto",
@@ -457,7 +458,7 @@ def _data_pack(arguments: Sequence[str]) -> int:
 
     def command(
         data: Data,
-        out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="folder for the shards", metavar="OUT")],
+        out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="folder for the shards", metavar="OUT")],
         short_side: Annotated[
             int | None, _unset(help="encode anew with this shorter side, such as 320", metavar="PIXELS")
         ] = None,

@@ -11,7 +11,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError):
         raise UserError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
     return device

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from vivit.data import datasets
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.entries import Entry
 from vivit.data.lists import read_list
 from vivit.errors import UserError
+from vivit.video.source import InShard
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -603,3 +606,28 @@ def test_video_given_as_data(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(bytes(range(256)))
     assert "not a list of videos" in error_of(path)
+
+
+def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits are those of the folders that a list names, wherever one calls from."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            touch(tmp_path, f"{split}/{name}.mp4")
+    rows = [f"{split}/{name}.mp4,{name}" for split in ("train", "val") for name in ("a", "b")]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    for data in (Path("."), tmp_path):
+        for split in ("train", "val"):
+            names = {Path(str(video.source)).parent.name for video in open_split(data, split).videos}
+            assert names == {split}
+
+
+def test_shards_hold_out_what_files_do(tmp_path: Path) -> None:
+    """Where all files of a class have one name, their folders decide."""
+    sources = [f"run/{person}/1.mp4" for person in "abcdefghij"]
+    entries = [Entry(tmp_path / source, {"classes": ("run",)}, "") for source in sources]
+    members = [
+        Entry(InShard("s.tar", source, i, 1), {"classes": ("run",)}, "") for i, source in enumerate(sources[::-1])
+    ]
+    held = {str(source).removeprefix(f"{tmp_path}/") for source in datasets._hold_out(entries)}
+    assert held == {source.name for source in datasets._hold_out(members) if isinstance(source, InShard)}

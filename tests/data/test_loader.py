@@ -188,7 +188,8 @@ def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep:
     assert_same(batches, once)
     replacements = set()
     for epoch, batch in enumerate(batches):
-        (failure,) = batch.failures
+        ((index, failure),) = batch.failures
+        assert index == 4
         message = str(failure)
         assert message.startswith(f"{broken.videos[4].source}: not a readable video")
         assert "\n" not in message

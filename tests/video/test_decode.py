@@ -181,6 +181,24 @@ def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbere
         assert read_numbers(video.frames([0, 0, 3])) == [77] * 3
 
 
+@pytest.mark.parametrize("milliseconds", range(1600, 2000, 40))
+def test_end_trimmed_between_b_frames(
+    milliseconds: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
+) -> None:
+    """The edit list ends there, so that packets behind it are decoded and not shown."""
+    path = encode(tmp_path / "trimmed.mp4", 60, options={"bf": "3", "g": "250", "x264-params": "b-pyramid=none"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12  # past version, flags and the number of entries, to the first one's duration
+    assert int.from_bytes(data[at : at + 4], "big") == 2400
+    data[at : at + 4] = milliseconds.to_bytes(4, "big")
+    path.write_bytes(data)
+    with open_video(path) as video:
+        every = read_numbers(video.frames(range(video.info.num_frames)))
+    for index in range(video.info.num_frames - 5, video.info.num_frames):
+        with open_video(path) as video:
+            assert read_numbers(video.frames([index])) == [every[index]]
+
+
 def test_frames_of_one_time_count_as_one(encode: Encode, tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "still.mkv", 3, times=[0, 0, 0], codec="ffv1")) as video:
         assert (video.info.num_frames, video.info.duration) == (1, 0.04)

@@ -40,6 +40,7 @@ from vivit.writing import write_whole
 
 # Bytes read at once where all of a file are hashed.
 CHUNK = 1 << 20
+MOST_WORKERS = 512
 
 
 def check(
@@ -73,8 +74,8 @@ def check(
         UserError: the data cannot be listed, or something cannot be written.
     """
     console = console or Console()
-    if workers < 1:
-        raise UserError(f"workers: {workers} cannot read anything; give 1 or more")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"workers: {workers}; give a number from 1 to {MOST_WORKERS}")
     listing = read_data(data, videos)
     if fix is not None:
         _check_fix(fix, listing)

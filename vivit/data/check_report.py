@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vivit.data.entries import SPLIT_NAMES, shortened
-from vivit.data.manifest import SHOWN, FileRecord, Manifest, Use
+from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest, Use
 from vivit.data.remarks import KINDS, remarks_on
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
@@ -70,7 +70,7 @@ def _splits_table(manifest: Manifest, plain: bool) -> Table:
             f"{seconds / 3600:,.2f}",
             Text(f"{unreadable:,}", style="red" if unreadable else ""),
             Text(f"{missing:,}", style="yellow" if missing else ""),
-            manifest.hash.get(split, "")[:SHOWN],
+            manifest.hash.get(split, "")[:HASH_DIGITS],
         )
     return table
 

@@ -71,8 +71,11 @@ def show(
     """
     if count < 1:
         raise UserError(f"count: {count} videos make no picture; give at least 1")
+    if seed < 0:
+        raise UserError(f"seed: {seed}; give 0 or more")
     mirrors = {head: mirrored_classes(names) for head, names in videos.classes.items()}
-    if augmentation is not None and None in mirrors.values():
+    one_sided = any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
+    if augmentation is not None and one_sided:
         augmentation = replace(augmentation, flip=0.0)
     sections = [_section(videos, index, spec, augmentation, mirrors, seed) for index in _choose(videos, count, seed)]
     contact_sheet(sections, out)
@@ -90,14 +93,12 @@ def _choose(videos: VideoSet, count: int, seed: int) -> list[int]:
     return [index for _, _, index in sorted(chosen, key=lambda entry: (entry[1], entry[0]))]
 
 
-def _class_words(
-    videos: VideoSet, video: LabelledVideo, mirrors: dict[str, dict[int, int] | None] | None = None
-) -> str:
+def _class_words(videos: VideoSet, video: LabelledVideo, mirrors: dict[str, dict[int, int]] | None = None) -> str:
     """ "dog", or "verb: wash, noun: cup"; of the mirrored video, where mirrors are given."""
     words = []
     for head, label in video.labels.items():
         numbers = (label,) if isinstance(label, int) else label
-        mirror = (mirrors or {}).get(head) or {}
+        mirror = (mirrors or {}).get(head, {})
         names = " + ".join(videos.classes[head][mirror.get(number, number)] for number in numbers) or "none"
         words.append(names if list(video.labels) == ["classes"] else f"{head}: {names}")
     return ", ".join(words)
@@ -108,7 +109,7 @@ def _section(
     index: int,
     spec: ClipSpec,
     augmentation: Augmentation | None,
-    mirrors: dict[str, dict[int, int] | None],
+    mirrors: dict[str, dict[int, int]],
     seed: int,
 ) -> Section:
     video = videos.videos[index]

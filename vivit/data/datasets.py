@@ -12,7 +12,7 @@ from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened
 from vivit.data.listing import read_data
 from vivit.data.no_collection import no_collection
 from vivit.errors import UserError
-from vivit.video.source import Source
+from vivit.video.source import InShard, Source
 
 HELD_OUT = 5  # one in so many videos, where the data has no validation split of its own
 
@@ -193,6 +193,6 @@ def _hold_out(entries: Sequence[Entry]) -> set[Source]:
 
 def _order(name: str, source: Source) -> tuple[bytes, str]:
     """That of a hash of their names: it has nothing to do with what they show, or where the data lies."""
-    path = str(source)
+    path = source.name if isinstance(source, InShard) else str(source)
     file = os.path.basename(path)
     return hashlib.sha256(f"{name}/{file}".encode(errors="surrogateescape")).digest(), path

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 from torch import Tensor
 
+from vivit.errors import UserError
 from vivit.video.clips import grid_of
 from vivit.video.decode import Video
 
@@ -28,6 +29,15 @@ class Encoding:
     crf: int = 23
     """x264's constant rate factor: 18 can hardly be told from the original, each 6 more halve the size."""
 
+    def __post_init__(self) -> None:
+        """Raises UserError where a field is out of its range."""
+        if self.short_side is not None and self.short_side < 2:
+            raise UserError(f"short_side: {self.short_side} pixels are no picture; give 2 or more")
+        if self.key_frames < 1:
+            raise UserError(f"key_frames: one in {self.key_frames}; give 1 or more")
+        if not 0 <= self.crf <= 51:
+            raise UserError(f"crf: {self.crf}; give a number from 0, without loss, to 51")
+
 
 def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, float] | None) -> None:
     """Write an MP4 of the even grid, or of a span of seconds of it.
@@ -39,7 +49,7 @@ def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, fl
     info = video.info
     grid = grid_of(info, span)
     smaller, larger = sorted((info.width, info.height))
-    side = min(smaller, encoding.short_side or smaller)
+    side = smaller if encoding.short_side is None else min(smaller, encoding.short_side)
     rate = Fraction(info.frame_rate).limit_denominator(1001)
     batch = max(1, FRAMES_AT_ONCE // (3 * side * side * larger // smaller))
     try:
@@ -49,7 +59,7 @@ def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, fl
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": str(encoding.crf), "g": str(encoding.key_frames), **X264}
             for start in range(0, len(grid), batch):
-                for picture in _even(video.frames(grid[start : start + batch], side)):
+                for picture in _even(video.frames(grid[start : start + batch], side if side < smaller else None)):
                     if not stream.codec_context.is_open:
                         stream.height, stream.width = picture.shape[1:]
                     rgb = picture.permute(1, 2, 0).contiguous().numpy()  # (H, W, C)

@@ -135,8 +135,9 @@ class _Found:
 
     def _split_by_folder(self, data: Path) -> None:
         """Where a list of no splits names its files by folders of splits, as in train/1.mp4, these are the splits."""
-        start = len(str(self.videos or data)) + 1
-        splits = [split_named(str(entry.source)[start:].replace("\\", "/").split("/")[0]) for entry in self.entries]
+        above = os.path.abspath(self.videos or data)
+        below = [os.path.relpath(os.path.abspath(str(entry.source)), above) for entry in self.entries]
+        splits = [split_named(path.split(os.sep)[0]) for path in below]
         if all(splits) and not any(entry.split for entry in self.entries):
             self.entries = [replace(entry, split=split) for entry, split in zip(self.entries, splits, strict=True)]
 

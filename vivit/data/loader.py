@@ -44,8 +44,8 @@ class Batch(NamedTuple):
     """head → (B,) int64; or (B, K) float of 0 and 1 in a set of many labels for each video."""
     indices: Tensor
     """(B,) int64, which videos of the set; in place of one that cannot be read stands the one that is seen."""
-    failures: tuple[VideoError, ...] = ()
-    """Of the videos that could not be read."""
+    failures: tuple[tuple[int, VideoError], ...] = ()
+    """Which videos of the set could not be read, and why."""
 
 
 def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -90,7 +90,7 @@ class _Clip(NamedTuple):
     labels: Labels
     video: int
     """Which of the set it is."""
-    failures: tuple[VideoError, ...] = ()
+    failures: tuple[tuple[int, VideoError], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
     def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, reading: _Reading) -> None:
         self.videos, self.spec, self.seed, self.reading = videos, spec, seed, reading
         self.kept: dict[int, Tensor] | None = {} if reading.keep else None
-        self.isolated = IsolatedReader(reading.timeout) if reading.timeout else None
+        self.isolated = IsolatedReader(reading.timeout) if reading.timeout is not None else None
 
     def __getitem__(self, key: tuple[int, int]) -> _Clip | VideoError:
         epoch, index = key
-        failures: list[VideoError] = []
+        failures: list[tuple[int, VideoError]] = []
         candidates = [index]
         for chosen in candidates:
             try:
@@ -126,8 +126,8 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
             except VideoError as error:
                 if not failures:
                     candidates += self._replacements(epoch, index)
-                failures.append(error)
-        return failures[0]
+                failures.append((chosen, error))
+        return failures[0][1]
 
     def _replacements(self, epoch: int, index: int) -> list[int]:
         # Not of the generator that reading uses: how far that comes depends on the damage.
@@ -267,7 +267,7 @@ class _Views(Dataset[Tensor | str]):
         timeout: float | None,
     ) -> None:
         self.videos, self.views = videos, (spec, num_clips, num_crops)
-        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout else None
+        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout is not None else None
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -307,6 +307,8 @@ def _workers_context(workers: int) -> BaseContext | None:
     Forked off this one they may hang: a lock that one of its threads holds (of a decoder, of PyTorch's pool) stays
     locked in them for ever.
     """
+    if workers < 0:
+        raise UserError(f"workers: {workers} processes cannot read; give 0, for none but this one, or more")
     if not workers:
         return None
     context = multiprocessing.get_context("forkserver")

@@ -19,7 +19,7 @@ from vivit.video.source import InShard, Source, is_remote
 from vivit.writing import write_whole
 
 FORMAT = "vivit data manifest 1"
-SHOWN = 16
+HASH_DIGITS = 16
 """Hexadecimal digits of a hash that people are shown."""
 # Files asked about at once: on a network it is the waiting that takes the time.
 AT_ONCE = 16

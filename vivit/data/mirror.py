@@ -14,7 +14,7 @@ _PAIRS = (
 _MIRRORED = {word: other for pair in _PAIRS for word, other in (pair, pair[::-1])}
 
 
-def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = None) -> dict[int, int] | None:
+def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = None) -> dict[int, int]:
     """Which class each becomes when its videos are mirrored, by number; most stay what they are.
 
     "Pushing something from left to right" and "… from right to left" become each other, and so do "turn_clockwise"
@@ -26,7 +26,8 @@ def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = Non
             itself stays, whatever its name says.
 
     Returns:
-        None where a class speaks of a side and no other class is its mirror: such videos must not be mirrored.
+        Every class but those that speak of a side and of which no other is the mirror. Where one is left out, videos
+        must not be mirrored.
 
     Raises:
         UserError: a swap names a class that is not there, or contradicts another.
@@ -42,8 +43,6 @@ def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = Non
         elif phrases.count(other) == phrases.count(phrase) == 1 and phrases.index(other) not in mirrored:
             mirrored[number] = phrases.index(other)
             mirrored[phrases.index(other)] = number
-        else:
-            return None
     return mirrored
 
 

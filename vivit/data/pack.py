@@ -32,7 +32,7 @@ from vivit.data.shard_index import INDEX, Index, Shard, read_index, says, write_
 from vivit.data.shards import UNFINISHED
 from vivit.errors import UserError
 from vivit.video.decode import open_video
-from vivit.video.source import InShard, Source, VideoError, name_of, reason
+from vivit.video.source import InShard, Source, VideoError, is_remote, name_of, place_of, reason
 from vivit.writing import write_whole
 
 SHARD_SIZE = 512 * 2**20
@@ -104,6 +104,10 @@ def pack(
     Raises:
         UserError: the folder holds something else, the disk is full, no video can be read, or a file is missing.
     """
+    if shard_size < 1:
+        raise UserError("shard_size: a shard without bytes holds nothing; give 1 or more")
+    if workers < 0:
+        raise UserError(f"workers: {workers} processes cannot encode; give 0, for none but this one, or more")
     listing.check_files(["train", "val", "test", ""])
     files = _files(listing)
     if not files:
@@ -138,7 +142,7 @@ def pack(
 
 def pack_and_tell(
     data: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     videos: Path | None,
     short_side: int | None,
@@ -150,6 +154,11 @@ def pack_and_tell(
     """`pack` with a progress bar, and words about what was packed. Encodes anew where any of the three is given."""
     given = {"short_side": short_side, "key_frames": key_frames, "crf": crf}
     chosen = {name: value for name, value in given.items() if value is not None}
+    if is_remote(str(out)):
+        raise UserError(f"{out}: shards are written to a folder; copy it to the store afterwards")
+    out = Path(out)
+    if out.resolve().as_posix() == place_of(data):
+        raise UserError(f"{out}: holds the data itself; give another folder for its shards")
     listing = read_data(data, videos)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(f"{name_of(data)}: {listing.source}")

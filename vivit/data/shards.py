@@ -156,7 +156,7 @@ def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -
         if known is None and kept.is_file():
             known = read_index(kept.read_bytes(), folder)
         if known is not None and known.shards == shards:
-            return known
+            return replace(known, listing=replace(known.listing, source=f"{len(names)} shards of {data}"))
         walked = list(pool.map(lambda name: _walk(join(folder, name), name), names))
     entries = tuple(entry for shard in walked for entry in shard.entries)
     left_out = tuple(line for shard in walked for line in shard.left_out)
@@ -289,7 +289,8 @@ def _said(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
 
 def _split_in(name: str) -> str:
     """ "train" of train/000.tar and of kinetics-train-000.tar; "" where no split or more than one is named."""
-    words = {split_named(word) for word in re.split(r"[^A-Za-z]+", name)} - {""}
+    nearest = "/".join(name.split("/")[-2:])
+    words = {split_named(word) for word in re.split(r"[^A-Za-z]+", nearest)} - {""}
     return words.pop() if len(words) == 1 else ""
 
 

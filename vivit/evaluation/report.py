@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivit.data.datasets import open_split
-from vivit.data.manifest import SHOWN, data_hash
+from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate
@@ -74,7 +74,7 @@ def evaluate_and_report(
         "per_class": next(iter(per_class.values())) if len(per_class) == 1 else per_class,
     }
     write_files({out / "scores.json": as_json(scores)})
-    scored_on = f"{len(videos.videos)} videos, data {hashed[:SHOWN]}"
+    scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     words = f"{name_of(data)}, {split}, {views} views, {scored_on}"
     score_card(Path(model_source), model, evaluation.scores(), words)
     pictures = draw_confusions(evaluation, out)

@@ -67,7 +67,7 @@ class Predictor:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
         self.classes = self.model.classes
         self.model.to(pick_device(device))
-        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout else None
+        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout is not None else None
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
         """Label a video, from `views` clips x crops of it. Raises VideoError where it cannot be read."""

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vivit.data.datasets import VideoSet, count_classes, open_split
 from vivit.data.entries import shortened
 from vivit.data.loader import colour_rng, steps_per_epoch, training_batches
-from vivit.data.manifest import SHOWN, data_hash
+from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
 from vivit.device import pick_device
 from vivit.errors import UserError, one_line
@@ -81,8 +81,9 @@ def train(
     val_set = open_split(data, "val", videos=videos)
     heads = {head: len(names) for head, names in train_set.classes.items()}
     mirrors = _mirrors(recipe, train_set)
+    one_sided = any(len(mirrors[head]) < number for head, number in heads.items())
     augmentation = recipe.build_augmentation()
-    if mirrors is None and recipe.flip is None:
+    if one_sided and recipe.flip is None:
         augmentation = replace(augmentation, flip=0.0)
     torch.manual_seed(recipe.seed)
     try:
@@ -100,21 +101,24 @@ def train(
     except ValueError as error:
         raise UserError(str(error)) from None
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
+    model_device = pick_device(device)
     _claim(out, data, recipe, hashes)
     model.initialise(position_std=recipe.position_std)
-    model_device = pick_device(device)
     on_gpu = model_device.type == "cuda"
     model.to(model_device)
     optimiser = build_optimiser(model, recipe)
     per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
     num_steps = recipe.epochs * per_epoch
-    _say_choices(say, model, train_set, val_set, hashes, recipe, augmentation, mirrors)
+    batch_size = min(recipe.batch_size, len(train_set.videos))
+    _say_choices(say, model, train_set, val_set, hashes, recipe, augmentation, mirrors, one_sided)
 
     start_step = 0
     losses: list[float] = []  # of the steps of this epoch so far
+    unreadable: dict[int, str] = {}  # which videos could not be read, and why
     if saved := checkpoints(out / "checkpoints"):
         state = load_checkpoint(saved[-1], model, optimiser)
         start_step, losses = state["step"], state["losses"]
+        unreadable = {int(index): reason for index, reason in state["unreadable"].items()}
         say(f"going on after step {start_step} of {num_steps}, from {saved[-1]}")
     history = _history(out, start_step // per_epoch)
     if start_step == num_steps:
@@ -148,7 +152,6 @@ def train(
     with SummaryWriter(str(out / "tensorboard"), purge_step=start_step) as board, Progress(*columns) as progress:
         epochs_of = f"{start_step // per_epoch + 1}/{recipe.epochs}"
         bar = progress.add_task("", total=num_steps, completed=start_step, epoch=epochs_of, loss=0.0, rate=0.0)
-        unreadable: set[str] = set()
         untimed = len(losses)
         epoch_begun = saved_at = time.monotonic()
         model.train()
@@ -156,7 +159,7 @@ def train(
             # Dropout and stochastic depth draw from the step's own seed: a resumed run draws the same.
             torch.manual_seed(recipe.seed * 1_000_003 + step)
             rate = learning_rate(step, recipe.learning_rate, recipe.warmup_epochs * per_epoch, num_steps)
-            clips, labels = batch.clips.to(model_device, non_blocking=True), batch.labels
+            clips, labels = batch.clips.to(model_device), batch.labels
             if on_gpu:
                 rngs = [colour_rng(recipe.seed, step // per_epoch, index) for index in batch.indices.tolist()]
                 clips = augment_batch(clips, augmentation, rngs)
@@ -176,15 +179,16 @@ def train(
                     f"the loss at step {step} is {loss}: lower the learning rate ({recipe.learning_rate:g})"
                 )
 
-            unreadable |= {str(failure) for failure in batch.failures}
+            for index, failure in batch.failures:
+                unreadable.setdefault(index, str(failure))
             if len(unreadable) > recipe.unreadable * len(train_set.videos):
                 raise UserError(
                     f"{len(unreadable)} of {len(train_set.videos)} training videos cannot be read, more than "
-                    f"{recipe.unreadable:.0%} (--unreadable): {sorted(unreadable)[0]}"
+                    f"{recipe.unreadable:.0%} (--unreadable): {min(unreadable.values())}"
                 )
 
             done = step + 1
-            clips_per_second = (len(losses) - untimed) * recipe.batch_size / (time.monotonic() - epoch_begun)
+            clips_per_second = (len(losses) - untimed) * batch_size / (time.monotonic() - epoch_begun)
             progress.update(bar, completed=done, loss=sum(losses) / len(losses), rate=clips_per_second)
             board.add_scalar("train/loss", loss, step)
             board.add_scalar("train/learning_rate", rate, step)
@@ -209,12 +213,18 @@ def train(
             if epoch_ended or time.monotonic() - saved_at > CHECKPOINT_EVERY:
                 # The model first: a run whose last checkpoint is there has left all that it leaves.
                 model.save_pretrained(out)
-                save_checkpoint(out / "checkpoints", done, model, optimiser, {"losses": losses})
+                save_checkpoint(
+                    out / "checkpoints",
+                    done,
+                    model,
+                    optimiser,
+                    {"losses": losses, "unreadable": {str(index): reason for index, reason in unreadable.items()}},
+                )
                 saved_at = time.monotonic()
-    for failure in sorted(unreadable):
-        say(f"not read, others seen in its place: {failure}")
-    for failure in evaluation.failures:
-        say(f"not read, counted as wrong: {failure}")
+    for reason in sorted(set(unreadable.values())):
+        say(f"not read, others seen in its place: {reason}")
+    for reason in evaluation.failures:
+        say(f"not read, counted as wrong: {reason}")
     return model.eval()
 
 
@@ -227,9 +237,11 @@ def training_step(
     recipe: Recipe,
     multi_label: bool,
 ) -> float:
-    """One update on a batch (B, T, C, H, W) uint8; returns its loss. `labels` and `multi_label` are `loss_of`'s."""
-    device = next(model.parameters()).device
-    logits = model(clips.to(device, non_blocking=True))
+    """One update on a batch (B, T, C, H, W) on the model's device; returns its loss.
+
+    `labels` and `multi_label` are `loss_of`'s.
+    """
+    logits = model(clips)
     loss = loss_of(logits, labels, recipe.label_smoothing, multi_label)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -281,7 +293,7 @@ def _claim(out: Path, data: str | Path, recipe: Recipe, hashes: Mapping[str, str
     if not note.exists():
         write_files({note: as_json({**this, **hashes})})
         return
-    found = json.loads(note.read_text())
+    found = _parse_json(note.read_text("utf-8"), note, out)
     other = [name for name in this if found.get(name) != this[name]]
     if other:
         was = ", ".join(f"{name} {found.get(name)}" for name in other)
@@ -290,13 +302,13 @@ def _claim(out: Path, data: str | Path, recipe: Recipe, hashes: Mapping[str, str
         was = found.get(name, "unknown")
         if was != hashes[name]:
             raise UserError(
-                f"{out}: begun with other {videos} videos (data {was[:SHOWN]}, and now {hashes[name][:SHOWN]}); "
-                f"put {data} back as it was, or delete the run or give another --out"
+                f"{out}: begun with other {videos} videos (data {was[:HASH_DIGITS]}, "
+                f"and now {hashes[name][:HASH_DIGITS]}); put {data} back as it was, or give another --out"
             )
 
 
-def _mirrors(recipe: Recipe, videos: VideoSet) -> dict[str, dict[int, int]] | None:
-    """head → which class each becomes in a mirrored clip; None where a class has a side and no mirror."""
+def _mirrors(recipe: Recipe, videos: VideoSet) -> dict[str, dict[int, int]]:
+    """head → which class each becomes in a mirrored clip, without those that have a side and no mirror."""
     known = {name for names in videos.classes.values() for name in names}
     for name in (*recipe.mirrored, *recipe.mirrored.values()):
         if name not in known:
@@ -304,10 +316,7 @@ def _mirrors(recipe: Recipe, videos: VideoSet) -> dict[str, dict[int, int]] | No
     mirrors = {}
     for head, names in videos.classes.items():
         swaps = {name: other for name, other in recipe.mirrored.items() if name in names or other in names}
-        mirror = mirrored_classes(names, swaps)
-        if mirror is None:
-            return None
-        mirrors[head] = mirror
+        mirrors[head] = mirrored_classes(names, swaps)
     return mirrors
 
 
@@ -319,26 +328,32 @@ def _say_choices(
     hashes: Mapping[str, str],
     recipe: Recipe,
     augmentation: Augmentation,
-    mirrors: Mapping[str, Mapping[int, int]] | None,
+    mirrors: Mapping[str, Mapping[int, int]],
+    one_sided: bool,
 ) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     config = model.config
-    train_hash, val_hash = (hashes[name][:SHOWN] for name in ("train_hash", "val_hash"))
+    train_hash, val_hash = (hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
     say(
         f"train on {len(train_set.videos)} videos of {count_classes(train_set)} (data {train_hash}): {train_set.source}"
     )
+    for head, names in train_set.classes.items():
+        seen = {number for video in train_set.videos for number in _numbers(video.labels[head])}
+        unseen = [name for number, name in enumerate(names) if number not in seen]
+        if unseen:
+            say(f"no training video of {shortened(unseen)}: such videos cannot be learned")
     say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
     say(
         f"{config.variant.replace('_', ' ')} of {parameters:.1f} M parameters from scratch, "
         f"{config.num_frames} frames of {config.image_size[0]} × {config.image_size[1]}, "
         f"every {_ordinal(recipe.frame_stride)} frame, on {next(model.parameters()).device}"
     )
-    if mirrors is None and not augmentation.flip:
+    if one_sided and recipe.flip is None:
         say(
             "no mirrored clips: a class has a side and no other is its mirror (--mirrored NAME NAME names a pair, "
             "--flip 0.5 mirrors all the same)"
         )
-    elif mirrors is not None and augmentation.flip:
+    elif augmentation.flip:
         swapped = [
             f"{names[number]} and {names[other]}"
             for head, names in train_set.classes.items()
@@ -349,14 +364,25 @@ def _say_choices(
             say(f"in mirrored clips these become each other: {shortened(swapped, 3)}")
 
 
+def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (label,) if isinstance(label, int) else label
+
+
 def _ordinal(stride: int) -> str:
     return {1: "single", 2: "second", 3: "third"}.get(stride, f"{stride}th")
+
+
+def _parse_json(content: str, file: Path, out: Path) -> dict[str, Any]:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: damaged ({error}); delete {out} or give another --out") from None
 
 
 def _history(out: Path, epochs: int) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, up to the epoch that the checkpoint ended."""
     file = out / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = [_parse_json(line, file, out) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
     return [row for row in rows if row["epoch"] <= epochs]
 
 

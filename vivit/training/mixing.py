@@ -19,6 +19,8 @@ def mix(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Each clip with the one at the same place from the batch's end, by one share for the whole batch.
 
+    With several processes each mixes its own part of the batch, as the official code does on its devices.
+
     Mixup (paper, table 7; Scenic, dataset_lib/dataset_utils.py) averages the pixels: what comes back is floating point,
     rounded nowhere. CutMix (arXiv 1905.04899) puts a box of the other clip into all frames, and the pixels stay as they
     are. With both, each batch gets either, as likely.

@@ -117,7 +117,7 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
 
     Raises:
         VideoError: it cannot be read.
-        UserError: the decoder is not installed.
+        UserError: the file is one for a decoder that is not installed.
     """
     source = Path(source) if isinstance(source, str) else source
     if isinstance(source, Path) and os.path.isdir(source):
@@ -131,7 +131,7 @@ def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
         return video
     from vivit.video.decode_torchcodec import TorchCodecVideo, is_read_alike
 
+    if not is_read_alike(video):
+        return video
     with video:
-        if is_read_alike(video):
-            return TorchCodecVideo(video, "cuda" if decoder == "nvdec" else "cpu")
-    return PyAVVideo(source)
+        return TorchCodecVideo(video, "cuda" if decoder == "nvdec" else "cpu")

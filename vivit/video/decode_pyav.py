@@ -140,7 +140,9 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
     The display matrix sends (x, y), downwards, to (a x + c y, b x + d y); in its bytes stand a, b, 0, c, d, 0, ….
     """
     # A frame and its side data refer to each other and wait for the garbage collector: so, a copy without much to it.
-    frame = frame.reformat(width=16, height=16, format="gray", interpolation=Interpolation.POINT)
+    frame = VideoReformatter().reformat(
+        frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT, threads=1
+    )
     try:
         side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     except ValueError:

@@ -243,6 +243,9 @@ class FrameWalk:
                 if presentation_times and end is not None and packet.pts is not None:
                     ends[packet.pts] = end * self._tick
                     self._skip_unless_wanted(packet.pts, end)
+                else:
+                    # How long it is shown is not known, so it may be wanted.
+                    self.stream.codec_context.skip_frame = "DEFAULT"
                 if packet.dts is not None:
                     time = packet.dts * self._tick
                 try:

@@ -51,6 +51,8 @@ class IsolatedReader:
             memory: bytes that a call may take beyond what the process has at its start; None is without a limit, as it
                 is wherever the system is not Linux.
         """
+        if not 0 < timeout < float("inf"):
+            raise UserError(f"timeout: {timeout:g} s is no time to read a video in; give a number above 0")
         self.timeout, self.memory = timeout, memory
         self._lock = threading.Lock()
         self._child: _Child | None = None
@@ -236,6 +238,7 @@ def _wait_until(line: socket.socket, deadline: float | None) -> None:
 def serve(number: int, memory: int | None) -> None:
     """What the process does: one call after the other, as they come over the socket of that number."""
     # What the first call would otherwise spend its time on.
+    import vivit.video.clips  # noqa: F401
 
     line = socket.socket(fileno=number)
     threading.Thread(target=_end_with_the_caller, args=(line,), daemon=True).start()
