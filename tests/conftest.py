@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 
 CLIPS = 6  # of each class; one of them is held out
 

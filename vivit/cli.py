@@ -91,7 +91,8 @@ def demo(arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """Train a model on labelled videos"""
-    from vivit.training.recipes import RECIPES, Recipe
+    from vivit.training.recipe import Recipe
+    from vivit.training.recipes import RECIPES
 
     names = Literal["paper", "small", "demo"]
     # The recipe decides the defaults of the other flags, so it is read before them.
@@ -410,11 +411,11 @@ def _data_show(arguments: Sequence[str]) -> int:
         settings = RECIPES[recipe]()
         if randaugment is not None:
             settings = settings.model_copy(update={"randaugment": randaugment})
-        preprocessing = settings.build_preprocessing()
+        preprocessing, side = settings.build_preprocessing(), settings.image_size or 224
         spec = ClipSpec(
-            num_frames=settings.num_frames,
-            stride=settings.frame_stride,
-            size=(settings.image_size, settings.image_size),
+            num_frames=settings.num_frames or 32,
+            stride=preprocessing.frame_stride,
+            size=(side, side),
             resize=preprocessing.resize,
             short=preprocessing.short_clips,
         )

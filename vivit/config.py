@@ -40,6 +40,8 @@ class ModelConfig(BaseModel):
     mlp_dim: PositiveInt = 3072
     temporal_layers: Annotated[Layers, Field(ge=0)] | None = None
     """Layers of the factorised encoder's temporal encoder (4 by default); 0 is the average-pooling baseline."""
+    adapter_size: PositiveInt | None = None
+    """Width of a bottleneck between the factorised encoder's spatial and temporal encoder; None leaves it out."""
     pooling: Literal["token", "mean"] | None = None
     """`token` (the default of models 1 and 2) classifies a class token, `mean` the mean of all tokens."""
     attention_order: Literal["space_time", "time_space"] | None = None
@@ -59,6 +61,8 @@ class ModelConfig(BaseModel):
     attention_dropout: Rate = 0.0
     stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The rate at the last layer; it grows linearly from 0 at the first."""
+    token_dropping: Rate = 0.0
+    """The share of each clip's tokens that the encoder does not see in training."""
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -123,6 +127,8 @@ class ModelConfig(BaseModel):
             raise ValueError(f'pooling: {self.variant} has no class token; use pooling="mean"')
         if self.temporal_layers is not None and self.variant != "factorised_encoder":
             raise ValueError(f"temporal_layers goes with the factorised_encoder; leave it out for {self.variant}")
+        if self.adapter_size is not None and not self.temporal_layers:
+            raise ValueError("adapter_size goes with a factorised_encoder that has temporal layers; leave it out")
         if self.attention_order is not None and self.variant != "factorised_self_attention":
             raise ValueError(
                 f"attention_order goes with the factorised_self_attention model; leave it out for {self.variant}"

@@ -11,7 +11,7 @@ from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec, mean_logits
 from vivit.model.vivit import ViViT
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 from vivit.video.clips import read_views
 from vivit.video.source import VideoError
 

@@ -15,7 +15,7 @@ from vivit.errors import UserError
 from vivit.evaluation import report
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.model.vivit import ViViT
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 
 
 def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:

@@ -10,7 +10,7 @@ from vivit.errors import UserError
 from vivit.training import checkpoint
 from vivit.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vivit.training.optim import build_optimiser
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 
 
 def trained(recipe: Recipe, optimiser: Literal["sgd", "adamw"], seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:

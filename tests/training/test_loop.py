@@ -16,7 +16,7 @@ from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
 from vivit.model.vivit import ViViT
 from vivit.training import loop
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 from vivit.video.augment import Augmentation
 from vivit.weights.store import load
 

@@ -5,7 +5,7 @@ import torch
 
 from vivit.model.vivit import ViViT
 from vivit.training.optim import build_optimiser, learning_rate
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 
 
 def test_schedule_by_hand() -> None:

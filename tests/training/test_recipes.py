@@ -3,7 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from vivit.model.vivit import ViViT
-from vivit.training.recipes import RECIPES, Recipe
+from vivit.training.recipe import Recipe
+from vivit.training.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,6 @@ def test_the_papers_model_has_the_papers_size() -> None:
 
 def test_the_papers_settings_are_table_7() -> None:
     recipe = RECIPES["paper"]()
-    assert recipe == Recipe()
     table = {
         "optimiser": "sgd",
         "learning_rate": 0.1,

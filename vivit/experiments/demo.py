@@ -14,7 +14,8 @@ from vivit.experiments.camera_motion import generate
 from vivit.experiments.report_page import Example, Trained, write_page
 from vivit.inference.predictor import Predictor
 from vivit.training.loop import train
-from vivit.training.recipes import Recipe, demo
+from vivit.training.recipe import Recipe
+from vivit.training.recipes import demo
 
 VIEWS = "4x1"
 EXAMPLES = 18

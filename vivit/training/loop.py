@@ -34,7 +34,7 @@ from vivit.model.vivit import ViViT
 from vivit.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vivit.training.mixing import mix
 from vivit.training.optim import build_optimiser, learning_rate
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 from vivit.video.augment import Augmentation, augment_batch
 from vivit.video.decode import Decoder
 from vivit.video.source import name_of, place_of
@@ -346,7 +346,7 @@ def _say_choices(
     say(
         f"{config.variant.replace('_', ' ')} of {parameters:.1f} M parameters from scratch, "
         f"{config.num_frames} frames of {config.image_size[0]} × {config.image_size[1]}, "
-        f"every {_ordinal(recipe.frame_stride)} frame, on {next(model.parameters()).device}"
+        f"every {_ordinal(model.preprocessing.frame_stride)} frame, on {next(model.parameters()).device}"
     )
     if one_sided and recipe.flip is None:
         say(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from vivit.training.recipes import Recipe
+from vivit.training.recipe import Recipe
 
 
 def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

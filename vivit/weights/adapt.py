@@ -20,7 +20,7 @@ Classes = Sequence[str] | Mapping[str, Sequence[str]]
 CHANGEABLE = (
     *("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames"),
     *("num_classes", "heads"),
-    *("dropout", "attention_dropout", "stochastic_depth"),
+    *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 )
 
 
