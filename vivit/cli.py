@@ -1,6 +1,7 @@
 """The `vivit` command: one thin function for each verb. What a verb needs is imported when it is called."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from pydantic import ValidationError
 
-from vivit.errors import UserError, one_line
+from vivit.errors import Stopped, UserError, one_line
 
 if TYPE_CHECKING:
     from vivit.inference.predictor import Predictor
@@ -90,24 +91,66 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train a model on labelled videos"""
+    """Train a model on labelled videos; train report RUN writes its page"""
+    if arguments[:1] == ["report"]:
+        return _train_report(arguments[1:])
     from vivit.training.recipe import Recipe
     from vivit.training.recipes import RECIPES
+    from vivit.training.start import default_recipe
 
-    names = Literal["paper", "small", "demo"]
     # The recipe decides the defaults of the other flags, so it is read before them.
     words = [word for argument in arguments for word in argument.split("=", 1)]
-    name = next((value for flag, value in pairwise(words) if flag == "--recipe"), "small")
-    settings = RECIPES.get(name, RECIPES["small"])()
+    given = dict(pairwise(words))
+    default = default_recipe(given.get("--init"))
+    name = given.get("--recipe", default)
+    settings = RECIPES.get(name, RECIPES[default])()
+    names = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
 
     def command(
         data: Data,
-        out: Annotated[Path, tyro.conf.arg(help="the run's folder; begun before, it is continued", metavar="RUN")],
-        settings: tyro.conf.OmitArgPrefixes[Recipe] = settings,
-        recipe: Annotated[names, tyro.conf.arg(help="where the settings come from that are not given")] = "small",
+        init: Annotated[
+            str | None,
+            _unset(
+                help="weights to start from: a ViViT or image ViT of any kind, as vivit convert takes it",
+                metavar="SOURCE",
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None,
+            _unset(
+                help="the run's folder; begun before, it is continued (default: runs/ and the data's name)",
+                metavar="RUN",
+            ),
+        ] = None,
+        settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[Recipe]] = settings,
+        recipe: Annotated[
+            names, tyro.conf.arg(help="where the settings come from that are not given", metavar="NAME")
+        ] = name,
+        overfit: Annotated[
+            int | None,
+            _unset(help="learn so many batches by heart, to see that model and data are sound", metavar="BATCHES"),
+        ] = None,
         videos: Videos = None,
         device: Device = "auto",
         workers: Workers = 2,
+        compile: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="compile each transformer block")
+        ] = False,
+        activation_checkpointing: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool],
+            tyro.conf.arg(help="less memory, more time: compute activations again for the gradient"),
+        ] = False,
+        shard: Annotated[
+            tyro.conf.FlagCreatePairsOff[bool],
+            tyro.conf.arg(help="under torchrun: spread weights and the optimiser's state over the processes (FSDP2)"),
+        ] = False,
+        checkpoint_every: Annotated[
+            float, tyro.conf.arg(help="seconds between checkpoints within an epoch", metavar="SECONDS")
+        ] = 600.0,
+        track: Annotated[
+            Literal["wandb", "trackio"] | None,
+            _unset(help="where curves go besides TensorBoard: wandb or trackio", metavar="NAME"),
+        ] = None,
         keep_decoded: Annotated[
             tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="keep decoded videos in memory, where they fit")
         ] = False,
@@ -115,21 +158,47 @@ def train(arguments: Sequence[str]) -> int:
         timeout: Timeout = None,
     ) -> None:
         from vivit.training.loop import train
+        from vivit.video.source import name_of
 
+        run = out or Path("runs") / name_of(data)
         train(
             data,
-            out,
+            run,
             settings,
+            init=init,
             videos=videos,
             device=device,
             workers=workers,
             keep_decoded=keep_decoded,
             decoder=decoder,
             timeout=timeout,
+            compile=compile,
+            activation_checkpointing=activation_checkpointing,
+            shard=shard,
+            checkpoint_every=checkpoint_every,
+            track=track,
+            overfit=overfit,
         )
-        print(f"the model is in {out}; try: vivit predict VIDEO --model {out}")
+        if _rank() == 0:
+            print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
 
     _parse("train", command, arguments)
+    return 0
+
+
+def _train_report(arguments: Sequence[str]) -> int:
+    """Write a run's page: curves, scores, mistakes, settings, cost"""
+
+    def command(
+        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="the run's folder", metavar="RUN")],
+        data: Annotated[str | None, _unset(help="the run's data, where it lies elsewhere now", metavar="DATA")] = None,
+        videos: Videos = None,
+    ) -> None:
+        from vivit.training.run_report import write_report
+
+        print(f"written to {write_report(run, data, videos)}")
+
+    tyro.cli(command, prog="vivit train report", description=_train_report.__doc__, args=list(arguments))
     return 0
 
 
@@ -387,15 +456,15 @@ def _data_show(arguments: Sequence[str]) -> int:
     """Make a picture of some clips, plain or as training augments them"""
     from vivit.training.recipes import RECIPES
 
+    names = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
+
     def command(
         data: Data,
         out: Annotated[Path, tyro.conf.arg(help="the picture", metavar="PNG")] = Path("clips.png"),
         augment: Annotated[
             tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="with rows of the same clips augmented")
         ] = False,
-        recipe: Annotated[
-            Literal["paper", "small", "demo"], tyro.conf.arg(help="whose clips and augmentation to show")
-        ] = "small",
+        recipe: Annotated[names, tyro.conf.arg(help="whose clips and augmentation to show", metavar="NAME")] = "small",
         randaugment: Annotated[
             tuple[int, float] | None, _unset(help="RandAugment besides", metavar="LAYERS MAGNITUDE")
         ] = None,
@@ -542,6 +611,9 @@ def main() -> None:
         status = _complain(str(error))
     except ValidationError as error:
         status = _complain(one_line(error))
+    except Stopped as stopped:
+        _complain(str(stopped))
+        status = stopped.exit_status
     except KeyboardInterrupt:
         print("vivit: stopped", file=sys.stderr)
         status = 130
@@ -553,5 +625,11 @@ def main() -> None:
 
 
 def _complain(message: str) -> int:
-    print(f"vivit: {message}", file=sys.stderr)
+    # Of many processes any may be the one that has something to say.
+    print(f"vivit: {f'process {_rank()}: ' if _rank() else ''}{message}", file=sys.stderr)
     return 2
+
+
+def _rank() -> int:
+    """Which of the processes that torchrun started this is."""
+    return int(os.environ.get("RANK", "0"))

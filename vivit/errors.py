@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that a user can make and mend."""
+"""What ends a command in one line: a mistake that the user can mend, or a wish to stop."""
 
 from pydantic import ValidationError
 
@@ -17,6 +17,17 @@ class UserError(Exception):
         if len(message) > LONGEST:
             message = f"{message[: LONGEST * 2 // 3]} … {message[-LONGEST // 3 :]}"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message))
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and the same call goes on with it.
+
+    The command line prints it and exits with 130 after Ctrl-C, else with 75 (EX_TEMPFAIL: call again).
+    """
+
+    def __init__(self, message: str, interrupted: bool) -> None:
+        super().__init__(message)
+        self.exit_status = 130 if interrupted else 75
 
 
 def one_line(error: ValidationError) -> str:

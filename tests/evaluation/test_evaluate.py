@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
-from vivit.evaluation.evaluate import Evaluation, evaluate
+from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
 from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec, mean_logits
 from vivit.model.vivit import ViViT
@@ -42,6 +42,28 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
     assert found.classes == {"classes": ("bright", "dark")}
 
 
+def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) -> None:
+    videos = open_split(bright_dark, "val")
+    found = evaluate(model, videos, num_clips=2, num_crops=3, average="probabilities")
+    for index, video in enumerate(videos.videos):
+        with torch.no_grad():
+            each = model(read_views(video.source, clip_spec(model), 2, 3))
+        expected = (each.exp() / each.exp().sum(dim=1, keepdim=True)).mean(dim=0)
+        torch.testing.assert_close(found.logits["classes"][index].exp(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_logits_from_elsewhere_are_the_same(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
+    data = shutil.copytree(bright_dark, tmp_path / "data")
+    (data / "dark" / "dark1.mp4").write_bytes(b"no video")
+    videos = open_split(data, "all")
+    found = evaluate(model, videos, num_clips=1, num_crops=1)
+    again = evaluation_of(videos, found.logits, {7: "dark1.mp4: no video"})
+    assert list(found.failures) == list(again.failures) == [7]
+    assert again.scores() == found.scores()
+    assert again.per_class() == found.per_class()
+    assert again.read.tolist() == [index != 7 for index in range(12)]
+
+
 def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
     clips = torch.randint(0, 256, (20, 4, 3, 32, 32), dtype=torch.uint8)
     found = mean_logits(model.eval(), [clips[:3], clips[3:4], clips[4:]])
@@ -67,7 +89,8 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
     found = evaluate(model, open_split(data, "all"), num_clips=1, num_crops=1, progress=done.append)
     whole = evaluate(model, open_split(bright_dark, "all"), num_clips=1, num_crops=1)
 
-    assert [failure.split(":")[0] for failure in found.failures] == [str(broken)]
+    assert list(found.failures) == [2]
+    assert found.failures[2].startswith(f"{broken}: ")
     assert found.scores()["videos"] == 12
     assert found.scores()["unreadable"] == 1
     assert found.accuracy(5) == pytest.approx(11 / 12)
@@ -89,7 +112,7 @@ NAN = [float("nan")] * 7
 
 
 def of(logits: list[list[float]], labels: list[int]) -> Evaluation:
-    return Evaluation({"classes": Tensor(logits)}, {"classes": torch.tensor(labels)}, {"classes": tuple("abcdefg")}, ())
+    return Evaluation({"classes": Tensor(logits)}, {"classes": torch.tensor(labels)}, {"classes": tuple("abcdefg")}, {})
 
 
 def test_scores_by_hand() -> None:
@@ -100,6 +123,16 @@ def test_scores_by_hand() -> None:
     assert found.accuracy(2) == pytest.approx(2 / 5)
     assert found.accuracy(5) == pytest.approx(3 / 5)
     assert found.read.tolist() == [True, True, True, True, False]
+
+
+def test_calibration_is_of_the_videos_that_could_be_read() -> None:
+    """Softmax of (log 4, 0, …, 0) over seven classes is 4 of 10; one of three such answers is right."""
+    sure = [1.3862943611198906] + [0.0] * 6
+    calibration = of([sure, sure, NAN, sure], [0, 1, 0, 2]).calibration()
+    assert calibration is not None
+    assert calibration.error == pytest.approx(0.4 - 1 / 3, abs=1e-6)
+    assert sum(calibration.counts) == 3
+    assert of([NAN, NAN], [0, 1]).calibration() is None
 
 
 def test_confusion_by_hand() -> None:
@@ -214,7 +247,7 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
 def test_heads_of_other_names_are_joined_under_them() -> None:
     logits = {"who": Tensor([[1, 0], [1, 0]]), "where": Tensor([[1, 0], [1, 0]])}
     labels = {"who": torch.tensor([0, 0]), "where": torch.tensor([0, 1])}
-    found = Evaluation(logits, labels, {"who": ("a", "b"), "where": ("c", "d")}, ())
+    found = Evaluation(logits, labels, {"who": ("a", "b"), "where": ("c", "d")}, {})
     assert found.shares() == {
         **{"who_top1": 1.0, "who_top5": 1.0, "where_top1": 0.5, "where_top5": 1.0},
         **{"who+where_top1": 0.5, "who+where_top5": 1.0},
@@ -257,3 +290,4 @@ def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_p
     assert rows[6] == {"class": "towel", "videos": 0, "average_precision": None}
     assert [row["videos"] for row in rows] == [sum(k in label for label in labels) for k in range(7)]
     assert draw_confusions(found, tmp_path / "nowhere") == []
+    assert found.calibration() is None

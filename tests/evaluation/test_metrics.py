@@ -1,13 +1,14 @@
 """Scores against plain loops over ranked lists."""
 
-from itertools import product
+from itertools import pairwise, product
 from math import exp
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from vivit.evaluation.metrics import average_precision, joint_top_k_hits, top_k_hits
+from vivit.evaluation.metrics import average_precision, calibration, joint_top_k_hits, label_ranks, top_k_hits
 
 
 def ranked(scores: list[float]) -> list[int]:
@@ -30,6 +31,8 @@ def test_top_k_is_the_head_of_the_ranked_list(k: int) -> None:
     assert top_k_hits(logits, labels, k).tolist() == expected
     assert any(expected)
     assert top_k_hits(logits, logits.argmax(dim=1), 1).all()
+    places = [ranked(row).index(label) + 1 for row, label in zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert label_ranks(logits, labels).tolist() == places
 
 
 @pytest.mark.parametrize("counts", [(6, 7), (3, 40), (2, 2), (4, 3, 5), (8,)])
@@ -116,3 +119,49 @@ def test_unreadable_videos_are_below_everything_in_a_ranking() -> None:
 
 def test_class_that_no_video_has_gives_no_average_precision() -> None:
     assert average_precision(Tensor([1.0, 2.0]), torch.tensor([False, False])) is None
+
+
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
+    """A bin after the other, with its lower end left out."""
+    error, ends = 0.0, np.linspace(0, 1, bins + 1)
+    for low, high in pairwise(ends):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_calibration_error_is_that_of_a_loop_over_bins(bins: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Some are at the ends of bins.
+    confidence = np.concatenate([rng.uniform(0.2, 1, 200), np.arange(1, bins + 1) / bins])
+    right = rng.uniform(size=len(confidence)) < confidence**2
+    found = calibration(torch.from_numpy(confidence), torch.from_numpy(right), bins)
+    assert found is not None
+    assert found.error == pytest.approx(expected_calibration_error(confidence, right, bins))
+    counts, _ = np.histogram(-confidence, bins=-np.linspace(0, 1, bins + 1)[::-1])
+    assert found.counts == tuple(counts[::-1])
+
+
+def test_calibration_by_hand() -> None:
+    """Four of five videos of confidence 0.9 are right, one of two of 0.6, and none is sure: 0.1 · 5/7 + 0.1 · 2/7."""
+    confidence = Tensor([0.9] * 5 + [0.6] * 2)
+    found = calibration(confidence, torch.tensor([True] * 4 + [False, True, False]), bins=2)
+    assert found is not None
+    # Both are in the upper half: seven of mean 5.7 / 7, of which five are right.
+    assert found.error == pytest.approx(abs(5 - 5.7) / 7)
+    assert (found.counts, found.confidence[0], found.accuracy[0]) == ((0, 7), None, None)
+    assert (found.confidence[1], found.accuracy[1]) == (pytest.approx(5.7 / 7), pytest.approx(5 / 7))
+    finer = calibration(confidence, torch.tensor([True] * 4 + [False, True, False]), bins=4)
+    assert finer is not None
+    assert finer.counts == (0, 0, 2, 5)
+    assert finer.error == pytest.approx(0.1 * 5 / 7 + 0.1 * 2 / 7)
+
+
+def test_certain_and_right_is_calibrated_and_nothing_is_not_told() -> None:
+    sure = calibration(Tensor([1.0, 1.0]), torch.tensor([True, True]))
+    assert sure is not None
+    assert (sure.error, sure.counts) == (0.0, (0,) * 14 + (2,))
+    assert calibration(Tensor([]), torch.tensor([], dtype=torch.bool)) is None

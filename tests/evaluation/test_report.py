@@ -1,5 +1,6 @@
 """What `vivit evaluate` writes and says."""
 
+import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow import parquet
 
 from vivit.data.datasets import open_split
 from vivit.data.manifest import data_hash
@@ -29,8 +31,10 @@ def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None
     return folder
 
 
-def score(data: Path, model: Path, out: Path | None = None) -> Evaluation:
-    return report.evaluate_and_report(data, model, views="2x1", split="val", out=out, device="cpu", workers=0)
+def score(data: Path, model: Path, out: Path | None = None, **options: Any) -> Evaluation:
+    return report.evaluate_and_report(
+        data, model, views="2x1", split="val", out=out, device="cpu", workers=0, **options
+    )
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -72,8 +76,86 @@ def test_scores_stand_beside_what_they_are_of(
     beside = f"12 videos, data {hashed[:16]}"
     assert f"top-1 {scores['top1']:.1%}   top-5 {scores['top5']:.1%}   ({beside})\n" in said
     assert (model / "evaluation" / "confusion.png").is_file()
+    assert (model / "evaluation" / "reliability.png").is_file()
     card = " ".join((model / "README.md").read_text().split())
     assert f"data, val, 2x1 views, {beside}" in card
+
+    calibration = found.calibration()
+    assert calibration is not None
+    assert scores["calibration"]["error"] == calibration.error
+    assert sum(scores["calibration"]["counts"]) == 11
+    assert f"expected calibration error {calibration.error:.1%}\n" in said
+    assert scores["model"]["source"] == str(model)
+    with (model / "evaluation" / "per_video.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["video"] for row in rows] == [str(video.source) for video in open_split(data, "val").videos]
+    assert [row["error"] for row in rows if row["error"]] == scores["failures"]
+    assert sum(row["label"] == row["predicted"] for row in rows) == round(12 * scores["top1"])
+    assert {row["label"] for row in rows if "dark3" in row["video"]} == {"dark"}
+
+
+def test_probabilities_are_averaged_and_every_table_is_written(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
+    table, out = tmp_path / "table.parquet", tmp_path / "out"
+    found = score(bright_dark, model, out, average="probabilities", per_video=table)
+    expected = evaluate(
+        report.load(model), open_split(bright_dark, "val"), num_clips=2, num_crops=1, average="probabilities"
+    )
+    assert torch.equal(found.logits["classes"], expected.logits["classes"])
+    assert read_scores(out)["average"] == "probabilities"
+    assert "2x1 views, their probabilities averaged, " in " ".join((model / "README.md").read_text().split())
+    rows = parquet.read_table(table).to_pylist()
+    assert [row["probability"] for row in rows] == pytest.approx(
+        expected.logits["classes"].softmax(dim=1).amax(dim=1).tolist()
+    )
+    assert str(table) in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
+    monkeypatch.setattr(report, "evaluate", None)
+    with pytest.raises(UserError, match=r"table\.txt"):
+        score(bright_dark, model, per_video=tmp_path / "table.txt")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: no folder can be made there"):
+        score(bright_dark, model, tmp_path / "file")
+
+
+def test_where_no_video_can_be_read_one_of_them_is_named(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    data = shutil.copytree(bright_dark, tmp_path / "data")
+    for path in data.glob("*/*.mp4"):
+        path.write_bytes(b"no video")
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
+    with pytest.raises(
+        UserError, match=r"data: none of the 2 videos can be read; .*bright\d\.mp4: not a readable video"
+    ):
+        score(data, model, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_models_hash_is_of_its_weights_and_of_what_they_mean(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    folder = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
+    hashes = {
+        report.hash_model(report.load(folder)),
+        report.hash_model(report.load(shutil.copytree(folder, tmp_path / "b"))),
+    }
+    assert len(hashes) == 1
+    model = report.load(folder)
+    model.state_dict()["heads.classes.bias"][0] += 1e-6
+    hashes.add(report.hash_model(model))
+    saved(tiny_recipe, tmp_path / "other", {"classes": ["dark", "bright"]}, {"classes": 2})
+    hashes.add(report.hash_model(report.load(tmp_path / "other")))
+    strided = tiny_recipe.model_copy(update={"frame_stride": 2})
+    hashes.add(
+        report.hash_model(report.load(saved(strided, tmp_path / "c", {"classes": ["bright", "dark"]}, {"classes": 2})))
+    )
+    assert len(hashes) == 4
 
 
 def test_the_hash_is_that_of_the_data_and_not_of_the_models_order_of_classes(
@@ -111,8 +193,10 @@ def test_several_heads_have_scores_and_pictures_each(
     named = {f"{head}_top{k}" for head in ("verb", "noun", "action") for k in (1, 5)}
     assert {name: scores[name] for name in named} == {name: expected.scores()[name] for name in named}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("scores.json", "confusion_verb.png", "confusion_noun.png"),
+        *("scores.json", "per_video.csv"),
+        *(f"{picture}_{head}.png" for picture in ("confusion", "reliability") for head in ("verb", "noun")),
     }
+    assert scores["calibration"].keys() == {"verb", "noun"}
     assert scores["per_class"].keys() == {"verb", "noun"}
     assert [row["videos"] for row in scores["per_class"]["verb"]] == [6, 6]
     assert [row["videos"] for row in scores["per_class"]["noun"]] == [4, 4, 4, 0, 0, 0, 0]
@@ -142,7 +226,8 @@ def test_many_labels_have_a_table_of_average_precisions(
     assert (precisions[0], precisions[6]) == (1.0, None)
     assert scores["mAP"] == pytest.approx(sum(precisions[:6]) / 6)
     assert f"mAP {scores['mAP']:.1%}   (12 videos" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.json"]
+    assert scores["calibration"] is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "per_video.csv"}
 
 
 def test_model_of_other_heads_than_the_data_is_refused_with_both(

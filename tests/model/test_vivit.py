@@ -388,3 +388,65 @@ def test_half_the_heads_see_time_and_half_see_space() -> None:
     expected[1, :] = True
     expected[:, 2] = True
     assert torch.equal(differs, expected)
+
+
+# The adapter of the factorised encoder.
+
+
+def plain_adapter(model: ViViT, x: Tensor) -> Tensor:
+    """The formula, weight by weight."""
+    weights = {name.removeprefix("model.adapter."): value for name, value in model.state_dict().items()}
+    centred = x - x.mean(dim=-1, keepdim=True)
+    normed = centred / (centred.square().mean(dim=-1, keepdim=True) + model.config.norm_eps).sqrt()
+    hidden = (normed * weights["norm.weight"] + weights["norm.bias"]) @ weights["down.weight"].T + weights["down.bias"]
+    activated = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    return x + activated @ weights["up.weight"].T + weights["up.bias"]
+
+
+def test_the_adapter_is_its_formula_on_what_the_spatial_encoder_gives() -> None:
+    model = build("factorised encoder", adapter_size=4).eval()
+    seen: dict[str, Tensor] = {}
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        seen["given"], seen["made"] = given[0], made
+
+    model.model.get_submodule("adapter").register_forward_hook(note)
+    logits = model(random_video(model))
+    torch.testing.assert_close(seen["made"], plain_adapter(model, seen["given"]), rtol=0, atol=1e-5)
+    without = build("factorised encoder").eval()
+    without.load_state_dict({k: v for k, v in model.state_dict().items() if "adapter" not in k})
+    frames: list[Tensor] = []
+    without.model.get_submodule("temporal_positions").register_forward_pre_hook(
+        lambda module, given: frames.append(given[0])
+    )
+    plain_logits = without(random_video(model))
+    torch.testing.assert_close(seen["given"], frames[0])
+    assert not torch.allclose(logits, plain_logits)
+
+
+def test_a_fresh_adapter_changes_nothing_and_learns() -> None:
+    plain = build("factorised encoder").eval()
+    model = ViViT(ModelConfig(**{**SIZES, **VARIANTS["factorised encoder"], "adapter_size": 4})).eval()
+    left = model.load_state_dict(plain.state_dict(), strict=False)
+    assert all(name.startswith("model.adapter.") for name in left.missing_keys) and not left.unexpected_keys
+    assert torch.equal(model(random_video(model)), plain(random_video(plain)))
+    model(random_video(model)).sum().backward()
+    gradient = model.get_parameter("model.adapter.up.weight").grad
+    assert gradient is not None and gradient.abs().max() > 0
+
+
+def test_a_fresh_adapters_way_down_is_xavier_uniform() -> None:
+    torch.manual_seed(0)
+    model = ViViT(
+        ModelConfig(**{**SIZES, **VARIANTS["factorised encoder"], "hidden_size": 128, "adapter_size": 32})
+    ).state_dict()
+    assert_uniform(model["model.adapter.down.weight"], math.sqrt(6 / (128 + 32)))
+    assert torch.equal(model["model.adapter.norm.weight"], torch.ones(128))
+    for name in ("norm.bias", "down.bias", "up.weight", "up.bias"):
+        assert torch.count_nonzero(model[f"model.adapter.{name}"]) == 0, name
+
+
+def test_features_and_heads_are_the_logits() -> None:
+    model = build("factorised encoder", representation_size=7).eval()
+    features = model.features(random_video(model))
+    torch.testing.assert_close(model.classify(features), model(random_video(model)), rtol=0, atol=0)

@@ -1,32 +1,77 @@
+"""One process: exactness, damage, full disks and kills. Several are in test_checkpoint_processes.py."""
+
+import hashlib
+import json
+import os
+import pickle
+import random
 import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from vivit.errors import UserError
 from vivit.training import checkpoint
-from vivit.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from vivit.training.averaging import WeightAverage
+from vivit.training.checkpoint import Checkpoints, checkpoints
 from vivit.training.optim import build_optimiser
 from vivit.training.recipe import Recipe
+from vivit.training.state import kept_weights, training_tensors
+
+Trained = tuple[nn.Module, torch.optim.Optimizer, WeightAverage]
 
 
-def trained(recipe: Recipe, optimiser: Literal["sgd", "adamw"], seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A small network after three steps."""
+def trained(recipe: Recipe, optimiser: Literal["sgd", "adamw"], seed: int, steps: int = 3) -> Trained:
+    """A small network after a few steps, with a buffer and a parameter that is not trained."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3))
-    chosen = build_optimiser(model, recipe.model_copy(update={"optimiser": optimiser}))
-    for _ in range(3):
-        step(model, chosen)
-    return model, chosen
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3))
+    model[0].bias.requires_grad_(False)
+    new = model, build_optimiser(model, recipe.model_copy(update={"optimiser": optimiser})), WeightAverage(model, 0.9)
+    for _ in range(steps):
+        step(*new)
+    return new
 
 
-def step(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def step(model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage) -> None:
     optimiser.zero_grad()
-    model(torch.ones(2, 5)).square().sum().backward()
+    model(torch.arange(10.0).reshape(2, 5)).square().sum().backward()
     optimiser.step()
+    average.update()
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+def filled(value: float, names: int = 3) -> dict[str, Tensor]:
+    return {f"model/{number}": torch.full((4, 3), value) for number in range(names)}
+
+
+def save_all(folder: Path, *steps: int, keep: int = 2) -> None:
+    """Checkpoints whose tensors are all of the number of their step."""
+    saver = Checkpoints(folder, keep)
+    for number in steps:
+        saver.save(number, filled(number), {"losses": [0.5] * number})
+    saver.wait()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -34,93 +79,346 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_round_trip_is_exact(tmp_path: Path, tiny_recipe: Recipe, optimiser: Literal["sgd", "adamw"]) -> None:
-    model, chosen = trained(tiny_recipe, optimiser, seed=0)
-    save_checkpoint(tmp_path, 3, model, chosen, {"losses": [0.1, 1 / 3]})
-    other_model, other = trained(tiny_recipe, optimiser, seed=1)
-    assert load_checkpoint(checkpoints(tmp_path)[-1], other_model, other) == {"step": 3, "losses": [0.1, 1 / 3]}
-
-    there = chosen.state_dict()["state"]
-    found = other.state_dict()["state"]
-    assert there.keys() == found.keys()
-    for number, values in there.items():
-        assert values.keys() == found[number].keys()
-        assert all(torch.equal(values[key], found[number][key]) for key in values)
-    step(model, chosen)
-    step(other_model, other)
-    for left, right in zip(model.parameters(), other_model.parameters(), strict=True):
-        assert torch.equal(left, right)
-
-
-def test_the_last_two_stay(tmp_path: Path, tiny_recipe: Recipe) -> None:
-    model, optimiser = trained(tiny_recipe, "sgd", seed=0)
-    for number in (8, 9, 10, 100):
-        save_checkpoint(tmp_path, number, model, optimiser, {})
-    assert [path.name for path in tmp_path.iterdir() if path != checkpoints(tmp_path)[-1]] == ["step-00000010"]
-    assert checkpoints(tmp_path)[-1].name == "step-00000100"
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("written", [0, 1])
-def test_failed_write_leaves_the_previous_one(
-    tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, error: BaseException, written: int
+def test_a_resumed_run_takes_the_very_same_steps(
+    tmp_path: Path, tiny_recipe: Recipe, optimiser: Literal["sgd", "adamw"]
 ) -> None:
-    """The disk is full, or the user has had enough, at the first or at the second file."""
-    model, optimiser = trained(tiny_recipe, "adamw", seed=0)
-    save_checkpoint(tmp_path, 1, model, optimiser, {})
-    before = contents(tmp_path / "step-00000001")
-    save, calls = checkpoint.save_file, 0
+    first = trained(tiny_recipe, optimiser, seed=0)
+    saver = Checkpoints(tmp_path)
+    losses = [0.1, 1 / 3, float("inf")]
+    saver.save(3, training_tensors(*first), {"losses": losses, "unreadable": {"7": "n\udc80 é"}})
+    saver.wait()
 
-    def failing(tensors: Any, path: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > written:
-            path.write_bytes(b"half")
-            raise error
-        save(tensors, path)
+    other = trained(tiny_recipe, optimiser, seed=1, steps=0)
+    state = Checkpoints(tmp_path).load_latest(lambda: training_tensors(*other), pytest.fail)
+    assert state == {"step": 3, "losses": losses, "unreadable": {"7": "n\udc80 é"}}
+    other[2].updates = first[2].updates
+    assert_same(training_tensors(*first), training_tensors(*other))
+    for _ in range(2):
+        step(*first)
+        step(*other)
+    assert_same(training_tensors(*first), training_tensors(*other))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_making_the_optimisers_state_changes_nothing(
+    tiny_recipe: Recipe, optimiser: Literal["sgd", "adamw"]
+) -> None:
+    asked, plain = (trained(tiny_recipe, optimiser, seed=0, steps=0) for _ in range(2))
+    before = copied(dict(asked[0].state_dict()))
+    tensors = training_tensors(*asked)
+    kinds = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", "step"}}[optimiser]
+    assert {name.rsplit("/", 1)[1] for name in tensors if name.startswith("optimiser/")} == kinds
+    assert_same(dict(asked[0].state_dict()), before)
+    assert all(parameter.grad is None for parameter in asked[0].parameters())
+    for _ in range(3):
+        step(*asked)
+        step(*plain)
+    assert_same(training_tensors(*asked), training_tensors(*plain))
+
+
+def test_tensors_go_by_the_names_of_their_parameters(tiny_recipe: Recipe) -> None:
+    model, optimiser, average = trained(tiny_recipe, "adamw", seed=0)
+    tensors = training_tensors(model, optimiser, average)
+    weight = model[2].weight
+    assert tensors["model/2.weight"].data_ptr() == weight.data_ptr()
+    assert tensors["optimiser/2.weight/exp_avg"] is optimiser.state[weight]["exp_avg"]
+    assert tensors["average/2.weight"] is average.state["2.weight"]
+    assert "model/1.running_mean" in tensors and "average/0.bias" not in tensors
+    assert not any(name.startswith("optimiser/0.bias/") for name in tensors)
+
+
+def test_kept_weights_are_averages_where_there_are_some(tiny_recipe: Recipe) -> None:
+    model, _, average = trained(tiny_recipe, "sgd", seed=0)
+    kept = kept_weights(model, average)
+    assert_same(kept, {**model.state_dict(), **average.state})
+    assert not torch.equal(kept["2.weight"], model[2].weight)
+    plain = kept_weights(model, None)
+    assert_same(plain, dict(model.state_dict()))
+    model[2].weight.data.zero_()
+    assert plain["2.weight"].any()
+
+
+def test_what_changes_after_save_is_not_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.save_file
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.1)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_file", late)
+    saver, tensors, losses = Checkpoints(tmp_path), filled(1.0), [0.5]
+    saver.save(1, tensors, {"losses": losses})
+    assert checkpoints(tmp_path) == []
+    for value in tensors.values():
+        value.zero_()
+    losses.clear()
+    saver.wait()
+    found = filled(0.0)
+    assert saver.load(checkpoints(tmp_path)[-1], found) == {"step": 1, "losses": [0.5]}
+    assert_same(found, filled(1.0))
+
+
+def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "number": torch.tensor(3.0),
+        "empty": torch.zeros(0, 3),
+        "a/b.c/d": torch.randn(3, 4, 5).transpose(0, 2),
+        "whole numbers": torch.tensor([1 << 40, -1]),
+        "flags": torch.tensor([True, False]),
+        "half": torch.randn(3).bfloat16(),
+    }
+    tensors["shared"] = tensors["half"]
+    saver = Checkpoints(tmp_path)
+    saver.save(1, tensors, {})
+    saver.wait()
+    found = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()}
+    saver.load(checkpoints(tmp_path)[-1], found)
+    assert_same(found, tensors)
+
+
+def test_the_files_are_what_other_tools_read(tmp_path: Path) -> None:
+    save_all(tmp_path, 7)
+    (saved,) = checkpoints(tmp_path)
+    assert names_in(saved) == ["SHA256SUMS", "rank-0.safetensors", "state.json"]
+    assert_same(load_file(saved / "rank-0.safetensors"), filled(7.0))
+    assert json.loads((saved / "state.json").read_text())["step"] == 7
+    sums = [line.split() for line in (saved / "SHA256SUMS").read_text().splitlines()]
+    assert sums == [
+        [hashlib.sha256((saved / name).read_bytes()).hexdigest(), name]
+        for name in ("rank-0.safetensors", "state.json")
+    ]
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=saved, check=True, capture_output=True)
+    assert {oct(path.stat().st_mode) for path in saved.iterdir()} == {oct((saved / "state.json").stat().st_mode)}
+
+
+def test_no_pickle_is_read(tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = (trained(tiny_recipe, "adamw", seed) for seed in (0, 1))
+    saver = Checkpoints(tmp_path)
+    saver.save(3, training_tensors(*first), {})
+    saver.wait()
+
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        pytest.fail("unpickled")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    Checkpoints(tmp_path).load_latest(lambda: training_tensors(*other), pytest.fail)
+    assert_same(training_tensors(*first), training_tensors(*other))
+
+
+def test_the_last_two_stay(tmp_path: Path) -> None:
+    save_all(tmp_path, 8, 9, 10, 100)
+    assert names_in(tmp_path) == ["step-00000010", "step-00000100"]
+
+
+def test_the_same_step_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    saver, found = Checkpoints(tmp_path), filled(0.0)
+    saver.save(1, filled(1.0), {})
+    saver.save(1, filled(2.0), {})
+    saver.wait()
+    assert names_in(tmp_path) == ["step-00000001"]
+    saver.load(tmp_path / "step-00000001", found)
+    assert_same(found, filled(2.0))
+
+
+def test_leftovers_are_cleared_at_the_start(tmp_path: Path) -> None:
+    save_all(tmp_path, 1)
+    (tmp_path / ".unfinished-step-00000002").mkdir()
+    (tmp_path / ".unfinished-step-00000002" / "rank-0.safetensors").write_bytes(b"half")
+    Checkpoints(tmp_path)
+    assert names_in(tmp_path) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("failing", ["save_file", "_sync", "_sha256"])
+def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    saver = Checkpoints(tmp_path, keep=1)
+    saver.save(1, filled(1.0), {})
+    saver.wait()
+    before = contents(tmp_path)
+
+    def full(*args: object, **kwargs: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save_file", failing)
-        with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
-            save_checkpoint(tmp_path, 2, model, optimiser, {})
-    if isinstance(error, OSError):
-        assert str(raised.value).startswith(f"{tmp_path}: checkpoint not written ([Errno 28] No space left on device)")
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000001"]
-    assert contents(tmp_path / "step-00000001") == before
+        patched.setattr(checkpoint, failing, full)
+        saver.save(2, filled(2.0), {})
+        with pytest.raises(UserError) as error:
+            saver.save(3, filled(3.0), {})
+    assert str(error.value) == (
+        f"{tmp_path}: checkpoint not written ([Errno 28] No space left on device); the one before it is whole"
+    )
+    saver.wait()
+    assert contents(tmp_path) == before
+    saver.save(3, filled(3.0), {})
+    saver.wait()
+    assert names_in(tmp_path) == ["step-00000003"]
 
-    save_checkpoint(tmp_path, 2, model, optimiser, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
-
-def test_full_disk_is_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
-    """The operating system itself refuses: no file may have more than 100 bytes."""
-    model, optimiser = trained(tiny_recipe, "sgd", seed=0)
+@pytest.mark.parametrize("size", [100, 3000])
+def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
+    """The operating system itself refuses: no file may be larger, first of the tensors, then of the state."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    save_all(tmp_path, 1)
+    before = contents(tmp_path)
+    saver = Checkpoints(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"checkpoint not written \(.*File too large"):
-            save_checkpoint(tmp_path, 1, model, optimiser, {})
+        saver.save(2, filled(2.0), {"losses": [0.5] * 3000})
+        with pytest.raises(UserError, match=r"checkpoint not written \(.*File too large") as error:
+            saver.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_checkpoint_is_one_line_and_leaves_the_model(
-    tmp_path: Path, tiny_recipe: Recipe, name: str, damage: str
-) -> None:
-    model, chosen = trained(tiny_recipe, "adamw", seed=0)
-    save_checkpoint(tmp_path, 3, model, chosen, {})
-    (saved,) = checkpoints(tmp_path)
-    file = saved / name
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    else:
-        file.unlink()
-    other, other_chosen = trained(tiny_recipe, "adamw", seed=1)
-    before = {key: value.clone() for key, value in other.state_dict().items()}
-    with pytest.raises(UserError, match=rf"{saved.name}: damaged .*delete it to go on") as error:
-        load_checkpoint(saved, other, other_chosen)
     assert "\n" not in str(error.value)
-    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    assert contents(tmp_path) == before
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(file: Path) -> None:
+    """In the middle: of a tensor's values, a number of the state, or a sum."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["rank-0.safetensors", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, Path.unlink])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_loaded(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    save_all(tmp_path, 3, 4)
+    damage(tmp_path / "step-00000004" / name)
+    found = filled(0.0)
+    with pytest.raises(UserError, match=r"/step-00000004: damaged \(.*\); delete it to go on from the one before$"):
+        Checkpoints(tmp_path).load(tmp_path / "step-00000004", found)
+    assert_same(found, filled(0.0))
+
+    said: list[str] = []
+    state = Checkpoints(tmp_path).load_latest(lambda: found, said.append)
+    assert state is not None and state["step"] == 3
+    assert_same(found, filled(3.0))
+    (line,) = said
+    assert line.startswith(f"{tmp_path}/step-00000004: damaged (")
+    assert line.endswith("), renamed to damaged-step-00000004; going on from step-00000003")
+    assert names_in(tmp_path) == ["damaged-step-00000004", "step-00000003"]
+    # What is damaged is in nobody's way.
+    save_all(tmp_path, 4, keep=1)
+    assert names_in(tmp_path) == ["damaged-step-00000004", "step-00000004"]
+    assert Checkpoints(tmp_path).load_latest(lambda: found, pytest.fail) == {"step": 4, "losses": [0.5] * 4}
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_again_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    assert Checkpoints(folder).load_latest(pytest.fail, pytest.fail) is None
+    save_all(folder, 3, 4)
+    for saved in checkpoints(folder):
+        cut(saved / "rank-0.safetensors")
+    with pytest.raises(UserError, match=f"no checkpoint is whole .*; delete {tmp_path}/run to begin again") as error:
+        Checkpoints(folder).load_latest(lambda: filled(0.0), pytest.fail)
+    assert "\n" not in str(error.value)
+    assert names_in(folder) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("model/1"), "model/1 is in it and not here"),
+        (lambda tensors: tensors.update({"average/1": torch.zeros(1)}), "average/1 is not in it"),
+        (lambda tensors: tensors.update({"model/1": torch.zeros(4, 2)}), "model/1 is 4 × 3 in it and 4 × 2 here"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_one_line_and_stays(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    save_all(tmp_path, 3)
+    tensors = filled(0.0)
+    change(tensors)
+    before = copied(tensors)
+    with pytest.raises(UserError, match=f"step-00000003: not of this model and optimiser: {message}"):
+        Checkpoints(tmp_path).load_latest(lambda: tensors, pytest.fail)
+    assert_same(tensors, before)
+    assert names_in(tmp_path) == ["step-00000003"]
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Do the work in a process of its own; returns its number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def latest_step(folder: Path) -> int:
+    """The number of the latest checkpoint; fails where it is not whole."""
+    found = filled(0.0)
+    state = Checkpoints(folder).load_latest(lambda: found, pytest.fail)
+    if state is None:
+        return 0
+    assert_same(found, filled(state["step"]))
+    assert state["losses"] == [0.5] * state["step"]
+    return state["step"]
+
+
+def test_a_run_killed_at_any_moment_goes_on_from_the_latest(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    reached = 0
+    for _ in range(12):
+        child = forked(lambda: save_all(tmp_path, *range(reached + 1, reached + 1000)))
+        time.sleep(moments.uniform(0.01, 0.08))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        now = latest_step(tmp_path)
+        assert now >= reached
+        reached = now
+    assert reached > 12
+    assert len(names_in(tmp_path)) <= 2
+
+
+def killed_at_event(number: int) -> Iterator[None]:
+    """From here on the process kills itself when it is about to touch the file system for the nth time."""
+    yield
+
+
+def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(tmp_path: Path) -> None:
+    """Of each `open`, `mkdir`, `rename`, `remove` … that Python does, in turn, until one is let through."""
+    for number in range(1, 100):
+        folder = tmp_path / str(number)
+        save_all(folder, 1, 2)
+
+        def save_third(folder: Path = folder, number: int = number) -> None:
+            seen = 0
+            saver = Checkpoints(folder)
+
+            def audit(event: str, args: tuple[object, ...]) -> None:
+                nonlocal seen
+                if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"):
+                    seen += 1
+                    if seen == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            import sys
+
+            sys.addaudithook(audit)
+            saver.save(3, filled(3.0), {"losses": [0.5] * 3})
+            saver.wait()
+
+        _, status = os.waitpid(forked(save_third), 0)
+        assert latest_step(folder) in (2, 3)
+        # The one before is whole too, until the new one is in place.
+        assert len(checkpoints(folder)) >= 2
+        if not os.WIFSIGNALED(status):
+            break
+    assert number > 10
+    assert names_in(folder) == ["step-00000002", "step-00000003"]

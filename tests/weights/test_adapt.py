@@ -445,7 +445,7 @@ def test_frozen_parameters_stay_frozen_and_a_fresh_head_learns() -> None:
     assert trained == {"heads.classes.weight", "heads.classes.bias"}
 
 
-@pytest.mark.parametrize("names", ["abcdx", "edcba", "abc", "abcdef"])
+@pytest.mark.parametrize("names", ["abcdx", "abcda", "abc", "abcdef"])
 def test_other_names_than_the_models_are_a_fresh_head(names: str) -> None:
     model = build(classes={"classes": list("abcde")})
     adapted = adapt(model, classes=list(names))
@@ -453,6 +453,67 @@ def test_other_names_than_the_models_are_a_fresh_head(names: str) -> None:
     assert adapted.classes == {"classes": tuple(names)}
     assert adapted.report[0].startswith(f"fresh head of {len(names)} classes") and "have 5" in adapted.report[0]
     assert len(adapted.report) == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_frames": 4}])
+def test_the_models_names_in_another_order_reorder_its_head(changes: dict[str, Any]) -> None:
+    model = build(classes={"classes": list("abcde")})
+    adapted = adapt(model, classes=list("cabed"), **changes)
+    assert adapted.classes == {"classes": tuple("cabed")}
+    for given, before in zip(head(adapted), head(model), strict=True):
+        assert torch.equal(given, torch.stack([before["abcde".index(name)] for name in "cabed"]))
+    assert adapted.report[-1] == "the 5 classes of the head put into another order"
+    back = adapt(adapted, classes=list("abcde"), num_frames=8)
+    assert torch.equal(head(back)[0], head(model)[0])
+
+
+def test_a_name_that_two_classes_share_does_not_tell_an_order() -> None:
+    model = build(classes={"classes": list("abcdd")})
+    assert_fresh(adapt(model, classes=list("ddcba")), model, {"classes": 5})
+
+
+def test_one_of_several_heads_is_reordered() -> None:
+    names = {"verb": list("abc"), "noun": list("wxyz")}
+    model = build(num_classes=None, heads={"verb": 3, "noun": 4}, classes=names)
+    adapted = adapt(model, classes={"verb": list("abc"), "noun": list("zwxy")})
+    assert torch.equal(head(adapted, "verb")[0], head(model, "verb")[0])
+    assert torch.equal(head(adapted, "noun")[0], head(model, "noun")[0].roll(1, dims=0))
+    assert torch.equal(head(adapted, "noun")[1], head(model, "noun")[1].roll(1))
+    assert adapted.report == ("the 4 noun classes of the head put into another order",)
+
+
+@pytest.mark.parametrize("before", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fresh_adapter_leaves_the_logits_as_they_were(before: int | None, dtype: torch.dtype) -> None:
+    bare = build("factorised encoder").to(dtype)
+    model = bare
+    if before is not None:
+        model = randomise(adapt(bare, adapter_size=before))
+    adapted = adapt(model, adapter_size=6)
+    assert adapted.report[-1] == "fresh adapter of width 6, untrained: it changes nothing yet"
+    assert adapted.get_parameter("model.adapter.down.weight").shape == (6, 32)
+    assert {value.dtype for value in adapted.state_dict().values()} == {dtype}
+
+    def others(model: ViViT) -> dict[str, Tensor]:
+        return {name: value for name, value in model.state_dict().items() if not name.startswith("model.adapter.")}
+
+    assert_same_state(others(adapted), others(model))
+    video = clip_of(model).to(dtype)
+    bare.load_state_dict(others(model))
+    with torch.no_grad():
+        assert torch.equal(adapted(video), bare(video))
+
+
+def test_an_adapter_that_is_asked_for_anew_stays() -> None:
+    model = randomise(adapt(build("factorised encoder"), adapter_size=6))
+    assert_same_state(adapt(model, adapter_size=6, num_frames=8).state_dict(), copy_state(model))
+
+
+def test_what_a_logit_means_changes_on_request() -> None:
+    model = build()
+    adapted = adapt(model, multi_label=True)
+    assert adapted.config.multi_label
+    assert_same_state(adapted.state_dict(), model.state_dict())
 
 
 def test_from_one_head_to_several_and_back() -> None:

@@ -5,6 +5,7 @@ No worker, process or loader holds a state: every random choice for a clip comes
 """
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -85,6 +86,19 @@ def steps_per_epoch(num_videos: int, batch_size: int) -> int:
     return max(1, num_videos // batch_size)
 
 
+def shares_of(batch: int, shares: int) -> list[np.ndarray]:
+    """Which clips of a batch each share has, such that clips which are mixed are in the same one.
+
+    Those at the same place from both ends go together, in this order, so that each share, turned around, lies beside
+    what it would lie beside in the whole. Where there are too few such pairs, shares are runs of clips.
+    """
+    pairs = np.array_split(np.arange((batch + 1) // 2), shares)
+    if not len(pairs[-1]):
+        return np.array_split(np.arange(batch), shares)
+    partners = [batch - 1 - first[::-1] for first in pairs]
+    return [np.concatenate([first, last[last > first[-1]]]) for first, last in zip(pairs, partners, strict=True)]
+
+
 class _Clip(NamedTuple):
     frames: Tensor
     labels: Labels
@@ -159,9 +173,18 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
 class _StepKeys:
     """The (epoch, index) keys of each step's batch, for one process out of `world_size`."""
 
-    def __init__(self, num_videos: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        num_videos: int,
+        batch_size: int,
+        seed: int,
+        steps: range,
+        clips_of_each: int | None,
+        rank: int,
+        world_size: int,
+    ) -> None:
         self.num_videos, self.batch_size, self.seed, self.steps = num_videos, batch_size, seed, steps
-        self.rank, self.world_size = rank, world_size
+        self.clips_of_each, self.rank, self.world_size = clips_of_each, rank, world_size
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -175,8 +198,9 @@ class _StepKeys:
                 order = epoch_order(self.num_videos, self.seed, epoch)
             first = step % per_epoch * self.batch_size
             batch = order[first : first + self.batch_size]
-            share = np.array_split(batch, self.world_size)[self.rank]
-            yield [(epoch, int(index)) for index in share]
+            share = batch[shares_of(len(batch), self.world_size)[self.rank]]
+            drawn = epoch if self.clips_of_each is None else epoch % self.clips_of_each
+            yield [(drawn, int(index)) for index in share]
 
 
 def training_batches(
@@ -194,6 +218,7 @@ def training_batches(
     keep: bool = False,
     decoder: Decoder = "pyav",
     timeout: float | None = None,
+    clips_of_each: int | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -202,7 +227,7 @@ def training_batches(
     An epoch is `steps_per_epoch` batches of its permutation; what is left over of the permutation is not seen in it.
 
     Args:
-        batch_size: of all processes together; each gets its contiguous share.
+        batch_size: of all processes together; each gets its share, as `shares_of` has it.
         augmentation: what may happen to a clip.
         colours: whether to change its colours here; if not, `augment_colours` with `colour_rng` does the same later,
             as on a GPU.
@@ -212,6 +237,7 @@ def training_batches(
         decoder: see `open_video`.
         timeout: seconds that reading a clip may take; then, or when the decoder crashes, the video counts as
             unreadable. Each worker reads in a process of its own for that.
+        clips_of_each: after so many epochs the same clips of each video come again; by default they never do.
 
     Raises:
         UserError: at once, where a batch is too small for every process to have a video of it.
@@ -225,10 +251,13 @@ def training_batches(
         )
     loader = DataLoader(
         _TrainingClips(videos, spec, seed, _Reading(augmentation, colours, mirrors, keep, decoder, timeout)),
-        batch_sampler=_StepKeys(len(videos.videos), batch_size, seed, range(start_step, num_steps), rank, world_size),
+        batch_sampler=_StepKeys(
+            len(videos.videos), batch_size, seed, range(start_step, num_steps), clips_of_each, rank, world_size
+        ),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
+        pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
         multiprocessing_context=_workers_context(workers),
     )
@@ -296,7 +325,7 @@ def evaluation_views(
         _Views(videos, spec, num_clips, num_crops, decoder, timeout),
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         multiprocessing_context=_workers_context(workers),
     )
 
@@ -316,5 +345,7 @@ def _workers_context(workers: int) -> BaseContext | None:
     return context
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C goes to every process of the terminal; the one that has the workers decides what comes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import evaluation_views, label_tensors
-from vivit.evaluation.metrics import average_precision, joint_top_k_hits, top_k_hits
-from vivit.evaluation.views import BATCH, clip_spec, mean_logits
+from vivit.evaluation.metrics import Calibration, average_precision, calibration, joint_top_k_hits, top_k_hits
+from vivit.evaluation.partial import PartialLogits
+from vivit.evaluation.views import BATCH, Average, clip_spec, mean_logits
 from vivit.model.vivit import ViViT
 from vivit.video.decode import Decoder
 
@@ -27,8 +28,8 @@ class Evaluation:
     """head → (videos,) int64; (videos, K) bool in a set of many labels for each video."""
     classes: Mapping[str, tuple[str, ...]]
     """head → the names of its classes."""
-    failures: tuple[str, ...]
-    """A line for each video that could not be read."""
+    failures: Mapping[int, str]
+    """Which videos could not be read, in order, and why."""
 
     @property
     def num_videos(self) -> int:
@@ -63,6 +64,17 @@ class Evaluation:
         number = len(self.classes[head])
         pairs = self.labels[head][self.read] * number + self.logits[head][self.read].argmax(dim=1)
         return torch.bincount(pairs, minlength=number * number).view(number, number)
+
+    def calibration(self, head: str = "classes") -> Calibration | None:
+        """Of the most probable class of each video that could be read; None where none could, or where labels are many.
+
+        Of many labels nearly every class is rightly improbable in nearly every video, so the number would be small for
+        any model.
+        """
+        if self.multi_label:
+            return None
+        confidence = self.logits[head][self.read].double().softmax(dim=1).amax(dim=1)
+        return calibration(confidence, top_k_hits(self.logits[head], self.labels[head], 1)[self.read])
 
     def scores(self) -> dict[str, float | int]:
         """The shares, how many videos they are of, and how many of these could not be read."""
@@ -120,46 +132,85 @@ def evaluate(
     *,
     num_clips: int,
     num_crops: int,
+    average: Average = "logits",
     workers: int = 0,
     decoder: Decoder = "pyav",
     timeout: float | None = None,
     progress: Callable[[int], None] | None = None,
+    partial: PartialLogits | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
     """Run every video through the model and collect its logits.
 
     Args:
         model: with the heads of `videos`, and as many classes of each; put into eval mode.
         num_clips, num_crops: the views of each video.
-        progress: called with how many videos are done.
+        average: of the views' logits, or of their probabilities; see `mean_over_views`.
+        progress: called with how many videos of this process are done.
+        partial: what an evaluation of the same model, videos and views has found before; those videos are not read
+            again, but for such as could not be read then. What is found is added to it.
+        rank, world_size: this process takes the videos `rank`, `rank` + `world_size`, …
+        gather: makes one list, the same in all processes, out of the list of each (`accelerate.utils.gather_object`);
+            every process then returns the same evaluation. It is needed where there is more than one.
     """
+    if world_size > 1 and gather is None:
+        raise ValueError("gather: each of several processes has a part of the videos only")
     model.eval()
     logits = {head: torch.full((len(videos.videos), len(names)), torch.nan) for head, names in videos.classes.items()}
-    failures: list[str] = []
+    done = partial.done if partial is not None else {}
+    for index, rows in done.items():
+        for head, values in logits.items():
+            values[index] = rows[head]
+    own = list(range(rank, len(videos.videos), world_size))
+    to_do = [index for index in own if index not in done]
+    failures: dict[int, str] = {}
     waiting: dict[int, Tensor] = {}
 
     def answer() -> None:
         if waiting:
-            answers = mean_logits(model, list(waiting.values()))
+            answers = mean_logits(model, list(waiting.values()), average)
             for head, values in logits.items():
                 values[list(waiting)] = answers[head]
+            if partial is not None:
+                partial.add(list(waiting), answers)
             waiting.clear()
 
-    read = evaluation_views(videos.videos, clip_spec(model), num_clips, num_crops, workers, decoder, timeout)
-    for index, views in enumerate(read):
+    read = evaluation_views(
+        [videos.videos[index] for index in to_do], clip_spec(model), num_clips, num_crops, workers, decoder, timeout
+    )
+    for number, (index, views) in enumerate(zip(to_do, read, strict=True), start=len(own) - len(to_do) + 1):
         if isinstance(views, str):
-            failures.append(views)
+            failures[index] = views
         else:
             waiting[index] = views
+        # Whoever goes on from here has the same videos in each batch, and so the same logits to the last bit.
         if len(waiting) * num_clips * num_crops >= BATCH:
             answer()
         if progress is not None:
-            progress(index + 1)
+            progress(number)
     answer()
+    if gather is not None:
+        for indices, rows, reasons in gather([(own, {head: values[own] for head, values in logits.items()}, failures)]):
+            for head, values in logits.items():
+                values[indices] = rows[head]
+            failures |= reasons
+    return evaluation_of(videos, logits, failures)
+
+
+def evaluation_of(videos: VideoSet, logits: Mapping[str, Tensor], failures: Mapping[int, str]) -> Evaluation:
+    """The scores of logits, however they were come by.
+
+    Args:
+        logits: head → (videos, K); rows of NaN for videos that could not be read.
+        failures: which these are, and why.
+    """
     each = [label_tensors(videos, index) for index in range(len(videos.videos))]
     labels = {head: torch.stack([of_video[head] for of_video in each]) for head in videos.classes}
     if videos.multi_label:
         labels = {head: values.bool() for head, values in labels.items()}
-    return Evaluation(logits, labels, videos.classes, tuple(failures))
+    return Evaluation(logits, labels, videos.classes, dict(sorted(failures.items())))
 
 
 def _share(hits: Tensor) -> float:

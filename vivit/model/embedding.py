@@ -72,22 +72,45 @@ class TubeletEmbedding(nn.Module):
         return F.linear(tubes, self.weight.flatten(1), self.bias)
 
 
+class TokenDropping(nn.Module):
+    """Keeps a random choice of the tokens in training, drawn for each row of the batch; as many of each, in order."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, kept, D); or (B, T, S, D) → (B, T, kept, D), the same places at all times of a clip."""
+        if not self.training or self.share == 0.0:
+            return tokens
+        batch, *times, count, width = tokens.shape
+        kept = max(1, round((1 - self.share) * count))
+        chosen = torch.rand(batch, count, device=tokens.device).argsort(dim=1)[:, :kept].sort(dim=1).values
+        chosen = chosen.view(batch, *[1] * len(times), kept, 1).expand(-1, *times, -1, width)
+        return tokens.gather(-2, chosen)
+
+    def extra_repr(self) -> str:
+        return f"share={self.share}"
+
+
 class Positions(nn.Module):
     """Adds a learned position embedding to every token, and a class token with a position of its own before them.
 
+    Tokens that are dropped in training are so in between: they have their positions by then, and the class token stays.
     `embedding` keeps its axes, (T, n_h, n_w, D) or fewer, so that it can be resized along each.
     """
 
-    def __init__(self, grid: tuple[int, ...], width: int, class_token: bool) -> None:
+    def __init__(self, grid: tuple[int, ...], width: int, class_token: bool, token_dropping: float = 0.0) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(*grid, width))
         self.class_token = nn.Parameter(torch.empty(width)) if class_token else None
         self.class_position = nn.Parameter(torch.empty(width)) if class_token else None
+        self.token_dropping = TokenDropping(token_dropping)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, *axes, D) → (B, N, D), or (B, 1 + N, D) with a class token; another grid than ours resizes ours to it."""
         tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
-        tokens = tokens.flatten(1, -2)
+        tokens = self.token_dropping(tokens.flatten(1, -2))
         if self.class_token is None or self.class_position is None:
             return tokens
         class_token = (self.class_token + self.class_position).expand(len(tokens), 1, -1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
@@ -116,7 +117,11 @@ class FactorisedBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first block."""
+    """A stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first block.
+
+    `activation_checkpointing`, to be set from outside, keeps only each block's input in training and computes the block
+    a second time for its gradients, to the very same values: less memory, more time.
+    """
 
     def __init__(
         self, config: ModelConfig, num_layers: int, block: Callable[[ModelConfig, float], nn.Module] = Block
@@ -125,6 +130,7 @@ class Encoder(nn.Module):
         last = max(num_layers - 1, 1)
         self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.activation_checkpointing = False
 
     def forward(self, x: Tensor, examples: int) -> Tensor:
         """Encode tokens; the shape stays.
@@ -133,6 +139,7 @@ class Encoder(nn.Module):
             x: (B, N, D) or (B, T, S, D); the factorised encoder's spatial tokens are (B · T, N, D).
             examples: how many clips the first axis holds.
         """
+        checkpointed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, examples)
+            x = checkpoint(block, x, examples, use_reentrant=False) if checkpointed else block(x, examples)
         return self.norm(x)

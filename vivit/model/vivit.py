@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.model.attention import SelfAttention
-from vivit.model.embedding import Positions, TubeletEmbedding
-from vivit.model.encoder import Block, DotProductBlock, Encoder, FactorisedBlock
+from vivit.model.embedding import Positions, TokenDropping, TubeletEmbedding
+from vivit.model.encoder import GELU, Block, DotProductBlock, Encoder, FactorisedBlock
 
 
 class SpatiotemporalModel(nn.Module):
@@ -22,7 +22,9 @@ class SpatiotemporalModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.positions = Positions(config.grid, config.hidden_size, class_token=config.pooling == "token")
+        self.positions = Positions(
+            config.grid, config.hidden_size, class_token=config.pooling == "token", token_dropping=config.token_dropping
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder(config, config.num_layers, Block)
 
@@ -30,6 +32,25 @@ class SpatiotemporalModel(nn.Module):
         """(B, T, n_h, n_w, D) → (B, D)."""
         x = self.dropout(self.positions(tokens))  # (B, T, n_h, n_w, D) → (B, N, D)
         return pool(self.encoder(x, examples=len(x)), self.positions)
+
+
+class Adapter(nn.Module):
+    """A bottleneck beside a residual connection, between two encoders (Gowda et al. 2023, arXiv 2306.04822).
+
+    It lets a temporal encoder have what a frozen spatial encoder gives in a form of its own; a fresh one changes
+    nothing. The LayerNorm is in the branch, as in a block: a frozen encoder's outputs have any size.
+    """
+
+    def __init__(self, config: ModelConfig, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.down = nn.Linear(config.hidden_size, size)
+        self.activation = nn.GELU(approximate=GELU[config.activation])
+        self.up = nn.Linear(size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return x + self.up(self.activation(self.down(self.norm(x))))
 
 
 class FactorisedEncoderModel(nn.Module):
@@ -43,24 +64,34 @@ class FactorisedEncoderModel(nn.Module):
         times, *places = config.grid
         class_token = config.pooling == "token"
         self.dropout = nn.Dropout(config.dropout)
-        self.spatial_positions = Positions(tuple(places), config.hidden_size, class_token)
+        self.spatial_positions = Positions(tuple(places), config.hidden_size, class_token, config.token_dropping)
         self.spatial_encoder = Encoder(config, config.num_layers, Block)
         self.temporal_positions: Positions | None = None
         self.temporal_encoder: Encoder | None = None
         if config.temporal_layers:
             self.temporal_positions = Positions((times,), config.hidden_size, class_token)
             self.temporal_encoder = Encoder(config, config.temporal_layers, Block)
+        self.adapter = None if config.adapter_size is None else Adapter(config, config.adapter_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, n_h, n_w, D) → (B, D)."""
+        return self.over_time(self.frame_representations(tokens))
+
+    def frame_representations(self, tokens: Tensor) -> Tensor:
+        """What the spatial encoder makes of each temporal index: (B, T, n_h, n_w, D) → (B, T, D)."""
         batch = len(tokens)
         x = self.dropout(self.spatial_positions(tokens.flatten(0, 1)))  # (B, T, n_h, n_w, D) → (B · T, S, D)
         x = pool(self.spatial_encoder(x, examples=batch), self.spatial_positions)
-        x = x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
+        return x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """What follows the spatial encoder: (B, T, D) → (B, D)."""
         if self.temporal_positions is None or self.temporal_encoder is None:
             return x.mean(dim=1)
+        if self.adapter is not None:
+            x = self.adapter(x)
         x = self.dropout(self.temporal_positions(x))
-        return pool(self.temporal_encoder(x, examples=batch), self.temporal_positions)
+        return pool(self.temporal_encoder(x, examples=len(x)), self.temporal_positions)
 
 
 class FactorisedAttentionModel(nn.Module):
@@ -70,12 +101,14 @@ class FactorisedAttentionModel(nn.Module):
         super().__init__()
         block = FactorisedBlock if config.variant == "factorised_self_attention" else DotProductBlock
         self.positions = Positions(config.grid, config.hidden_size, class_token=False)
+        self.token_dropping = TokenDropping(config.token_dropping)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder(config, config.num_layers, block)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, n_h, n_w, D) → (B, D)."""
-        x = self.dropout(self.positions(tokens)).view_as(tokens).flatten(2, 3)  # (B, T, n_h, n_w, D) → (B, T, S, D)
+        x = self.positions(tokens).view_as(tokens).flatten(2, 3)  # (B, T, n_h, n_w, D) → (B, T, S, D)
+        x = self.dropout(self.token_dropping(x))
         return self.encoder(x, examples=len(x)).mean(dim=(1, 2))
 
 
@@ -160,15 +193,21 @@ class ViViT(nn.Module):
         Raises:
             ValueError: the clip is of another size, or with `any_size` not of whole tubelets.
         """
-        x = self.model(self.embedding(video, any_size))
-        return x if self.representation is None else torch.tanh(self.representation(x))
+        return self.represent(self.model(self.embedding(video, any_size)))
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
         """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads.
 
         The arguments are those of `features`.
         """
-        features = self.features(video, any_size)
+        return self.classify(self.features(video, any_size))
+
+    def represent(self, x: Tensor) -> Tensor:
+        """The tanh layer, where the config has one, on what the model gives: (B, D) → (B, representation_size)."""
+        return x if self.representation is None else torch.tanh(self.representation(x))
+
+    def classify(self, features: Tensor) -> Tensor | dict[str, Tensor]:
+        """The heads on what `features` gives: (B, K), or head → (B, K) where the config names heads."""
         logits = {name: head(features) for name, head in self.heads.items()}
         return logits if self.config.heads else logits["classes"]
 
@@ -220,7 +259,8 @@ class ViViT(nn.Module):
 
         Attention and MLP kernels are Xavier-uniform (queries, keys, values and each head's output in one), MLP biases
         N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero, and the heads zero, so that training starts
-        from equal logits. The embedding and the representation layer are Flax's default (LeCun normal).
+        from equal logits. An adapter's way up is zero, so that it starts as if it were not there. The embedding and the
+        representation layer are Flax's default (LeCun normal).
         """
         if self.embedding.weight.is_meta:  # built to be filled with weights: there is nothing to draw
             return
@@ -243,6 +283,10 @@ class ViViT(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, Adapter):
+                nn.init.xavier_uniform_(module.down.weight)
+                for zero in (module.down.bias, module.up.weight, module.up.bias):
+                    nn.init.zeros_(zero)
         for name, module in self.named_modules():
             if name.endswith(("mlp.mlp.hidden", "mlp.mlp.out")):
                 nn.init.xavier_uniform_(module.weight)

@@ -19,9 +19,10 @@ Classes = Sequence[str] | Mapping[str, Sequence[str]]
 # The last row is of what is not in the weights.
 CHANGEABLE = (
     *("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames"),
-    *("num_classes", "heads"),
-    *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
+    *("num_classes", "heads", "adapter_size"),
+    *("multi_label", "dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 )
+ADAPTER = "model.adapter."  # how the names of its parameters begin
 
 
 def adapt(
@@ -30,15 +31,17 @@ def adapt(
     """A copy of a model, fitted to another clip, tubelet length or other classes.
 
     Position embeddings are resized along time, height and width, each class token's position apart. A fresh head is
-    zero, as before any training. What was done is in the copy's `report`, a line each.
+    zero, as before any training, and a fresh adapter changes nothing. What was done is in the copy's `report`, a line
+    each.
 
     Args:
         tubelet_init: how the kernel of a tubelet of another length comes from ours. `filter_inflation` spreads its
             frames evenly (equation 8): a video played slower gives the same tokens. `central_frame` keeps them
             together, in the middle (equation 9). Either gives the same tokens for a standing picture.
-        classes: the labels in order, or head → labels; others than the model's own mean a fresh head.
-        changes: `num_frames`, `image_size`, `tubelet_size`, `embedding`, `sampled_frames`, `num_classes`, `heads`, and
-            the rates of dropout: fields of `ModelConfig`.
+        classes: the labels in order, or head → labels. The model's own in another order reorder the head; others mean a
+            fresh one.
+        changes: `num_frames`, `image_size`, `tubelet_size`, `embedding`, `sampled_frames`, `num_classes`, `heads`,
+            `adapter_size`, `multi_label`, and the rates of dropout: fields of `ModelConfig`.
 
     Raises:
         UserError: the change is another one, or gives no consistent model.
@@ -76,12 +79,19 @@ def fit(
     for name in fresh:
         trained[name] = True
     preprocessing = _scaled(model.preprocessing, old, new, lines)
+    new_adapter = new.adapter_size != old.adapter_size
+    if new_adapter:
+        lines.append(f"fresh adapter of width {new.adapter_size}, untrained: it changes nothing yet")
 
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if new_adapter else "meta"):
             fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
     except ValueError as error:
         raise UserError(str(error)) from None
+    if new_adapter:
+        drawn, dtype = fitted.state_dict(), state["embedding.weight"].dtype
+        state = {name: value for name, value in state.items() if not name.startswith(ADAPTER)}
+        state |= {name: value.to(dtype) for name, value in drawn.items() if name.startswith(ADAPTER)}
     fitted.load_state_dict(state, assign=True)
     for name, parameter in fitted.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
@@ -169,8 +179,20 @@ def _fit_heads(
     state: dict[str, Tensor],
     lines: list[str],
 ) -> tuple[Mapping[str, Sequence[str]] | None, list[str]]:
-    """Fresh heads in the state where classes are others; returns the model's labels and the fresh parameters' names."""
-    old, labels = model.config.class_counts, model.classes or {}
+    """Heads in the state for other classes, reordered or fresh.
+
+    Returns the model's labels and the fresh parameters' names.
+    """
+    old, labels = model.config.class_counts, dict[str, Sequence[str]](model.classes or {})
+    for head, theirs in labels.items():
+        wanted = (names or {}).get(head, theirs)
+        # A name that two classes share does not tell which row is whose.
+        if wanted != theirs and sorted(wanted) == sorted(theirs) and len(set(wanted)) == len(wanted):
+            rows = {name: row for row, name in enumerate(theirs)}
+            for name in (f"heads.{head}.weight", f"heads.{head}.bias"):
+                state[name] = state[name][[rows[label] for label in wanted]]
+            labels[head] = wanted
+            lines.append(f"the {_counts({head: len(wanted)})} classes of the head put into another order")
     kept = {
         head
         for head, count in new.class_counts.items()

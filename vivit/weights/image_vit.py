@@ -147,7 +147,7 @@ def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]
     if image.config.representation_size is not None and model.config.representation_size is None:
         lines.append("not used: the image model's layer before its head (pre_logits, pooler)")
     # Whole encoders and attentions, not each of their weights.
-    parts = {re.sub(r"(temporal_\w+|blocks\.\d+\.time|heads)\..*", r"\1", name) for name in untouched}
+    parts = {re.sub(r"(temporal_\w+|adapter|blocks\.\d+\.time|heads)\..*", r"\1", name) for name in untouched}
     parts = {re.sub(r"blocks\.\d+", "blocks.*", part) for part in parts}
     if parts:
         lines.append(f"not from the image model: {', '.join(sorted(parts))}")

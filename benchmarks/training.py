@@ -1,0 +1,348 @@
+"""How long a training step of ViViT-B/16x2 takes, and in how much memory: this package's models beside transformers'.
+
+    .venv/bin/python -m benchmarks.training [--clips 1] [--rounds 2] [--models transformers,spatiotemporal]
+        [--no-compiled] [--no-checkpointing] [--optimiser adamw] [--precision bf16] [--device cuda]
+
+A step is the forward pass, cross-entropy, the backward pass, clipping the gradient's norm to 1, and the optimiser. The
+clips of 32 × 224 × 224 are random and lie in memory: bytes for this package's models, as its loader gives them, and
+floats of the same shape for transformers' model, as its processor does. That one has random weights and its default
+attention, and is trained by a plain loop with PyTorch's optimiser as it comes; ours are trained by `build_optimiser`'s.
+Compiled is every block on its own, as `vivit train --compile` does it.
+
+The kinds take turns, after one step each to warm up. Times are medians of the rounds; a ratio is the median of the
+rounds' own ratios. Memory is the peak of a process of its own in two steps (Linux only), and what of that came after
+PyTorch was imported; on a GPU, what PyTorch allocated. FLOPs are two for each multiply-add of the matrix products,
+three times those of the forward pass; what checkpointing computes a second time is not counted. Their share is of the
+best of the rounds' products of two large matrices.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from statistics import median
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.setting import setting
+from vivit.config import ModelConfig
+from vivit.model.encoder import Encoder
+from vivit.model.vivit import ViViT
+from vivit.training.optim import build_optimiser
+from vivit.training.recipe import Recipe
+
+PEER = "transformers"
+MODELS: dict[str, dict[str, Any]] = {
+    PEER: {"variant": "spatiotemporal"},
+    "spatiotemporal": {"variant": "spatiotemporal"},
+    "factorised_encoder": {"variant": "factorised_encoder"},
+    "factorised_self_attention": {"variant": "factorised_self_attention"},
+    "factorised_dot_product": {"variant": "factorised_dot_product"},
+    "average_pooling": {"variant": "factorised_encoder", "temporal_layers": 0},
+}
+"""name → fields of its config."""
+QUICK = {"num_frames": 4, "image_size": 32, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "mlp_dim": 64}
+LEARNING_RATE = 1e-3
+PROGRESS = Console(stderr=True)
+COLUMNS = (
+    *("model", "blocks", "checkpointing", "step, s", "clips/s", "clips/s ÷ transformers'", "peak memory, GB"),
+    *("after imports, GB", "peak ÷ transformers'", "TFLOPs of a step", "GFLOP/s", "of a matrix product's"),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every kind does."""
+
+    clips: int = 1
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    precision: Literal["float32", "bf16"] = "float32"
+    device: str = "cpu"
+    threads: int = 1
+    quick: bool = False
+    """A toy in place of ViViT-B/16x2."""
+
+    def config(self, model: str) -> ModelConfig:
+        return ModelConfig(**MODELS[model], **(QUICK if self.quick else {}))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, and how it is trained."""
+
+    model: str
+    compiled: bool = False
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes."""
+
+    peak: int
+    after_imports: int
+
+
+class Trainer:
+    """A network, its optimiser and a batch."""
+
+    def __init__(self, model: str, task: Task) -> None:
+        torch.set_num_threads(task.threads)
+        torch.manual_seed(0)
+        self.task, self.device, config = task, torch.device(task.device), task.config(model)
+        self.network = build(model, config).to(self.device).train()
+        self.encoders = [module for module in self.network.modules() if isinstance(module, Encoder)]
+        for encoder in self.encoders:
+            for block in encoder.blocks:
+                block.compile(fullgraph=True)
+        self.optimiser = optimiser_of(self.network, model, task)
+        self.clips = random_clips(model, config, task.clips).to(self.device)
+        self.labels = torch.randint(400, (task.clips,), device=self.device)
+
+    def step(self, compiled: bool, checkpointing: bool) -> None:
+        for encoder in self.encoders:
+            encoder.activation_checkpointing = checkpointing
+        with torch.compiler.set_stance("default" if compiled else "force_eager"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.precision == "bf16"):
+                loss = F.cross_entropy(logits_of(self.network, self.clips), self.labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+
+
+def build(model: str, config: ModelConfig) -> nn.Module:
+    if model != PEER:
+        return ViViT(config)
+    from transformers import VivitConfig, VivitForVideoClassification
+
+    network: nn.Module = VivitForVideoClassification(
+        VivitConfig(
+            image_size=config.image_size[0],
+            num_frames=config.num_frames,
+            tubelet_size=list(config.tubelet_size),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.mlp_dim,
+            num_labels=config.num_classes,
+        )
+    )
+    return network
+
+
+def optimiser_of(network: nn.Module, model: str, task: Task) -> torch.optim.Optimizer:
+    if model != PEER:
+        return build_optimiser(network, Recipe(optimiser=task.optimiser, learning_rate=LEARNING_RATE))
+    if task.optimiser == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=0.9)
+    return torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+
+
+def random_clips(model: str, config: ModelConfig, clips: int) -> Tensor:
+    """(B, T, C, H, W)."""
+    shape = (clips, config.num_frames, 3, *config.image_size)
+    if model == PEER:
+        return torch.rand(shape) * 2 - 1
+    return torch.randint(256, shape, dtype=torch.uint8)
+
+
+def logits_of(network: nn.Module, clips: Tensor) -> Tensor:
+    output = network(clips)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+def flops_of_step(model: str, task: Task) -> int:
+    config = task.config(model)
+    with torch.device("meta"):
+        network = build(model, config)
+        clips = torch.empty(task.clips, config.num_frames, 3, *config.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(clips)
+    return 3 * counter.get_total_flops()
+
+
+@cache
+def _trainer(model: str, task: Task) -> Trainer:
+    """The one of this process."""
+    return Trainer(model, task)
+
+
+def seconds_of_step(kind: Kind, task: Task) -> float:
+    trainer = _trainer(kind.model, task)
+    _wait_for(trainer.device)
+    begun = time.perf_counter()
+    trainer.step(kind.compiled, kind.checkpointing)
+    _wait_for(trainer.device)
+    return time.perf_counter() - begun
+
+
+def memory_of_steps(kind: Kind, task: Task) -> Memory:
+    """To be called in a process that has not done anything else."""
+    before = _resident("VmRSS")
+    trainer = Trainer(kind.model, task)
+    for _ in range(2):
+        trainer.step(kind.compiled, kind.checkpointing)
+    if trainer.device.type == "cuda":
+        allocated = torch.cuda.max_memory_allocated(trainer.device)
+        return Memory(allocated, allocated)
+    peak = _resident("VmHWM")
+    return Memory(peak, peak - before)
+
+
+def _resident(field: str) -> int:
+    """Of this process, in bytes. `getrusage` may tell the peak of the process that started this one."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
+
+
+def flops_of_product(task: Task) -> float:
+    """FLOP/s of one product of two square matrices."""
+    torch.set_num_threads(task.threads)
+    side = 256 if task.quick else 4096 if task.device == "cpu" else 16384
+    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, dtype=dtype, device=task.device) for _ in range(2))
+    _wait_for(a.device)
+    begun = time.perf_counter()
+    torch.mm(a, b)
+    _wait_for(a.device)
+    return 2 * side**3 / (time.perf_counter() - begun)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
+
+
+def measure_memory(kinds: Sequence[Kind], task: Task) -> dict[Kind, Memory]:
+    found = {}
+    for kind in track(kinds, "memory", console=PROGRESS):
+        with _process() as process:
+            found[kind] = process.submit(memory_of_steps, kind, task).result()
+    return found
+
+
+def measure_times(kinds: Sequence[Kind], task: Task, rounds: int) -> tuple[dict[Kind, list[float]], float]:
+    """The seconds of each kind in each round, and the best FLOP/s of a matrix product."""
+    with ExitStack() as stack:
+        # What a process has compiled for one model would be in the way of another's.
+        processes = {model: stack.enter_context(_process()) for model in dict.fromkeys(kind.model for kind in kinds)}
+        for_products = stack.enter_context(_process())
+
+        def seconds(kind: Kind) -> float:
+            return processes[kind.model].submit(seconds_of_step, kind, task).result()
+
+        def product() -> float:
+            return for_products.submit(flops_of_product, task).result()
+
+        return take_turns(kinds, rounds, seconds, product)
+
+
+def take_turns(
+    kinds: Sequence[Kind], rounds: int, seconds: Callable[[Kind], float], product: Callable[[], float]
+) -> tuple[dict[Kind, list[float]], float]:
+    """What these give in each round, and the most of the products; the round that warms up does not count."""
+    taken: dict[Kind, list[float]] = {kind: [] for kind in kinds}
+    products = []
+    for number in track(range(rounds + 1), "time", console=PROGRESS):
+        products.append(product())
+        for kind in kinds:
+            value = seconds(kind)
+            if number:
+                taken[kind].append(value)
+    return taken, max(products)
+
+
+def table(
+    task: Task,
+    taken: dict[Kind, list[float]],
+    memory: dict[Kind, Memory],
+    flops: dict[str, int],
+    product: float,
+) -> str:
+    """Rows in Markdown; `product` is in FLOP/s."""
+    peer = Kind(PEER)
+    rows = []
+    for kind, seconds in taken.items():
+        step = median(seconds)
+        quicker = smaller = ""
+        if peer in taken and kind != peer:
+            ratios = [theirs / ours for theirs, ours in zip(taken[peer], seconds, strict=True)]
+            quicker, smaller = f"{median(ratios):.2f}", f"{memory[kind].peak / memory[peer].peak:.2f}"
+        rate = flops[kind.model] / step
+        cells = (
+            kind.model if kind.model == PEER else f"`vivit`, {kind.model}",
+            "compiled" if kind.compiled else "eager",
+            "yes" if kind.checkpointing else "no",
+            *(f"{step:.2f}", f"{task.clips / step:.3f}", quicker),
+            *(f"{memory[kind].peak / 1e9:.2f}", f"{memory[kind].after_imports / 1e9:.2f}", smaller),
+            *(f"{flops[kind.model] / 1e12:.2f}", f"{rate / 1e9:.0f}", f"{rate / product:.0%}"),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main(
+    clips: int = 1,
+    rounds: int = 2,
+    models: str = ",".join(model for model in MODELS if model != "average_pooling"),
+    compiled: bool = True,
+    checkpointing: bool = True,
+    optimiser: Literal["sgd", "adamw"] = "sgd",
+    precision: Literal["float32", "bf16"] = "float32",
+    device: str = "cpu",
+    threads: int | None = None,
+    quick: bool = False,
+) -> None:
+    """Measure and print a table in Markdown.
+
+    Args:
+        clips: in a batch.
+        rounds: steps of each kind that are timed.
+        models: with commas, of transformers, spatiotemporal, factorised_encoder, factorised_self_attention,
+            factorised_dot_product and average_pooling.
+        compiled: measure this package's models compiled, too.
+        checkpointing: measure them with activation checkpointing, too.
+        precision: of most arithmetic; bf16 by autocast, weights in float32.
+        threads: of the CPU; by default as many as PyTorch takes.
+        quick: toys in place of ViViT-B/16x2, to see that all works.
+    """
+    task = Task(clips, optimiser, precision, device, threads or torch.get_num_threads(), quick)
+    names = models.split(",")
+    kinds = [
+        Kind(model, by_compiler, checkpointed)
+        for model in names
+        for checkpointed in ([False, True] if checkpointing and model != PEER else [False])
+        for by_compiler in ([False, True] if compiled and model != PEER else [False])
+    ]
+    print(setting("transformers"))
+    if device == "cuda":
+        print(f"{torch.cuda.get_device_name()}.")
+    memory = measure_memory(kinds, task)
+    taken, product = measure_times(kinds, task, rounds)
+    size = "A toy" if quick else "ViViT-B/16x2 on 32 × 224 × 224"
+    print(
+        f"{size}, batches of {clips}, {precision}, {optimiser}, {task.threads} threads; medians of {rounds} rounds. A "
+        f"product of two large matrices: {product / 1e9:.0f} GFLOP/s.\n"
+    )
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    print(table(task, taken, memory, {model: flops_of_step(model, task) for model in names}, product))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

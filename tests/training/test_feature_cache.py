@@ -1,0 +1,448 @@
+"""Cached features against the clips of the loader, and what makes them be computed again."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vivit.config import ModelConfig
+from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.loader import Batch, training_batches
+from vivit.errors import UserError
+from vivit.evaluation.evaluate import evaluate
+from vivit.evaluation.views import clip_spec
+from vivit.model.vivit import ViViT
+from vivit.training import feature_cache
+from vivit.training.feature_cache import encoder_hash, training_features, validation_logits
+from vivit.training.frozen import TemporalPart, frame_features, freeze_spatial
+from vivit.video.augment import Augmentation
+from vivit.video.source import InShard, VideoError
+
+COUNT = 12  # videos of bright_dark
+SWAPPED = {"classes": {0: 1, 1: 0}}
+AUGMENTATION = Augmentation(scale_jitter=(0.9, 1.3), flip=0.5, colour_jitter=0.8)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 5)  # 5, 5 and 2 videos
+    monkeypatch.setattr(feature_cache, "LOOK_EVERY", 0.01)
+
+
+@pytest.fixture
+def videos(bright_dark: Path, tmp_path: Path) -> VideoSet:
+    """A copy that may be changed."""
+    return open_split(shutil.copytree(bright_dark, tmp_path / "videos"), "all")
+
+
+@pytest.fixture
+def broken(videos: VideoSet) -> VideoSet:
+    """Video 4 is a text."""
+    Path(str(videos.videos[4].source)).write_text("This is not a video.\n" * 50)
+    return videos
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many clips went through the spatial encoder, call by call."""
+    calls: list[int] = []
+
+    def counted(model: ViViT, clips: Tensor, dtype: torch.dtype) -> Tensor:
+        calls.append(len(clips))
+        return frame_features(model, clips, dtype)
+
+    monkeypatch.setattr(feature_cache, "frame_features", counted)
+    return calls
+
+
+def build(**fields: Any) -> ViViT:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "mlp_dim": 64, "temporal_layers": 1}
+    config = {"variant": "factorised_encoder", "num_frames": 4, "image_size": 32, "num_classes": 2, "adapter_size": 4}
+    model = ViViT(ModelConfig(**{**sizes, **config, **fields}))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def features(model: ViViT, videos: VideoSet, folder: Path, **changes: Any) -> list[Batch]:
+    options: dict[str, Any] = {
+        "batch_size": 5,
+        "seed": 3,
+        "num_steps": 6,
+        "cached_clips": 2,
+        "augmentation": AUGMENTATION,
+        "mirrors": SWAPPED,
+    }
+    spec = changes.pop("spec", clip_spec(model))
+    return list(training_features(model, videos, spec, folder=folder, **{**options, **changes}))
+
+
+def clips_of(model: ViViT, videos: VideoSet, **changes: Any) -> list[Batch]:
+    """The same steps of the loader itself."""
+    options: dict[str, Any] = {"batch_size": 5, "seed": 3, "num_steps": 6, "clips_of_each": 2}
+    options |= {"augmentation": AUGMENTATION, "mirrors": SWAPPED}
+    return list(training_batches(videos, clip_spec(model), **{**options, **changes}))
+
+
+def assert_same_labels(one: Batch, other: Batch) -> None:
+    assert torch.equal(one.indices, other.indices)
+    assert one.labels.keys() == other.labels.keys()
+    for head, values in one.labels.items():
+        assert values.dtype == other.labels[head].dtype
+        assert torch.equal(values, other.labels[head])
+    assert [(index, str(error)) for index, error in one.failures] == [(i, str(error)) for i, error in other.failures]
+
+
+def assert_same(some: Sequence[Batch], others: Sequence[Batch]) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert_same_labels(one, other)
+        assert torch.equal(one.clips, other.clips)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
+    workers: int, videos: VideoSet, tmp_path: Path
+) -> None:
+    model = build()
+    cached = features(model, videos, tmp_path / "features", workers=workers)
+    mirrored = 0
+    for one, clips in zip(cached, clips_of(model, videos), strict=True):
+        assert_same_labels(one, clips)
+        torch.testing.assert_close(one.clips, frame_features(model, clips.clips), rtol=0, atol=1e-5)
+        truth = [videos.videos[index].labels["classes"] for index in one.indices.tolist()]
+        mirrored += sum(a != b for a, b in zip(truth, one.labels["classes"].tolist(), strict=True))
+    assert 5 < mirrored < 25  # of 30
+
+
+def test_cached_features_are_fresh_ones_bit_for_bit(
+    videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is computed together decides the last bits, so here nothing is.
+    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 1)
+    model = build()
+    first = features(model, videos, tmp_path / "features")
+    for one, clips in zip(first, clips_of(model, videos), strict=True):
+        fresh = [frame_features(model, clip[None])[0] for clip in clips.clips]
+        assert torch.equal(one.clips, torch.stack(fresh))
+
+
+def test_many_labels_for_each_video(videos: VideoSet, tmp_path: Path) -> None:
+    labelled = [LabelledVideo(v.source, {"classes": (0,) if i % 3 else (0, 1)}) for i, v in enumerate(videos.videos)]
+    many = dataclasses.replace(videos, videos=tuple(labelled), multi_label=True)
+    model = build()
+    for one, clips in zip(features(model, many, tmp_path / "features"), clips_of(model, many), strict=True):
+        assert_same_labels(one, clips)
+
+
+def test_later_epochs_and_calls_open_no_video_and_encode_nothing(
+    videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    model = build()
+    freeze_spatial(model, initialise_temporal=True)
+    spec, folder = clip_spec(model), tmp_path / "features"
+    options: dict[str, Any] = {"folder": folder, "batch_size": 5, "seed": 3, "cached_clips": 2}
+    steps = training_features(model, videos, spec, num_steps=12, **options)
+    first = [next(steps) for _ in range(4)]
+    validation_logits(model, TemporalPart(model), videos, spec, folder=folder)
+    assert sorted(encoded) == [2, 2, 2, 5, 5, 5, 5, 5, 5]
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a video was opened")
+
+    for name in ("read_training_clip", "read_whole", "read_views"):
+        monkeypatch.setattr(f"vivit.data.loader.{name}", refuse)
+    monkeypatch.setattr(feature_cache, "frame_features", refuse)
+    later = list(steps)
+    again = list(training_features(model, videos, spec, num_steps=12, **options))
+    assert_same(again, first + later)
+    validation_logits(model, TemporalPart(model), videos, spec, folder=folder)
+
+
+def test_a_later_start_is_the_rest(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    model = build()
+    whole = features(model, videos, tmp_path / "features")
+    assert_same(features(model, videos, tmp_path / "others", start_step=3), whole[3:])
+    # Steps 3 to 5 are of the second clip and then of the first one.
+    assert len(encoded) == 12
+
+
+def test_a_change_of_what_is_trained_computes_nothing_again(
+    videos: VideoSet, tmp_path: Path, encoded: list[int]
+) -> None:
+    model = build()
+    before = features(model, videos, tmp_path)
+    encoded.clear()
+    with torch.no_grad():
+        for parameter in TemporalPart(model).parameters():
+            parameter.add_(1.0)
+    assert_same(features(model, videos, tmp_path), before)
+    other = build(temporal_layers=2, adapter_size=None, dropout=0.5, num_classes=None, heads={"a": 2, "b": 3})
+    spatial = {k: v for k, v in model.state_dict().items() if k.startswith(("embedding.", "model.spatial_"))}
+    other.load_state_dict(spatial, strict=False)
+    relabelled = dataclasses.replace(
+        videos, videos=tuple(LabelledVideo(video.source, {"classes": 1}) for video in videos.videos)
+    )
+    after = features(other, relabelled, tmp_path, mirrors=None, batch_size=4, num_steps=3)
+    assert not encoded
+    assert all(batch.labels["classes"].tolist() == [1, 1, 1, 1] for batch in after)
+
+
+def _change_embedding(model: ViViT, videos: VideoSet) -> dict[str, Any]:
+    with torch.no_grad():
+        model.embedding.bias[0] += 1e-3
+    return {}
+
+
+def _change_last_norm(model: ViViT, videos: VideoSet) -> dict[str, Any]:
+    with torch.no_grad():
+        model.get_parameter("model.spatial_encoder.norm.weight")[-1] += 1e-3
+    return {}
+
+
+def _change_config(model: ViViT, videos: VideoSet) -> dict[str, Any]:
+    model.config = model.config.model_copy(update={"norm_eps": 1e-5})
+    return {}
+
+
+def _touch(model: ViViT, videos: VideoSet) -> dict[str, Any]:
+    for video in videos.videos:
+        os.utime(str(video.source), ns=(10**9, 10**9))
+    return {}
+
+
+def _other(**changes: Any) -> Callable[[ViViT, VideoSet], dict[str, Any]]:
+    return lambda model, videos: changes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(_change_embedding, id="embedding"),
+        pytest.param(_change_last_norm, id="last norm"),
+        pytest.param(_change_config, id="epsilon"),
+        pytest.param(_touch, id="files"),
+        pytest.param(_other(seed=4), id="seed"),
+        pytest.param(_other(augmentation=Augmentation(flip=0.25)), id="augmentation"),
+        pytest.param(_other(dtype=torch.bfloat16), id="precision"),
+    ],
+)
+def test_what_features_depend_on_makes_them_be_computed_again(
+    change: Callable[[ViViT, VideoSet], dict[str, Any]], videos: VideoSet, tmp_path: Path, encoded: list[int]
+) -> None:
+    model = build()
+    features(model, videos, tmp_path / "features", num_steps=2)
+    encoded.clear()
+    changes = {"num_steps": 2, **change(model, videos)}
+    after = features(model, videos, tmp_path / "features", **changes)
+    assert sum(encoded) == COUNT
+    assert_same(after, features(model, videos, tmp_path / "others", **changes))
+
+
+def test_another_sampling_of_frames_is_computed_again(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    model = build()
+    for stride in (2, 1):
+        spec = dataclasses.replace(clip_spec(model), stride=stride)
+        features(model, videos, tmp_path, spec=spec, num_steps=2)
+        validation_logits(model, TemporalPart(model), videos, spec, folder=tmp_path)
+    assert sum(encoded) == 4 * COUNT
+
+
+def test_spans_of_the_same_file_are_apart(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    model = build()
+    for span in (None, (0.0, 0.16), (0.16, 0.32)):
+        spans = tuple(dataclasses.replace(video, span=span) for video in videos.videos)
+        features(model, dataclasses.replace(videos, videos=spans), tmp_path, num_steps=1)
+    assert sum(encoded) == 3 * COUNT
+
+
+def test_one_changed_file_costs_its_shard_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    model = build()
+    features(model, videos, tmp_path / "features", num_steps=2)
+    encoded.clear()
+    shutil.copy(str(videos.videos[0].source), str(videos.videos[7].source))
+    after = features(model, videos, tmp_path / "features", num_steps=2)
+    assert encoded in ([5], [2])
+    assert_same(after, features(model, videos, tmp_path / "others", num_steps=2))
+
+
+def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
+    videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    model, folder = build(), tmp_path / "features"
+    write = feature_cache.save_file
+
+    def interrupted(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        write(tensors, path, metadata)
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_cache, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        features(model, videos, folder, num_steps=2)
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(feature_cache, "save_file", write)
+    after = features(model, videos, folder, num_steps=2)
+    assert encoded == [5, 5, 5, 2]
+    assert_same(after, features(model, videos, tmp_path / "others", num_steps=2))
+
+
+def test_a_damaged_shard_is_computed_again(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    model = build()
+    before = features(model, videos, tmp_path / "features", num_steps=2)
+    files = sorted((tmp_path / "features").iterdir())
+    content = files[0].read_bytes()
+    os.truncate(files[0], len(content) - 10)
+    files[1].write_bytes(b"")
+    encoded.clear()
+    assert_same(features(model, videos, tmp_path / "features", num_steps=2), before)
+    assert sorted(encoded) == [5, 5]
+    assert files[0].read_bytes() == content
+
+
+def test_two_processes_fill_and_read_what_one_does(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    alone = features(build(), videos, tmp_path / "alone")
+    encoded.clear()
+    models = [build(), build()]
+
+    def of_rank(rank: int) -> tuple[list[Batch], dict[str, Tensor]]:
+        model, folder = models[rank], tmp_path / "shared"
+        batches = features(model, videos, folder, rank=rank, world_size=2)
+        shared: dict[str, Any] = {"folder": folder, "rank": rank, "world_size": 2}
+        return batches, validation_logits(model, TemporalPart(model), videos, clip_spec(model), **shared)[0]
+
+    with ThreadPoolExecutor(2) as both:
+        (first, logits), (second, other_logits) = both.map(of_rank, range(2))
+    assert sorted(encoded) == [2, 2, 2, 5, 5, 5, 5, 5, 5]
+    for rank, batches in enumerate((first, second)):
+        for clips, batch in zip(clips_of(build(), videos, rank=rank, world_size=2), batches, strict=True):
+            assert_same_labels(batch, clips)
+    for whole, one, other in zip(alone, first, second, strict=True):
+        assert sorted(torch.cat([one.indices, other.indices]).tolist()) == sorted(whole.indices.tolist())
+        rows = dict(zip(whole.indices.tolist(), whole.clips, strict=True))
+        for batch in (one, other):
+            assert torch.equal(batch.clips, torch.stack([rows[index] for index in batch.indices.tolist()]))
+    assert torch.equal(logits["classes"], other_logits["classes"])
+
+
+def test_a_process_that_is_left_alone_does_it_all(
+    videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    monkeypatch.setattr(feature_cache, "PATIENCE", 0.05)
+    features(build(), videos, tmp_path, num_steps=2, rank=1, world_size=2)
+    assert sorted(encoded) == [2, 5, 5]
+
+
+def test_progress_is_told_of_every_shard(videos: VideoSet, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        features(build(), videos, tmp_path, num_steps=2, progress=lambda done, of: told.append((done, of)))
+    assert told == [(0, 12), (5, 12), (10, 12), (12, 12)]
+
+
+def test_unreadable_videos_are_replaced_as_in_the_loader_until_they_are_mended(
+    broken: VideoSet, tmp_path: Path, encoded: list[int]
+) -> None:
+    model, folder = build(), tmp_path / "features"
+    cached, read = features(model, broken, folder), clips_of(model, broken)
+    for one, clips in zip(cached, read, strict=True):
+        assert_same_labels(one, clips)
+        torch.testing.assert_close(one.clips, frame_features(model, clips.clips), rtol=0, atol=1e-5)
+    assert any(batch.failures for batch in cached)
+    assert 4 not in torch.cat([batch.indices for batch in cached])
+    encoded.clear()
+    assert_same(features(model, broken, folder), cached)
+    assert not encoded
+
+    shutil.copy(str(broken.videos[5].source), str(broken.videos[4].source))
+    for one, clips in zip(features(model, broken, folder), clips_of(model, broken), strict=True):
+        assert_same_labels(one, clips)
+        assert not one.failures
+
+
+def test_a_change_of_the_video_that_is_seen_in_place_of_another_counts(broken: VideoSet, tmp_path: Path) -> None:
+    model = build()
+    asked = {"batch_size": COUNT, "num_steps": 1}
+    (batch,) = features(model, broken, tmp_path / "features", **asked)
+    (replacement,) = (batch.indices.bincount() == 2).nonzero().flatten().tolist()
+    shutil.copy(str(broken.videos[0 if replacement > 5 else 11].source), str(broken.videos[replacement].source))
+    after = features(model, broken, tmp_path / "features", **asked)
+    assert_same(after, features(model, broken, tmp_path / "others", **asked))
+
+
+def test_where_nothing_can_be_read_the_error_is_the_loaders(videos: VideoSet, tmp_path: Path) -> None:
+    for video in videos.videos:
+        Path(str(video.source)).write_text("This is not a video.\n" * 50)
+    with pytest.raises(VideoError, match=r"\.mp4: "):
+        features(build(), videos, tmp_path / "features")
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_classes": None, "heads": {"first": 2, "second": 2}}])
+def test_validation_logits_are_those_of_evaluate(fields: dict[str, Any], broken: VideoSet, tmp_path: Path) -> None:
+    model = build(**fields)
+    part = freeze_spatial(model, initialise_temporal=True).train()
+    names = model.config.class_counts
+    labelled = [
+        dataclasses.replace(video, labels={head: video.labels["classes"] for head in names}) for video in broken.videos
+    ]
+    headed = VideoSet(tuple(labelled), {head: broken.classes["classes"] for head in names}, broken.source)
+    logits, failures = validation_logits(model, part, headed, clip_spec(model), folder=tmp_path / "features")
+    expected = evaluate(model, headed, num_clips=1, num_crops=1)
+    assert logits.keys() == names.keys()
+    for head, values in logits.items():
+        torch.testing.assert_close(values, expected.logits[head], rtol=0, atol=1e-5, equal_nan=True)
+        assert values.isnan().all(dim=1).nonzero().tolist() == [[4]]
+    (reason,) = failures.values()
+    assert list(failures) == [4]
+    assert reason.startswith(f"{headed.videos[4].source}: ")
+
+
+def test_videos_in_shards_are_told_apart(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+    content = [Path(str(video.source)).read_bytes() for video in videos.videos]
+    shard = tmp_path / "videos.tar"
+    shard.write_bytes(b"".join(content))
+    starts = [sum(map(len, content[:number])) for number in range(COUNT)]
+
+    def packed(order: list[int]) -> VideoSet:
+        members = [InShard(str(shard), "video.mp4", starts[i], len(content[i])) for i in order]
+        labelled = zip(videos.videos, members, strict=True)
+        return dataclasses.replace(
+            videos, videos=tuple(dataclasses.replace(video, source=member) for video, member in labelled)
+        )
+
+    model, forth = build(), list(range(COUNT))
+    plain = features(model, videos, tmp_path / "features", num_steps=2)
+    assert_same(features(model, packed(forth), tmp_path / "features", num_steps=2), plain)
+    features(model, packed(forth[::-1]), tmp_path / "features", num_steps=2)
+    assert sum(encoded) == 3 * COUNT
+
+
+def test_a_model_that_cannot_be_frozen_is_refused(videos: VideoSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="freeze_spatial"):
+        features(build(temporal_layers=0, adapter_size=None), videos, tmp_path / "features")
+
+
+def test_a_folder_that_cannot_be_made_is_named(videos: VideoSet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/features"):
+        features(build(), videos, tmp_path / "file" / "features")
+
+
+def test_the_hash_is_of_the_spatial_encoder_alone() -> None:
+    model = build()
+    before = encoder_hash(model)
+    assert before == encoder_hash(build(temporal_layers=3, adapter_size=None, stochastic_depth=0.5))
+    spatial = [name for name, _ in model.named_parameters() if name.startswith(("embedding.", "model.spatial_"))]
+    for name in spatial:
+        changed = build()
+        with torch.no_grad():
+            changed.get_parameter(name).view(-1)[-1] += 1e-3
+        assert encoder_hash(changed) != before, name

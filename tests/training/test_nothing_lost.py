@@ -1,0 +1,92 @@
+"""Runs that are killed, told to stop, or short of disk: the same command goes on, and nothing differs in the end."""
+
+import random
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.runs import finish, rows, signal_after, start
+
+STEPS = 24
+KILLS = 5
+# All that draws by chance, an average of the weights, and several parts to a batch.
+SETTINGS = (
+    *("--recipe", "debug", "--epochs", str(STEPS // 2), "--min-steps", "0", "--batch-size", "4", "--accumulate", "2"),
+    *("--mixup", "0.2", "--cutmix", "0.2", "--colour-jitter", "0.8", "--token-dropping", "0.25", "--dropout", "0.1"),
+    *("--stochastic-depth", "0.2", "--ema", "0.9"),
+)
+# A checkpoint after every step.
+ALWAYS = ("--checkpoint-every", "0")
+
+
+def records(run: Path) -> dict[str, Any]:
+    """What must not differ: losses, rates and norms of each step, scores of each epoch, weights and answers."""
+    return {
+        "steps": rows(run / "steps.jsonl"),
+        "epochs": rows(run / "metrics.jsonl"),
+        "weights": (run / "model.safetensors").read_bytes(),
+        "predictions": (run / "val_predictions.csv").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(bright_dark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to, without workers."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
+    assert [row["step"] for row in rows(run / "steps.jsonl")] == list(range(1, STEPS + 1))
+    return run
+
+
+def test_a_run_killed_at_random_steps_ends_as_one_that_never_was(
+    bright_dark: Path, tmp_path: Path, whole: Path
+) -> None:
+    run, drawn = tmp_path / "run", random.Random(0)
+    for step in sorted(drawn.sample(range(1, STEPS), KILLS)):
+        process = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", str(drawn.randrange(3)))
+        # Anywhere within a step, a score, a checkpoint.
+        signal_after(process, run, step, signal.SIGKILL, delay=drawn.random() * 0.05)
+        _, complaint = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, complaint[-1500:]
+    out, _ = finish(start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "1"))
+    assert "going on after step" in out
+    assert records(run) == records(whole)
+    assert len(rows(run / "sessions.jsonl")) == KILLS + 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_run_told_to_stop_finishes_its_step_and_says_how_to_go_on(
+    bright_dark: Path, tmp_path: Path, whole: Path, number: signal.Signals, status: int
+) -> None:
+    run = tmp_path / "run"
+    process = start(bright_dark, run, *SETTINGS, "--workers", "2")
+    signal_after(process, run, 5, number, delay=0.0)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == status, complaint[-1500:]
+    stopped_after = len(rows(run / "steps.jsonl"))
+    assert 5 <= stopped_after < STEPS
+    assert complaint == f"vivit: stopped after step {stopped_after} of {STEPS}; the same command goes on\n"
+    out, _ = finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
+    assert f"going on after step {stopped_after} of {STEPS}" in out
+    assert records(run) == records(whole)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    # No file may grow larger than the weights alone, which is what a full disk is, but for the error's name.
+    largest = (whole / "model.safetensors").stat().st_size * 3 // 2
+
+    def no_large_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    process = start(bright_dark, run, *SETTINGS, "--workers", "0", preexec_fn=no_large_files)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 2, complaint[-1500:]
+    (line,) = complaint.strip().splitlines()
+    assert line.startswith("vivit: ") and "not written" in line
+    finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
+    assert records(run) == records(whole)

@@ -1,0 +1,5 @@
+"""`python -m vivit`, as `torchrun -m vivit` calls it."""
+
+from vivit.cli import main
+
+main()

@@ -1,0 +1,274 @@
+"""The memory that a training step needs: estimated before the first one, with advice where it is not there.
+
+The step is run on fake tensors, which have shapes and no numbers: the operators, and so what they keep for the
+gradients, are those of the real step, and it takes neither its memory nor its time.
+"""
+
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from vivit.errors import UserError
+from vivit.model.embedding import CHANNELS
+from vivit.model.encoder import Encoder
+from vivit.model.vivit import ViViT
+from vivit.training.processes import DTYPES, Precision
+
+STATES = {"sgd": 1, "adamw": 2}  # numbers that the optimiser keeps for each trained one
+# Where memory ran out the estimate was too low, or others took theirs: what is then advised needs this share of it.
+CLEARLY_LESS = 0.8
+
+
+class StepMemory(NamedTuple):
+    """Bytes on one device in a training step."""
+
+    parameters: int
+    gradients: int
+    optimiser_state: int
+    """With the average of the weights, where there is one."""
+    activations: int
+    """The most that the clips, what is computed from them and what is kept for the gradients take at once."""
+    total: int
+    """At the worst moment: less than the sum of the parts where gradients only come while activations go."""
+
+
+def estimate_step(
+    model: ViViT,
+    clips_at_once: int,
+    *,
+    precision: Precision,
+    optimiser: Literal["sgd", "adamw"],
+    ema: bool,
+    accumulate: int = 1,
+    shards: int = 1,
+    device: torch.device | None = None,
+    activation_checkpointing: bool | None = None,
+) -> StepMemory:
+    """What a training step needs, without what the device takes for itself (context, fragments, scratch space).
+
+    Frozen parameters and token dropping count as the model has them. It is neither run nor changed, and nothing drawn.
+
+    Args:
+        clips_at_once: clips that go through the model together.
+        accumulate: parts that an update is computed in; from the second part on, gradients are there from the start.
+        shards: processes that FSDP2 shards the blocks over.
+        device: where the step will run, since kernels differ; by default where the model is.
+        activation_checkpointing: by default as the model's encoders have it.
+    """
+    device = device or next(model.parameters()).device
+    if device.type == "meta":
+        device = torch.device("cpu")
+    if activation_checkpointing is None:
+        activation_checkpointing = _checkpoints(model)
+    step = _run_step(model, clips_at_once, precision, device, activation_checkpointing)
+    parameters = _bytes(model.parameters())
+    gradients = _bytes(p for p in model.parameters() if p.requires_grad)
+    optimiser_state = STATES[optimiser] * gradients + ema * parameters
+    working = step.peak_with_gradients
+    if shards > 1:
+        blocks = [_bytes(block.parameters()) for encoder in _encoders(model) for block in encoder.blocks]
+        # Whole are all parameters outside of the blocks, those of the block at work, and those of the next.
+        whole = parameters - sum(blocks) + 2 * max(blocks)
+        # Gradients that are added up over parts stay whole until the last of them.
+        gradients = gradients // shards + (gradients if accumulate > 1 else min(gradients, whole))
+        parameters, optimiser_state = parameters // shards + whole, optimiser_state // shards
+    if accumulate > 1 or shards > 1:
+        working = step.peak + gradients
+    if device.type == "cuda":
+        # There the optimiser takes all parameters at once, and needs as many numbers again on the way.
+        working = max(working, 2 * gradients)
+    return StepMemory(parameters, gradients, optimiser_state, step.peak, parameters + optimiser_state + working)
+
+
+def check_memory(
+    model: ViViT,
+    clips: int,
+    *,
+    accumulate: int,
+    precision: Precision,
+    optimiser: Literal["sgd", "adamw"],
+    ema: bool,
+    device: torch.device,
+    shards: int = 1,
+    ran_out: bool = False,
+) -> None:
+    """Raise UserError, which says what would help, where an update needs more memory than there is.
+
+    To be called before the optimiser has state; what is not named here is as in `estimate_step`.
+
+    Args:
+        clips: clips of an update in this process.
+        ran_out: memory has run out in such an update: raise, whatever is free by now.
+    """
+
+    def needed(parts: int, checkpointing: bool) -> int:
+        return estimate_step(
+            model,
+            ceil(clips / parts),
+            precision=precision,
+            optimiser=optimiser,
+            ema=ema,
+            accumulate=parts,
+            shards=shards,
+            device=device,
+            activation_checkpointing=checkpointing,
+        ).total
+
+    checkpoints = _checkpoints(model)
+    total = needed(accumulate, checkpoints)
+    step = f"a step of {ceil(clips / accumulate)} clips at once needs about {_gib(total)}"
+    if ran_out:
+        room = int(CLEARLY_LESS * total)
+        trouble = f"memory ran out: {step}"
+    else:
+        room = memory_there(device) + _bytes(p for p in model.parameters() if p.device.type == device.type)
+        trouble = f"{step} and {_gib(room)} are free"
+        if total <= room:
+            return
+
+    doubled = [accumulate << power for power in range(1, clips.bit_length()) if accumulate << power < clips]
+    more_parts = [*doubled, clips] if clips > accumulate else []
+    ways = []
+    for checkpointing, choices in ((False, more_parts), (True, [accumulate, *more_parts])):
+        if checkpoints and not checkpointing:
+            continue
+        first = bisect_left(choices, True, key=lambda parts: needed(parts, checkpointing) <= room)
+        if first < len(choices):
+            flags = [] if checkpoints or not checkpointing else ["--activation-checkpointing"]
+            flags += [] if choices[first] == accumulate else [f"--accumulate {choices[first]}"]
+            ways.append(f"{' '.join(flags)} needs {_gib(needed(choices[first], checkpointing))}")
+    if not ways:
+        least = _gib(needed(clips, True))
+        ways = [
+            f"even one clip at once with --activation-checkpointing needs {least}; take a smaller --model, or smaller "
+            "or shorter clips (--image-size, --num-frames)"
+        ]
+    raise UserError(f"{trouble}: {', or '.join(ways)}")
+
+
+def memory_there(device: torch.device) -> int:
+    """Bytes that are free: on the GPU, or of the machine and under the limits of this process's control groups."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min([psutil.virtual_memory().available, *_left_in_control_groups()]))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on the CPU, whose allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _run_step(
+    model: ViViT, clips: int, precision: Precision, device: torch.device, activation_checkpointing: bool
+) -> "_LiveStorages":
+    """Forward and backward of a part, with the gradients of an earlier part there to be added to."""
+    # A twin of fake parameters stays what it is when the model itself is compiled, sharded or moved.
+    with torch.device("meta"):
+        twin = ViViT(model.config).train()
+    for encoder in _encoders(twin):
+        encoder.activation_checkpointing = activation_checkpointing
+    with FakeTensorMode():
+        there_before: list[Tensor] = []
+        for (name, meta), theirs in zip([*twin.named_parameters()], model.parameters(), strict=True):
+            fake = nn.Parameter(torch.empty(meta.shape, dtype=meta.dtype, device=device), theirs.requires_grad)
+            module, _, last = name.rpartition(".")
+            setattr(twin.get_submodule(module), last, fake)
+            there_before.append(fake)
+            if fake.requires_grad:
+                fake.grad = torch.empty_like(fake)
+                there_before.append(fake.grad)
+        with _LiveStorages(there_before) as live:
+            for parameter in twin.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(live.count_gradient)
+            shape = (clips, model.config.num_frames, CHANNELS, *model.config.image_size)
+            video = torch.empty(shape, dtype=torch.uint8, device=device)
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+                logits = twin(video)
+            torch.stack([head.float().sum() for head in tree_leaves(logits)]).sum().backward()
+    return live
+
+
+class _LiveStorages(TorchDispatchMode):
+    """Follows the bytes of the storages that operators make, from their making to their end.
+
+    `peak` is the most at once; `peak_with_gradients` that with the gradients that are done by then.
+    """
+
+    def __init__(self, there_before: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = WeakIdKeyDictionary({tensor.untyped_storage(): None for tensor in there_before})
+        self.live = self.gradients = self.peak = self.peak_with_gradients = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor) and result.untyped_storage() not in self.known:
+                self._count(result.untyped_storage())
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        self.known[storage] = None
+        weakref.finalize(storage, self._forget, storage.nbytes())
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        self.peak_with_gradients = max(self.peak_with_gradients, self.live + self.gradients)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+    def count_gradient(self, parameter: Tensor) -> None:
+        self.gradients += parameter.nbytes
+        self.peak_with_gradients = max(self.peak_with_gradients, self.live + self.gradients)
+
+
+def _left_in_control_groups(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Bytes left under each limit on this process, from its own control group up (Linux, versions 1 and 2)."""
+    for line in groups.read_text("utf-8").splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, limit, usage, reclaimable = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            reclaimable = "total_inactive_file"
+        else:
+            continue
+        # A container's own group may be the top, while its path is the one that the machine knows it by.
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(top) and (folder / limit).exists():
+                most = (folder / limit).read_text("utf-8").strip()
+                if most != "max":
+                    counts = dict(row.split() for row in (folder / "memory.stat").read_text("utf-8").splitlines())
+                    yield int(most) - int((folder / usage).read_text("utf-8")) + int(counts[reclaimable])
+
+
+def _encoders(model: nn.Module) -> list[Encoder]:
+    return [module for module in model.modules() if isinstance(module, Encoder)]
+
+
+def _checkpoints(model: nn.Module) -> bool:
+    return all(encoder.activation_checkpointing for encoder in _encoders(model))
+
+
+def _bytes(parameters: Iterable[Tensor]) -> int:
+    return sum(p.nbytes for p in parameters)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

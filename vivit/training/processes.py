@@ -1,0 +1,102 @@
+"""One process or many: Accelerate starts them, and the model learns nothing of it."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import TensorBoardTracker
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from vivit.errors import UserError
+from vivit.model.encoder import Encoder
+from vivit.training.recipe import Recipe
+
+Precision = Literal["float32", "bf16", "fp16"]
+Tracker = Literal["wandb", "trackio"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def start_processes(device: torch.device, precision: Precision, track: Tracker | None) -> Accelerator:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: its type decides; with several processes each takes the GPU of its local rank.
+        track: where curves go besides TensorBoard.
+
+    Raises:
+        UserError: the tracker is not installed.
+    """
+    if track is not None and importlib.util.find_spec(track) is None:
+        raise UserError(f"track: {track} is not installed; pip install {track}")
+    # Accelerate keeps the settings of the run before, where one process has several.
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "float32" else precision,
+        log_with=None if track is None else [track],
+    )
+
+
+def pick_precision(precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device) -> Precision:
+    """ "auto" is bf16 on a GPU that has it, else float32."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return precision
+
+
+def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precision: Precision) -> nn.Module:
+    """What to call in place of the network: DDP over it, or the network itself, sharded in place by FSDP2.
+
+    Raises:
+        UserError: there is but one process to shard over.
+    """
+    network.to(accelerator.device)
+    if not shard:
+        return accelerator.prepare_model(network)
+    if accelerator.num_processes == 1:
+        raise UserError("shard: there is one process; start several with torchrun (docs/clusters.md)")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    dtype = DTYPES[precision]
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    for module in network.modules():
+        if isinstance(module, Encoder):
+            for block in module.blocks:
+                fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+    return network
+
+
+@contextmanager
+def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> Iterator[None]:
+    """Within it gradients add up in each process and are not averaged, if `local`."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(not local)
+        yield
+    elif local:
+        with accelerator.no_sync(network):
+            yield
+    else:
+        yield
+
+
+def summed(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Each value's sum over the processes."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
+    return total.tolist()
+
+
+def start_trackers(accelerator: Accelerator, out: Path, step: int, recipe: Recipe, track: Tracker | None) -> None:
+    """Begin the curves, or go on with them after `step`."""
+    accelerator.log_with.append(TensorBoardTracker("tensorboard", out, purge_step=step + 1))
+    fields: dict[str, Any] = {"name": out.name, "config": recipe.model_dump(mode="json")}
+    accelerator.init_trackers("vivit", init_kwargs={} if track is None else {track: fields})
