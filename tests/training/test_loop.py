@@ -1,7 +1,7 @@
 import json
-import math
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +10,24 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vivit.data.datasets import open_split
+from vivit.data.loader import Batch
 from vivit.data.manifest import data_hash
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
-from vivit.model.vivit import ViViT
-from vivit.training import loop
+from vivit.training import loop, losses, update
+from vivit.training.checkpoint import Checkpoints
 from vivit.training.recipe import Recipe
 from vivit.video.augment import Augmentation
 from vivit.weights.store import load
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(run, "metrics")
+
+
+def read_rows(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
 
 
 def separable(recipe: Recipe) -> Recipe:
@@ -41,44 +46,25 @@ def test_resumed_run_equals_uninterrupted_one(
     stop_after: int,
 ) -> None:
     recipe = tiny_recipe.model_copy(update={"optimiser": optimiser, "learning_rate": 1e-2})
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
-    whole = loop.train(bright_dark, tmp_path / "whole", recipe, device="cpu", workers=0)
-
-    step, taken = loop.training_step, 0
-
-    def stopped_step(*arguments: Any) -> float:
-        nonlocal taken
-        if taken == stop_after:
-            raise KeyboardInterrupt
-        taken += 1
-        return step(*arguments)
-
+    run = partial(loop.train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
+    whole = run(out=tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "training_step", stopped_step)
-        loop.train(bright_dark, tmp_path / "halves", recipe, device="cpu", workers=0)
+        stop_at(patched, stop_after)
+        run(out=tmp_path / "halves")
     # What was drawn in between must not matter.
     torch.rand(17)
-    steps_left = 0
+    resumed = run(out=tmp_path / "halves")
 
-    def counted_step(*arguments: Any) -> float:
-        nonlocal steps_left
-        steps_left += 1
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "training_step", counted_step)
-    resumed = loop.train(bright_dark, tmp_path / "halves", recipe, device="cpu", workers=0)
-
-    assert steps_left == 4 - stop_after
+    assert [row["first_step"] for row in read_rows(tmp_path / "halves", "sessions")] == [0, stop_after]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    for name in ("model.safetensors", "optimiser.safetensors"):
-        last = Path("checkpoints") / "step-00000004" / name
-        assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "halves" / last).read_bytes()
-    rows = [read_metrics(tmp_path / run) for run in ("whole", "halves")]
-    for row in [row for run in rows for row in run]:
-        del row["clips_per_second"]
-    assert rows[0] == rows[1]
-    assert [row["epoch"] for row in rows[0]] == [1, 2]
+    first, second = (tmp_path / run / "checkpoints" / "step-00000004" for run in ("whole", "halves"))
+    tensors = [path.name for path in first.glob("*.safetensors")]
+    assert tensors
+    for name in tensors:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "halves")
+    assert [row["epoch"] for row in read_metrics(tmp_path / "whole")] == [1, 2]
 
 
 def test_dropout_takes_part_in_the_steps(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
@@ -218,14 +204,31 @@ def test_out_that_is_a_file(bright_dark: Path, tmp_path: Path, tiny_recipe: Reci
         loop.train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0)
 
 
-def test_loss_that_is_no_number_stops_the_run(
+def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([0.7, 0.6, float("nan")])
-    monkeypatch.setattr(loop, "training_step", lambda *_: next(losses))
-    with pytest.raises(UserError, match=r"the loss at step 2 is nan.*0\.003") as error:
-        loop.train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0)
+    taken = 0
+    # Two parts of two clips: those of the second part of the third step are to blame.
+    recipe = tiny_recipe.model_copy(update={"accumulate": 2})
+    blamed: list[str] = []
+
+    def loss_of(logits: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        return losses.loss_of(logits, *arguments) * (float("nan") if taken == 6 else 1.0)
+
+    def prepared(self: update.Updater, batch: Batch, chosen: torch.Tensor, step: int, epoch: int) -> Any:
+        blamed[:] = [str(videos[index].source) for index in batch.indices[chosen].tolist()]
+        return real_prepared(self, batch, chosen, step, epoch)
+
+    real_prepared = update.Updater._prepared
+    videos = open_split(bright_dark, "train").videos
+    monkeypatch.setattr(update, "loss_of", loss_of)
+    monkeypatch.setattr(update.Updater, "_prepared", prepared)
+    with pytest.raises(UserError, match=r"^step 3: the loss is nan.*learning rate .0\.00") as error:
+        loop.train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
+    assert len(blamed) == 2 and f", by {', '.join(sorted(blamed))}; lower" in str(error.value)
     # The last checkpoint is from before it.
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
@@ -268,58 +271,6 @@ def test_clips_are_mirrored_unless_a_class_has_a_side_and_no_mirror(
         recipe = tiny_recipe.model_copy(update={"flip": given})
         loop.train(tmp_path / "data", tmp_path / "run", recipe, device="cpu", workers=0)
     assert found == [expected]
-
-
-def test_gradients_are_scaled_down_to_the_recipes_norm(tiny_recipe: Recipe) -> None:
-    """One SGD step at rate 1 without momentum moves the weights by the gradient itself."""
-    torch.manual_seed(0)
-    recipe = tiny_recipe.model_copy(update={"clip_norm": 0.01})
-    model = ViViT(recipe.build_config({"classes": 2})).eval()
-    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    clips = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
-    optimiser = torch.optim.SGD(model.parameters(), lr=123.0)
-    loss = loop.training_step(model, optimiser, clips, {"classes": torch.tensor([0, 0])}, 1.0, recipe, False)
-    after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-    assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
-    # The heads begin at zero: two equal logits.
-    assert loss == pytest.approx(0.693147, abs=1e-5)
-
-
-def cross_entropy(logits: Sequence[float], distribution: Sequence[float]) -> float:
-    total = sum(math.exp(value) for value in logits)
-    return -sum(share * math.log(math.exp(value) / total) for value, share in zip(logits, distribution, strict=True))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_of_several_heads_is_the_mean_of_their_cross_entropies(smoothing: float) -> None:
-    torch.manual_seed(0)
-    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 5)}
-    labels = {"noun": torch.tensor([4, 0, 1, 1]), "verb": torch.tensor([0, 2, 1, 0])}
-    expected = 0.0
-    for head, values in logits.items():
-        number = values.shape[1]
-        for row, label in zip(values.tolist(), labels[head].tolist(), strict=True):
-            distribution = [(1 - smoothing) * (k == label) + smoothing / number for k in range(number)]
-            expected += cross_entropy(row, distribution) / 4 / len(logits)
-    assert loop.loss_of(logits, labels, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
-    # The same labels as distributions, which two mixed clips have.
-    hard = {head: torch.nn.functional.one_hot(labels[head], logits[head].shape[1]).float() for head in logits}
-    assert loop.loss_of(logits, hard, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_of_many_labels_is_the_sum_of_the_classes_binary_cross_entropies(smoothing: float) -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(3, 4)
-    labels = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.75, 1.0, 0.0]])
-    expected = 0.0
-    for values, truths in zip(logits.tolist(), labels.tolist(), strict=True):
-        for value, truth in zip(values, truths, strict=True):
-            applies = truth * (1 - smoothing) + smoothing / 4
-            probability = 1 / (1 + math.exp(-value))
-            expected -= (applies * math.log(probability) + (1 - applies) * math.log(1 - probability)) / 3
-    assert loop.loss_of(logits, {"classes": labels}, smoothing, True).item() == pytest.approx(expected, rel=1e-5)
-    assert loop.loss_of(logits, {"classes": labels}, smoothing, False).item() != pytest.approx(expected, rel=1e-2)
 
 
 def write_list(file: Path, columns: str, rows: Sequence[str]) -> Path:
@@ -372,28 +323,34 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
     assert prediction.heads["verb"][0].label == "close"
     assert {scored.label for scored in prediction.heads["noun"]} == {"cup", "door", "lid"}
 
-    stop_at(monkeypatch, 5)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_at(patched, 5)
+        loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0, checkpoint_every=0.0)
     resumed = loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt the run in this step; there is a checkpoint after each."""
-    training_step, taken = loop.training_step, 0
+    """Interrupt the run in this step, when the checkpoint of the one before is whole."""
+    real_update, taken = update.Updater.__call__, 0
+    savers: list[Checkpoints] = []
 
-    def stopped_step(*arguments: Any) -> float:
+    def stopped_update(*arguments: Any) -> update.Update:
         nonlocal taken
         taken += 1
         if taken > step:
+            savers[-1].wait()
             raise KeyboardInterrupt
-        return training_step(*arguments)
+        return real_update(*arguments)
 
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(loop, "training_step", stopped_step)
+    def save(self: Checkpoints, *arguments: Any) -> None:
+        savers.append(self)
+        real_save(self, *arguments)
+
+    real_save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(update.Updater, "__call__", stopped_update)
 
 
 def test_any_number_of_labels_is_learnt_and_scored(

@@ -96,11 +96,11 @@ def evaluate_and_report(
             world_size=processes.num_processes,
             gather=gather_object,
         )
+    if not processes.is_main_process:
+        return evaluation
     failures = list(evaluation.failures.values())
     if len(failures) == len(videos.videos):
         raise UserError(f"{data}: none of the {len(failures)} videos can be read; the first of them: {failures[0]}")
-    if not processes.is_main_process:
-        return evaluation
     written = {
         "confusion matrix": draw_confusions(evaluation, out),
         "reliability": draw_reliabilities(evaluation, out),

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Matplotlib wants numbers for colours; the page has names for them, which stand for others in the dark.
 _COLOURS = {name: f"#00000{i}" for i, name in enumerate(("ink", "faint", "rule", "one", "two", "three", "four"), start=1)}
@@ -38,15 +39,20 @@ def draw_curves(steps: Sequence[Row], epochs: Sequence[Row], clip_norm: float | 
         epochs: with epoch, loss, clips_per_second and the scores; loss and speed are theirs where no steps are noted.
         clip_norm: what the gradient's norm was scaled down to.
     """
+    with rc_context({"text.parse_math": False}):
+        return _draw(steps, epochs, clip_norm)
+
+
+def _draw(steps: Sequence[Row], epochs: Sequence[Row], clip_norm: float | None) -> list[Chart]:
     loss = _over_steps("Training loss", steps, "loss") or _over_epochs("Training loss", epochs, ["loss"])
     speed = _over_steps("Clips per second", steps, "clips_per_second")
     charts = [
         loss,
         _over_epochs("Validation", epochs, score_names(epochs), percent=True),
         _over_steps("Learning rate", steps, "learning_rate", smooth=False),
-        _over_steps("Gradient norm", steps, "gradient_norm", threshold=clip_norm),
+        _over_steps("Gradient norm", steps, "gradient_norm", logarithmic=True, threshold=clip_norm),
         speed or _over_epochs("Clips per second", epochs, ["clips_per_second"]),
-        _over_steps("Waiting for clips", steps, "waiting", percent=True),
+        _over_steps("Time spent waiting for clips", steps, "waiting", percent=True),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -69,7 +75,7 @@ def number(value: Any) -> float:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the `width` values around each, of fewer at the ends; NaN is passed over.
+    """The mean of the `width` values around each, of fewer at the ends; NaN stays, and counts for none of the others.
 
     Args:
         values: (N,).
@@ -81,7 +87,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     around = slice(width // 2, width // 2 + len(values))
     count = np.convolve(known, window)[around]
     total = np.convolve(np.where(known, values, 0.0), window)[around]
-    return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
+    return np.where(known, total / np.maximum(count, 1), np.nan)
 
 
 def extremes(positions: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,6 +112,7 @@ def _over_steps(
     *,
     smooth: bool = True,
     percent: bool = False,
+    logarithmic: bool = False,
     threshold: float | None = None,
 ) -> Chart | None:
     values = np.array([number(row.get(name)) for row in steps])
@@ -119,9 +126,13 @@ def _over_steps(
     if width > 1:
         axes.plot(*extremes(positions, values), color=_COLOURS["one"], alpha=0.3, linewidth=0.7)
     axes.plot(*extremes(positions, middle), color=_COLOURS["one"], linewidth=1.6, marker=_marker(len(values)))
+    # Where there is no number to draw, too.
+    if len(positions) > 1:
+        axes.set_xlim(np.nanmin(positions) - 1, np.nanmax(positions) + 1)
     if threshold is not None:
         axes.axhline(threshold, color=_COLOURS["faint"], linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.set_yscale("log", nonpositive="mask")
+    if logarithmic:
+        _set_logarithmic(axes, [*values, *([] if threshold is None else [threshold])])
     elif percent:
         axes.set_ylim(0, 100)
     else:
@@ -130,7 +141,7 @@ def _over_steps(
         axes.set_ylim(0, 1.08 * highest if highest > 0 else 1)
     note = [f"last {_last(values):.3g}{' %' if percent else ''}"]
     if percent:
-        note.append(f"mean {np.nanmean(values):.3g} % of a step's time")
+        note.append(f"mean {np.nanmean(values):.3g} %")
     if width > 1:
         note.append(f"line: mean of {width} steps")
     if threshold is not None:
@@ -139,6 +150,19 @@ def _over_steps(
     if unknown:
         note.append(f"{unknown} steps without a number")
     return Chart(title, "; ".join(note), _svg(figure, title))
+
+
+def _set_logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """An axis on which a few numbers are named, however near to each other the values are."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return
+    lowest, highest = min(positive) / 1.6, max(positive) * 1.6
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylim(lowest, highest)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if highest / lowest < 100 else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _over_epochs(title: str, epochs: Sequence[Row], names: Sequence[str], *, percent: bool = False) -> Chart | None:

@@ -113,7 +113,7 @@ def read_predictions(file: Path) -> Predictions:
             ScoredVideo(
                 _text(row["video"]),
                 (float(row["start"]), float(row["end"])) if row["start"] and row["end"] else None,
-                _text(row["error"]),
+                _text(row["error"]).removeprefix(f"{_text(row['video'])}: "),
                 {head: _answer(row, prefix, multi_label) for head, prefix in heads.items()},
             )
             for row in rows

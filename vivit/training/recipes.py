@@ -1,9 +1,10 @@
 """The named recipes; the paper's are one for each model that it trains on a data set.
 
-Each one's docstring has its command, hardware, expected time and score. Scores are the paper's, and none of these was
-measured here. The authors used TPU-v3 accelerators and say neither how many nor for how long, so in place of a time
-stands what training takes, in EFLOP (10¹⁸ operations): six for each multiply-add of one clip, times clips and epochs.
-An accelerator that keeps up 100 TFLOP/s does 1 EFLOP in 2.8 hours, where its clips are decoded as fast.
+Each one's docstring has its command, hardware, expected time and score. The paper's have the paper's score, and the
+official ones that of the released weights (Scenic: projects/vivit/README.md); none of these was measured here. The
+authors used TPU-v3 accelerators and say neither how many nor for how long, so in place of a time stands what training
+takes, in EFLOP (10¹⁸ operations): six for each multiply-add of one clip, times clips and epochs. An accelerator that
+keeps up 100 TFLOP/s does 1 EFLOP in 2.8 hours, where its clips are decoded as fast.
 
 `DATA` is the data set's folder (docs/data.md), `ViT-L_16.npz` an image model trained on ImageNet-21k and `KINETICS` the
 run or the published weights of the same model on Kinetics-400 (docs/weights.md). Another size is `--model`.

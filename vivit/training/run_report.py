@@ -33,6 +33,8 @@ from vivit.training.mistakes import (
     confusions,
     read_predictions,
 )
+from vivit.training.optim import planned_epochs
+from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
@@ -83,7 +85,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
     """
     read = _read_run(run)
     data = data or read.recipe.get("data")
-    videos = videos or (Path(read.recipe["videos"]) if read.recipe.get("videos") else None)
+    videos = videos or (Path(str(read.recipe["videos"])) if read.recipe.get("videos") else None)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vivit.training", "."),
         autoescape=True,
@@ -91,7 +93,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "figures": _figures, "duration": _duration}
+    environment.filters |= {"percent": _percent, "figures": _figures, "duration": _duration, "setting": _setting}
     page = environment.get_template("run_report.html").render(
         name=run.resolve().name,
         state=_state(read),
@@ -159,8 +161,18 @@ def _read_lines(file: Path) -> list[Row]:
 def _state(run: _Run) -> str:
     """How far the run has come, in words."""
     steps = [int(number(row.get("step"))) for row in (run.epochs + run.steps) if not math.isnan(number(row.get("step")))]
-    words = f"epoch {_figures(run.epochs[-1].get('epoch'))}" if run.epochs else "no epoch yet"
-    return f"{words}, step {max(steps)}" if steps else words
+    words = f"epoch {_figures(run.epochs[-1].get('epoch'))}{_of_planned(run)}" if run.epochs else "no epoch yet"
+    return f"{words}, step {max(steps):,}" if steps else words
+
+
+def _of_planned(run: _Run) -> str:
+    """ " of 30", where that can be told."""
+    epoch, step = (number(run.epochs[-1].get(name)) for name in ("epoch", "step"))
+    try:
+        recipe = Recipe.model_validate({name: run.recipe[name] for name in Recipe.model_fields})
+        return f" of {planned_epochs(recipe, round(step / epoch))}"
+    except (ValueError, KeyError, ZeroDivisionError):
+        return ""  # a run of another version
 
 
 def _model(run: _Run) -> list[str]:
@@ -313,7 +325,7 @@ def _mistakes(run: _Run, data: str | None, videos: Path | None) -> _Mistakes:
             raise UserError("recipe.json does not say which data; name it")
         found = open_split(data, "val", run.config.get("classes"), videos)
     except (UserError, OSError) as error:
-        return _Mistakes([_Mistake(scored, "", "") for scored in worst], f"No clips, as the data is not here: {error}.")
+        return _Mistakes([_Mistake(scored, "", "") for scored in worst], f"No clips: {error}.")
     scored_hash, hashed = run.recipe.get("val_hash"), data_hash(found)
     remark = ""
     if scored_hash and hashed != scored_hash:
@@ -416,7 +428,7 @@ def _cost(sessions: Iterable[Row]) -> list[str]:
             seconds[key] += time
     words = []
     for (processes, device), time in seconds.items():
-        each = f", {_duration(time * processes)} of processes" if processes > 1 else ""
+        each = f", {time * processes / 3600:.1f} process-hours" if processes > 1 else ""
         words.append(f"{_duration(time)} on {processes} {'process' if processes == 1 else 'processes'} of {device}{each}")
     return words
 
@@ -428,6 +440,12 @@ def _duration(seconds: Any) -> str:
     if value < 90:
         return f"{value:.0f} seconds"
     return f"{value / 60:.0f} minutes" if value < 5400 else f"{value / 3600:.1f} hours"
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _known(value: Any) -> float | None:
