@@ -212,7 +212,8 @@ def test_a_models_name_gives_variant_and_tubelet_to_an_image_vit_of_that_size(tm
         init,
         recipe(model="vivit-b-8x4-fsa"),
     )
-    refused("give vivit-ti-8x2-fe", init, recipe(model="vivit-ti-16x2-fe"))
+    for other in ("vivit-ti-16x2-fe", "vivit-ti-12x2-fe"):
+        refused("give vivit-ti-8x2-fe$", init, recipe(model=other))
 
 
 @pytest.mark.parametrize(
@@ -384,6 +385,13 @@ def test_a_run_is_a_start_and_its_origin_goes_on(tmp_path: Path) -> None:
     first.save_pretrained(tmp_path / "run")
     second = build_model(recipe(epochs=3), videos("a", "b"), str(tmp_path / "run"), "second")
     assert second.origin == (*first.origin, "trained on 4 videos of 2 classes (second), in a run of 3 epochs")
+
+
+def test_weights_that_tell_no_origin_are_called_by_their_folder(tmp_path: Path) -> None:
+    ViViT(ModelConfig(**SIZES)).save_pretrained(tmp_path / "weights")
+    model = build_model(recipe(num_frames=16, min_steps=50), videos("a", "b"), str(tmp_path / "weights"), "clips")
+    assert model.origin[0] == f"ViViT {tmp_path.name}/weights"
+    assert model.origin[-1] == "trained on 4 videos of 2 classes (clips), in a run of 50 epochs"
 
 
 def test_transformers_vivit_goes_on_giving_its_logits_for_its_own_classes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's curves as SVG for a page: one chart for each thing that is measured, in the page's own colours and letters."""
+"""A run's curves as SVG: one chart for each thing that is measured, in the colours and letters of its page."""
 
 import io
 import math
@@ -11,12 +11,14 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 # Matplotlib wants numbers for colours; the page has names for them, which stand for others in the dark.
-_COLOURS = {name: f"#00000{i}" for i, name in enumerate(("ink", "faint", "rule", "one", "two", "three", "four"), start=1)}
+_COLOURS = {
+    name: f"#00000{i}" for i, name in enumerate(("ink", "faint", "rule", "one", "two", "three", "four"), start=1)
+}
 _LINES = ("one", "two", "three", "four")
-# Points of a curve that can still be told apart on a page: of more, the lowest and the highest of each stretch are drawn.
+# Points of a curve that can still be told apart; of more, the lowest and the highest of each stretch are drawn.
 MOST_POINTS = 800
 SCORE = re.compile(r"(?:(?P<head>.+)_)?(?P<metric>top\d+|mAP)")
 
@@ -186,7 +188,7 @@ def _over_epochs(title: str, epochs: Sequence[Row], names: Sequence[str], *, per
         )
     if not drawn:
         return None
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 102 if percent else None)
     if len(epochs) == 1:
         axes.set_xlim(positions[0] - 0.5, positions[0] + 0.5)

@@ -1,7 +1,8 @@
 """A frozen spatial encoder's features on disk: computed once for each clip, then read in place of the videos.
 
-They lie in shards, safetensors files of some clips each, whose names hash all that the features in them depend on. A
-shard is there whole or not at all; whichever process computes it, whenever it does, its values are the same.
+They lie in shards, safetensors files of some clips each. A shard's name hashes how its clips are sampled and encoded,
+and within it stand the files that were read, with size and time; where anything differs it is made anew. It is there
+whole or not at all, and whichever process computes it, whenever it does, its values are the same.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -151,13 +153,12 @@ def training_features(
 
         return read
 
-    passes: dict[int, tuple[list[_Shard], dict[int, int]]] = {}
+    passes: dict[int, tuple[list[_Shard], np.ndarray]] = {}  # the second is the position of each video in it
     for keys in _StepKeys(count, batch_size, seed, range(start_step, num_steps), cached_clips, rank, world_size):
         number = keys[0][0]
         if number not in passes:
-            order = epoch_order(count, seed, number).tolist()
-            shards = cache.filled(f"training-{number}", sampling, order, reader(number))
-            passes[number] = shards, {index: position for position, index in enumerate(order)}
+            shards = cache.filled(f"training-{number}", sampling, count, reader(number))
+            passes[number] = shards, epoch_order(count, seed, number).argsort()
         shards, positions = passes[number]
         rows, labels, seen, failures = [], [], [], []
         for _, index in keys:
@@ -208,8 +209,7 @@ def validation_logits(
         for shard in shards:
             yield [_seen_view(next(views), index) for index in shard.positions]
 
-    order = list(range(len(videos.videos)))
-    shards = cache.filled("validation", [asdict(spec), decoder], order, read)
+    shards = cache.filled("validation", [asdict(spec), decoder], len(videos.videos), read)
     part.eval()
     device = next(part.parameters()).device
     answers: dict[str, list[Tensor]] = {}
@@ -249,19 +249,18 @@ class _Cache:
         self.open = lru_cache(OPEN_SHARDS)(_load)
         make_folder(folder)
 
-    def filled(self, name: str, sampling: Sequence[Any], order: Sequence[int], read: Read) -> list[_Shard]:
-        """The shards of a pass over the videos in this order; those that are not there are made.
+    def filled(self, name: str, sampling: Sequence[Any], count: int, read: Read) -> list[_Shard]:
+        """The shards of a pass over so many clips, after those that are not there have been made.
 
         Args:
             name: of the pass.
             sampling: all else that decides what is seen of each video.
         """
-        shards = []
-        for start in range(0, len(order), SHARD_SIZE):
-            positions = range(start, min(start + SHARD_SIZE, len(order)))
-            of_videos = [self.identities[order[position]] for position in positions]
-            key = _hash([self.encoder, name, sampling, start, of_videos])
-            shards.append(_Shard(self.folder / f"{name}-{start:06d}-{key[:32]}.safetensors", positions))
+        key = hashlib.sha256(json.dumps([self.encoder, sampling]).encode()).hexdigest()[:32]
+        shards = [
+            _Shard(self.folder / f"{name}-{key}-{start:06d}.safetensors", range(start, min(start + SHARD_SIZE, count)))
+            for start in range(0, count, SHARD_SIZE)
+        ]
         # A share does not depend on what is there already: that differs with when a process looks.
         first, last = (len(shards) * number // self.world_size for number in (self.rank, self.rank + 1))
         share = shards[first:last]
@@ -294,7 +293,6 @@ class _Cache:
             tried = _load(shard.path).tried
         except (OSError, SafetensorError, ValueError):
             return False
-        # The name tells of the videos that were asked for, but not of those that were seen in their place.
         return all(self.identities[int(index)] == was for index, was in tried.items())
 
     def _write(self, shard: _Shard, seen: list[_Seen]) -> None:
@@ -356,7 +354,3 @@ def _runs(shards: Sequence[_Shard]) -> list[list[_Shard]]:
 
 def _place(source: Path | InShard) -> str:
     return f"{source} at {source.offset}" if isinstance(source, InShard) else os.path.abspath(source)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

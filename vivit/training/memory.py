@@ -74,7 +74,7 @@ def estimate_step(
     step = _run_step(model, clips_at_once, precision, device, activation_checkpointing)
     parameters = _bytes(model.parameters())
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
-    optimiser_state = STATES[optimiser] * gradients + ema * parameters
+    optimiser_state = (STATES[optimiser] + ema) * gradients
     working = step.peak_with_gradients
     if shards > 1:
         blocks = [_bytes(block.parameters()) for encoder in _encoders(model) for block in encoder.blocks]

@@ -61,7 +61,9 @@ class Predictions:
     def worst(self, most: int) -> list[ScoredVideo]:
         """The wrong answers that were given with the greatest confidence; of many labels, those most often wrong."""
         wrong = [
-            video for video in self.videos if not (video.error or all(answer.right for answer in video.answers.values()))
+            video
+            for video in self.videos
+            if not (video.error or all(answer.right for answer in video.answers.values()))
         ]
         return sorted(wrong, key=self._badness, reverse=True)[:most]
 

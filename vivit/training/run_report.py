@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.datasets import LabelledVideo, open_split
 from vivit.data.encode import Encoding, encode
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.errors import UserError
@@ -134,10 +134,17 @@ def _read_run(run: Path) -> _Run:
         raise UserError(f"{run}: is no run: it has no recipe.json; give a folder that vivit train wrote")
     return _Run(
         run,
-        *(read_json(run / name) if (run / name).exists() else {} for name in ("config.json", "recipe.json")),
-        *(_read_lines(run / name) for name in ("metrics.jsonl", "steps.jsonl", "sessions.jsonl")),
-        read_predictions(run / "val_predictions.csv"),
+        config=_read_object(run / "config.json"),
+        recipe=_read_object(run / "recipe.json"),
+        epochs=_read_lines(run / "metrics.jsonl"),
+        steps=_read_lines(run / "steps.jsonl"),
+        sessions=_read_lines(run / "sessions.jsonl"),
+        predictions=read_predictions(run / "val_predictions.csv"),
     )
+
+
+def _read_object(file: Path) -> Row:
+    return read_json(file) if file.exists() else {}
 
 
 def _read_lines(file: Path) -> list[Row]:
@@ -160,7 +167,9 @@ def _read_lines(file: Path) -> list[Row]:
 
 def _state(run: _Run) -> str:
     """How far the run has come, in words."""
-    steps = [int(number(row.get("step"))) for row in (run.epochs + run.steps) if not math.isnan(number(row.get("step")))]
+    steps = [
+        int(number(row.get("step"))) for row in (run.epochs + run.steps) if not math.isnan(number(row.get("step")))
+    ]
     words = f"epoch {_figures(run.epochs[-1].get('epoch'))}{_of_planned(run)}" if run.epochs else "no epoch yet"
     return f"{words}, step {max(steps):,}" if steps else words
 
@@ -429,7 +438,9 @@ def _cost(sessions: Iterable[Row]) -> list[str]:
     words = []
     for (processes, device), time in seconds.items():
         each = f", {time * processes / 3600:.1f} process-hours" if processes > 1 else ""
-        words.append(f"{_duration(time)} on {processes} {'process' if processes == 1 else 'processes'} of {device}{each}")
+        words.append(
+            f"{_duration(time)} on {processes} {'process' if processes == 1 else 'processes'} of {device}{each}"
+        )
     return words
 
 
@@ -453,7 +464,7 @@ def _known(value: Any) -> float | None:
 
 
 def _percent(value: Any) -> str:
-    return "–" if math.isnan(number(value)) else f"{100 * number(value):.1f} %"
+    return "–" if math.isnan(number(value)) else f"{100 * number(value):.1f}\N{NO-BREAK SPACE}%"
 
 
 def _figures(value: Any) -> str:

@@ -10,8 +10,10 @@ from torch import nn
 from vivit.config import SIZES, SUFFIXES, ModelConfig
 from vivit.data.datasets import VideoSet, count_classes
 from vivit.data.entries import shortened
+from vivit.data.loader import steps_per_epoch
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.training.optim import planned_epochs
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.weights.adapt import fit
@@ -61,8 +63,10 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         wanted = _wanted(recipe, train_set.multi_label)
         start = _from_image_vit if is_image_vit(path, file, wanted) else _from_video_model
         model = start(recipe, train_set, init, path, file, wanted)
-    trained = f"trained on {len(train_set.videos)} videos of {count_classes(train_set)} ({data_name})"
-    model.origin = (*model.origin, f"{trained}, in a run of {recipe.epochs} epochs")
+    num_videos = len(train_set.videos)
+    epochs = planned_epochs(recipe, steps_per_epoch(num_videos, recipe.batch_size))
+    trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {epochs} epochs"
+    model.origin = (*model.origin, trained)
     return model.train()
 
 

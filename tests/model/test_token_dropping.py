@@ -1,0 +1,173 @@
+"""Training on a part of the tokens, against the same model on just these tokens."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vivit.config import ModelConfig
+from vivit.model.embedding import TokenDropping
+from vivit.model.vivit import ViViT
+
+SIZES: dict[str, Any] = {
+    "num_frames": 6,
+    "image_size": (24, 32),
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "mlp_dim": 24,
+    "num_classes": 5,
+}
+TIMES, PLACES = 3, 12
+VARIANTS: dict[str, dict[str, Any]] = {
+    "spatiotemporal": {"variant": "spatiotemporal"},
+    "spatiotemporal, mean": {"variant": "spatiotemporal", "pooling": "mean"},
+    "factorised encoder": {"variant": "factorised_encoder", "temporal_layers": 1},
+    "factorised encoder, mean": {"variant": "factorised_encoder", "temporal_layers": 1, "pooling": "mean"},
+    "baseline": {"variant": "factorised_encoder", "temporal_layers": 0},
+    "factorised self-attention": {"variant": "factorised_self_attention"},
+    "factorised dot-product": {"variant": "factorised_dot_product"},
+}
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def build(variant: str, share: float) -> ViViT:
+    """A model in float64, every weight of it random; the same weights for any share."""
+    torch.manual_seed(0)
+    model = ViViT(ModelConfig(**SIZES, **VARIANTS[variant], token_dropping=share)).double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.4)
+    return model
+
+
+def random_video(batch: int) -> Tensor:
+    shape = (batch, SIZES["num_frames"], 3, *SIZES["image_size"])
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K), and what was kept: in each row, the numbers of the tokens that are among those that went on."""
+    kept: list[Tensor] = []
+
+    def record(module: TokenDropping, args: tuple[Tensor], output: Tensor) -> None:
+        # Model 2 has another such module, for temporal tokens, of which none is dropped.
+        if module.share:
+            before, after = (x if x.ndim == 3 else x.transpose(1, 2).flatten(2) for x in (args[0], output))
+            same = (before[:, None] == after[:, :, None]).all(dim=3)  # (rows, kept, tokens)
+            assert torch.equal(same.sum(dim=2), torch.ones_like(same[:, :, 0], dtype=torch.long))
+            kept.append(same.int().argmax(dim=2))
+
+    hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, TokenDropping)]
+    logits = model(video)
+    for hook in hooks:
+        hook.remove()
+    return logits, kept[0]
+
+
+def encode(tokens: Tensor, positions: nn.Module, encoder: nn.Module) -> Tensor:
+    """(N, D) → (D,): with a class token, if there is one."""
+    if positions.class_token is None:
+        return encoder(tokens[None], examples=1)[0].mean(dim=0)
+    return encoder(torch.cat([(positions.class_token + positions.class_position)[None], tokens])[None], examples=1)[0, 0]
+
+
+def logits_of_kept(model: ViViT, clip: Tensor, kept: Tensor) -> Tensor:
+    """(K,) of one clip, from only the tokens of these numbers; `kept` has a row for the clip, or one for each time."""
+    network: Any = model.model
+    tokens = model.embedding(clip[None])[0].flatten(1, 2)  # (T, S, D)
+    if model.config.variant == "spatiotemporal":
+        tokens = tokens.flatten(0, 1) + network.positions.embedding.flatten(0, 2)
+        features = encode(tokens[kept[0]], network.positions, network.encoder)
+    elif model.config.variant == "factorised_encoder":
+        tokens = tokens + network.spatial_positions.embedding.flatten(0, 1)
+        features = torch.stack(
+            [
+                encode(tokens[time][kept[time]], network.spatial_positions, network.spatial_encoder)
+                for time in range(TIMES)
+            ]
+        )
+        if network.temporal_encoder is None:
+            features = features.mean(dim=0)
+        else:
+            features = features + network.temporal_positions.embedding
+            features = encode(features, network.temporal_positions, network.temporal_encoder)
+    else:
+        tokens = tokens + network.positions.embedding.flatten(1, 2)
+        features = network.encoder(tokens[:, kept[0]][None], examples=1)[0].mean(dim=(0, 1))
+    return model.heads["classes"](features)
+
+
+@each_variant
+def test_the_model_sees_the_kept_tokens_as_if_there_were_no_others(variant: str) -> None:
+    model, video = build(variant, share=0.4), random_video(3)
+    logits, kept = run(model, video)
+    plain = build(variant, share=0.0).eval()
+    rows = kept.view(3, -1, kept.shape[-1])
+    expected = torch.stack([logits_of_kept(plain, clip, mine) for clip, mine in zip(video, rows, strict=True)])
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    assert (expected - plain(video)).abs().min() > 1e-4
+
+
+@each_variant
+@pytest.mark.parametrize(("share", "of_36", "of_12"), [(0.4, 22, 7), (0.5, 18, 6), (0.99, 1, 1)])
+def test_each_row_keeps_as_many_of_its_own_in_order(variant: str, share: float, of_36: int, of_12: int) -> None:
+    _, kept = run(build(variant, share), random_video(4))
+    rows = 4 * TIMES if VARIANTS[variant]["variant"] == "factorised_encoder" else 4
+    assert kept.shape == (rows, of_36 if VARIANTS[variant]["variant"] == "spatiotemporal" else of_12)
+    assert (kept.diff(dim=1) > 0).all()
+    assert len(set(map(tuple, kept.tolist()))) > rows // 2
+    _, again = run(build(variant, share), random_video(4))
+    torch.manual_seed(5)
+    _, other = run(build(variant, share).requires_grad_(False), random_video(4))
+    assert torch.equal(kept, again)
+
+
+@each_variant
+def test_gradients_reach_the_pixels_and_positions_of_kept_tokens_alone(variant: str) -> None:
+    model = build(variant, share=0.5)
+    video = random_video(1).requires_grad_()
+    logits, kept = run(model, video)
+    logits.square().sum().backward()
+    reached = torch.zeros(TIMES, PLACES, dtype=torch.bool)
+    if model.config.variant == "spatiotemporal":
+        reached.view(-1)[kept[0]] = True
+    else:
+        for time in range(TIMES):
+            reached[time, kept[time if len(kept) > 1 else 0]] = True
+    tubes = video.grad.view(TIMES, 2, 3, 3, 8, 4, 8)  # (T, t, C, n_h, h, n_w, w)
+    assert torch.equal(tubes.abs().amax(dim=(1, 2, 4, 6)).flatten(1) > 0, reached)
+
+    network: Any = model.model
+    if model.config.variant == "factorised_encoder":
+        positions, reached = network.spatial_positions.embedding.grad.flatten(0, 1), reached.any(dim=0)
+    else:
+        positions = network.positions.embedding.grad.flatten(1, 2)
+    assert torch.equal(positions.abs().amax(dim=-1) > 0, reached)
+
+
+@each_variant
+def test_nothing_is_dropped_in_evaluation_and_nothing_drawn_where_nothing_is_dropped(variant: str) -> None:
+    dropping, plain, video = build(variant, share=0.6), build(variant, share=0.0), random_video(2)
+    before = torch.get_rng_state()
+    expected = plain(video)
+    assert torch.equal(dropping.eval()(video), expected)
+    assert torch.equal(plain.eval()(video), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert dropping.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("times", [(), (3,)])
+def test_every_token_and_every_pair_is_kept_as_often(times: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    rows, count, kept = 20_000, 8, 5
+    numbers = torch.arange(count, dtype=torch.float32).view(-1, 1).expand(rows, *times, -1, 1)
+    chosen = TokenDropping(1 - kept / count).train()(numbers).squeeze(-1)
+    assert all(torch.equal(chosen[:, 0], other) for other in chosen.unbind(1) if times)
+    seen = torch.zeros(rows, count).scatter_(1, (chosen[:, 0] if times else chosen).long(), 1.0)
+    pairs = (seen.T @ seen / rows).double()
+    expected = torch.full((count, count), kept / count * (kept - 1) / (count - 1), dtype=torch.float64)
+    expected.fill_diagonal_(kept / count)
+    torch.testing.assert_close(pairs, expected, rtol=0, atol=0.015)  # four deviations
