@@ -15,6 +15,7 @@ from vivit.errors import Stopped, UserError, one_line
 
 if TYPE_CHECKING:
     from vivit.inference.predictor import Predictor
+    from vivit.training.recipe import Recipe
 
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu or cuda", metavar="NAME")]
 Views = Annotated[str, tyro.conf.arg(help="clips x crops of each video, crops 1 or 3", metavar="TxS")]
@@ -95,7 +96,6 @@ def train(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["report"]:
         return _train_report(arguments[1:])
     from vivit.training.recipe import Recipe
-    from vivit.training.recipes import RECIPES
     from vivit.training.start import default_recipe
 
     # The recipe decides the defaults of the other flags, so it is read before them.
@@ -103,8 +103,7 @@ def train(arguments: Sequence[str]) -> int:
     given = dict(pairwise(words))
     default = default_recipe(given.get("--init"))
     name = given.get("--recipe", default)
-    settings = RECIPES.get(name, RECIPES[default])()
-    names = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
+    settings = _recipe(name)
 
     def command(
         data: Data,
@@ -124,7 +123,7 @@ def train(arguments: Sequence[str]) -> int:
         ] = None,
         settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[Recipe]] = settings,
         recipe: Annotated[
-            names, tyro.conf.arg(help="where the settings come from that are not given", metavar="NAME")
+            str, tyro.conf.arg(help="where the settings come from that are not given", metavar="NAME")
         ] = name,
         overfit: Annotated[
             int | None,
@@ -186,6 +185,14 @@ def train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _recipe(name: str) -> "Recipe":
+    from vivit.training.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise UserError(f"recipe: no {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
 def _train_report(arguments: Sequence[str]) -> int:
     """Write a run's page: curves, scores, mistakes, settings, cost"""
 
@@ -215,7 +222,15 @@ def evaluate(arguments: Sequence[str]) -> int:
         ] = "val",
         out: Annotated[
             Path | None,
-            _unset(help="folder for scores.json and pictures; by default in the model's", metavar="FOLDER"),
+            _unset(
+                help="folder for scores.json, per_video.csv and pictures; by default in the model's", metavar="FOLDER"
+            ),
+        ] = None,
+        average: Annotated[
+            Literal["logits", "probabilities"], tyro.conf.arg(help="what is averaged over the views")
+        ] = "logits",
+        per_video: Annotated[
+            Path | None, _unset(help="a .parquet or .csv file for the answer to each video", metavar="FILE")
         ] = None,
         videos: Videos = None,
         device: Device = "auto",
@@ -231,6 +246,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             views=views,
             split=split,
             out=out,
+            average=average,
+            per_video=per_video,
             videos_in=videos,
             device=device,
             workers=workers,
@@ -454,9 +471,6 @@ def data(arguments: Sequence[str]) -> int:
 
 def _data_show(arguments: Sequence[str]) -> int:
     """Make a picture of some clips, plain or as training augments them"""
-    from vivit.training.recipes import RECIPES
-
-    names = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
 
     def command(
         data: Data,
@@ -464,7 +478,7 @@ def _data_show(arguments: Sequence[str]) -> int:
         augment: Annotated[
             tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="with rows of the same clips augmented")
         ] = False,
-        recipe: Annotated[names, tyro.conf.arg(help="whose clips and augmentation to show", metavar="NAME")] = "small",
+        recipe: Annotated[str, tyro.conf.arg(help="whose clips and augmentation to show", metavar="NAME")] = "small",
         randaugment: Annotated[
             tuple[int, float] | None, _unset(help="RandAugment besides", metavar="LAYERS MAGNITUDE")
         ] = None,
@@ -477,7 +491,7 @@ def _data_show(arguments: Sequence[str]) -> int:
         from vivit.data.datasets import open_split
         from vivit.video.clips import ClipSpec
 
-        settings = RECIPES[recipe]()
+        settings = _recipe(recipe)
         if randaugment is not None:
             settings = settings.model_copy(update={"randaugment": randaugment})
         preprocessing, side = settings.build_preprocessing(), settings.image_size or 224

@@ -1,37 +1,33 @@
 """Blocks computed a second time for their gradients: the same numbers from less memory."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from vivit.config import ModelConfig
+from vivit.config import ModelConfig, Variant
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 
-VARIANTS = ("spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product")
-each_variant = pytest.mark.parametrize("variant", VARIANTS)
+SIZES: dict[str, Any] = {
+    "num_frames": 4,
+    "image_size": 32,
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 16,
+    "num_layers": 3,
+    "num_heads": 4,
+    "mlp_dim": 24,
+    "num_classes": 5,
+}
+CHANCE: dict[str, Any] = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.3)
+each_variant = pytest.mark.parametrize("variant", get_args(Variant))
 
 
-def build(variant: str, checkpointing: bool) -> ViViT:
+def build(variant: Variant, checkpointing: bool) -> ViViT:
     """A small model in training with all chance there is, every weight of it random."""
-    noise: dict[str, Any] = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.3)
     torch.manual_seed(0)
-    model = ViViT(
-        ModelConfig(
-            variant=variant,
-            num_frames=4,
-            image_size=32,
-            tubelet_size=(2, 8, 8),
-            hidden_size=16,
-            num_layers=3,
-            num_heads=4,
-            mlp_dim=24,
-            num_classes=5,
-            **noise,
-        )
-    )
+    model = ViViT(ModelConfig(variant=variant, **SIZES, **CHANCE))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
@@ -69,7 +65,7 @@ def step(model: ViViT, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor], T
 
 @each_variant
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loss_and_gradients_are_the_very_same_with_all_chance_on(variant: str, dtype: torch.dtype) -> None:
+def test_loss_and_gradients_are_the_very_same_with_all_chance_on(variant: Variant, dtype: torch.dtype) -> None:
     logits, gradients, following, kept = step(build(variant, checkpointing=False), dtype)
     again, same_gradients, same_following, less = step(build(variant, checkpointing=True), dtype)
     assert torch.equal(again, logits)
@@ -81,7 +77,7 @@ def test_loss_and_gradients_are_the_very_same_with_all_chance_on(variant: str, d
 
 
 @each_variant
-def test_blocks_run_twice_in_training_and_once_where_no_gradient_is_wanted(variant: str) -> None:
+def test_blocks_run_twice_in_training_and_once_where_no_gradient_is_wanted(variant: Variant) -> None:
     model, calls = build(variant, checkpointing=True), 0
 
     def count(*_: Any) -> None:

@@ -14,13 +14,12 @@ def start(
     data: Path, out: Path, *flags: str, processes: int = 1, restarts: int = 0, **popen: Any
 ) -> "subprocess.Popen[str]":
     """In a process group of its own, as a terminal or a scheduler has it; torchrun starts several anew so often."""
-    words = [sys.executable, "-m", "vivit"]
+    words = [sys.executable]
     if processes > 1:
-        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-        torchrun = (*torchrun, "--max-restarts", str(restarts))
-        words = [sys.executable, *torchrun, "-m", "vivit"]
+        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        words += ["--max-restarts", str(restarts)]
     return subprocess.Popen(
-        [*words, "train", str(data), "--out", str(out), "--device", "cpu", *flags],
+        [*words, "-m", "vivit", "train", str(data), "--out", str(out), "--device", "cpu", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -7,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -272,6 +274,20 @@ def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
     assert names_in(tmp_path) == ["step-00000003"]
 
 
+def test_a_file_system_that_cannot_sync_a_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, refused = os.fsync, []
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused.append(descriptor)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    save_all(tmp_path, 1)
+    assert refused and names_in(tmp_path) == ["step-00000001"]
+
+
 @pytest.mark.parametrize("size", [100, 3000])
 def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
     """The operating system itself refuses: no file may be larger, first of the tensors, then of the state."""
@@ -405,9 +421,10 @@ def test_a_run_killed_at_any_moment_goes_on_from_the_latest(tmp_path: Path) -> N
 
 def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(tmp_path: Path) -> None:
     """Of each `open`, `mkdir`, `rename`, `remove` … that Python does, in turn, until one is let through."""
+    save_all(tmp_path / "before", 1, 2)
     for number in range(1, 100):
         folder = tmp_path / str(number)
-        save_all(folder, 1, 2)
+        shutil.copytree(tmp_path / "before", folder)
 
         def save_third(folder: Path = folder, number: int = number) -> None:
             seen = 0

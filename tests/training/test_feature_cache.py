@@ -274,6 +274,15 @@ def test_one_changed_file_costs_its_shard_alone(videos: VideoSet, tmp_path: Path
     assert_same(after, features(model, videos, tmp_path / "others", num_steps=2))
 
 
+def test_more_videos_are_computed_again_where_the_last_shard_was_not_full(videos: VideoSet, tmp_path: Path) -> None:
+    model = build()
+    part, spec = TemporalPart(model), clip_spec(model)
+    fewer = dataclasses.replace(videos, videos=videos.videos[:7])
+    for some in (fewer, videos):
+        logits, _ = validation_logits(model, part, some, spec, folder=tmp_path)
+        torch.testing.assert_close(logits, evaluate(model, some, num_clips=1, num_crops=1).logits, rtol=0, atol=1e-5)
+
+
 def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
     videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
@@ -339,6 +348,17 @@ def test_a_process_that_is_left_alone_does_it_all(
     monkeypatch.setattr(feature_cache, "PATIENCE", 0.05)
     features(build(), videos, tmp_path, num_steps=2, rank=1, world_size=2)
     assert sorted(encoded) == [2, 5, 5]
+
+
+def test_progress_may_stop_a_process_that_waits_for_another(videos: VideoSet, tmp_path: Path) -> None:
+    def stop(done: int, of: int) -> None:
+        if done == of:
+            raise InterruptedError
+
+    for _ in range(2):  # after its last shard, and while it waits
+        with pytest.raises(InterruptedError):
+            features(build(), videos, tmp_path, num_steps=2, rank=0, world_size=2, progress=stop)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_progress_is_told_of_every_shard(videos: VideoSet, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ RUN/checkpoints/step-00000120/ holds
 - SHA256SUMS: of all these, as `sha256sum --check` reads it.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -309,6 +310,10 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this to a folder, and need not.
+        if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
+            raise
     finally:
         os.close(descriptor)
 

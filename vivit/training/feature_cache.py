@@ -56,7 +56,7 @@ NOT_SPATIAL = {
 }
 
 Progress = Callable[[int, int], None]
-"""Called with how many clips of this process's share are there, and how many it has."""
+"""Called with how many clips of this process's share are there, and how many it has; may raise, to stop the work."""
 
 
 class _Seen(NamedTuple):
@@ -122,7 +122,7 @@ def training_features(
         folder: of the shards; made where missing. Shards of no more use stay in it; it may be deleted at any time.
         cached_clips: how many clips of each video are seen, in turn, over the epochs.
         dtype: of most of the spatial encoder's arithmetic.
-        progress: called while the clips of an epoch are computed.
+        progress: called after each shard that is computed, and while the other processes are waited for.
 
     The other arguments are those of `training_batches`; the colours of clips are changed before they are encoded.
 
@@ -132,7 +132,7 @@ def training_features(
     """
     count = len(videos.videos)
     cache = _Cache(model, videos, folder, dtype, rank, world_size, progress)
-    sampling = [seed, asdict(spec), asdict(augmentation), decoder, count]
+    sampling = [seed, asdict(spec), asdict(augmentation), decoder]
 
     def reader(number: int) -> Read:
         def read(shards: Sequence[_Shard]) -> Iterator[list[_Seen]]:
@@ -256,7 +256,7 @@ class _Cache:
             name: of the pass.
             sampling: all else that decides what is seen of each video.
         """
-        key = hashlib.sha256(json.dumps([self.encoder, sampling]).encode()).hexdigest()[:32]
+        key = hashlib.sha256(json.dumps([self.encoder, sampling, count, SHARD_SIZE]).encode()).hexdigest()[:32]
         shards = [
             _Shard(self.folder / f"{name}-{key}-{start:06d}.safetensors", range(start, min(start + SHARD_SIZE, count)))
             for start in range(0, count, SHARD_SIZE)
@@ -272,10 +272,10 @@ class _Cache:
                 self._write(shard, seen)
                 done += len(seen)
                 self.report(done, clips)
-        self._wait_for(shards, read)
+        self._wait_for(shards, read, clips)
         return shards
 
-    def _wait_for(self, shards: list[_Shard], read: Read) -> None:
+    def _wait_for(self, shards: list[_Shard], read: Read, clips: int) -> None:
         """Return when all shards are there, the other processes' too."""
         missing, changed = [shard for shard in shards if not self._is_there(shard)], time.monotonic()
         while missing:
@@ -285,6 +285,7 @@ class _Cache:
                     self._write(missing[0], seen)
             else:
                 time.sleep(LOOK_EVERY)
+                self.report(clips, clips)
             if len(left := [shard for shard in missing if not self._is_there(shard)]) < len(missing):
                 missing, changed = left, time.monotonic()
 

@@ -7,6 +7,7 @@ gradients, are those of the real step, and it takes neither its memory nor its t
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,7 +64,7 @@ def estimate_step(
         clips_at_once: clips that go through the model together.
         accumulate: parts that an update is computed in; from the second part on, gradients are there from the start.
         shards: processes that FSDP2 shards the blocks over.
-        device: where the step will run, since kernels differ; by default where the model is.
+        device: where the step will run, since kernels differ; one that is there. By default where the model is.
         activation_checkpointing: by default as the model's encoders have it.
     """
     device = device or next(model.parameters()).device
@@ -112,7 +113,8 @@ def check_memory(
         ran_out: memory has run out in such an update: raise, whatever is free by now.
     """
 
-    def needed(parts: int, checkpointing: bool) -> int:
+    @cache
+    def needed(checkpointing: bool, parts: int) -> int:
         return estimate_step(
             model,
             ceil(clips / parts),
@@ -126,7 +128,7 @@ def check_memory(
         ).total
 
     checkpoints = _checkpoints(model)
-    total = needed(accumulate, checkpoints)
+    total = needed(checkpoints, accumulate)
     step = f"a step of {ceil(clips / accumulate)} clips at once needs about {_gib(total)}"
     if ran_out:
         room = int(CLEARLY_LESS * total)
@@ -137,24 +139,23 @@ def check_memory(
         if total <= room:
             return
 
-    doubled = [accumulate << power for power in range(1, clips.bit_length()) if accumulate << power < clips]
-    more_parts = [*doubled, clips] if clips > accumulate else []
-    ways = []
-    for checkpointing, choices in ((False, more_parts), (True, [accumulate, *more_parts])):
-        if checkpoints and not checkpointing:
-            continue
-        first = bisect_left(choices, True, key=lambda parts: needed(parts, checkpointing) <= room)
-        if first < len(choices):
-            flags = [] if checkpoints or not checkpointing else ["--activation-checkpointing"]
-            flags += [] if choices[first] == accumulate else [f"--accumulate {choices[first]}"]
-            ways.append(f"{' '.join(flags)} needs {_gib(needed(choices[first], checkpointing))}")
-    if not ways:
-        least = _gib(needed(clips, True))
-        ways = [
-            f"even one clip at once with --activation-checkpointing needs {least}; take a smaller --model, or smaller "
-            "or shorter clips (--image-size, --num-frames)"
-        ]
-    raise UserError(f"{trouble}: {', or '.join(ways)}")
+    # The last is one clip at once.
+    parts = [accumulate << power for power in range(clips.bit_length()) if accumulate << power < clips]
+    parts.append(max(accumulate, clips))
+    helpful = []
+    for checkpointing in sorted({checkpoints, True}):
+        ways = [(checkpointing, number) for number in parts]
+        first = bisect_left(ways, True, key=lambda way: needed(*way) <= room)
+        if first < len(ways):
+            flags = ["--activation-checkpointing"] if checkpointing > checkpoints else []
+            flags += [f"--accumulate {parts[first]}"] if parts[first] > accumulate else []
+            helpful.append(f"{_gib(needed(*ways[first]))} with {' '.join(flags)}")
+    if helpful:
+        raise UserError(f"{trouble}; it would need {', or '.join(helpful)}")
+    raise UserError(
+        f"{trouble}; even one clip at once, with --activation-checkpointing, would need {_gib(needed(*ways[-1]))}: take a "
+        "smaller --model, or smaller or shorter clips (--image-size, --num-frames)"
+    )
 
 
 def memory_there(device: torch.device) -> int:
@@ -251,11 +252,15 @@ def _left_in_control_groups(
         # A container's own group may be the top, while its path is the one that the machine knows it by.
         own = top / path.lstrip("/")
         for folder in (own, *own.parents):
-            if folder.is_relative_to(top) and (folder / limit).exists():
-                most = (folder / limit).read_text("utf-8").strip()
-                if most != "max":
-                    counts = dict(row.split() for row in (folder / "memory.stat").read_text("utf-8").splitlines())
-                    yield int(most) - int((folder / usage).read_text("utf-8")) + int(counts[reclaimable])
+            if not folder.is_relative_to(top):
+                break
+            try:
+                most, used, counts = ((folder / name).read_text("utf-8") for name in (limit, usage, "memory.stat"))
+            except OSError:
+                continue
+            if most.strip() != "max":
+                # What files were read into is given back when memory is wanted.
+                yield int(most) - int(used) + int(dict(row.split() for row in counts.splitlines()).get(reclaimable, 0))
 
 
 def _encoders(model: nn.Module) -> list[Encoder]:

@@ -296,7 +296,7 @@ def _confusion_picture(counts: Counter[tuple[str, str]], names: Sequence[str]) -
     pixels[..., :3] = (207, 66, 56)
     pixels[np.eye(len(names), dtype=bool), :3] = (38, 110, 220)
     # One of fifty videos is still to be seen.
-    pixels[..., 3] = np.where(shares > 0, 70 + 185 * shares, 0)
+    pixels[..., 3] = np.where(shares > 0, 120 + 135 * shares, 0)
     # Enlarged here: some viewers blur what they enlarge.
     scale = max(1, round(900 / len(names)))
     written = io.BytesIO()
