@@ -32,7 +32,7 @@ def start(
 def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """What it printed, when it has ended well."""
     out, complaint = process.communicate(timeout=300)
-    assert process.returncode == 0, complaint[-1500:]
+    assert process.returncode == 0, complaint[:4000]
     return out, complaint
 
 

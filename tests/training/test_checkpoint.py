@@ -274,6 +274,27 @@ def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
     assert names_in(tmp_path) == ["step-00000003"]
 
 
+def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, rename = os.fsync, Path.rename
+    before: set[int] = set()
+    synced: set[int] = set()
+
+    def noting_sync(descriptor: int) -> None:
+        sync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def noting_rename(path: Path, target: Path) -> Path:
+        before.update(synced)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    save_all(tmp_path, 1)
+    (saved,) = checkpoints(tmp_path)
+    assert before == {path.stat().st_ino for path in (saved, *saved.iterdir())}
+    assert synced - before == {tmp_path.stat().st_ino}
+
+
 def test_a_file_system_that_cannot_sync_a_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync, refused = os.fsync, []
 
@@ -392,14 +413,12 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def latest_step(folder: Path) -> int:
-    """The number of the latest checkpoint; fails where it is not whole."""
-    found = filled(0.0)
-    state = Checkpoints(folder).load_latest(lambda: found, pytest.fail)
-    if state is None:
-        return 0
-    assert_same(found, filled(state["step"]))
-    assert state["losses"] == [0.5] * state["step"]
-    return state["step"]
+    """The number of the latest checkpoint; fails where any is not whole."""
+    for saved in checkpoints(folder):
+        found, step = filled(0.0), int(saved.name.removeprefix("step-"))
+        assert Checkpoints(folder).load(saved, found) == {"step": step, "losses": [0.5] * step}
+        assert_same(found, filled(step))
+    return step
 
 
 def test_a_run_killed_at_any_moment_goes_on_from_the_latest(tmp_path: Path) -> None:

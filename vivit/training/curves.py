@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 # Matplotlib wants numbers for colours; the page has names for them, which stand for others in the dark.
-_COLOURS = {
-    name: f"#00000{i}" for i, name in enumerate(("ink", "faint", "rule", "one", "two", "three", "four"), start=1)
-}
+_COLOURS = {name: f"#00000{i}" for i, name in enumerate(("faint", "rule", "one", "two", "three", "four"), start=1)}
 _LINES = ("one", "two", "three", "four")
 # Points of a curve that can still be told apart; of more, the lowest and the highest of each stretch are drawn.
 MOST_POINTS = 800
+# Steps of a running mean: of a million steps it takes a second or two.
+WIDEST = 2001
 SCORE = re.compile(r"(?:(?P<head>.+)_)?(?P<metric>top\d+|mAP)")
 
 Row = Mapping[str, Any]
@@ -31,6 +31,16 @@ class Chart:
     note: str
     """What is to be known to read it."""
     svg: str
+    lines: tuple["Line", ...] = ()
+    """What they are, where there are several."""
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    colour: str
+    """By its name on the page."""
+    dashed: bool
 
 
 def draw_curves(steps: Sequence[Row], epochs: Sequence[Row], clip_norm: float | None = None) -> list[Chart]:
@@ -41,11 +51,8 @@ def draw_curves(steps: Sequence[Row], epochs: Sequence[Row], clip_norm: float | 
         epochs: with epoch, loss, clips_per_second and the scores; loss and speed are theirs where no steps are noted.
         clip_norm: what the gradient's norm was scaled down to.
     """
-    with rc_context({"text.parse_math": False}):
-        return _draw(steps, epochs, clip_norm)
-
-
-def _draw(steps: Sequence[Row], epochs: Sequence[Row], clip_norm: float | None) -> list[Chart]:
+    steps = [row for row in steps if math.isfinite(number(row.get("step")))]
+    epochs = [row for row in epochs if math.isfinite(number(row.get("epoch")))]
     loss = _over_steps("Training loss", steps, "loss") or _over_epochs("Training loss", epochs, ["loss"])
     speed = _over_steps("Clips per second", steps, "clips_per_second")
     charts = [
@@ -122,7 +129,7 @@ def _over_steps(
         return None
     values = 100 * values if percent else values
     positions = np.array([number(row.get("step")) for row in steps])
-    width = len(values) // 40 * 2 + 1 if smooth else 1
+    width = min(len(values) // 40 * 2 + 1, WIDEST) if smooth else 1
     middle = running_mean(values, width) if width > 1 else values
     figure, axes = _axes("step")
     if width > 1:
@@ -130,7 +137,7 @@ def _over_steps(
     axes.plot(*extremes(positions, middle), color=_COLOURS["one"], linewidth=1.6, marker=_marker(len(values)))
     # Where there is no number to draw, too.
     if len(positions) > 1:
-        axes.set_xlim(np.nanmin(positions) - 1, np.nanmax(positions) + 1)
+        axes.set_xlim(positions.min() - 1, positions.max() + 1)
     if threshold is not None:
         axes.axhline(threshold, color=_COLOURS["faint"], linewidth=0.8, linestyle=(0, (4, 3)))
     if logarithmic:
@@ -171,31 +178,28 @@ def _over_epochs(title: str, epochs: Sequence[Row], names: Sequence[str], *, per
     figure, axes = _axes("epoch")
     heads = list(dict.fromkeys(_head(name) for name in names))
     positions = np.array([number(row.get("epoch")) for row in epochs])
-    drawn = 0
+    lines = []
     for name in names:
         values = np.array([number(row.get(name)) for row in epochs]) * (100 if percent else 1)
         if not np.isfinite(values).any():
             continue
-        drawn += 1
+        colour = _LINES[heads.index(_head(name)) % len(_LINES)]
+        line = Line(score_in_words(name), colour, dashed=percent and not name.endswith(("top1", "mAP")))
+        style = (0, (3, 2)) if line.dashed else "-"
         axes.plot(
-            positions,
-            values,
-            color=_COLOURS[_LINES[heads.index(_head(name)) % len(_LINES)]],
-            linestyle="-" if name.endswith(("top1", "mAP")) or not percent else (0, (3, 2)),
-            linewidth=1.6,
-            marker=_marker(len(values)),
-            label=score_in_words(name),
+            positions, values, color=_COLOURS[colour], linestyle=style, linewidth=1.6, marker=_marker(len(values))
         )
-    if not drawn:
+        lines.append(line)
+    if not lines:
         return None
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 102 if percent else None)
     if len(epochs) == 1:
         axes.set_xlim(positions[0] - 0.5, positions[0] + 0.5)
         axes.set_xticks(positions)
-    if drawn > 1:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=_COLOURS["ink"])
-    return Chart(title, "% of the videos" if percent else "", _svg(figure, title))
+    return Chart(
+        title, "% of the videos" if percent else "", _svg(figure, title), tuple(lines) if len(lines) > 1 else ()
+    )
 
 
 def _head(name: str) -> str:

@@ -34,8 +34,8 @@ class TemporalPart(nn.Module):
 def freeze_spatial(model: ViViT, initialise_temporal: bool) -> TemporalPart:
     """Freeze all up to the end of the spatial encoder, in place, and return what is left to train.
 
-    After Gowda et al. 2023 (arXiv 2306.04822), who freeze the spatial encoder, put an adapter after it
-    (`ModelConfig.adapter_size`) and find that the temporal encoder must not start from random weights.
+    After Gowda et al. 2023 (arXiv 2306.04822), who lose no accuracy by it where the temporal encoder starts well and an
+    adapter (`ModelConfig.adapter_size`) comes before it.
 
     Args:
         initialise_temporal: let the temporal blocks start as copies of the last blocks of the spatial encoder; for a

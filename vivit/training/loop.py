@@ -51,6 +51,7 @@ from vivit.training.processes import (
 )
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
+from vivit.training.run_report import write_report
 from vivit.training.session import device_words, peak_memory, session_of
 from vivit.training.start import build_model, start_lines
 from vivit.training.state import kept_weights, training_tensors
@@ -314,10 +315,10 @@ def train(
     if overfit is not None:
         say(how_it_went(run.epochs))
     if main:
-        from vivit.training.run_report import write_report
-
         say(f"report: {write_report(out)}")
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    # All leave together: who loses a neighbour in the middle of something may be brought down by it.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return kept.eval()
 

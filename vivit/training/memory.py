@@ -152,9 +152,10 @@ def check_memory(
             helpful.append(f"{_gib(needed(*ways[first]))} with {' '.join(flags)}")
     if helpful:
         raise UserError(f"{trouble}; it would need {', or '.join(helpful)}")
+    least = _gib(needed(True, parts[-1]))
     raise UserError(
-        f"{trouble}; even one clip at once, with --activation-checkpointing, would need {_gib(needed(*ways[-1]))}: take a "
-        "smaller --model, or smaller or shorter clips (--image-size, --num-frames)"
+        f"{trouble}; even one clip at once, with --activation-checkpointing, would need {least}: take a smaller --model, "
+        "or smaller or shorter clips (--image-size, --num-frames)"
     )
 
 
@@ -168,7 +169,7 @@ def memory_there(device: torch.device) -> int:
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU, whose allocator has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 

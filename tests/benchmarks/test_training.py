@@ -1,0 +1,134 @@
+"""The benchmark of training takes the step that it says it takes, sees memory, and its arithmetic is that of its table."""
+
+import copy
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import training
+from benchmarks.training import Kind, Memory, Task, Trainer
+
+TOY = Task(clips=3, quick=True)
+
+
+@pytest.mark.parametrize("model", [training.PEER, "factorised_encoder"])
+def test_a_step_follows_the_clipped_gradient(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LEARNING_RATE", 0.5)
+    trainer = Trainer(model, TOY)
+    plain = copy.deepcopy(trainer.network)
+    trainer.step(compiled=False, checkpointing=False)
+    F.cross_entropy(training.logits_of(plain, trainer.clips), trainer.labels).backward()
+    norm = torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]).norm()
+    assert norm > 1
+    for moved, parameter in zip(trainer.network.parameters(), plain.parameters(), strict=True):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(moved, parameter - 0.5 * gradient / norm)
+        assert moved.grad is None
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("model", [name for name in training.MODELS if name != training.PEER])
+def test_checkpointing_trains_the_same_and_computes_blocks_twice(model: str, optimiser: Any) -> None:
+    weights, calls = [], []
+    for checkpointing in (False, True):
+        trainer = Trainer(model, Task(clips=2, optimiser=optimiser, quick=True))
+        count = _calls(trainer.encoders[0].blocks[0])
+        for _ in range(2):
+            trainer.step(compiled=False, checkpointing=checkpointing)
+        weights.append(trainer.network.state_dict())
+        calls.append(count())
+    assert calls == [2, 4]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
+
+
+def _calls(module: nn.Module) -> Callable[[], int]:
+    calls: list[None] = []
+    module.register_forward_pre_hook(lambda module, args: calls.append(None))
+    return lambda: len(calls)
+
+
+def test_blocks_are_compiled_only_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations = []
+
+    def compile_with_a_witness(block: nn.Module, fullgraph: bool) -> None:
+        def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+            compilations.append(graph)
+            return graph.forward
+
+        block._compiled_call_impl = torch.compile(block._call_impl, backend=backend, fullgraph=fullgraph)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_with_a_witness)
+    trainer = Trainer("spatiotemporal", TOY)
+    trainer.step(compiled=False, checkpointing=False)
+    assert not compilations
+    trainer.step(compiled=True, checkpointing=False)
+    assert compilations
+
+
+def test_flops_are_those_worked_out_by_hand() -> None:
+    # 8 tubelets and a class token: N 9, D 32, MLP 64, two layers. Multiply-adds of a clip:
+    embedding, linear, attention, head = 8 * 32 * 3 * 2 * 16 * 16, 9 * 32 * (4 * 32 + 2 * 64), 2 * 9 * 9 * 32, 32 * 400
+    expected = 3 * 2 * 3 * (embedding + 2 * (linear + attention) + head)
+    assert training.flops_of_step("spatiotemporal", TOY) == expected
+    assert training.flops_of_step(training.PEER, TOY) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_that_of_what_a_step_keeps() -> None:
+    clips = 4000
+    # Bytes of the clips, the same as floats, and in two layers 16 numbers of each of 9 tokens' 32 channels.
+    kept = clips * (4 * 3 * 32 * 32 * (1 + 4) + 2 * 16 * 9 * 32 * 4)
+    kind = Kind("spatiotemporal")
+    memory = training.measure_memory([kind], Task(clips=clips, quick=True))[kind]
+    assert kept < memory.after_imports < 2 * kept
+    assert memory.after_imports < memory.peak
+
+
+def test_kinds_take_turns_and_the_first_round_does_not_count() -> None:
+    turns: list[str] = []
+
+    def seconds(kind: Kind) -> float:
+        turns.append(kind.model)
+        return len(turns)
+
+    def product() -> float:
+        turns.append("product")
+        return -len(turns)
+
+    taken, best = training.take_turns([Kind("a"), Kind("b")], 2, seconds, product)
+    assert turns == ["product", "a", "b"] * 3
+    assert taken == {Kind("a"): [5, 8], Kind("b"): [6, 9]}
+    assert best == -1
+
+
+def test_the_table_tells_rates_and_ratios_worked_out_by_hand() -> None:
+    peer, ours = Kind(training.PEER), Kind("spatiotemporal", compiled=True, checkpointing=True)
+    # Ratios of the rounds are 2, 1 and 8: their median is not the ratio of the medians.
+    taken = {peer: [8.0, 2.0, 8.0], ours: [4.0, 2.0, 1.0]}
+    memory = {peer: Memory(4_000_000_000, 3_500_000_000), ours: Memory(3_000_000_000, 2_500_000_000)}
+    flops = {peer.model: 4_000_000_000_000, ours.model: 2_000_000_000_000}
+    theirs, own = training.table(Task(clips=2), taken, memory, flops, product=4e12).splitlines()
+    assert theirs == "| transformers | eager | no | 8 | 0.25 |  | 4.00 | 3.50 |  | 4 | 500 | 12% |"
+    assert own == "| `vivit`, spatiotemporal | compiled | yes | 2 | 1 | 2.00 | 3.00 | 2.50 | 0.75 | 2 | 1000 | 25% |"
+    assert own.count("|") == len(training.COLUMNS) + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_tiny_form_prints_a_row_for_every_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # To start a process for each takes longer than all the rest.
+    monkeypatch.setattr(training, "_process", lambda: ThreadPoolExecutor(1))
+    training.main(rounds=1, models="transformers,factorised_dot_product", compiled=False, threads=1, quick=True)
+    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
+        ["transformers", "eager", "no"],
+        ["`vivit`, factorised_dot_product", "eager", "no"],
+        ["`vivit`, factorised_dot_product", "eager", "yes"],
+    ]

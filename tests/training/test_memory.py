@@ -1,0 +1,366 @@
+"""The estimate of a step's memory against counts by hand and what real steps take; and the advice against it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any, get_args
+
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+
+from vivit.config import ModelConfig, Variant
+from vivit.errors import UserError
+from vivit.model.encoder import Encoder
+from vivit.model.vivit import ViViT
+from vivit.training import memory
+from vivit.training.memory import StepMemory, check_memory, estimate_step, memory_there, out_of_memory
+
+SIZES: dict[str, Any] = {
+    "num_frames": 8,
+    "image_size": 64,
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 64,
+    "num_layers": 4,
+    "num_heads": 4,
+    "mlp_dim": 256,
+    "num_classes": 5,
+}
+PLAIN: dict[str, Any] = {"precision": "float32", "optimiser": "sgd", "ema": False}
+each_variant = pytest.mark.parametrize("variant", get_args(Variant))
+
+
+def build(variant: Variant = "spatiotemporal", checkpointing: bool = False, **fields: Any) -> ViViT:
+    model = ViViT(ModelConfig(variant=variant, **{**SIZES, **fields})).train()
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.activation_checkpointing = checkpointing
+    return model
+
+
+def estimate(model: ViViT, clips: int = 2, **other: Any) -> StepMemory:
+    return estimate_step(model, clips, **{**PLAIN, **other})
+
+
+def random_clips(clips: int) -> Tensor:
+    return torch.randint(0, 256, (clips, 8, 3, 64, 64), dtype=torch.uint8)
+
+
+def take_steps(model: ViViT, optimiser: torch.optim.Optimizer, clips: int, accumulate: int, dtype: torch.dtype) -> None:
+    for _ in range(2):
+        optimiser.zero_grad(set_to_none=True)
+        for _ in range(accumulate):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                logits = model(random_clips(clips))
+            logits.float().square().sum().backward()
+        optimiser.step()
+
+
+def allocated_at_most(model: ViViT, clips: int, accumulate: int, dtype: torch.dtype, adamw: bool) -> int:
+    """Bytes that tensors take at the worst moment of two real steps, by the record of PyTorch's allocator."""
+    there = sum(p.nbytes for p in model.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        kind: Any = torch.optim.AdamW if adamw else torch.optim.SGD
+        settings: dict[str, Any] = {} if adamw else {"momentum": 0.9}
+        take_steps(model, kind(model.parameters(), lr=1e-3, **settings), clips, accumulate, dtype)
+    profiler: Any = record.profiler
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return there + most
+
+
+# By hand.
+
+
+def test_what_an_mlp_keeps_is_counted_by_hand() -> None:
+    batch, width, hidden, out = 8, 16, 32, 4
+    with FakeTensorMode():
+        mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+        with memory._LiveStorages(mlp.parameters()) as live:
+            x = torch.empty(batch, width)
+            total = mlp(x).sum()
+            kept = 4 * batch * (width + hidden + hidden)  # the input of each layer
+            assert live.live == kept + 4
+            assert live.peak == kept + 4 * batch * out + 4
+            total.backward()
+            gradients = 4 * (width * hidden + hidden + hidden * out + out)
+            assert live.live == 4 * batch * width + 4 + gradients
+        del x, total
+    assert live.live == gradients
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_of_a_transformer_are_counted_by_hand(checkpointing: bool) -> None:
+    """Of each token: in a block D for each input of a layer, 3 D for queries, keys and values, mlp_dim for each side of
+    GELU. What is small beside, and lives in the backward of a single block, is the rest."""
+    model, clips = build(pooling="mean", num_layers=8), 2
+    tokens, width, hidden = clips * 4 * 8 * 8, 64, 256
+    # LayerNorm's input and output, twice; queries, keys, values; attention's output; before and after GELU.
+    block = 4 * tokens * (4 * width + 3 * width + width + 2 * hidden)
+    tubes = 4 * tokens * 3 * 2 * 8 * 8
+    kept = 8 * 4 * tokens * width + block if checkpointing else 8 * block
+    activations = estimate(model, clips, activation_checkpointing=checkpointing).activations
+    assert kept + tubes < activations < 1.15 * (kept + tubes) + 4 * tokens * hidden
+
+
+def test_parameters_gradients_and_state_are_counted_by_hand() -> None:
+    model = build()
+    size = 4 * sum(p.numel() for p in model.parameters())
+    for optimiser, ema, copies in (("sgd", False, 1), ("adamw", False, 2), ("sgd", True, 2), ("adamw", True, 3)):
+        step = estimate(model, optimiser=optimiser, ema=ema)
+        assert step[:3] == (size, size, copies * size)
+        assert step.activations + (1 + copies) * size < step.total <= sum(step[:4])
+    step = estimate(model, accumulate=2)
+    assert step.total == sum(step[:4])
+
+    encoder = [module for module in model.modules() if isinstance(module, Encoder)][0].requires_grad_(False)
+    trained = size - 4 * sum(p.numel() for p in encoder.parameters())
+    assert estimate(model, optimiser="adamw", ema=True)[:3] == (size, trained, 3 * trained)
+    assert trained < size / 2
+
+
+def test_shards_divide_all_but_what_is_gathered() -> None:
+    model = build(num_layers=8, hidden_size=128)
+    whole = estimate(model, optimiser="adamw")
+    blocks = [4 * sum(p.numel() for p in block.parameters()) for block in model.model.encoder.blocks]  # type: ignore
+    gathered = whole.parameters - sum(blocks) + 2 * blocks[0]
+    step = estimate(model, optimiser="adamw", shards=4)
+    assert step.parameters == step.gradients == whole.parameters // 4 + gathered
+    assert step.optimiser_state == whole.optimiser_state // 4
+    assert step.activations == whole.activations
+
+
+# Against real steps.
+
+
+@each_variant
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_estimate_is_what_the_allocator_gives_out(variant: Variant, checkpointing: bool) -> None:
+    model = build(variant, checkpointing, stochastic_depth=0.2)
+    real = allocated_at_most(model, clips=2, accumulate=1, dtype=torch.float32, adamw=False)
+    assert estimate(model).total == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "dtype"),
+    [
+        ({"accumulate": 2, "optimiser": "adamw"}, {}, torch.float32),
+        ({"precision": "bf16"}, {}, torch.bfloat16),
+        ({"precision": "bf16"}, {"token_dropping": 0.5, "dropout": 0.1}, torch.bfloat16),
+        # On the CPU attention with dropout keeps a number for each pair of tokens.
+        ({}, {"attention_dropout": 0.1}, torch.float32),
+    ],
+)
+def test_the_estimate_knows_the_settings(settings: dict[str, Any], fields: dict[str, Any], dtype: torch.dtype) -> None:
+    model = build(**fields)
+    adamw = settings.get("optimiser") == "adamw"
+    real = allocated_at_most(model, clips=2, accumulate=settings.get("accumulate", 1), dtype=dtype, adamw=adamw)
+    assert estimate(model, **settings).total == pytest.approx(real, rel=0.05)
+
+
+def real_growth() -> None:
+    """Run in a process of its own: prints the estimate, and by how much two real steps made the process grow."""
+    torch.set_num_threads(1)
+    small = build("factorised_encoder", num_layers=1)
+    take_steps(small, torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9), 1, 1, torch.float32)
+    before = psutil.Process().memory_info().rss
+    model = build("factorised_encoder", num_layers=8, hidden_size=192, mlp_dim=768)
+    take_steps(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 8, 1, torch.float32)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
+    most = int(status["VmHWM"].split()[0]) * 1024
+    print(json.dumps([estimate(model, 8).total, most - before]))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_estimate_is_what_a_process_grows_by() -> None:
+    # Memory that is freed goes back at once: what the C library keeps of it in pieces is no part of the estimate.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    program = "from tests.training.test_memory import real_growth; real_growth()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    estimated, real = json.loads(done.stdout)
+    assert real > 100 << 20
+    assert estimated == pytest.approx(real, rel=0.2)
+
+
+# What it depends on.
+
+
+@each_variant
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_grow_linearly_with_the_clips(variant: Variant, precision: str, checkpointing: bool) -> None:
+    model = build(variant)
+    settings = {"precision": precision, "activation_checkpointing": checkpointing}
+    two, four, six = (estimate(model, clips, **settings).activations for clips in (2, 4, 6))
+    assert 0 < four - two == six - four
+
+
+@each_variant
+def test_checkpointing_dropping_tokens_and_freezing_need_less(variant: Variant) -> None:
+    model = build(variant, num_layers=8)
+    activations = estimate(model).activations
+    assert estimate(model, precision="bf16").activations < 0.8 * activations
+    assert estimate(model, activation_checkpointing=True).activations < 0.5 * activations
+    assert estimate(build(variant, True, num_layers=8)).activations < 0.5 * activations
+    dropping = estimate(build(variant, num_layers=8, token_dropping=0.5)).activations
+    assert 0.45 * activations < dropping < 0.65 * activations
+    model.requires_grad_(False)
+    model.heads.requires_grad_(True)
+    assert estimate(model).activations < 0.25 * activations
+
+
+def test_attention_keeps_no_number_for_each_pair_of_tokens() -> None:
+    short, long = (estimate(build(num_frames=frames, image_size=128)).activations for frames in (16, 32))
+    assert long == pytest.approx(2 * short, rel=0.01)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_model_is_left_alone_and_nothing_is_drawn(device: str) -> None:
+    with torch.device(device):
+        model = build(dropout=0.1, token_dropping=0.3, stochastic_depth=0.1).eval()
+    parameters, before = dict(model.named_parameters()), torch.get_rng_state()
+    estimate(model, activation_checkpointing=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert all(model.get_parameter(name) is parameter for name, parameter in parameters.items())
+    assert all(parameter.grad is None for parameter in parameters.values())
+    assert not any(m.activation_checkpointing for m in model.modules() if isinstance(m, Encoder))
+
+
+def test_the_largest_model_is_estimated_without_its_memory() -> None:
+    config = ModelConfig.named("vivit-h-14x2")
+    with torch.device("meta"):
+        model = ViViT(config)
+    before = psutil.Process().memory_info().rss
+    step = estimate(model, 64, precision="bf16")
+    assert step.total > 300 << 30
+    assert psutil.Process().memory_info().rss - before < 200 << 20
+
+
+# Advice.
+
+
+def advice(model: ViViT, clips: int, free: int, monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
+    """What is said with `free` bytes for the step, the parameters among them, which are there already."""
+    there = sum(p.nbytes for p in model.parameters())
+    monkeypatch.setattr(memory, "memory_there", lambda device: free - there)
+    with pytest.raises(UserError) as error:
+        check_memory(model, clips, device=torch.device("cpu"), **{**PLAIN, "accumulate": 1, **other})
+    return str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.35, 0.2])
+def test_what_is_advised_is_the_least_that_fits(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(num_layers=6)
+    free = int(share * estimate(model, 12).total)
+    said = advice(model, 12, free, monkeypatch)
+    assert said.startswith("a step of 12 clips at once needs about ")
+    assert "\n" not in said
+
+    without, _, with_checkpointing = said.partition(", or ")
+    for text, checkpointing in ((without, False), (with_checkpointing, True)):
+        assert ("--activation-checkpointing" in text) == checkpointing
+        found = re.search(r"--accumulate (\d+)", text)
+        parts = int(found[1]) if found else 1
+        assert parts in (1, 2, 4, 8, 12)
+        settings: dict[str, Any] = {"activation_checkpointing": checkpointing}
+        assert estimate(model, -(-12 // parts), accumulate=parts, **settings).total <= free
+        if parts > 1:
+            fewer = 8 if parts == 12 else parts // 2
+            assert estimate(model, -(-12 // fewer), accumulate=fewer, **settings).total > free
+
+
+def test_advice_goes_on_from_the_settings_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(checkpointing=True, num_layers=6)
+    total = estimate(model, 6, accumulate=2).total
+    said = advice(model, 12, total - 1, monkeypatch, accumulate=2)
+    assert said.startswith("a step of 6 clips at once ")
+    assert said.endswith(" with --accumulate 4")
+    assert "--activation-checkpointing" not in said
+
+
+def test_where_nothing_fits_smaller_clips_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = advice(build(), 12, 1 << 20, monkeypatch)
+    assert "even one clip at once" in said
+    assert "--image-size" in said
+    assert "--accumulate" not in said
+
+
+def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(num_layers=6)
+    total = estimate(model, 12).total
+    free = total - sum(p.nbytes for p in model.parameters())
+    monkeypatch.setattr(memory, "memory_there", lambda device: free)
+    settings = {**PLAIN, "accumulate": 1, "device": torch.device("cpu")}
+    check_memory(model, 12, **settings)
+    with pytest.raises(UserError, match="needs about"):
+        monkeypatch.setattr(memory, "memory_there", lambda device: free - 1)
+        check_memory(model, 12, **settings)
+    with pytest.raises(UserError, match=r"ran out: a step of 12 .* with --accumulate 2, or .* --activation-check"):
+        monkeypatch.setattr(memory, "memory_there", lambda device: 1 << 50)
+        check_memory(model, 12, **settings, ran_out=True)
+
+
+# What is there.
+
+
+def test_free_memory_is_that_of_the_machine_or_less_under_a_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    available = namedtuple("available", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: available(1000))
+    for left, expected in (([], 1000), ([2000], 1000), ([2000, 300], 300), ([-5], 0)):
+        monkeypatch.setattr(memory, "_left_in_control_groups", lambda left=left: iter(left))
+        assert memory_there(torch.device("cpu")) == expected
+
+
+def control_group(folder: Path, names: tuple[str, str, str], limit: str, used: int, cached: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {cached}\n")
+
+
+def test_every_limit_from_the_own_group_up_counts(tmp_path: Path) -> None:
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    second = ("memory.max", "memory.current", "inactive_file")
+    groups.write_text("0::/job/step\n")
+    control_group(root / "job" / "step", second, "max", 50, 0)
+    control_group(root / "job", second, "1000", 700, 200)
+    assert list(memory._left_in_control_groups(groups, root)) == [500]
+    control_group(root / "job" / "step", second, "600", 450, 50)
+    assert list(memory._left_in_control_groups(groups, root)) == [200, 500]
+
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    groups.write_text("5:cpu,cpuacct:/\n4:memory:/of/the/machine\n0::/\n")
+    control_group(root / "memory", first, "900", 300, 100)  # a container sees its group as the top
+    assert list(memory._left_in_control_groups(groups, root)) == [700]
+    assert list(memory._left_in_control_groups(tmp_path / "none", root)) == []
+
+
+def test_memory_that_ran_out_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert out_of_memory(error.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    with pytest.raises(RuntimeError) as other:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert not out_of_memory(other.value)
+    assert not out_of_memory(UserError("memory"))
