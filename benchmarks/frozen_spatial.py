@@ -1,27 +1,30 @@
 """What freezing the spatial encoder saves and costs, beside training the whole factorised encoder.
 
-    .venv/bin/python -m benchmarks.frozen_spatial [--clips 2] [--epochs 5] [--threads 1]
-    .venv/bin/python -m benchmarks.frozen_spatial --accuracy [--videos 1350] [--seeds 1] [--threads 1]
+    .venv/bin/python -m benchmarks.frozen_spatial [--clips 4] [--videos 1350] [--seeds 1] [--threads 1]
 
-Without `--accuracy` it takes the time: ViViT-B/16x2, 32 frames of 224 × 224, as many clips as a batch has, read from
-videos or from the cache, forward pass, loss, backward pass and AdamW. The first epoch is not counted; that of the
-frozen encoder, which computes the features, is told apart. Times, here and below, are the processor's, of all threads
-of the process: what else the machine does counts for little, and with one thread they are those of an idle machine.
+First the time: ViViT-B/16x2 with fresh weights, 32 frames of 224 × 224, each clip a video, read from videos or from the
+cache, forward pass, loss, backward pass and AdamW, in batches of two. An epoch of the whole model is measured after
+one step that is not counted; the frozen one's first epoch computes the features, and later ones read them.
 
-With it it takes the accuracy on camera motion, with the model and recipe of the demo. A model is trained from scratch
-on pans, tilts and standing cameras; then zooms and rolls, which it never saw, are learned in the ways that the table
-names, each for as many epochs, and named in held-out videos, by one view of each. "Fresh" is a temporal encoder of
-random weights, "from the spatial encoder" what `freeze_spatial` makes of it; the heads are fresh in every row.
+Then the accuracy on camera motion, with the model and recipe of the demo and as many epochs in every row; held-out
+videos are named by one view of each. There is no ImageNet here, so the spatial encoder that is frozen comes from one
+of two models that the benchmark trains itself, on videos:
+
+- of the same nine motions and videos: what is lost where the frozen features are as good as training can make them;
+- of pans, tilts and standing cameras, when zooms and rolls are learned, which it never saw.
+
+A temporal encoder that starts "as the spatial one" is what `vivit train --freeze-spatial` makes of an image ViT; heads
+are fresh in every row.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -37,8 +40,8 @@ from vivit.evaluation.evaluate import evaluate
 from vivit.evaluation.views import clip_spec
 from vivit.experiments.camera_motion import generate
 from vivit.model.vivit import ViViT
-from vivit.training.feature_cache import training_features
-from vivit.training.frozen import freeze_spatial
+from vivit.training.feature_cache import FeatureCache
+from vivit.training.frozen import freeze_spatial, start_temporal_as_spatial
 from vivit.training.losses import loss_of
 from vivit.training.optim import build_optimiser, learning_rate, set_learning_rate
 from vivit.training.recipe import Recipe
@@ -46,8 +49,10 @@ from vivit.training.recipes import demo
 from vivit.weights.adapt import adapt
 
 ADAPTER = 64
+BATCH = 2  # of the time
+LATER_EPOCHS = 5  # with features from the cache
 EPOCHS = 16  # of learning camera motions
-SEEN_BEFORE = ("pan_left", "pan_right", "static", "tilt_down", "tilt_up")
+BEFORE = ("pan_left", "pan_right", "static", "tilt_down", "tilt_up")
 NEW = ("roll_clockwise", "roll_counterclockwise", "zoom_in", "zoom_out")
 PROGRESS = Console(stderr=True)
 
@@ -78,42 +83,41 @@ def copies(folder: Path, count: int) -> VideoSet:
     return open_split(folder, "all")
 
 
-def epoch_seconds(losses: Iterator[float], epochs: int, steps: int) -> list[float]:
-    seconds = []
-    for _ in range(epochs):
-        begun = time.process_time()
-        for _ in range(steps):
-            next(losses)
-        seconds.append(time.process_time() - begun)
-    return seconds
+def seconds_of(losses: Iterator[float], steps: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(steps):
+        next(losses)
+    return time.perf_counter() - begun
 
 
-def take_times(clips: int, epochs: int, whole_epochs: int, threads: int, config: ModelConfig) -> None:
+def take_times(clips: int, config: ModelConfig) -> None:
     recipe = Recipe(optimiser="adamw", learning_rate=1e-4, label_smoothing=0.1)
     with TemporaryDirectory() as folder:
         videos = copies(Path(folder), clips)
-        asked: dict[str, Any] = {"batch_size": clips, "seed": 0, "augmentation": recipe.build_augmentation()}
-        steps = steps_per_epoch(clips, clips)
+        asked: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "augmentation": recipe.build_augmentation()}
+        steps = steps_per_epoch(clips, BATCH)
         model = ViViT(config)
-        batches = training_batches(videos, clip_spec(model), num_steps=(whole_epochs + 1) * steps, **asked)
-        whole = epoch_seconds(train_on(model, batches, recipe, (whole_epochs + 1) * steps), whole_epochs + 1, steps)
-        PROGRESS.print(f"whole: {whole}")
-        part = freeze_spatial(model, initialise_temporal=True)
-        cache = Path(folder, "features")
-        batches = training_features(
-            model, videos, clip_spec(model), folder=cache, num_steps=(epochs + 1) * steps, **asked
-        )
-        frozen = epoch_seconds(train_on(part, batches, recipe, (epochs + 1) * steps), epochs + 1, steps)
-        PROGRESS.print(f"frozen: {frozen}")
-        size = sum(file.stat().st_size for file in cache.iterdir())
-    trained = [
-        sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6 for network in (ViViT(config), part)
-    ]
-    print(f"Batches of {clips} clips, {threads} threads; medians of {whole_epochs} and of {epochs} epochs.\n")
-    print("| trained | parameters, M | first epoch, s a clip | later ones, s a clip |\n|---|---|---|---|")
-    for words, count, seconds in (("all", trained[0], whole), ("frozen spatial encoder", trained[1], frozen)):
-        print(f"| {words} | {count:.1f} | {seconds[0] / clips:.2f} | {median(seconds[1:]) / clips:.3f} |")
-    print(f"\n{median(whole[1:]) / median(frozen[1:]):.0f} times less; {size / clips / 1e3:.0f} kB of features a clip.")
+        sizes = [sum(p.numel() for p in model.parameters()) / 1e6]
+        batches = training_batches(videos, clip_spec(model), num_steps=1 + steps, **asked)
+        losses = train_on(model, batches, recipe, 1 + steps)
+        next(losses)
+        whole = seconds_of(losses, steps)
+        PROGRESS.print(f"whole: {whole:.1f} s")
+
+        part, cache = freeze_spatial(model), Path(folder, "features")
+        sizes.append(sum(p.numel() for p in part.parameters()) / 1e6)
+        num_steps = (1 + LATER_EPOCHS) * steps
+        batches = FeatureCache(model, cache).training_batches(videos, clip_spec(model), num_steps=num_steps, **asked)
+        losses = train_on(part, batches, recipe, num_steps)
+        first, *later = (seconds_of(losses, steps) for _ in range(1 + LATER_EPOCHS))
+        PROGRESS.print(f"frozen: {first:.1f} s, then {later}")
+        on_disk = sum(file.stat().st_size for file in cache.iterdir())
+    print(f"Epochs of {clips} clips; of later ones the median of {LATER_EPOCHS}.\n")
+    print("| trained | parameters, M | first epoch, s | later ones, s |\n|---|---|---|---|")
+    print(f"| all | {sizes[0]:.1f} | {whole:.1f} | as the first |")
+    print(f"| what follows the frozen spatial encoder | {sizes[1]:.1f} | {first:.1f} | {median(later):.3f} |")
+    print(f"\nLater epochs take {whole / median(later):.0f} times less than the whole model's, the first ", end="")
+    print(f"{whole / first:.1f} times less. Features are {on_disk / clips / 1e3:.0f} kB a clip.\n")
 
 
 # --- accuracy
@@ -121,50 +125,45 @@ def take_times(clips: int, epochs: int, whole_epochs: int, threads: int, config:
 
 @dataclass(frozen=True)
 class Way:
-    """How the new classes are learned."""
+    """How classes are learned."""
 
     words: str
-    start: Callable[[ViViT, tuple[str, ...], Recipe], ViViT]
-    """From the model that was trained before, the classes and the recipe to what training starts from."""
+    temporal: Literal["fresh", "kept", "as the spatial one"]
+    spatial_kept: bool = True
+    """Of the model that was trained before, or fresh."""
     frozen: bool = True
-    from_spatial: bool = False
-    """Whether the temporal encoder starts from the spatial one."""
-    epochs: int = 1
-    """As many times as the others."""
+    adapter: bool = False
+    clips: int = 1
+    """Of each video, with a frozen spatial encoder."""
 
 
-def from_scratch(before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
+FROM_SCRATCH = Way("all, from scratch", "fresh", spatial_kept=False, frozen=False)
+FROZEN = (
+    Way("frozen; temporal encoder fresh", "fresh"),
+    Way("frozen; temporal encoder as the spatial one", "as the spatial one"),
+    Way("frozen; as the spatial one, adapter", "as the spatial one", adapter=True),
+    Way("frozen; as the spatial one, adapter, 4 clips of each video", "as the spatial one", adapter=True, clips=4),
+)
+WAYS_OF_NEW = (
+    FROM_SCRATCH,
+    Way("all, from the model trained before", "kept", frozen=False),
+    Way("frozen; temporal encoder as trained before", "kept"),
+    *FROZEN,
+    Way("frozen, but of random weights; temporal encoder fresh", "fresh", spatial_kept=False),
+)
+
+
+def start_of(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
+    """What training starts from, with a head of zeros."""
     config = before.config.model_copy(update={"num_classes": len(classes)})
     model = ViViT(config, classes={"classes": classes}, preprocessing=before.preprocessing)
     model.initialise(position_std=recipe.position_std)
-    return model
-
-
-def as_it_was(before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
-    return adapt(before, classes=classes)
-
-
-def with_fresh_temporal(before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
-    model = from_scratch(before, classes, recipe)
-    spatial = {k: v for k, v in before.state_dict().items() if k.startswith(("embedding.", "model.spatial_"))}
-    model.load_state_dict(spatial, strict=False)
-    return model
-
-
-def with_adapter(before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
-    return adapt(with_fresh_temporal(before, classes, recipe), adapter_size=ADAPTER)
-
-
-WAYS = (
-    Way("all, from scratch", from_scratch, frozen=False),
-    Way("all, from the model trained before", as_it_was, frozen=False),
-    Way("frozen; temporal encoder as trained before", as_it_was),
-    Way("frozen; temporal encoder fresh", with_fresh_temporal),
-    Way("frozen; temporal encoder from the spatial encoder", with_fresh_temporal, from_spatial=True),
-    Way("frozen; from the spatial encoder, adapter", with_adapter, from_spatial=True),
-    Way("frozen; from the spatial encoder, adapter, 5 × the epochs", with_adapter, from_spatial=True, epochs=5),
-    Way("frozen, but of random weights; temporal encoder fresh", from_scratch),
-)
+    parts = ["embedding.", "model.spatial_"] * way.spatial_kept + ["model.temporal_"] * (way.temporal == "kept")
+    kept = {name: value for name, value in before.state_dict().items() if name.startswith(tuple(parts))}
+    model.load_state_dict(kept, strict=False)
+    if way.temporal == "as the spatial one":
+        start_temporal_as_spatial(model)
+    return adapt(model, adapter_size=ADAPTER) if way.adapter else model
 
 
 def only(videos: VideoSet, classes: tuple[str, ...]) -> VideoSet:
@@ -180,92 +179,83 @@ def only(videos: VideoSet, classes: tuple[str, ...]) -> VideoSet:
     return replace(videos, videos=tuple(kept), classes={"classes": classes})
 
 
-def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe, cache: Path) -> float:
+def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
     """Train the model, in place; returns the seconds."""
-    epochs = recipe.epochs * way.epochs
-    num_steps = epochs * steps_per_epoch(len(videos.videos), recipe.batch_size)
-    asked: dict[str, Any] = {
-        "batch_size": recipe.batch_size,
-        "seed": recipe.seed,
-        "num_steps": num_steps,
-        "augmentation": recipe.build_augmentation(),
-    }
+    num_steps = recipe.epochs * steps_per_epoch(len(videos.videos), recipe.batch_size)
+    asked: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed, "num_steps": num_steps}
+    asked["augmentation"] = recipe.build_augmentation()
     torch.manual_seed(recipe.seed)
-    begun = time.process_time()
-    if way.frozen:
-        part = freeze_spatial(model, way.from_spatial)
-        batches = training_features(model, videos, clip_spec(model), folder=cache, **asked)
-        steps = train_on(part, batches, recipe, num_steps)
-    else:
-        batches = training_batches(videos, clip_spec(model), keep=True, **asked)
-        steps = train_on(model, batches, recipe, num_steps)
-    for _ in steps:
-        pass
-    return time.process_time() - begun
+    begun = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        if way.frozen:
+            cache = FeatureCache(model, Path(folder))
+            batches = cache.training_batches(videos, clip_spec(model), cached_clips=way.clips, **asked)
+            steps = train_on(freeze_spatial(model), batches, recipe, num_steps)
+        else:
+            steps = train_on(model, training_batches(videos, clip_spec(model), keep=True, **asked), recipe, num_steps)
+        for _ in steps:
+            pass
+    return time.perf_counter() - begun
 
 
-def take_accuracy(videos: int, seeds: int, folder: Path) -> None:
+def take_accuracy(videos: int, seeds: int, epochs: int, folder: Path) -> None:
     data = folder / f"camera_motion_{videos}"
     generate(data, train_videos=videos, val_videos=videos // 5, seed=0)
     train_set, val_set = open_split(data, "train"), open_split(data, "val")
-    found: dict[str, list[tuple[float, float]]] = {}
+    everything = train_set.classes["classes"]
+    found: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {everything: {}, NEW: {}}
+
+    def take(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
+        torch.manual_seed(recipe.seed)
+        model = start_of(way, before, classes, recipe)
+        seconds = learn(model, way, only(train_set, classes), recipe)
+        score = evaluate(model, only(val_set, classes), num_clips=1, num_crops=1).accuracy(1)
+        PROGRESS.print(f"seed {recipe.seed}, {len(classes)} classes: {way.words}, {score:.1%}, {seconds:.0f} s")
+        found.setdefault(classes, {}).setdefault(way.words, []).append((score, seconds))
+        return model
+
     for seed in range(seeds):
-        recipe = demo().model_copy(update={"seed": seed, "epochs": EPOCHS})
-        torch.manual_seed(seed)
-        before = ViViT(
-            recipe.build_config({"classes": len(SEEN_BEFORE)}),
-            classes={"classes": SEEN_BEFORE},
-            preprocessing=recipe.build_preprocessing(),
-        )
-        before.initialise(position_std=recipe.position_std)
-        learn(before, WAYS[0], only(train_set, SEEN_BEFORE), recipe, folder)
-        score = evaluate(before, only(val_set, SEEN_BEFORE), num_clips=1, num_crops=1).accuracy(1)
-        PROGRESS.print(f"seed {seed}: trained before, {score:.1%} of the classes that it was trained on")
-        for way in WAYS:
-            torch.manual_seed(seed)
-            model = way.start(before, NEW, recipe)
-            with TemporaryDirectory() as cache:
-                seconds = learn(model, way, only(train_set, NEW), recipe, Path(cache))
-            score = evaluate(model, only(val_set, NEW), num_clips=1, num_crops=1).accuracy(1)
-            PROGRESS.print(f"seed {seed}: {way.words}, {score:.1%}, {seconds:.0f} s")
-            found.setdefault(way.words, []).append((score, seconds))
-    held_out = len(only(val_set, NEW).videos)
-    print(f"{len(only(train_set, NEW).videos)} videos of {len(NEW)} classes, {held_out} held out; {seeds} seeds.\n")
-    print("| trained | accuracy | of each seed | s |\n|---|---|---|---|")
-    for words, runs in found.items():
-        each = ", ".join(f"{score:.1%}" for score, _ in runs)
-        score, seconds = (mean(values) for values in zip(*runs, strict=True))
-        print(f"| {words} | {score:.1%} | {each} | {seconds:.0f} |")
+        recipe = demo().model_copy(update={"seed": seed, "epochs": epochs})
+        nothing = ViViT(recipe.build_config({"classes": 1}), preprocessing=recipe.build_preprocessing())
+        for classes, classes_before, ways in ((everything, everything, FROZEN), (NEW, BEFORE, WAYS_OF_NEW)):
+            before = take(FROM_SCRATCH, nothing, classes_before, recipe)
+            for way in ways:
+                take(way, before, classes, recipe)
+    for classes, words in (
+        (everything, "Trained before on the same videos"),
+        (NEW, f"Trained before on {', '.join(BEFORE)}"),
+    ):
+        train_count, val_count = (len(only(videos_, classes).videos) for videos_ in (train_set, val_set))
+        print(f"{words}: {train_count} videos of {len(classes)} classes, {val_count} held out, {epochs} epochs.\n")
+        print("| trained | accuracy | of each seed | s |\n|---|---|---|---|")
+        for way_words, runs in found[classes].items():
+            each = ", ".join(f"{score:.1%}" for score, _ in runs)
+            score, seconds = (mean(values) for values in zip(*runs, strict=True))
+            print(f"| {way_words} | {score:.1%} | {each} | {seconds:.0f} |")
+        print()
 
 
 def main(
-    accuracy: bool = False,
-    clips: int = 2,
-    epochs: int = 5,
-    whole_epochs: int = 1,
-    videos: int = 1350,
-    seeds: int = 1,
-    threads: int = 1,
-    folder: Path = FOLDER,
+    clips: int = 4, videos: int = 1350, seeds: int = 1, threads: int = 1, quick: bool = False, folder: Path = FOLDER
 ) -> None:
-    """Measure and print a table in Markdown.
+    """Measure and print tables in Markdown.
 
     Args:
-        accuracy: on camera motion, in place of the time on ViViT-B/16x2.
-        clips: of a batch, and in all; whole models take some ten seconds for each.
-        epochs: with features from the cache.
-        whole_epochs: of the whole model.
-        videos: to be trained on, of all nine camera motions.
-        seeds: how often all is done.
+        clips: of an epoch of ViViT-B/16x2; the whole model takes some twenty seconds for each.
+        videos: of all nine camera motions, to be trained on.
+        seeds: how often all training for the accuracy is done.
+        quick: the tiniest sizes, to see that it works.
         folder: where videos are kept.
     """
     torch.set_num_threads(threads)
-    print(setting("av", "safetensors"))
-    if accuracy:
-        take_accuracy(videos, seeds, folder)
-    else:
-        config = ModelConfig.named("vivit-b-16x2-fe", num_classes=2, adapter_size=ADAPTER)
-        take_times(clips, epochs, whole_epochs, threads, config)
+    print(f"{setting('av', 'safetensors')}\n{threads} threads.\n")
+    config = ModelConfig.named("vivit-b-16x2-fe", num_classes=2, adapter_size=ADAPTER)
+    if quick:
+        videos = 45
+        small = {"num_layers": 2, "temporal_layers": 1, "hidden_size": 96, "num_heads": 2, "mlp_dim": 192}
+        config = config.model_copy(update={"num_frames": 4, "image_size": (64, 64), **small})
+    take_times(clips, config)
+    take_accuracy(videos, seeds, 1 if quick else EPOCHS, folder)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """The `vivit` command: one thin function for each verb. What a verb needs is imported when it is called."""
 
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from contextlib import redirect_stderr
+from functools import wraps
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import ValidationError
@@ -205,7 +209,7 @@ def _train_report(arguments: Sequence[str]) -> int:
 
         print(f"written to {write_report(run, data, videos)}")
 
-    tyro.cli(command, prog="vivit train report", description=_train_report.__doc__, args=list(arguments))
+    _call("vivit train report", command, _train_report.__doc__, arguments)
     return 0
 
 
@@ -589,9 +593,58 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+# What tyro and Python say of a value, and what is said in its place.
+REWORDED = (
+    (r"^Error parsing ", ""),
+    (r"^Missing from [^:]*: ", "missing: "),
+    (r"^Unrecognized options: (.*)", r"no option \1"),
+    (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number"),
+    (r"could not convert string to float: (.*)", r"\1 is no number"),
+    (r"no type matching (?:\{None\}\|)?(.*) could be instantiated from \[(.*)\]", r"\2 is not \1"),
+)
+
+
 def _parse(verb: str, command: Callable[..., None], arguments: Sequence[str]) -> None:
     words = VERBS[verb] if verb in VERBS else DATA_VERBS[verb.removeprefix("data ")]
-    tyro.cli(command, prog=f"vivit {verb}", description=words.__doc__, args=list(arguments))
+    _call(f"vivit {verb}", command, words.__doc__, arguments)
+
+
+def _call(program: str, command: Callable[..., None], description: str | None, arguments: Sequence[str]) -> None:
+    """Call a command with what its arguments say, or raise UserError where they cannot be meant."""
+    given: dict[str, Any] = {}
+
+    @wraps(command)
+    def note(**fields: Any) -> None:
+        given.update(fields)
+
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            tyro.cli(note, prog=program, description=description, args=list(arguments))
+    except SystemExit as end:
+        if not end.code:  # of --help
+            raise
+        raise UserError(f"{_what_is_wrong(end, complaint.getvalue())}; see {program} --help") from None
+    command(**given)
+
+
+def _what_is_wrong(end: SystemExit, box: str) -> str:
+    """What tyro, which prints a box of several lines and exits, has to say, in few words."""
+    cause = end.__context__
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__context__
+    if cause is not None:
+        return one_line(cause)
+    rows = [row.strip("|│ ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
+    parts = [list(part) for rule, part in groupby(rows, lambda row: not row.strip("-─")) if not rule]
+    complaint = " ".join(parts[0] if parts else ["wrong arguments"]).removesuffix(".")
+    for theirs, ours in REWORDED:
+        complaint = re.sub(theirs, ours, complaint)
+    # Where no option has a name, a second part has those of similar names, each with its help.
+    similar = [row.split()[0] for part in parts[1:2] for row in part if row.startswith("--")]
+    if similar and complaint.startswith("no option"):
+        complaint += f"; perhaps {similar[0]} was meant"
+    return complaint
 
 
 def _help() -> str:

@@ -5,15 +5,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import ViTConfig, ViTModel, VivitConfig, VivitForVideoClassification
 
 import vivit
+from vivit import cli
 from vivit.weights import flax_keys
 from vivit.weights.keymap import write
 
@@ -25,6 +28,18 @@ SCENIC: dict[str, dict[str, Any]] = {
     "kinetics_600/vivit_large_16x2_fe": {"variant": "factorised_encoder", "num_classes": 600},
     "epic_kitchens/vivit_large_16x2_fe": {"variant": "factorised_encoder", "num_classes": 397},
 }
+
+
+@dataclass
+class Result:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+InProcess = Callable[..., Result]
 
 
 def write_scenic(path: Path, **fields: Any) -> None:
@@ -47,12 +62,24 @@ def write_scenic(path: Path, **fields: Any) -> None:
     path.write_bytes(msgpack.packb({"optimizer": {"target": tree}}))
 
 
+def write_lists(folder: Path) -> None:
+    """A list of verbs and nouns, and one of any number of labels, of the videos in `folder`."""
+    videos = sorted(path.relative_to(folder) for path in folder.glob("my_videos/*/*.mp4"))
+    verbs, nouns = ("open", "close"), ("door", "box", "jar")
+    actions = [f"{video},{verbs[i % 2]},{nouns[i % 3]}" for i, video in enumerate(videos)]
+    (folder / "actions.csv").write_text("\n".join(["path,verb,noun", *actions]))
+    tags = [f"{video},{video.parent.name}{';jump' if i % 2 else ''}" for i, video in enumerate(videos)]
+    (folder / "tags.csv").write_text("\n".join(["path,labels", *tags]))
+
+
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Path:
     """A folder with all the files that the documentation speaks of."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("documentation")
-    shutil.copytree(bright_dark, folder / "my_videos")
+    for name in ("my_videos", "kinetics400", "epic"):
+        shutil.copytree(bright_dark, folder / name)
+    write_lists(folder)
     shutil.copy(bright_dark / "bright" / "bright0.mp4", folder / "clip.mp4")
     shutil.copy(bright_dark / "dark" / "dark0.mp4", folder / "another.webm")
     for name, fields in SCENIC.items():
@@ -87,3 +114,24 @@ def typed() -> Callable[[str, Path], str]:
         return result.stdout
 
     return run
+
+
+@pytest.fixture
+def vivit_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> InProcess:
+    """The command in this process, which saves the seconds of its imports; in a folder of its own, offline."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def call(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["vivit", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code or 0
+        said = capsys.readouterr()
+        return Result(status, said.out, said.err)
+
+    return call

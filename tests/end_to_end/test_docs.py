@@ -1,7 +1,8 @@
-"""What docs/weights.md says to type works, on small stand-ins under the names of the real files."""
+"""What docs/weights.md and docs/training.md say to type works, on small stand-ins under the names of the real files."""
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,28 @@ from pathlib import Path
 import pytest
 
 import vivit
+from tests.end_to_end.conftest import InProcess
 from vivit import cli
+from vivit.training import overfit
+from vivit.training.recipes import RECIPES
 
-DOCS = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text()
+FOLDER = Path(__file__).resolve().parents[2] / "docs"
+DOCS = (FOLDER / "weights.md").read_text()
+TRAINING = (FOLDER / "training.md").read_text()
+# What makes the commands of docs/training.md small.
+IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
+SMALL: dict[str, tuple[str, ...]] = {
+    "train": (
+        *("--epochs", "1", "--min-steps", "1", "--batch-size", "4", "--model", "None"),
+        *("--num-frames", "4", "--image-size", "32", "--resize", "None", *IN_ONE_PROCESS),
+    ),
+    "evaluate": IN_ONE_PROCESS,
+}
 Typed = Callable[[str, Path], str]
 
 
-def blocks(language: str) -> str:
-    return "\n".join(re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL))
+def blocks(language: str, text: str = DOCS) -> str:
+    return "\n".join(re.findall(rf" *```{language}\n(.*?)```", text, re.DOTALL))
 
 
 @pytest.fixture
@@ -62,3 +77,58 @@ def test_commands_and_python(folder: Path, typed: Typed, monkeypatch: pytest.Mon
     assert isinstance(model, vivit.ViViT)
     assert model.config.variant == "factorised_encoder"
     assert model.config.activation == "gelu_tanh"  # of the .npz, which came last
+
+
+@pytest.fixture
+def trained(folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Command → what it printed, of all that docs/training.md says to type."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(overfit, "STEPS", 4)
+    printed = {}
+    for line in filter(str.strip, blocks("sh", TRAINING).splitlines()):
+        program, verb, *words = shlex.split(line)
+        assert program == "vivit"
+        small = () if words[0] == "report" else SMALL.get(verb, ())
+        result = vivit_here(verb, *words, *small)
+        assert (result.status, result.err) == (0, ""), line
+        printed[line.strip()] = result.out
+    return printed
+
+
+def test_commands_of_the_guide_to_training(folder: Path, trained: dict[str, str]) -> None:
+    assert len(trained) >= 15
+    held = {path.name for path in (folder / "run").iterdir()}
+    table = TRAINING.partition("What a run folder holds")[2].partition("\n## ")[0]
+    named = re.findall(r"`([^`]+)`", "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|")))
+    assert set(named) >= {"config.json", "checkpoints/", "report.html", "sessions.jsonl"}
+    for name in named:
+        assert list((folder / "run").glob(name)), f"{name} is not among {held}"
+    # All there is but what `vivit evaluate` adds.
+    assert held - {"evaluation"} <= {path.name for name in named for path in (folder / "run").glob(name)}
+
+    assert vivit.load(folder / "run-actions").config.heads == {"noun": 3, "verb": 2}
+    assert vivit.load(folder / "run-tags").config.multi_label
+    assert vivit.load(folder / "run-frozen").config.adapter_size == 64
+    assert (folder / "run-frozen" / "features").is_dir()
+    assert vivit.load(folder / "epic-run").config.variant == "factorised_encoder"
+    learnt_by_heart = next(text for command, text in trained.items() if "--overfit" in command)
+    assert re.search(r"the loss went from \S+ to \S+ in \d+ steps", learnt_by_heart)
+    assert (folder / "answers.csv").read_text().count("\n") == 3  # the names of columns, and two held-out videos
+
+
+def test_the_guide_to_training_has_all_recipes_with_their_scores() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.*?) \| (.*)", TRAINING, re.MULTILINE)
+    papers = {name: score for name, score, rest in rows if rest.count("|") == 2}
+    assert list(RECIPES) == ["finetune", "small", "demo", "debug", *papers]
+    for name, score in papers.items():
+        words = " ".join((RECIPES[name].__doc__ or "").split())
+        assert ("with no score" if score == "not reported" else f"{score} %") in words, name
+
+
+def test_every_flag_in_the_guide_to_training_exists(vivit_here: InProcess) -> None:
+    verbs = (("train",), ("evaluate",), ("data", "show"), ("data", "check"), ("predict",))
+    helps = " ".join(vivit_here(*verb, "--help").out for verb in verbs)
+    of_others = {"--nproc-per-node", "--logdir", "--help"}
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TRAINING)) - of_others
+    assert len(flags) > 20
+    assert {flag for flag in flags if not re.search(rf"{flag}(?![\w-])", helps)} == set()

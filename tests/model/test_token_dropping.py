@@ -1,13 +1,17 @@
 """Training on a part of the tokens, against the same model on just these tokens."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vivit.config import ModelConfig
 from vivit.model.embedding import Positions, TokenDropping
+from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 
 SIZES: dict[str, Any] = {
@@ -176,3 +180,44 @@ def test_every_token_and_every_pair_is_kept_as_often(times: tuple[int, ...]) -> 
     expected = torch.full((count, count), kept / count * (kept - 1) / (count - 1), dtype=torch.float64)
     expected.fill_diagonal_(kept / count)
     torch.testing.assert_close(pairs, expected, rtol=0, atol=0.015)  # four deviations
+
+
+@pytest.mark.parametrize("variant", ["spatiotemporal", "factorised self-attention"])
+def test_compiled_blocks_take_the_kept_tokens_in_training_and_all_in_evaluation(variant: str) -> None:
+    torch.compiler.reset()
+    plain, compiled, video = build(variant, share=0.5), build(variant, share=0.5), random_video(2)
+    for module in compiled.modules():
+        if isinstance(module, Encoder):
+            for block in module.blocks:
+                block.compile(fullgraph=True, backend="aot_eager")
+    for training in (True, False, True, False):
+        logits = []
+        for model in (plain, compiled):
+            torch.manual_seed(5)
+            logits.append(model.train(training)(video))
+        torch.testing.assert_close(logits[1], logits[0], rtol=1e-9, atol=1e-9)
+
+
+def gradients(model: nn.Module, rank: int) -> dict[str, Tensor]:
+    """By one of two processes' share of the clips and choice of tokens."""
+    torch.manual_seed(rank)
+    model(random_video(4)[2 * rank : 2 * rank + 2]).square().mean().backward()
+    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    of_each_variant = {variant: gradients(DistributedDataParallel(build(variant, 0.5)), rank) for variant in VARIANTS}
+    if rank == 0:
+        torch.save(of_each_variant, f"{folder}/gradients.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_drop_tokens_of_their_own_and_average_the_gradients(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    found = torch.load(tmp_path / "gradients.pt")
+    for variant in VARIANTS:
+        first, second = (gradients(build(variant, 0.5), rank) for rank in range(2))
+        assert found[variant].keys() == first.keys()
+        for name, gradient in found[variant].items():
+            torch.testing.assert_close(gradient, (first[name] + second[name]) / 2, rtol=1e-9, atol=1e-9)

@@ -16,11 +16,15 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any, Literal, NoReturn
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -36,6 +40,8 @@ from vivit.training.optim import build_optimiser
 from vivit.training.recipe import Recipe
 from vivit.training.state import kept_weights, training_tensors
 
+# Where the first and the second process write as few tensors as are here.
+FIRST, SECOND = (f"shard-0000{number}-model-00001-of-00001.safetensors" for number in (1, 2))
 Trained = tuple[nn.Sequential, torch.optim.Optimizer, WeightAverage]
 
 
@@ -83,6 +89,13 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 def filled(value: float, names: int = 3) -> dict[str, Tensor]:
     return {f"model/{number}": torch.full((4, 3), value) for number in range(names)}
+
+
+def load(saved: Path, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+    """Load this checkpoint, as if it were the only one."""
+    with TemporaryDirectory() as alone:
+        (Path(alone) / saved.name).symlink_to(saved)
+        return Checkpoints(Path(alone)).load_latest(lambda: tensors, pytest.fail)
 
 
 def save_all(folder: Path, *steps: int, keep: int = 2) -> None:
@@ -157,13 +170,13 @@ def test_kept_weights_are_averages_where_there_are_some(tiny_recipe: Recipe) -> 
 
 
 def test_what_changes_after_save_is_not_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = checkpoint.save_file
+    write = dcp.save
 
     def late(*args: Any, **kwargs: Any) -> None:
         time.sleep(0.1)
         write(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save_file", late)
+    monkeypatch.setattr(dcp, "save", late)
     saver, tensors, losses = Checkpoints(tmp_path), filled(1.0), [0.5]
     saver.save(1, tensors, {"losses": losses})
     assert checkpoints(tmp_path) == []
@@ -172,7 +185,7 @@ def test_what_changes_after_save_is_not_in_the_file(tmp_path: Path, monkeypatch:
     losses.clear()
     saver.wait()
     found = filled(0.0)
-    assert saver.load(checkpoints(tmp_path)[-1], found) == {"step": 1, "losses": [0.5]}
+    assert load(checkpoints(tmp_path)[-1], found) == {"step": 1, "losses": [0.5]}
     assert_same(found, filled(1.0))
 
 
@@ -190,23 +203,33 @@ def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
     saver.save(1, tensors, {})
     saver.wait()
     found = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()}
-    saver.load(checkpoints(tmp_path)[-1], found)
+    load(checkpoints(tmp_path)[-1], found)
     assert_same(found, tensors)
 
 
 def test_the_files_are_what_other_tools_read(tmp_path: Path) -> None:
     save_all(tmp_path, 7)
     (saved,) = checkpoints(tmp_path)
-    assert names_in(saved) == ["SHA256SUMS", "rank-0.safetensors", "state.json"]
-    assert_same(load_file(saved / "rank-0.safetensors"), filled(7.0))
+    assert names_in(saved) == ["SHA256SUMS", FIRST, "state.json"]
+    assert_same(load_file(saved / FIRST), filled(7.0))
     assert json.loads((saved / "state.json").read_text())["step"] == 7
     sums = [line.split() for line in (saved / "SHA256SUMS").read_text().splitlines()]
-    assert sums == [
-        [hashlib.sha256((saved / name).read_bytes()).hexdigest(), name] for name in ("rank-0.safetensors", "state.json")
-    ]
+    assert sums == [[hashlib.sha256((saved / name).read_bytes()).hexdigest(), name] for name in (FIRST, "state.json")]
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=saved, check=True, capture_output=True)
     assert {oct(path.stat().st_mode) for path in saved.iterdir()} == {oct((saved / "state.json").stat().st_mode)}
+
+
+def test_many_tensors_come_in_several_files(tmp_path: Path) -> None:
+    tensors = {f"model/{number}": torch.tensor([float(number)]) for number in range(130)}
+    saver = Checkpoints(tmp_path)
+    saver.save(1, tensors, {})
+    saver.wait()
+    files = [load_file(file) for file in sorted((tmp_path / "step-00000001").glob("*.safetensors"))]
+    assert [len(file) for file in files] == [64, 64, 2]
+    found = {name: torch.zeros(1) for name in tensors}
+    load(tmp_path / "step-00000001", found)
+    assert_same(found, tensors)
 
 
 def test_no_pickle_is_read(tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,21 +258,23 @@ def test_the_same_step_again_takes_the_place_of_the_first(tmp_path: Path) -> Non
     saver.save(1, filled(2.0), {})
     saver.wait()
     assert names_in(tmp_path) == ["step-00000001"]
-    saver.load(tmp_path / "step-00000001", found)
+    load(tmp_path / "step-00000001", found)
     assert_same(found, filled(2.0))
 
 
 def test_leftovers_are_cleared_at_the_start(tmp_path: Path) -> None:
     save_all(tmp_path, 1)
     (tmp_path / ".unfinished-step-00000002").mkdir()
-    (tmp_path / ".unfinished-step-00000002" / "rank-0.safetensors").write_bytes(b"half")
+    (tmp_path / ".unfinished-step-00000002" / FIRST).write_bytes(b"half")
     Checkpoints(tmp_path)
     assert names_in(tmp_path) == ["step-00000001"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_sync", "_sha256"])
+@pytest.mark.parametrize(
+    ("module", "failing"), [(safetensors.torch, "save"), (checkpoint, "_sync"), (checkpoint, "_sha256")]
+)
 def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, failing: str
 ) -> None:
     saver = Checkpoints(tmp_path, keep=1)
     saver.save(1, filled(1.0), {})
@@ -260,7 +285,7 @@ def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, failing, full)
+        patched.setattr(module, failing, full)
         saver.save(2, filled(2.0), {})
         with pytest.raises(UserError) as error:
             saver.save(3, filled(3.0), {})
@@ -342,7 +367,7 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("name", ["rank-0.safetensors", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", [FIRST, "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, empty, Path.unlink])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_loaded(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
@@ -350,10 +375,6 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_loaded(
     save_all(tmp_path, 3, 4)
     damage(tmp_path / "step-00000004" / name)
     found = filled(0.0)
-    with pytest.raises(UserError, match=r"/step-00000004: damaged \(.*\); delete it to go on from the one before$"):
-        Checkpoints(tmp_path).load(tmp_path / "step-00000004", found)
-    assert_same(found, filled(0.0))
-
     said: list[str] = []
     state = Checkpoints(tmp_path).load_latest(lambda: found, said.append)
     assert state is not None and state["step"] == 3
@@ -373,10 +394,12 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_again_by_itself(tmp_pat
     assert Checkpoints(folder).load_latest(pytest.fail, pytest.fail) is None
     save_all(folder, 3, 4)
     for saved in checkpoints(folder):
-        cut(saved / "rank-0.safetensors")
+        cut(saved / FIRST)
+    found = filled(0.0)
     with pytest.raises(UserError, match=f"no checkpoint is whole .*; delete {tmp_path}/run to begin again") as error:
-        Checkpoints(folder).load_latest(lambda: filled(0.0), pytest.fail)
+        Checkpoints(folder).load_latest(lambda: found, pytest.fail)
     assert "\n" not in str(error.value)
+    assert_same(found, filled(0.0))
     assert names_in(folder) == ["step-00000003", "step-00000004"]
 
 
@@ -416,7 +439,7 @@ def latest_step(folder: Path) -> int:
     """The number of the latest checkpoint; fails where any is not whole."""
     for saved in checkpoints(folder):
         found, step = filled(0.0), int(saved.name.removeprefix("step-"))
-        assert Checkpoints(folder).load(saved, found) == {"step": step, "losses": [0.5] * step}
+        assert load(saved, found) == {"step": step, "losses": [0.5] * step}
         assert_same(found, filled(step))
     return step
 
@@ -435,6 +458,7 @@ def test_a_run_killed_at_any_moment_goes_on_from_the_latest(tmp_path: Path) -> N
         now = latest_step(tmp_path)
         assert now > reached
         reached = now
+    Checkpoints(tmp_path)
     assert all(name.startswith("step-") for name in names_in(tmp_path))
 
 
@@ -516,7 +540,7 @@ def load_known(folders: list[Path], recipe: Recipe, meshes: list[tuple[int, ...]
             model, optimiser, average = trained(recipe, "adamw", seed=1, steps=0, mesh=mesh)
             tensors = training_tensors(model, optimiser, average)
             assert any(isinstance(tensor, DTensor) for tensor in tensors.values()) == bool(mesh)
-            state = Checkpoints(folder).load(folder / "step-00000003", tensors)
+            state = load(folder / "step-00000003", tensors)
             assert state == {"step": 3, "losses": [0.5]}
             for name, tensor in tensors.items():
                 assert torch.equal(whole(tensor), known(name, tensor.shape).to(tensor.dtype)), (folder, name)
@@ -538,11 +562,18 @@ def of_many(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / name for name in ("one", "two alike", "two", "four", "two times two")]
 
 
-def test_each_process_writes_what_it_alone_has(of_many: list[Path]) -> None:
-    for folder, files in zip(of_many, (1, 1, 2, 4, 2), strict=True):
-        tensors = [f"rank-{rank}.safetensors" for rank in range(files)]
-        assert names_in(folder / "step-00000003") == ["SHA256SUMS", *tensors, "state.json"]
-    half = load_file(of_many[2] / "step-00000003" / "rank-1.safetensors")
+def test_each_process_writes_its_shards_and_the_first_the_rest(of_many: list[Path]) -> None:
+    for folder, processes in zip(of_many, (1, 1, 2, 4, 4), strict=True):
+        written = [load_file(file) for file in sorted((folder / "step-00000003").glob("*.safetensors"))]
+        assert len(written) == processes
+        assert "optimiser/2.weight/step" in written[0]
+        # No value twice, though every row of "two times two" is with two of the processes.
+        names = {name for tensors in written for name in tensors}
+        for name in names:
+            values = torch.cat([tensors[name].flatten() for tensors in written if name in tensors])
+            assert values.unique().numel() == values.numel(), name
+    half = load_file(of_many[2] / "step-00000003" / SECOND)
+    assert "optimiser/2.weight/step" not in half
     # Seven rows are shared out as four and three.
     assert torch.equal(half["model/0.weight"], known("model/0.weight", torch.Size((7, 5)))[4:])
 
@@ -603,14 +634,18 @@ def trouble_in_one_of_two(folder: Path, recipe: Recipe) -> None:
     saver.save(5, training_tensors(*run), {})
     saver.wait()
     if second:
-        flip_a_bit(folder / "step-00000005" / "rank-1.safetensors")
+        flip_a_bit(folder / "step-00000005" / SECOND)
     dist.barrier()
     said: list[str] = []
     state = Checkpoints(folder).load_latest(lambda: training_tensors(*run), said.append)
     assert state == {"step": 3}
-    assert ["rank-1.safetensors is not as it was written" in line for line in said] == [True]
+    assert [f"{SECOND} is not as it was written" in line for line in said] == [True]
     dist.barrier()
     assert names_in(folder) == ["damaged-step-00000005", "step-00000003"]
+
+    more = {**training_tensors(*run), "model/new": torch.zeros(1)}
+    with pytest.raises(UserError, match="not of this model and optimiser: model/new is not in it"):
+        Checkpoints(folder).load_latest(lambda: more, pytest.fail)
 
     # A folder that is not the same one for both.
     apart = Checkpoints(folder / str(dist.get_rank()))

@@ -1,17 +1,31 @@
 """A part against the whole, and what training it changes."""
 
 import copy
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import ViTConfig, ViTModel
 
 from vivit.config import ModelConfig
-from vivit.errors import UserError
+from vivit.data.datasets import open_split
+from vivit.errors import Stopped, UserError
+from vivit.evaluation.evaluate import evaluate
 from vivit.model.vivit import ViViT
-from vivit.training.frozen import TemporalPart, factorised_encoder_of, frame_features, freeze_spatial
+from vivit.training import feature_cache, loop
+from vivit.training.frozen import (
+    TemporalPart,
+    factorised_encoder_of,
+    frame_features,
+    freeze_spatial,
+    start_temporal_as_spatial,
+)
+from vivit.training.recipe import Recipe
+from vivit.training.start import build_model
 from vivit.weights.store import load
 
 SIZES: dict[str, Any] = {
@@ -60,14 +74,14 @@ def assert_close(one: Tensor | dict[str, Tensor], other: Tensor | dict[str, Tens
 @each_kind
 def test_spatial_and_temporal_part_are_the_whole(fields: dict[str, Any]) -> None:
     model = build(**fields).eval()
-    part = freeze_spatial(model, initialise_temporal=False)
+    part = freeze_spatial(model)
     assert_close(part(frame_features(model, clips(model))), model(clips(model)))
 
 
 @each_kind
 def test_the_part_has_the_models_own_parameters_under_their_names(fields: dict[str, Any]) -> None:
     model = build(**fields)
-    part = freeze_spatial(model, initialise_temporal=True)
+    part = freeze_spatial(model)
     whole = dict(model.named_parameters())
     of_part = dict(part.named_parameters())
     assert of_part.keys() == {name for name in whole if not name.startswith(SPATIAL)}
@@ -77,7 +91,7 @@ def test_the_part_has_the_models_own_parameters_under_their_names(fields: dict[s
 
 def test_training_the_part_trains_the_model_and_leaves_the_spatial_encoder_as_it_was() -> None:
     model = build(adapter_size=4, dropout=0.3, stochastic_depth=0.3)
-    part = freeze_spatial(model, initialise_temporal=True).train()
+    part = freeze_spatial(model).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.5)
     features = frame_features(model, clips(model))
@@ -95,7 +109,7 @@ def test_training_the_part_trains_the_model_and_leaves_the_spatial_encoder_as_it
 
 def test_gradients_through_the_whole_reach_only_what_is_not_frozen() -> None:
     model = build(adapter_size=4)
-    freeze_spatial(model, initialise_temporal=False)
+    freeze_spatial(model)
     model(clips(model)).sum().backward()
     assert all((parameter.grad is None) == name.startswith(SPATIAL) for name, parameter in model.named_parameters())
 
@@ -104,7 +118,8 @@ def test_gradients_through_the_whole_reach_only_what_is_not_frozen() -> None:
 def test_temporal_blocks_start_as_the_last_spatial_ones(temporal: int, spatial: int, copied: dict[int, int]) -> None:
     model = build(temporal_layers=temporal, num_layers=spatial)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    freeze_spatial(model, initialise_temporal=True)
+    said = start_temporal_as_spatial(model)
+    assert said == f"the last {len(copied)} temporal layers start as copies of the last spatial ones"
     for name, value in model.state_dict().items():
         source = name
         if name.startswith("model.temporal_encoder."):
@@ -120,7 +135,7 @@ def test_temporal_blocks_start_as_the_last_spatial_ones(temporal: int, spatial: 
 
 def test_features_are_without_dropout_and_leave_the_modes_as_they_were() -> None:
     model = build(dropout=0.5, stochastic_depth=0.5, token_dropping=0.5)
-    part = freeze_spatial(model, initialise_temporal=False).train()
+    part = freeze_spatial(model).train()
     model.model.get_submodule("spatial_encoder").eval()
     modes = {name: module.training for name, module in model.named_modules()}
     features = frame_features(model, clips(model))
@@ -138,7 +153,7 @@ def test_features_in_half_precision_are_nearly_the_same() -> None:
 
 def test_a_frozen_model_with_an_adapter_is_the_same_out_of_its_folder(tmp_path: Path) -> None:
     model = build(adapter_size=4).eval()
-    freeze_spatial(model, initialise_temporal=True)
+    freeze_spatial(model)
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path)
     assert loaded.config == model.config
@@ -169,7 +184,112 @@ def test_a_copy_of_the_part_is_one_of_its_own() -> None:
 def test_a_model_without_a_spatial_encoder_of_its_own_is_refused(fields: dict[str, Any], words: str) -> None:
     model = build(**fields)
     with pytest.raises(UserError, match=f"freeze_spatial: this is a {words};"):
-        freeze_spatial(model, initialise_temporal=True)
+        freeze_spatial(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(UserError, match="freeze_spatial"):
         factorised_encoder_of(model)
+
+
+# Runs.
+
+
+def small_run(**fields: Any) -> Recipe:
+    """Two epochs of two steps on `bright_dark`, of which the clips of the second are new."""
+    sizes: dict[str, Any] = {"num_frames": 4, "frame_stride": 1, "epochs": 2, "batch_size": 4, "cached_clips": 2}
+    training: dict[str, Any] = {"optimiser": "adamw", "learning_rate": 1e-2, "warmup_epochs": 0.5, "dropout": 0.2}
+    return Recipe(**{**sizes, **training, "freeze_spatial": True, "adapter_size": 4, "ema": 0.5, **fields})
+
+
+@pytest.fixture
+def image_vit(tmp_path: Path) -> str:
+    """An image ViT of transformers, every weight of it random."""
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    image = ViTModel(ViTConfig(image_size=32, patch_size=8, intermediate_size=64, **sizes))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in image.parameters():
+            parameter.normal_(std=0.3)
+    image.save_pretrained(tmp_path / "image")
+    return str(tmp_path / "image")
+
+
+def temporal_and_spatial_blocks(model: ViViT) -> list[dict[str, Tensor]]:
+    """The state of the last block of each."""
+    encoder = factorised_encoder_of(model)
+    assert encoder.temporal_encoder is not None
+    return [one.blocks[-1].state_dict() for one in (encoder.temporal_encoder, encoder.spatial_encoder)]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_temporal_encoder_of_an_image_vit_starts_as_the_spatial_one_if_that_is_frozen(
+    freeze: bool, image_vit: str, bright_dark: Path
+) -> None:
+    model = build_model(small_run(freeze_spatial=freeze), open_split(bright_dark, "train"), image_vit, "clips")
+    temporal, spatial = temporal_and_spatial_blocks(model)
+    assert all(torch.equal(value, spatial[name]) for name, value in temporal.items()) == freeze
+    said = "the last 2 temporal layers start as copies of the last spatial ones"
+    assert (said in model.report) == freeze
+
+
+def test_a_temporal_encoder_that_was_trained_before_stays_as_it_is(tmp_path: Path, bright_dark: Path) -> None:
+    before = build(image_size=32)
+    before.save_pretrained(tmp_path)
+    model = build_model(small_run(num_frames=6), open_split(bright_dark, "train"), str(tmp_path), "clips")
+    for own, expected in zip(temporal_and_spatial_blocks(model), temporal_and_spatial_blocks(before), strict=True):
+        assert all(torch.equal(value, expected[name]) for name, value in own.items())
+
+
+def test_a_spatial_encoder_of_random_weights_is_not_frozen_and_no_run_begun(tmp_path: Path, bright_dark: Path) -> None:
+    with pytest.raises(UserError, match=r"freeze_spatial: from scratch .* give --init"):
+        loop.train(bright_dark, tmp_path / "run", small_run(), device="cpu", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cutmix_and_a_model_of_another_kind_are_refused_and_no_run_begun(
+    tmp_path: Path, image_vit: str, bright_dark: Path
+) -> None:
+    spatiotemporal = {"variant": "spatiotemporal"}
+    cases = [
+        ("cutmix: with --freeze-spatial", small_run(cutmix=1.0)),
+        ("freeze_spatial: this is a spatio", small_run(architecture=spatiotemporal, adapter_size=None)),
+    ]
+    for message, recipe in cases:
+        with pytest.raises(UserError, match=message):
+            loop.train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and_scores(
+    tmp_path: Path, image_vit: str, bright_dark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: str) -> ViViT:
+        return loop.train(bright_dark, tmp_path / out, small_run(), init=image_vit, device="cpu", workers=0)
+
+    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 3)
+    whole = run("whole")
+    encode, asked = feature_cache.frame_features, 0
+
+    def stop_at_times(*given: Any) -> Tensor:
+        nonlocal asked
+        asked += 1
+        if asked in (2, 9, 16):  # of 2 clips for validation, 10 of the first epoch and 10 of the second
+            signal.raise_signal(signal.SIGTERM)
+        return encode(*given)
+
+    monkeypatch.setattr(feature_cache, "frame_features", stop_at_times)
+    said = []
+    for _ in range(3):
+        with pytest.raises(Stopped) as stopped:
+            run("parts")
+        assert stopped.value.exit_status == 75
+        said.append(str(stopped.value).split(",")[0])
+    # The second clip is the last for validation, and the signal is heard before the next one.
+    assert said == ["stopped after step 0 of 4", "stopped after step 0 of 4", "stopped after step 2 of 4"]
+    parts = run("parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    metrics = [(tmp_path / out / "metrics.jsonl").read_text() for out in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    again = evaluate(load(tmp_path / "parts"), open_split(bright_dark, "val"), num_clips=1, num_crops=1)
+    last = json.loads(metrics[1].splitlines()[-1])
+    assert {name: last[name] for name in again.scores()} == again.scores()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 from vivit.training import memory
-from vivit.training.memory import StepMemory, check_memory, estimate_step, memory_there, out_of_memory
+from vivit.training.memory import check_memory, estimate_step, memory_there, out_of_memory
 
 SIZES: dict[str, Any] = {
     "num_frames": 8,
@@ -33,7 +34,7 @@ SIZES: dict[str, Any] = {
     "mlp_dim": 256,
     "num_classes": 5,
 }
-PLAIN: dict[str, Any] = {"precision": "float32", "optimiser": "sgd", "ema": False}
+PLAIN: dict[str, Any] = {"precision": "float32", "optimiser": "sgd", "ema": False, "device": torch.device("cpu")}
 each_variant = pytest.mark.parametrize("variant", get_args(Variant))
 
 
@@ -45,8 +46,21 @@ def build(variant: Variant = "spatiotemporal", checkpointing: bool = False, **fi
     return model
 
 
-def estimate(model: ViViT, clips: int = 2, **other: Any) -> StepMemory:
-    return estimate_step(model, clips, **{**PLAIN, **other})
+def estimate(model: ViViT, clips: int = 2, **other: Any) -> int:
+    checkpointing = any(module.activation_checkpointing for module in model.modules() if isinstance(module, Encoder))
+    return estimate_step(
+        model, clips, **{**PLAIN, "accumulate": 1, "shards": 1, "activation_checkpointing": checkpointing, **other}
+    )
+
+
+def activations(model: ViViT, clips: int = 2, **other: Any) -> int:
+    """What is neither weights, nor SGD's momentum, nor the gradients of earlier parts, which count of themselves."""
+    trained = size_of(p for p in model.parameters() if p.requires_grad)
+    return estimate(model, clips, accumulate=2, **other) - size_of(model.parameters()) - 2 * trained
+
+
+def size_of(parameters: Iterable[Tensor]) -> int:
+    return 4 * sum(p.numel() for p in parameters)
 
 
 def random_clips(clips: int) -> Tensor:
@@ -65,7 +79,7 @@ def take_steps(model: ViViT, optimiser: torch.optim.Optimizer, clips: int, accum
 
 def allocated_at_most(model: ViViT, clips: int, accumulate: int, dtype: torch.dtype, adamw: bool) -> int:
     """Bytes that tensors take at the worst moment of two real steps, by the record of PyTorch's allocator."""
-    there = sum(p.nbytes for p in model.parameters())
+    there = size_of(model.parameters())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         kind: Any = torch.optim.AdamW if adamw else torch.optim.SGD
         settings: dict[str, Any] = {} if adamw else {"momentum": 0.9}
@@ -109,35 +123,34 @@ def test_activations_of_a_transformer_are_counted_by_hand(checkpointing: bool) -
     block = 4 * tokens * (4 * width + 3 * width + width + 2 * hidden)
     tubes = 4 * tokens * 3 * 2 * 8 * 8
     kept = 8 * 4 * tokens * width + block if checkpointing else 8 * block
-    activations = estimate(model, clips, activation_checkpointing=checkpointing).activations
-    assert kept + tubes < activations < 1.15 * (kept + tubes) + 4 * tokens * hidden
+    counted = activations(model, clips, activation_checkpointing=checkpointing)
+    assert kept + tubes < counted < 1.15 * (kept + tubes) + 4 * tokens * hidden
 
 
-def test_parameters_gradients_and_state_are_counted_by_hand() -> None:
+def test_gradients_and_the_optimisers_state_are_counted_by_hand() -> None:
     model = build()
-    size = 4 * sum(p.numel() for p in model.parameters())
-    for optimiser, ema, copies in (("sgd", False, 1), ("adamw", False, 2), ("sgd", True, 2), ("adamw", True, 3)):
-        step = estimate(model, optimiser=optimiser, ema=ema)
-        assert step[:3] == (size, size, copies * size)
-        assert step.activations + (1 + copies) * size < step.total <= sum(step[:4])
-    step = estimate(model, accumulate=2)
-    assert step.total == sum(step[:4])
+    size, sgd = size_of(model.parameters()), estimate(model)
+    for optimiser, ema, copies in (("adamw", False, 2), ("sgd", True, 2), ("adamw", True, 3)):
+        assert estimate(model, optimiser=optimiser, ema=ema) - sgd == (copies - 1) * size
+    # While gradients come activations go; those of an earlier part are there all the time.
+    assert activations(model) + 2 * size < sgd < activations(model) + 3 * size
 
-    encoder = [module for module in model.modules() if isinstance(module, Encoder)][0].requires_grad_(False)
-    trained = size - 4 * sum(p.numel() for p in encoder.parameters())
-    assert estimate(model, optimiser="adamw", ema=True)[:3] == (size, trained, 3 * trained)
+    encoder = next(module for module in model.modules() if isinstance(module, Encoder)).requires_grad_(False)
+    trained = size - size_of(encoder.parameters())
+    assert estimate(model, optimiser="adamw", ema=True) - estimate(model) == 2 * trained
     assert trained < size / 2
 
 
-def test_shards_divide_all_but_what_is_gathered() -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_shards_divide_all_but_what_is_gathered(accumulate: int) -> None:
     model = build(num_layers=8, hidden_size=128)
-    whole = estimate(model, optimiser="adamw")
-    blocks = [4 * sum(p.numel() for p in block.parameters()) for block in model.model.encoder.blocks]  # type: ignore
-    gathered = whole.parameters - sum(blocks) + 2 * blocks[0]
-    step = estimate(model, optimiser="adamw", shards=4)
-    assert step.parameters == step.gradients == whole.parameters // 4 + gathered
-    assert step.optimiser_state == whole.optimiser_state // 4
-    assert step.activations == whole.activations
+    size = size_of(model.parameters())
+    blocks = [size_of(block.parameters()) for block in model.model.encoder.blocks]  # type: ignore
+    gathered = size - sum(blocks) + 2 * blocks[0]
+    # Weights, momentum, variance and gradients; the gradients of several parts are whole until the last.
+    expected = 4 * (size // 4) + gathered + (size if accumulate == 2 else gathered)
+    step = estimate(model, optimiser="adamw", shards=4, accumulate=accumulate)
+    assert step - activations(model) == pytest.approx(expected, abs=16)
 
 
 # Against real steps.
@@ -148,7 +161,7 @@ def test_shards_divide_all_but_what_is_gathered() -> None:
 def test_the_estimate_is_what_the_allocator_gives_out(variant: Variant, checkpointing: bool) -> None:
     model = build(variant, checkpointing, stochastic_depth=0.2)
     real = allocated_at_most(model, clips=2, accumulate=1, dtype=torch.float32, adamw=False)
-    assert estimate(model).total == pytest.approx(real, rel=0.05)
+    assert estimate(model) == pytest.approx(real, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +178,7 @@ def test_the_estimate_knows_the_settings(settings: dict[str, Any], fields: dict[
     model = build(**fields)
     adamw = settings.get("optimiser") == "adamw"
     real = allocated_at_most(model, clips=2, accumulate=settings.get("accumulate", 1), dtype=dtype, adamw=adamw)
-    assert estimate(model, **settings).total == pytest.approx(real, rel=0.05)
+    assert estimate(model, **settings) == pytest.approx(real, rel=0.05)
 
 
 def real_growth() -> None:
@@ -174,17 +187,17 @@ def real_growth() -> None:
     small = build("factorised_encoder", num_layers=1)
     take_steps(small, torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9), 1, 1, torch.float32)
     before = psutil.Process().memory_info().rss
-    model = build("factorised_encoder", num_layers=8, hidden_size=192, mlp_dim=768)
+    model = build("factorised_encoder", num_layers=4, hidden_size=192, mlp_dim=768)
     take_steps(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 8, 1, torch.float32)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     most = int(status["VmHWM"].split()[0]) * 1024
-    print(json.dumps([estimate(model, 8).total, most - before]))
+    print(json.dumps([estimate(model, 8), most - before]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_estimate_is_what_a_process_grows_by() -> None:
     # Memory that is freed goes back at once: what the C library keeps of it in pieces is no part of the estimate.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1"}
     program = "from tests.training.test_memory import real_growth; real_growth()"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -203,31 +216,30 @@ def test_the_estimate_is_what_a_process_grows_by() -> None:
 
 
 @each_variant
-@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_grow_linearly_with_the_clips(variant: Variant, precision: str, checkpointing: bool) -> None:
     model = build(variant)
     settings = {"precision": precision, "activation_checkpointing": checkpointing}
-    two, four, six = (estimate(model, clips, **settings).activations for clips in (2, 4, 6))
-    assert 0 < four - two == six - four
+    two, four, six = (activations(model, clips, **settings) for clips in (2, 4, 6))
+    # The worst moment may be another with more clips, and is then worse still.
+    assert 0 < four - two <= six - four < 1.05 * (four - two)
 
 
 @each_variant
 def test_checkpointing_dropping_tokens_and_freezing_need_less(variant: Variant) -> None:
-    model = build(variant, num_layers=8)
-    activations = estimate(model).activations
-    assert estimate(model, precision="bf16").activations < 0.8 * activations
-    assert estimate(model, activation_checkpointing=True).activations < 0.5 * activations
-    assert estimate(build(variant, True, num_layers=8)).activations < 0.5 * activations
-    dropping = estimate(build(variant, num_layers=8, token_dropping=0.5)).activations
-    assert 0.45 * activations < dropping < 0.65 * activations
+    model = build(variant, num_layers=6)
+    all_of_them = activations(model)
+    assert activations(model, precision="bf16") < 0.8 * all_of_them
+    assert activations(model, activation_checkpointing=True) < 0.5 * all_of_them
+    assert 0.45 * all_of_them < activations(build(variant, num_layers=6, token_dropping=0.5)) < 0.65 * all_of_them
     model.requires_grad_(False)
     model.heads.requires_grad_(True)
-    assert estimate(model).activations < 0.25 * activations
+    assert activations(model) < 0.25 * all_of_them
 
 
 def test_attention_keeps_no_number_for_each_pair_of_tokens() -> None:
-    short, long = (estimate(build(num_frames=frames, image_size=128)).activations for frames in (16, 32))
+    short, long = (activations(build(num_frames=frames, image_size=128)) for frames in (16, 32))
     assert long == pytest.approx(2 * short, rel=0.01)
 
 
@@ -250,11 +262,15 @@ def test_the_largest_model_is_estimated_without_its_memory() -> None:
         model = ViViT(config)
     before = psutil.Process().memory_info().rss
     step = estimate(model, 64, precision="bf16")
-    assert step.total > 300 << 30
+    assert step > 300 << 30
     assert psutil.Process().memory_info().rss - before < 200 << 20
 
 
 # Advice.
+
+
+def needed(*args: Any, **settings: Any) -> int:
+    return int(memory.WITH_FRAGMENTS * estimate(*args, **settings))
 
 
 def advice(model: ViViT, clips: int, free: int, monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
@@ -262,14 +278,14 @@ def advice(model: ViViT, clips: int, free: int, monkeypatch: pytest.MonkeyPatch,
     there = sum(p.nbytes for p in model.parameters())
     monkeypatch.setattr(memory, "memory_there", lambda device: free - there)
     with pytest.raises(UserError) as error:
-        check_memory(model, clips, device=torch.device("cpu"), **{**PLAIN, "accumulate": 1, **other})
+        check_memory(model, clips, **{**PLAIN, "accumulate": 1, **other})
     return str(error.value)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.35, 0.2])
 def test_what_is_advised_is_the_least_that_fits(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build(num_layers=6)
-    free = int(share * estimate(model, 12).total)
+    model = build(num_layers=3)
+    free = int(share * needed(model, 12))
     said = advice(model, 12, free, monkeypatch)
     assert said.startswith("a step of 12 clips at once needs about ")
     assert "\n" not in said
@@ -281,15 +297,22 @@ def test_what_is_advised_is_the_least_that_fits(share: float, monkeypatch: pytes
         parts = int(found[1]) if found else 1
         assert parts in (1, 2, 4, 8, 12)
         settings: dict[str, Any] = {"activation_checkpointing": checkpointing}
-        assert estimate(model, -(-12 // parts), accumulate=parts, **settings).total <= free
+        assert needed(model, -(-12 // parts), accumulate=parts, **settings) <= free
         if parts > 1:
             fewer = 8 if parts == 12 else parts // 2
-            assert estimate(model, -(-12 // fewer), accumulate=fewer, **settings).total > free
+            assert needed(model, -(-12 // fewer), accumulate=fewer, **settings) > free
+
+
+def test_what_fits_in_one_part_is_advised_though_two_would_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(num_layers=3, hidden_size=512, mlp_dim=2048)
+    free = needed(model, 2, activation_checkpointing=True)
+    assert free < needed(model, 1, accumulate=2, activation_checkpointing=True)
+    assert advice(model, 2, free, monkeypatch).endswith(" GiB with --activation-checkpointing")
 
 
 def test_advice_goes_on_from_the_settings_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build(checkpointing=True, num_layers=6)
-    total = estimate(model, 6, accumulate=2).total
+    model = build(checkpointing=True, num_layers=3)
+    total = needed(model, 6, accumulate=2)
     said = advice(model, 12, total - 1, monkeypatch, accumulate=2)
     assert said.startswith("a step of 6 clips at once ")
     assert said.endswith(" with --accumulate 4")
@@ -304,12 +327,14 @@ def test_where_nothing_fits_smaller_clips_are_advised(monkeypatch: pytest.Monkey
 
 
 def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build(num_layers=6)
-    total = estimate(model, 12).total
+    model = build(num_layers=3)
+    total = needed(model, 12)
     free = total - sum(p.nbytes for p in model.parameters())
     monkeypatch.setattr(memory, "memory_there", lambda device: free)
-    settings = {**PLAIN, "accumulate": 1, "device": torch.device("cpu")}
-    check_memory(model, 12, **settings)
+    settings = {**PLAIN, "accumulate": 1}
+    assert re.fullmatch(
+        r"a step of 12 clips at once needs about .* GiB and .* GiB are free", check_memory(model, 12, **settings)
+    )
     with pytest.raises(UserError, match="needs about"):
         monkeypatch.setattr(memory, "memory_there", lambda device: free - 1)
         check_memory(model, 12, **settings)
@@ -360,6 +385,10 @@ def test_memory_that_ran_out_is_told_from_other_errors() -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
     assert out_of_memory(error.value)
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    with pytest.raises(MemoryError) as python:
+        bytearray(1 << 60)
+    assert out_of_memory(python.value)
     with pytest.raises(RuntimeError) as other:
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert not out_of_memory(other.value)

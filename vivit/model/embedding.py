@@ -73,9 +73,14 @@ class TubeletEmbedding(nn.Module):
 
 
 class TokenDropping(nn.Module):
-    """Keeps a random choice of the tokens in training, drawn for each row of the batch; as many of each, in order."""
+    """Drops a share of the tokens in training, drawn for each row: as many of each, and the order stays.
+
+    A row is a clip, or in the factorised encoder one temporal index of a clip. Where attention goes along time at each
+    place, whole places are dropped, so that a grid is left.
+    """
 
     def __init__(self, share: float) -> None:
+        """share: of the tokens that are dropped, from 0 to less than 1; one token is kept in any case."""
         super().__init__()
         self.share = share
 

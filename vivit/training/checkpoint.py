@@ -1,8 +1,8 @@
 """Checkpoints of a run: exact, whole or not there, for any number of processes, and never a pickle.
 
 RUN/checkpoints/step-00000120/ holds
-- rank-0.safetensors, rank-1.safetensors …: what each process had of the tensors; of a sharded one its part, whose place
-  is in the file's metadata;
+- shard-00001-model-00001-of-00007.safetensors …: what each process had of the tensors, as torch.distributed.checkpoint
+  writes and reads it: of a sharded one its part, whose place is in the file's metadata;
 - state.json: what else the run needs to go on;
 - SHA256SUMS: of all these, as `sha256sum --check` reads it.
 """
@@ -10,49 +10,76 @@ RUN/checkpoints/step-00000120/ holds
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from vivit.errors import UserError
 
 STATE, SUMS = "state.json", "SHA256SUMS"
 UNFINISHED = ".unfinished-"
+# A file is made up in memory, twice, before it is written: of all tensors at once that would be a lot.
+TENSORS_PER_FILE = 64
+TROUBLES = (OSError, SafetensorError, ValueError)
 Result = TypeVar("Result")
+
+# A run of one process needs no process group. Here, because a filter cannot be set for one thread alone.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 class Failure(Exception):
     """What went wrong in one of the processes."""
 
 
-class Part(NamedTuple):
-    """A block of a tensor, in a file."""
+class Writer(dcp.HuggingFaceStorageWriter):
+    """Writes the tensors of each process to files, and lets the first process finish when all have."""
 
-    file: Path
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
+    def __init__(self, folder: Path, file_numbers: dict[str, int], finish: Callable[[list[str]], None]) -> None:
+        """
+        Args:
+            file_numbers: in which file of a process each tensor comes, from 1.
+            finish: is given the names of all files.
+        """
+        super().__init__(str(folder), file_numbers, save_distributed=True)
+        # The tensors are in CPU memory; to copy them from a device would make the thread use the first one.
+        self.per_thread_copy_ahead = 0
+        self._finish = finish
+
+    def finish(self, metadata: dcp.Metadata, results: list[list[WriteResult]]) -> None:
+        self._finish(sorted({result.storage_data.relative_path for of_one in results for result in of_one}))
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A tensor in a checkpoint."""
+class Planner(dcp.DefaultLoadPlanner):
+    """Refuses, before anything is filled, tensors that differ from the checkpoint's in names or shapes.
 
-    shape: tuple[int, ...]
-    parts: list[Part]
+    Torch's own passes over what is in a checkpoint and not asked for.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: dcp.Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        assert metadata is not None
+        if other := _difference(metadata.state_dict_metadata, state_dict):
+            raise UserError(f"{self._checkpoint}: not of this model and optimiser: {other}; give another --out")
+        super().set_up_planner(state_dict, metadata, is_coordinator)
 
 
 class Checkpoints:
@@ -68,13 +95,13 @@ class Checkpoints:
             keep: how many of the latest stay, at least 1.
         """
         self._folder, self._keep = folder, keep
-        several = dist.is_initialized() and dist.get_world_size() > 1
-        self._rank, self._processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        many = dist.is_initialized()
+        self._rank, self._processes = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
         if self._rank == 0:
             for leftover in folder.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         # No process is through this before all are at it: none writes while leftovers are cleared away.
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._group = dist.new_group(backend="gloo") if many else None
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._saving: Future[None] | None = None
 
@@ -93,14 +120,15 @@ class Checkpoints:
             UserError: the save before this one failed, as on a full disk; it is raised in every process.
         """
         self.wait()
-        parts, places = {}, {}
-        for name, tensor in tensors.items():
-            local, start, is_ours = self._local_part(tensor)
-            if is_ours:
-                parts[name] = torch.empty(local.shape, dtype=local.dtype, device="cpu").copy_(local)
-                places[name] = {"start": start, "whole": tuple(tensor.shape)}
+        # What all processes have alike only the first one writes; the others need no copy of it.
+        copies = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+            if self._rank == 0 or isinstance(tensor, DTensor)
+        }
+        file_numbers = {name: 1 + number // TENSORS_PER_FILE for number, name in enumerate(tensors)}
         said = json.dumps({"step": step, **state})
-        self._saving = self._writer.submit(self._write, f"step-{step:08d}", parts, places, said)
+        self._saving = self._writer.submit(self._write, f"step-{step:08d}", copies, file_numbers, said)
 
     def wait(self) -> None:
         """Return when the last save is on the disk.
@@ -113,48 +141,22 @@ class Checkpoints:
             saving, self._saving = self._saving, None
             saving.result()
 
-    def load(self, checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Fill the tensors in place and return the state, "step" in it.
-
-        Args:
-            tensors: plain ones or DTensors, however they are sharded here and were when they were saved.
-
-        Raises:
-            UserError: it is damaged, or of other tensors; nothing has been filled.
-        """
-        try:
-            return self._load(checkpoint, tensors)
-        except Failure as error:
-            raise UserError(f"{checkpoint}: damaged ({error}); delete it to go on from the one before") from None
-
-    def _load(self, checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """As `load`, but Failure is raised of a damaged one."""
-        saved, state = self._together(lambda: self._checked(checkpoint))
-        if other := _difference(saved, tensors):
-            raise UserError(f"{checkpoint}: not of this model and optimiser: {other}; give another --out")
-        with ExitStack() as stack, torch.no_grad():
-            names = {part.file for one in saved.values() for part in one.parts}
-            files = {name: stack.enter_context(safe_open(name, framework="pt")) for name in names}
-            for name, tensor in tensors.items():
-                local, start, _ = self._local_part(tensor)
-                for part in saved[name].parts:
-                    here, there = _overlap(start, tuple(local.shape), part)
-                    if all(one.start < one.stop for one in here):
-                        local[here].copy_(files[part.file].get_slice(name)[there])
-        return state
-
     def load_latest(
         self, tensors: Callable[[], Mapping[str, Tensor]], say: Callable[[str], object]
     ) -> dict[str, Any] | None:
-        """As `load`, of the latest checkpoint that is not damaged; None where there is none at all.
+        """Fill the tensors in place from the latest checkpoint that is not damaged.
 
         Damaged ones on the way are renamed to damaged-step-…, and a line is said of each.
 
         Args:
-            tensors: called where there is a checkpoint.
+            tensors: called where there is a checkpoint; what it returns may be plain or sharded (DTensor), however it
+                was when it was saved.
+
+        Returns:
+            The state, "step" in it; None where there is no checkpoint at all.
 
         Raises:
-            UserError: all are damaged, or it is of other tensors.
+            UserError: all are damaged, or it is of other tensors; nothing has been filled.
         """
         # The first process's listing counts: on a shared file system others may still see an older one.
         names = self._everyones([path.name for path in reversed(checkpoints(self._folder))])[0]
@@ -177,32 +179,31 @@ class Checkpoints:
             f"{self._folder}: no checkpoint is whole ({reasons}); delete {self._folder.parent} to begin again"
         )
 
-    def _local_part(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...], bool]:
-        """What this process has of a tensor, where in the whole that starts, and whether it is the one to save it."""
-        if not isinstance(tensor, DTensor):
-            return tensor.detach(), (0,) * tensor.ndim, self._rank == 0
-        (place,) = tensor.__create_chunk_list__()
-        copied = [number for number, placement in enumerate(tensor.placements) if placement.is_replicate()]
-        has_first_copy = all(tensor.device_mesh.get_local_rank(number) == 0 for number in copied)
-        return tensor.to_local().detach(), tuple(place.offsets), has_first_copy
+    def _load(self, checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Fill the tensors from this checkpoint and return the state; Failure is raised of a damaged one."""
+        state = self._together(lambda: self._checked(checkpoint))
+        reader, planner = dcp.HuggingFaceStorageReader(str(checkpoint)), Planner(checkpoint)
+        self._together(
+            lambda: dcp.load(dict(tensors), storage_reader=reader, planner=planner, process_group=self._group)
+        )
+        return state
 
-    def _write(
-        self, name: str, parts: dict[str, Tensor], places: dict[str, dict[str, tuple[int, ...]]], state: str
-    ) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], file_numbers: dict[str, int], state: str) -> None:
         unfinished = self._folder / f"{UNFINISHED}{name}"
+        writer = Writer(unfinished, file_numbers, lambda files: self._finish(unfinished, name, files, state))
         try:
-            self._together(lambda: _write_parts(unfinished / f"rank-{self._rank}.safetensors", parts, places))
-            self._together(lambda: self._finish(unfinished, name, state) if self._rank == 0 else None)
+            self._together(lambda: dcp.save(tensors, storage_writer=writer, process_group=self._group))
         except Failure as error:
             if self._rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(f"{self._folder}: checkpoint not written ({error}); the one before it is whole") from None
 
-    def _finish(self, unfinished: Path, name: str, state: str) -> None:
-        """Put a checkpoint in place of which all processes have written their parts."""
+    def _finish(self, unfinished: Path, name: str, files: list[str], state: str) -> None:
+        """Put a checkpoint in place of which all processes have written their files."""
+        if missing := [file for file in files if not (unfinished / file).exists()]:
+            raise ValueError(f"{missing[0]} is missing; all processes must share the folder")
         (unfinished / STATE).write_text(state, encoding="utf-8")
-        _index(_files(unfinished))
-        sums = (f"{_sha256(file)}  {file.name}\n" for file in [*_files(unfinished), unfinished / STATE])
+        sums = (f"{_sha256(unfinished / file)}  {file}\n" for file in [*files, STATE])
         (unfinished / SUMS).write_text("".join(sums), encoding="utf-8")
         for path in (unfinished / STATE, unfinished / SUMS, unfinished):
             _sync(path)
@@ -213,8 +214,8 @@ class Checkpoints:
         for old in checkpoints(self._folder)[: -self._keep]:
             _delete(old)
 
-    def _checked(self, checkpoint: Path) -> tuple[dict[str, Saved], dict[str, Any]]:
-        """What is in a checkpoint; each process reads its share of the files to see that they are as written."""
+    def _checked(self, checkpoint: Path) -> dict[str, Any]:
+        """The state in a checkpoint; each process reads its share of the files to see that they are as written."""
         lines = (checkpoint / SUMS).read_text("utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if STATE not in sums:
@@ -222,14 +223,17 @@ class Checkpoints:
         for number, (name, digest) in enumerate(sums.items()):
             if number % self._processes == self._rank and _sha256(checkpoint / name) != digest:
                 raise ValueError(f"{name} is not as it was written")
-        state = json.loads((checkpoint / STATE).read_text("utf-8"))
-        return _index(checkpoint / name for name in sums if name != STATE), state
+        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
+        return state
 
     def _together(self, work: Callable[[], Result]) -> Result:
         """Do the work; where it fails in one process, raise Failure in all."""
         try:
             result, failure = work(), ""
-        except (OSError, SafetensorError, ValueError) as error:  # a full disk is either of the first two
+        except dcp.CheckpointException as error:
+            cause, _ = next(iter(error.failures.values()))  # the same in every process
+            raise (Failure(str(cause)) if isinstance(cause, TROUBLES) else cause) from None
+        except TROUBLES as error:
             failure = str(error) or type(error).__name__
         for trouble in filter(None, self._everyones(failure)):
             raise Failure(trouble)
@@ -249,55 +253,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(checkpoint.glob("rank-*.safetensors"))
-
-
-def _write_parts(file: Path, parts: dict[str, Tensor], places: dict[str, dict[str, tuple[int, ...]]]) -> None:
-    """Write what this process saves; nothing where that is nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if parts:
-        save_file(parts, file, metadata={"places": json.dumps(places)})
-        file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read
-        _sync(file)
-
-
-def _index(files: Iterable[Path]) -> dict[str, Saved]:
-    """Where the parts of each tensor are. Raises ValueError where one is missing."""
-    index: dict[str, Saved] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            places = json.loads(opened.metadata()["places"])
-            for name, place in places.items():
-                saved = index.setdefault(name, Saved(tuple(place["whole"]), []))
-                saved.parts.append(Part(file, tuple(place["start"]), tuple(opened.get_slice(name).get_shape())))
-    for name, saved in index.items():
-        if sum(math.prod(part.shape) for part in saved.parts) != math.prod(saved.shape):
-            raise ValueError(f"a part of {name} is missing; all processes must share the folder")
-    return index
-
-
-def _difference(saved: Mapping[str, Saved], tensors: Mapping[str, Tensor]) -> str:
+def _difference(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """How they differ in names or shapes, or nothing."""
     if unequal := saved.keys() ^ tensors.keys():
         name = min(unequal)
         return f"{name} is {'not in it' if name in tensors else 'in it and not here'}"
     for name, tensor in tensors.items():
-        if saved[name].shape != tuple(tensor.shape):
-            there, here = (" × ".join(map(str, shape)) for shape in (saved[name].shape, tensor.shape))
+        if saved[name].size != tensor.shape:
+            there, here = (" × ".join(map(str, shape)) for shape in (saved[name].size, tensor.shape))
             return f"{name} is {there} in it and {here} here"
     return ""
-
-
-def _overlap(start: tuple[int, ...], shape: tuple[int, ...], part: Part) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """What a block and a part of a tensor have in common, as places in the one and in the other."""
-    here, there = [], []
-    for begin, length, part_begin, part_length in zip(start, shape, part.start, part.shape, strict=True):
-        first = max(begin, part_begin)
-        last = max(first, min(begin + length, part_begin + part_length))
-        here.append(slice(first - begin, last - begin))
-        there.append(slice(first - part_begin, last - part_begin))
-    return tuple(here), tuple(there)
 
 
 def _sha256(file: Path) -> str:

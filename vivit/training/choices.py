@@ -81,7 +81,8 @@ def say_schedule(
     shared = f" over {processes} processes" if processes > 1 else ""
     parts = f", each in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
     longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
-    say(f"{num_steps} steps of {batch_size} clips{shared}{parts}, in {epochs} epochs{longer}")
+    in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
+    say(f"{num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
     if rate != recipe.learning_rate:
         say(
             f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "

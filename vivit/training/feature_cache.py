@@ -1,36 +1,39 @@
 """A frozen spatial encoder's features on disk: computed once for each clip, then read in place of the videos.
 
-They lie in shards, safetensors files of some clips each. A shard's name hashes how its clips are sampled and encoded,
-and within it stand the files that were read, with size and time; where anything differs it is made anew. It is there
-whole or not at all, and whichever process computes it, whenever it does, its values are the same.
+They lie in shards, safetensors files of some videos each. A shard's name hashes the spatial encoder, how clips are
+sampled, and the files of its videos with size and time: where any of these differs, there is no such shard, and it is
+made. It is there whole or not at all, and whichever process makes it, whenever it does, its values are the same.
 """
 
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import (
     PLAIN,
     Batch,
+    _begin_worker,
+    _Reading,
     _StepKeys,
+    _TrainingClips,
+    _Views,
+    _workers_context,
     clip_rng,
-    epoch_order,
-    evaluation_views,
     label_tensors,
-    training_batches,
 )
 from vivit.data.manifest import stat_all
 from vivit.model.vivit import ViViT
@@ -41,288 +44,244 @@ from vivit.video.decode import Decoder
 from vivit.video.source import InShard, VideoError
 from vivit.writing import make_folder, write_files
 
-# Clips of a shard, which go through the spatial encoder together; the work on so many is lost with a killed process.
+# Videos of a shard; the work on so many is lost with a killed process.
 SHARD_SIZE = 16
-# Shards kept open, of which the system allows each process some ten thousand.
+# Shards mapped into memory at a time, of which Linux allows each process 65,530 by default.
 OPEN_SHARDS = 4096
-# Seconds without a new shard of the other processes, after which one computes theirs too.
-PATIENCE = 300.0
-# Seconds between two looks for them.
-LOOK_EVERY = 0.2
 # Fields of ModelConfig that embedding and spatial encoder do not depend on in eval mode.
 NOT_SPATIAL = {
     *("temporal_layers", "adapter_size", "representation_size", "num_classes", "heads", "multi_label"),
     *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 }
 
-Progress = Callable[[int, int], None]
-"""Called with how many clips of this process's share are there, and how many it has; may raise, to stop the work."""
 
-
-class _Seen(NamedTuple):
-    """What was read where a video was asked for."""
-
-    clip: Tensor | None
-    """(T, C, H, W) uint8, or None where nothing can be read."""
-    video: int
-    """Which of the set it is."""
-    failures: list[tuple[int, str]]
-    """Which videos of the set could not be read before it, and why."""
-
-
-@dataclass(frozen=True)
-class _Shard:
+class _Shard(NamedTuple):
     path: Path
-    positions: range
-    """Which clips it has, of those of its pass over the videos."""
+    videos: range
 
 
-class _Stored(NamedTuple):
+class _Content(NamedTuple):
     features: Tensor
-    """(clips, T, D) float32, in memory that is mapped from the file; NaN where nothing could be read."""
-    videos: list[int]
-    failures: list[list[tuple[int, str]]]
-    tried: dict[str, list[Any]]
-    """Which videos were read, or could not be, and what they were then, as `_Cache.identities` has it."""
+    """(videos, T, D) float32, in memory that is mapped from the file; NaN where a video could not be read."""
+    problems: list[str | None]
+    """Why not."""
 
 
-Read = Callable[[Sequence[_Shard]], Iterator[list[_Seen]]]
-"""Reads the clips of shards that follow one another."""
+class Features:
+    """Those of one clip of each video of a set."""
+
+    def __init__(self, shards: list[Path], load: Callable[[Path], _Content]) -> None:
+        self.shards, self.load = shards, load
+
+    def of(self, video: int) -> Tensor | str:
+        """(T, D) float32, or why the video could not be read."""
+        number, row = divmod(video, SHARD_SIZE)
+        content = self.load(self.shards[number])
+        return content.problems[row] or content.features[row]
+
+    def logits(self, part: TemporalPart) -> tuple[dict[str, Tensor], dict[int, str]]:
+        """What the rest of the model makes of them; it is put into eval mode.
+
+        Returns:
+            head → (videos, K) float32, with rows of NaN for videos that could not be read; and which they are, and why.
+        """
+        part.eval()
+        device = next(part.parameters()).device
+        answers: dict[str, list[Tensor]] = {}
+        problems: list[str | None] = []
+        with torch.inference_mode():
+            for path in self.shards:
+                content = self.load(path)
+                problems += content.problems
+                logits = part(content.features.to(device))  # of features that are NaN, NaN
+                for head, values in (logits if isinstance(logits, dict) else {"classes": logits}).items():
+                    answers.setdefault(head, []).append(values.float().cpu())
+        failures = {video: problem for video, problem in enumerate(problems) if problem is not None}
+        return {head: torch.cat(values) for head, values in answers.items()}, failures
 
 
-def training_features(
-    model: ViViT,
-    videos: VideoSet,
-    spec: ClipSpec,
-    *,
-    folder: Path,
-    batch_size: int,
-    seed: int,
-    num_steps: int,
-    start_step: int = 0,
-    cached_clips: int = 1,
-    augmentation: Augmentation = PLAIN,
-    mirrors: Mapping[str, Mapping[int, int]] | None = None,
-    workers: int = 0,
-    decoder: Decoder = "pyav",
-    timeout: float | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
-) -> Iterator[Batch]:
-    """The batches of `training_batches` with `clips_of_each=cached_clips`, with features in place of clips.
-
-    `Batch.clips` is (B, T, D) float32: what the spatial encoder makes of each temporal index. Before an epoch whose
-    clips are new, all of them that are not in the folder are computed, with those that its batches leave out; after
-    that no video is opened. Several processes share this work over one folder, each with its own `rank`.
-
-    Args:
-        model: its embedding and spatial encoder are used on the device that they are on, and must not change meanwhile.
-        folder: of the shards; made where missing. Shards of no more use stay in it; it may be deleted at any time.
-        cached_clips: how many clips of each video are seen, in turn, over the epochs.
-        dtype: of most of the spatial encoder's arithmetic.
-        progress: called after each shard that is computed, and while the other processes are waited for.
-
-    The other arguments are those of `training_batches`; the colours of clips are changed before they are encoded.
-
-    Raises:
-        UserError: the model is no factorised encoder with temporal layers, or a shard cannot be written.
-        VideoError: neither a video nor those drawn in its place can be read.
-    """
-    count = len(videos.videos)
-    cache = _Cache(model, videos, folder, dtype, rank, world_size, progress)
-    sampling = [seed, asdict(spec), asdict(augmentation), decoder]
-
-    def reader(number: int) -> Read:
-        def read(shards: Sequence[_Shard]) -> Iterator[list[_Seen]]:
-            batches = training_batches(
-                videos,
-                spec,
-                batch_size=1,  # so that none is left out
-                seed=seed,
-                num_steps=number * count + shards[-1].positions.stop,
-                start_step=number * count + shards[0].positions.start,
-                augmentation=augmentation,
-                workers=workers,
-                decoder=decoder,
-                timeout=timeout,
-            )
-            for shard in shards:
-                yield [_seen(next(batches)) for _ in shard.positions]
-
-        return read
-
-    passes: dict[int, tuple[list[_Shard], np.ndarray]] = {}  # the second is the position of each video in it
-    for keys in _StepKeys(count, batch_size, seed, range(start_step, num_steps), cached_clips, rank, world_size):
-        number = keys[0][0]
-        if number not in passes:
-            shards = cache.filled(f"training-{number}", sampling, count, reader(number))
-            passes[number] = shards, epoch_order(count, seed, number).argsort()
-        shards, positions = passes[number]
-        rows, labels, seen, failures = [], [], [], []
-        for _, index in keys:
-            shard, row = divmod(positions[index], SHARD_SIZE)
-            stored = cache.open(shards[shard].path)
-            video = stored.videos[row]
-            mirrored = draw_geometry(augmentation, clip_rng(seed, number, video)).mirrored
-            rows.append(stored.features[row])
-            labels.append(label_tensors(videos, video, mirrors if mirrored else None))
-            seen.append(video)
-            failures += [(failed, VideoError(reason, "")) for failed, reason in stored.failures[row]]
-        by_head = {head: torch.stack([of_clip[head] for of_clip in labels]) for head in labels[0]}
-        yield Batch(torch.stack(rows), by_head, torch.tensor(seen), tuple(failures))
-
-
-def validation_logits(
-    model: ViViT,
-    part: TemporalPart,
-    videos: VideoSet,
-    spec: ClipSpec,
-    *,
-    folder: Path,
-    workers: int = 0,
-    decoder: Decoder = "pyav",
-    timeout: float | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """The logits of one view of each video, its middle, as `evaluate` has them with one clip and one crop.
-
-    The features come out of the folder; those that are not there are computed first, by all processes together.
-
-    Args:
-        part: put into eval mode; of `model`, or of one with the same spatial encoder.
-
-    The other arguments are those of `training_features`.
-
-    Returns:
-        head → (videos, K) float32, with rows of NaN for videos that cannot be read; and which these are, and why.
-    """
-    cache = _Cache(model, videos, folder, dtype, rank, world_size, progress)
-
-    def read(shards: Sequence[_Shard]) -> Iterator[list[_Seen]]:
-        asked = range(shards[0].positions.start, shards[-1].positions.stop)
-        views = evaluation_views([videos.videos[index] for index in asked], spec, 1, 1, workers, decoder, timeout)
-        for shard in shards:
-            yield [_seen_view(next(views), index) for index in shard.positions]
-
-    shards = cache.filled("validation", [asdict(spec), decoder], len(videos.videos), read)
-    part.eval()
-    device = next(part.parameters()).device
-    answers: dict[str, list[Tensor]] = {}
-    failures: dict[int, str] = {}
-    with torch.inference_mode():
-        for shard in shards:
-            stored = cache.open(shard.path)
-            failures |= dict(failed for of_clip in stored.failures for failed in of_clip)
-            logits = part(stored.features.to(device))  # of features that are NaN, NaN
-            for head, values in (logits if isinstance(logits, dict) else {"classes": logits}).items():
-                answers.setdefault(head, []).append(values.float().cpu())
-    return {head: torch.cat(values) for head, values in answers.items()}, failures
-
-
-class _Cache:
-    """The shards of one set of videos and one spatial encoder."""
+class FeatureCache:
+    """A folder with the features of a model's spatial encoder."""
 
     def __init__(
         self,
         model: ViViT,
-        videos: VideoSet,
         folder: Path,
-        dtype: torch.dtype,
-        rank: int,
-        world_size: int,
-        progress: Progress | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        workers: int = 0,
+        decoder: Decoder = "pyav",
+        timeout: float | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        report: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.model, self.folder, self.dtype = model, folder, dtype
-        self.rank, self.world_size = rank, world_size
-        self.report = progress or (lambda done, total: None)
-        self.encoder = [encoder_hash(model), str(dtype)]
-        states = stat_all([video.source for video in videos.videos])
-        self.identities = [
-            [_place(video.source), video.span and list(video.span), *states[video.source]] for video in videos.videos
-        ]
-        """Of each video: where it lies, its span, its size and when it was modified."""
-        self.open = lru_cache(OPEN_SHARDS)(_load)
+        """
+        Args:
+            model: its embedding and spatial encoder are used on the device that they are on, and must not change.
+            folder: made where missing; several runs may share it. What is no longer of use stays, and all of it may be
+                deleted when no run uses it.
+            dtype: of most of the spatial encoder's arithmetic.
+            workers, decoder, timeout: as in `training_batches`.
+            rank: which process this is, of `world_size` that share the work.
+            report: called before a clip is encoded with how many this process has done, and how many there were to do
+                for all processes together; may raise, to stop the work.
+
+        Raises:
+            UserError: the model is no factorised encoder with temporal layers, or the folder cannot be made.
+        """
+        self.model, self.folder, self.dtype, self.workers = model, folder, dtype, workers
+        self.decoder, self.timeout, self.rank, self.world_size = decoder, timeout, rank, world_size
+        self.report = report or (lambda done, total: None)
+        self.encoder = [encoder_hash(model), str(dtype), decoder]
+        self.load = lru_cache(OPEN_SHARDS)(_load)
         make_folder(folder)
 
-    def filled(self, name: str, sampling: Sequence[Any], count: int, read: Read) -> list[_Shard]:
-        """The shards of a pass over so many clips, after those that are not there have been made.
+    def training_batches(
+        self,
+        videos: VideoSet,
+        spec: ClipSpec,
+        *,
+        batch_size: int,
+        seed: int,
+        num_steps: int,
+        start_step: int = 0,
+        cached_clips: int = 1,
+        augmentation: Augmentation = PLAIN,
+        mirrors: Mapping[str, Mapping[int, int]] | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of the loader's `training_batches` with `clips_of_each=cached_clips`, with features for clips.
+
+        `Batch.clips` is (B, T, D) float32: what the spatial encoder makes of each temporal index. Before an epoch whose
+        clips are new, all that are missing are computed, with those that its batches leave out; after that no video is
+        opened.
 
         Args:
-            name: of the pass.
-            sampling: all else that decides what is seen of each video.
+            cached_clips: how many clips of each video are seen, in turn, over the epochs.
+
+        The other arguments are those of the loader; the colours of clips are changed before they are encoded.
+
+        Raises:
+            UserError: a shard cannot be written.
+            VideoError: neither a video nor those drawn in its place can be read.
         """
-        key = hashlib.sha256(json.dumps([self.encoder, sampling, count, SHARD_SIZE]).encode()).hexdigest()[:32]
-        shards = [
-            _Shard(self.folder / f"{name}-{key}-{start:06d}.safetensors", range(start, min(start + SHARD_SIZE, count)))
-            for start in range(0, count, SHARD_SIZE)
-        ]
-        # A share does not depend on what is there already: that differs with when a process looks.
+        reading = _Reading(augmentation, True, None, False, self.decoder, self.timeout)
+        clips = _TrainingClips(videos, spec, seed, reading)
+        passes: dict[int, Features] = {}
+        steps = range(start_step, num_steps)
+        for keys in _StepKeys(len(videos.videos), batch_size, seed, steps, cached_clips, self.rank, self.world_size):
+            rows, labels, seen, failures = [], [], [], []
+            for number, index in keys:
+                if number not in passes:
+                    sampling = [number, seed, asdict(spec), asdict(augmentation)]
+                    own = _OwnClips(clips, number)
+                    passes[number] = self._computed(f"training-{number}", videos, sampling, own)
+                # In place of a video that cannot be read the loader takes the same clip of another.
+                tried: list[tuple[int, VideoError]] = []
+                candidates = [index]
+                for video in candidates:
+                    row = passes[number].of(video)
+                    if not isinstance(row, str):
+                        break
+                    if not tried:
+                        candidates += clips._replacements(number, index)
+                    tried.append((video, VideoError(row, "")))
+                else:
+                    raise tried[0][1]
+                mirrored = draw_geometry(augmentation, clip_rng(seed, number, video)).mirrored
+                rows.append(row)
+                labels.append(label_tensors(videos, video, mirrors if mirrored else None))
+                seen.append(video)
+                failures += tried
+            by_head = {head: torch.stack([of_clip[head] for of_clip in labels]) for head in labels[0]}
+            yield Batch(torch.stack(rows), by_head, torch.tensor(seen), tuple(failures))
+
+    def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
+        """Those of one view of each video, its middle, as `evaluate` has them with one clip and one crop.
+
+        Raises UserError where a shard cannot be written.
+        """
+        views = _Views(videos.videos, spec, 1, 1, self.decoder, self.timeout)
+        return self._computed("validation", videos, [asdict(spec)], views)
+
+    def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
+        """Features of all the videos, after those that are missing have been computed.
+
+        Args:
+            name: how the names of shards begin.
+            sampling: all that decides what is seen of a video.
+            clips: video → (1, T, C, H, W) uint8, or why it cannot be read.
+        """
+        identities = _identities(videos)
+        shards = []
+        for start in range(0, len(identities), SHARD_SIZE):
+            some = identities[start : start + SHARD_SIZE]
+            key = hashlib.sha256(json.dumps([self.encoder, sampling, some]).encode()).hexdigest()[:32]
+            path = self.folder / f"{name}-{start:06d}-{key}.safetensors"
+            shards.append(_Shard(path, range(start, start + len(some))))
+        # Each process begins with a share of its own and then goes on to what the others have left, from its end on: so
+        # none waits for another, which may be slow, at an end, or write to another disk.
         first, last = (len(shards) * number // self.world_size for number in (self.rank, self.rank + 1))
-        share = shards[first:last]
-        missing = [shard for shard in share if not self._is_there(shard)]
-        clips, done = (sum(len(shard.positions) for shard in some) for some in (share, set(share) - set(missing)))
-        for run in _runs(missing):
-            self.report(done, clips)
-            for shard, seen in zip(run, read(run), strict=True):
-                self._write(shard, seen)
-                done += len(seen)
-                self.report(done, clips)
-        self._wait_for(shards, read, clips)
-        return shards
+        turns = shards[first:last] + (shards[last:] + shards[:first])[::-1]
+        to_do = sum(len(shard.videos) for shard in shards if not _is_whole(shard.path))
+        asked: deque[_Shard] = deque()
 
-    def _wait_for(self, shards: list[_Shard], read: Read, clips: int) -> None:
-        """Return when all shards are there, the other processes' too."""
-        missing, changed = [shard for shard in shards if not self._is_there(shard)], time.monotonic()
-        while missing:
-            if time.monotonic() - changed > PATIENCE:
-                # The other process may be at an end, or write to another disk.
-                for seen in read(missing[:1]):
-                    self._write(missing[0], seen)
-            else:
-                time.sleep(LOOK_EVERY)
-                self.report(clips, clips)
-            if len(left := [shard for shard in missing if not self._is_there(shard)]) < len(missing):
-                missing, changed = left, time.monotonic()
+        def missing() -> Iterator[int]:
+            for shard in turns:
+                if not _is_whole(shard.path):
+                    asked.append(shard)
+                    yield from shard.videos
 
-    def _is_there(self, shard: _Shard) -> bool:
-        try:
-            tried = _load(shard.path).tried
-        except (OSError, SafetensorError, ValueError):
-            return False
-        return all(self.identities[int(index)] == was for index, was in tried.items())
+        loader = DataLoader(
+            clips,
+            batch_size=None,
+            sampler=missing(),
+            num_workers=self.workers,
+            worker_init_fn=_begin_worker,
+            multiprocessing_context=_workers_context(self.workers),
+        )
+        done = 0
+        coming = iter(loader)
+        for clip in coming:
+            shard = asked.popleft()
+            rows: list[Tensor | str] = []
+            for one in (clip, *islice(coming, len(shard.videos) - 1)):
+                self.report(done, to_do)
+                rows.append(one if isinstance(one, str) else frame_features(self.model, one, self.dtype)[0])
+                done += 1
+            self._write(shard.path, rows)
+        return Features([shard.path for shard in shards], self.load)
 
-    def _write(self, shard: _Shard, seen: list[_Seen]) -> None:
-        clips = [one.clip for one in seen if one.clip is not None]
-        times, width = self.model.config.grid[0], self.model.config.hidden_size
-        features = torch.full((len(seen), times, width), torch.nan)
-        if clips:
-            readable = torch.tensor([one.clip is not None for one in seen])
-            features[readable] = frame_features(self.model, torch.stack(clips), self.dtype)
-        tried = {video for one in seen for video in (one.video, *(failed for failed, _ in one.failures))}
-        said = {
-            "videos": [one.video for one in seen],
-            "failures": [one.failures for one in seen],
-            "tried": {str(video): self.identities[video] for video in sorted(tried)},
-        }
-        write_files({shard.path: lambda path: save_file({"features": features}, path, {"said": json.dumps(said)})})
+    def _write(self, path: Path, rows: list[Tensor | str]) -> None:
+        nothing = torch.full((self.model.config.grid[0], self.model.config.hidden_size), torch.nan)
+        features = torch.stack([nothing if isinstance(row, str) else row for row in rows])
+        problems = json.dumps([row if isinstance(row, str) else None for row in rows])
+        # A name of its own: processes on two machines that write the same shard may have the same number.
+        own = path.with_name(f"{path.name}.{self.rank}")
+        write_files({own: lambda path: save_file({"features": features}, path, {"problems": problems})})
+        os.replace(own, path)
 
 
-def _load(path: Path) -> _Stored:
-    """Raises OSError, SafetensorError or ValueError where it is not there, or damaged."""
-    with safe_open(path, framework="pt") as file:
-        said = json.loads((file.metadata() or {}).get("said", ""))
-        features = file.get_tensor("features")
-    failures = [[(index, reason) for index, reason in of_clip] for of_clip in said["failures"]]
-    return _Stored(features, said["videos"], failures, said["tried"])
+@dataclass
+class _OwnClips(Dataset[Tensor | str]):
+    """Training clips of the videos themselves, without others in their place."""
+
+    clips: _TrainingClips
+    number: int
+    """Which clip of each."""
+
+    def __getitem__(self, video: int) -> Tensor | str:
+        clip = self.clips[self.number, video]
+        if isinstance(clip, VideoError):
+            return str(clip)
+        return str(clip.failures[0][1]) if clip.failures else clip.frames[None]
 
 
 def encoder_hash(model: ViViT) -> str:
-    """SHA-256, in hexadecimal, of all that decides what the spatial encoder makes of a clip."""
+    """SHA-256, in hexadecimal, of all that decides what the spatial encoder makes of a clip.
+
+    Raises UserError where the model is no factorised encoder with temporal layers.
+    """
     encoder = factorised_encoder_of(model)
     found = hashlib.sha256(model.config.model_dump_json(exclude=NOT_SPATIAL).encode())
     for module in (model.embedding, encoder.spatial_positions, encoder.spatial_encoder):
@@ -332,25 +291,24 @@ def encoder_hash(model: ViViT) -> str:
     return found.hexdigest()
 
 
-def _seen(batch: Batch) -> _Seen:
-    """Of a batch of one."""
-    return _Seen(batch.clips[0], int(batch.indices), [(index, str(error)) for index, error in batch.failures])
+def _load(path: Path) -> _Content:
+    """Raises OSError, SafetensorError, KeyError or ValueError where it is not there, or damaged."""
+    with safe_open(path, framework="pt") as file:
+        return _Content(file.get_tensor("features"), json.loads(file.metadata()["problems"]))
 
 
-def _seen_view(views: Tensor | str, index: int) -> _Seen:
-    """Of the one view of a video, or why it cannot be read."""
-    return _Seen(None, index, [(index, views)]) if isinstance(views, str) else _Seen(views[0], index, [])
+def _is_whole(path: Path) -> bool:
+    try:
+        _load(path)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
-def _runs(shards: Sequence[_Shard]) -> list[list[_Shard]]:
-    """Those that follow one another together, so that their clips are read in one go."""
-    runs: list[list[_Shard]] = []
-    for shard in shards:
-        if runs and runs[-1][-1].positions.stop == shard.positions.start:
-            runs[-1].append(shard)
-        else:
-            runs.append([shard])
-    return runs
+def _identities(videos: VideoSet) -> list[list[Any]]:
+    """Of each video: where it lies, its span, its size and when it was modified."""
+    states = stat_all([video.source for video in videos.videos])
+    return [[_place(video.source), video.span and list(video.span), *states[video.source]] for video in videos.videos]
 
 
 def _place(source: Path | InShard) -> str:

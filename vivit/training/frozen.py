@@ -31,15 +31,11 @@ class TemporalPart(nn.Module):
         return self._classify(self._represent(self._over_time(features)))
 
 
-def freeze_spatial(model: ViViT, initialise_temporal: bool) -> TemporalPart:
+def freeze_spatial(model: ViViT) -> TemporalPart:
     """Freeze all up to the end of the spatial encoder, in place, and return what is left to train.
 
-    After Gowda et al. 2023 (arXiv 2306.04822), who lose no accuracy by it where the temporal encoder starts well and an
-    adapter (`ModelConfig.adapter_size`) comes before it.
-
-    Args:
-        initialise_temporal: let the temporal blocks start as copies of the last blocks of the spatial encoder; for a
-            temporal encoder that was not trained before.
+    After Gowda et al. 2023 (arXiv 2306.04822), who lose no accuracy by it where the temporal encoder starts well
+    (`start_temporal_as_spatial`) and an adapter (`ModelConfig.adapter_size`) comes before it.
 
     Raises:
         UserError: the model is no factorised encoder with temporal layers.
@@ -48,13 +44,28 @@ def freeze_spatial(model: ViViT, initialise_temporal: bool) -> TemporalPart:
     encoder = factorised_encoder_of(model)
     for frozen in (model.embedding, encoder.spatial_positions, encoder.spatial_encoder):
         frozen.requires_grad_(False)
-    if initialise_temporal and encoder.temporal_encoder is not None:
-        ours, theirs = list(encoder.temporal_encoder.blocks), list(encoder.spatial_encoder.blocks)
-        # From the last one on; where there are more temporal blocks than spatial ones, the first stay as they are.
-        for block, source in zip(reversed(ours), reversed(theirs), strict=False):
-            block.load_state_dict(source.state_dict())
-        encoder.temporal_encoder.norm.load_state_dict(encoder.spatial_encoder.norm.state_dict())
     return part
+
+
+def start_temporal_as_spatial(model: ViViT) -> str:
+    """Let the temporal encoder start as a copy of the end of the spatial one, in place: for one that is fresh.
+
+    The last temporal block is as the last spatial one, and so on; where there are more of them, the first stay as they
+    are.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        UserError: the model is no factorised encoder with temporal layers.
+    """
+    encoder = factorised_encoder_of(model)
+    assert encoder.temporal_encoder is not None
+    pairs = list(zip(reversed(encoder.temporal_encoder.blocks), reversed(encoder.spatial_encoder.blocks), strict=False))
+    for block, source in pairs:
+        block.load_state_dict(source.state_dict())
+    encoder.temporal_encoder.norm.load_state_dict(encoder.spatial_encoder.norm.state_dict())
+    return f"the last {len(pairs)} temporal layers start as copies of the last spatial ones"
 
 
 @torch.no_grad()  # not inference_mode, whose tensors no gradient may pass by

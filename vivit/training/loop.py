@@ -35,7 +35,7 @@ from vivit.model.vivit import ViViT
 from vivit.training.averaging import WeightAverage
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.choices import mirrors_of, say_data, say_mirrors, say_schedule
-from vivit.training.feature_cache import training_features, validation_logits
+from vivit.training.feature_cache import FeatureCache
 from vivit.training.frozen import TemporalPart, freeze_spatial
 from vivit.training.memory import check_memory, out_of_memory
 from vivit.training.optim import build_optimiser, learning_rate, planned_epochs, scaled_learning_rate
@@ -134,6 +134,10 @@ def train(
     augmentation = replace(recipe.build_augmentation(), flip=flips)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, train_set, init, name_of(data))
+    # All of the model, or what follows a frozen part of it, from that part's features.
+    trained = freeze_spatial(model) if recipe.freeze_spatial else model
+    if recipe.freeze_spatial and recipe.cutmix:
+        raise UserError("cutmix: with --freeze-spatial no picture is seen in training that has boxes; --mixup goes")
 
     batch_size = min(recipe.batch_size, len(train_set.videos))
     check_shares(batch_size, recipe, world_size)
@@ -155,8 +159,7 @@ def train(
     say(f"on {device_words(accelerator.device)} in {precision}")
 
     # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
-    # copy. What is trained: all of the model, or what follows a frozen part of it, from that part's features.
-    trained = freeze_spatial(model, initialise_temporal=init is not None) if recipe.freeze_spatial else model
+    # copy.
     kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
     for encoder in (module for module in trained.modules() if isinstance(module, Encoder)):
         encoder.activation_checkpointing = activation_checkpointing
@@ -197,7 +200,8 @@ def train(
     begun = time.monotonic()
     if main:
         run.go_on(done, session_of(accelerator, done))
-    if done == num_steps and len(run.epochs) == epochs:
+    epochs_scored = everyones([len(run.epochs)])[0]  # the first process has the records
+    if done == num_steps and epochs_scored == epochs:
         say(f"{out} is trained already")
         return kept.eval()
 
@@ -217,8 +221,7 @@ def train(
             kept.load_state_dict(kept_weights(model, average))
         with accelerator.autocast():
             if recipe.freeze_spatial:
-                part = TemporalPart(kept)
-                evaluation = evaluation_of(val_set, *validation_logits(kept, part, val_set, spec, **cache, **reading))
+                evaluation = evaluation_of(val_set, *held_out.logits(TemporalPart(kept)))
             else:
                 evaluation = evaluate(kept, val_set, num_clips=1, num_crops=1, gather=everyones, **reading)
         trained.train()
@@ -234,15 +237,23 @@ def train(
             progress.console.print(f"epoch {done // per_epoch:3d}  loss {loss:.3f}  val {said}", soft_wrap=True)
         return evaluation
 
+    def encoding(clips: int, to_do: int) -> None:
+        progress.update(bar, epoch=f"{done // per_epoch}/{epochs}, features of {clips}/{to_do} clips")
+        if stop.signal:
+            checkpoints.wait()
+            raise Stopped(
+                f"stopped after step {done} of {num_steps}, with features still to compute; the same command goes on",
+                stop.signal == SIGINT,
+            )
+
     spec = clip_spec(model)
     reading: dict[str, Any] = {"workers": workers, "decoder": decoder, "timeout": timeout}
     reading |= {"rank": rank, "world_size": world_size}
-    cache: dict[str, Any] = {"folder": out / "features", "dtype": DTYPES[precision]}
     steps: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed, "start_step": done}
     steps |= {"num_steps": num_steps, "augmentation": augmentation, "mirrors": mirrors}
     if recipe.freeze_spatial:
-        steps["cached_clips"] = recipe.cached_clips
-        batches = training_features(model, train_set, spec, **steps, **cache, **reading)
+        cache = FeatureCache(model, out / "features", dtype=DTYPES[precision], report=encoding, **reading)
+        batches = cache.training_batches(train_set, spec, cached_clips=recipe.cached_clips, **steps)
     else:
         steps |= {"colours": update.colours is None, "keep": keep_decoded}
         steps["clips_of_each"] = None if overfit is None else 1
@@ -256,8 +267,11 @@ def train(
         start_trackers(accelerator, out, done, recipe, track)
         bar = progress.add_task("", total=num_steps, completed=done, epoch="", loss=0.0, rate=0.0, waiting=0.0)
         trained.train()
+        if recipe.freeze_spatial:
+            # Before any step, so that a stop meanwhile loses none.
+            held_out = cache.validation(val_set, spec)
         # A run that was asked to stop after an epoch's last step has yet to score it.
-        if done and done % per_epoch == 0 and len(run.epochs) < done // per_epoch:
+        if done and done % per_epoch == 0 and epochs_scored < done // per_epoch:
             evaluation = end_epoch()
         saved_at = step_begun = time.monotonic()
         for batch in batches:
@@ -312,9 +326,9 @@ def train(
         say(f"not read, others seen in its place: {reason}")
     for reason in evaluation.failures.values():
         say(f"not read, counted as wrong: {reason}")
-    if overfit is not None:
-        say(how_it_went(run.epochs))
     if main:
+        if overfit is not None:
+            say(how_it_went(run.epochs))
         say(f"report: {write_report(out)}")
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     # All leave together: who loses a neighbour in the middle of something may be brought down by it.

@@ -5,12 +5,11 @@ gradients, are those of the real step, and it takes neither its memory nor its t
 """
 
 import weakref
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -27,69 +26,51 @@ from vivit.model.vivit import ViViT
 from vivit.training.processes import DTYPES, Precision
 
 STATES = {"sgd": 1, "adamw": 2}  # numbers that the optimiser keeps for each trained one
+# Freed pieces that nothing fits into stay with the allocator.
+WITH_FRAGMENTS = 1.15
 # Where memory ran out the estimate was too low, or others took theirs: what is then advised needs this share of it.
 CLEARLY_LESS = 0.8
-
-
-class StepMemory(NamedTuple):
-    """Bytes on one device in a training step."""
-
-    parameters: int
-    gradients: int
-    optimiser_state: int
-    """With the average of the weights, where there is one."""
-    activations: int
-    """The most that the clips, what is computed from them and what is kept for the gradients take at once."""
-    total: int
-    """At the worst moment: less than the sum of the parts where gradients only come while activations go."""
+# In a RuntimeError: of PyTorch's CPU allocator, of CUDA's runtime, and of cuBLAS.
+WORDS_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def estimate_step(
     model: ViViT,
     clips_at_once: int,
     *,
+    accumulate: int,
     precision: Precision,
     optimiser: Literal["sgd", "adamw"],
     ema: bool,
-    accumulate: int = 1,
-    shards: int = 1,
-    device: torch.device | None = None,
-    activation_checkpointing: bool | None = None,
-) -> StepMemory:
-    """What a training step needs, without what the device takes for itself (context, fragments, scratch space).
+    device: torch.device,
+    shards: int,
+    activation_checkpointing: bool,
+) -> int:
+    """Bytes on one device at the worst moment of a training step, parameters included.
 
-    Frozen parameters and token dropping count as the model has them. It is neither run nor changed, and nothing drawn.
+    What the device takes for itself (context, fragments, scratch space) is not. The model is neither run nor changed,
+    and nothing is drawn; frozen parameters and dropped tokens count as it has them.
 
     Args:
         clips_at_once: clips that go through the model together.
         accumulate: parts that an update is computed in; from the second part on, gradients are there from the start.
+        device: where the step will run, since kernels differ; one that is there.
         shards: processes that FSDP2 shards the blocks over.
-        device: where the step will run, since kernels differ; one that is there. By default where the model is.
-        activation_checkpointing: by default as the model's encoders have it.
     """
-    device = device or next(model.parameters()).device
-    if device.type == "meta":
-        device = torch.device("cpu")
-    if activation_checkpointing is None:
-        activation_checkpointing = _checkpoints(model)
-    step = _run_step(model, clips_at_once, precision, device, activation_checkpointing)
     parameters = _bytes(model.parameters())
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
     optimiser_state = (STATES[optimiser] + ema) * gradients
-    working = step.peak_with_gradients
     if shards > 1:
+        # Whole are all parameters outside of the blocks, those of the block at work, and those of the next; and all
+        # gradients, where they are added up over parts.
         blocks = [_bytes(block.parameters()) for encoder in _encoders(model) for block in encoder.blocks]
-        # Whole are all parameters outside of the blocks, those of the block at work, and those of the next.
         whole = parameters - sum(blocks) + 2 * max(blocks)
-        # Gradients that are added up over parts stay whole until the last of them.
+        parameters = parameters // shards + whole
+        optimiser_state //= shards
         gradients = gradients // shards + (gradients if accumulate > 1 else min(gradients, whole))
-        parameters, optimiser_state = parameters // shards + whole, optimiser_state // shards
-    if accumulate > 1 or shards > 1:
-        working = step.peak + gradients
-    if device.type == "cuda":
-        # There the optimiser takes all parameters at once, and needs as many numbers again on the way.
-        working = max(working, 2 * gradients)
-    return StepMemory(parameters, gradients, optimiser_state, step.peak, parameters + optimiser_state + working)
+    gradients_first = accumulate > 1 or shards > 1
+    peak = _peak_of_step(model, clips_at_once, precision, device, activation_checkpointing, gradients_first)
+    return parameters + optimiser_state + peak + gradients_first * gradients
 
 
 def check_memory(
@@ -103,8 +84,8 @@ def check_memory(
     device: torch.device,
     shards: int = 1,
     ran_out: bool = False,
-) -> None:
-    """Raise UserError, which says what would help, where an update needs more memory than there is.
+) -> str:
+    """Say what an update needs and what is free; raise UserError, which says what would help, where that is too little.
 
     To be called before the optimiser has state; what is not named here is as in `estimate_step`.
 
@@ -115,47 +96,49 @@ def check_memory(
 
     @cache
     def needed(checkpointing: bool, parts: int) -> int:
-        return estimate_step(
+        estimate = estimate_step(
             model,
             ceil(clips / parts),
+            accumulate=parts,
             precision=precision,
             optimiser=optimiser,
             ema=ema,
-            accumulate=parts,
-            shards=shards,
             device=device,
+            shards=shards,
             activation_checkpointing=checkpointing,
-        ).total
+        )
+        return int(WITH_FRAGMENTS * estimate)
 
-    checkpoints = _checkpoints(model)
+    checkpoints = all(encoder.activation_checkpointing for encoder in _encoders(model))
     total = needed(checkpoints, accumulate)
-    step = f"a step of {ceil(clips / accumulate)} clips at once needs about {_gib(total)}"
+    said = f"a step of {ceil(clips / accumulate)} clips at once needs about {_gib(total)}"
     if ran_out:
         room = int(CLEARLY_LESS * total)
-        trouble = f"memory ran out: {step}"
+        said = f"memory ran out: {said}"
     else:
         room = memory_there(device) + _bytes(p for p in model.parameters() if p.device.type == device.type)
-        trouble = f"{step} and {_gib(room)} are free"
+        said = f"{said} and {_gib(room)} are free"
         if total <= room:
-            return
+            return said
 
-    # The last is one clip at once.
+    # Twice as many each time, and at last one clip at once.
     parts = [accumulate << power for power in range(clips.bit_length()) if accumulate << power < clips]
     parts.append(max(accumulate, clips))
+
     helpful = []
     for checkpointing in sorted({checkpoints, True}):
-        ways = [(checkpointing, number) for number in parts]
-        first = bisect_left(ways, True, key=lambda way: needed(*way) <= room)
-        if first < len(ways):
+        # Parts need the gradients from the start, so that more of them may need more.
+        fewest = next((number for number in parts if needed(checkpointing, number) <= room), None)
+        if fewest is not None:
             flags = ["--activation-checkpointing"] if checkpointing > checkpoints else []
-            flags += [f"--accumulate {parts[first]}"] if parts[first] > accumulate else []
-            helpful.append(f"{_gib(needed(*ways[first]))} with {' '.join(flags)}")
+            flags += [f"--accumulate {fewest}"] if fewest > accumulate else []
+            helpful.append(f"{_gib(needed(checkpointing, fewest))} with {' '.join(flags)}")
     if helpful:
-        raise UserError(f"{trouble}; it would need {', or '.join(helpful)}")
-    least = _gib(needed(True, parts[-1]))
+        raise UserError(f"{said}; it would need {', or '.join(helpful)}")
     raise UserError(
-        f"{trouble}; even one clip at once, with --activation-checkpointing, would need {least}: take a smaller --model, "
-        "or smaller or shorter clips (--image-size, --num-frames)"
+        f"{said}; even one clip at once, with --activation-checkpointing, would need "
+        f"{_gib(needed(True, parts[-1]))}: take a smaller --model, or smaller or shorter clips (--image-size, "
+        "--num-frames)"
     )
 
 
@@ -168,15 +151,20 @@ def memory_there(device: torch.device) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU, whose allocator has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS_OF_MEMORY)
 
 
-def _run_step(
-    model: ViViT, clips: int, precision: Precision, device: torch.device, activation_checkpointing: bool
-) -> "_LiveStorages":
-    """Forward and backward of a part, with the gradients of an earlier part there to be added to."""
+def _peak_of_step(
+    model: ViViT,
+    clips: int,
+    precision: Precision,
+    device: torch.device,
+    activation_checkpointing: bool,
+    gradients_first: bool,
+) -> int:
+    """The most bytes that a forward and backward pass takes beside parameters, and gradients that are there before."""
     # A twin of fake parameters stays what it is when the model itself is compiled, sharded or moved.
     with torch.device("meta"):
         twin = ViViT(model.config).train()
@@ -189,31 +177,25 @@ def _run_step(
             module, _, last = name.rpartition(".")
             setattr(twin.get_submodule(module), last, fake)
             there_before.append(fake)
-            if fake.requires_grad:
+            if gradients_first and fake.requires_grad:
                 fake.grad = torch.empty_like(fake)
                 there_before.append(fake.grad)
         with _LiveStorages(there_before) as live:
-            for parameter in twin.parameters():
-                if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(live.count_gradient)
             shape = (clips, model.config.num_frames, CHANNELS, *model.config.image_size)
             video = torch.empty(shape, dtype=torch.uint8, device=device)
             with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
                 logits = twin(video)
             torch.stack([head.float().sum() for head in tree_leaves(logits)]).sum().backward()
-    return live
+    return live.peak
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Follows the bytes of the storages that operators make, from their making to their end.
-
-    `peak` is the most at once; `peak_with_gradients` that with the gradients that are done by then.
-    """
+    """Follows the bytes of the storages that operators make, from their making to their end: now, and at most."""
 
     def __init__(self, there_before: Iterable[Tensor]) -> None:
         super().__init__()
         self.known = WeakIdKeyDictionary({tensor.untyped_storage(): None for tensor in there_before})
-        self.live = self.gradients = self.peak = self.peak_with_gradients = 0
+        self.live = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
@@ -227,14 +209,9 @@ class _LiveStorages(TorchDispatchMode):
         weakref.finalize(storage, self._forget, storage.nbytes())
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        self.peak_with_gradients = max(self.peak_with_gradients, self.live + self.gradients)
 
     def _forget(self, size: int) -> None:
         self.live -= size
-
-    def count_gradient(self, parameter: Tensor) -> None:
-        self.gradients += parameter.nbytes
-        self.peak_with_gradients = max(self.peak_with_gradients, self.live + self.gradients)
 
 
 def _left_in_control_groups(
@@ -266,10 +243,6 @@ def _left_in_control_groups(
 
 def _encoders(model: nn.Module) -> list[Encoder]:
     return [module for module in model.modules() if isinstance(module, Encoder)]
-
-
-def _checkpoints(model: nn.Module) -> bool:
-    return all(encoder.activation_checkpointing for encoder in _encoders(model))
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import epoch_order
+from vivit.errors import UserError
 from vivit.training.recipe import Recipe
 
 STEPS = 100
@@ -13,12 +14,13 @@ STEPS = 100
 
 def without_chance(recipe: Recipe) -> Recipe:
     """The recipe without augmentation and regularisation, for STEPS steps at least."""
-    rates = dict.fromkeys(("dropout", "attention_dropout"), 0.0)
+    rates = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.0)
     return recipe.model_copy(
         update={
             "architecture": {**recipe.architecture, **rates},
             "min_steps": STEPS,
             "epochs": 1,
+            "cached_clips": 1,
             "warmup_epochs": min(recipe.warmup_epochs / recipe.epochs, 0.5),
             **dict.fromkeys(("weight_decay", "label_smoothing", "stochastic_depth", "dropout"), 0.0),
             **dict.fromkeys(("token_dropping", "flip", "colour_jitter", "grey_scale", "mixup", "cutmix", "ema"), 0.0),
@@ -28,7 +30,9 @@ def without_chance(recipe: Recipe) -> Recipe:
 
 
 def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
-    """The videos of a run's first batches."""
+    """The videos of a run's first batches; raises UserError where there is none."""
+    if number < 1:
+        raise UserError(f"overfit: {number} batches cannot be learnt; give 1 or more")
     order = epoch_order(len(videos.videos), recipe.seed, 0)[: number * recipe.batch_size]
     words = f"{len(order)} videos of {videos.source}, to be learnt by heart"
     return replace(videos, videos=tuple(videos.videos[index] for index in order), source=words)

@@ -42,7 +42,7 @@ class RunFolder:
         note = self.path / "recipe.json"
         this = {"data": place_of(data), "init": init, **recipe.model_dump(mode="json")}
         if not note.exists():
-            write_files({note: as_json({**this, "videos": None if videos is None else str(videos), **hashes})})
+            write_files({note: as_json({**this, "videos": None if videos is None else place_of(videos), **hashes})})
             return
         found = self._parse(note.read_text("utf-8"), note)
         other = [name for name in this if found.get(name) != this[name]]

@@ -13,6 +13,7 @@ from vivit.data.entries import shortened
 from vivit.data.loader import steps_per_epoch
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.training.frozen import start_temporal_as_spatial
 from vivit.training.optim import planned_epochs
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
@@ -43,8 +44,9 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
     From a video model come variant and sizes, and the clip and how it is prepared where the recipe leaves them open;
     positions are resized to another clip. A head is kept where its classes are those of the data, in any order; else it
     is fresh. From an image ViT (paper, section 3.4) comes a factorised encoder, or the variant that the recipe names,
-    and its tubelets, by default of two frames, have the image's kernel at their central frame. Rates of regularisation
-    and an adapter are the recipe's in any case.
+    and its tubelets, by default of two frames, have the image's kernel at their central frame. If the spatial encoder
+    is to be frozen, the temporal one starts as a copy of its end. Rates of regularisation and an adapter are the
+    recipe's in any case.
 
     Args:
         init: any source that `vivit.load` or `vivit.from_image_vit` takes; None is from scratch.
@@ -57,6 +59,11 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         UserError: the source cannot be read, or does not fit the recipe; or the recipe contradicts itself.
     """
     if init is None:
+        if recipe.freeze_spatial:
+            raise UserError(
+                "freeze_spatial: from scratch the spatial encoder would stay as it was drawn at random; give --init an "
+                "image ViT or a factorised encoder (docs/weights.md says where they are)"
+            )
         model = _from_scratch(recipe, train_set)
     else:
         path, file = opened(init)
@@ -171,6 +178,8 @@ def _from_image_vit(
         for fresh in (positions.embedding, positions.class_position):
             if fresh is not None:
                 nn.init.normal_(fresh, std=recipe.position_std)
+    if recipe.freeze_spatial:
+        model.report = (*model.report, start_temporal_as_spatial(model))
     _set_preprocessing(model, recipe)
     model.report = (*model.report, _clip_in_words(model, recipe, from_start=("image_size",)))
     return model

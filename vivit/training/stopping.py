@@ -8,7 +8,10 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM while it is entered, in place of their ending the process; a second one ends it."""
+    """Notes Ctrl-C and SIGTERM while it is entered, in place of their ending the process; a second Ctrl-C ends it.
+
+    SIGTERM may come any number of times: torchrun passes on what its workers may have been sent already.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -24,13 +27,10 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])

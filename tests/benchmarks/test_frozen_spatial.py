@@ -1,0 +1,55 @@
+"""The benchmark of the frozen spatial encoder starts its models as its table says, and prints a row for each."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import frozen_spatial
+from benchmarks.frozen_spatial import BEFORE, FROM_SCRATCH, FROZEN, NEW, WAYS_OF_NEW, Way, only, start_of
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.model.vivit import ViViT
+from vivit.training.recipes import demo
+
+
+def trained_before() -> ViViT:
+    recipe = demo()
+    model = ViViT(recipe.build_config({"classes": len(BEFORE)}), preprocessing=recipe.build_preprocessing())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+@pytest.mark.parametrize("way", WAYS_OF_NEW, ids=lambda way: way.words)
+def test_each_way_starts_from_what_it_names(way: Way) -> None:
+    before = trained_before()
+    state, kept = start_of(way, before, NEW, demo()).state_dict(), before.state_dict()
+    same = {name for name, value in state.items() if name in kept and torch.equal(value, kept[name])}
+    spatial, temporal = (
+        {name for name in kept if name.startswith(parts)}
+        for parts in (("embedding.", "model.spatial_"), ("model.temporal_",))
+    )
+    assert same == (spatial if way.spatial_kept else set()) | (temporal if way.temporal == "kept" else set())
+
+
+def test_only_some_classes_are_numbered_anew() -> None:
+    names = ("a", "b", "c")
+    videos = tuple(LabelledVideo(Path(names[number]), {"classes": number}) for number in (2, 0, 1, 2))
+    chosen = only(VideoSet(videos, {"classes": names}, "videos"), ("c", "a"))
+    assert [(str(video.source), video.labels["classes"]) for video in chosen.videos] == [("c", 0), ("a", 1), ("c", 0)]
+    assert chosen.classes == {"classes": ("c", "a")}
+
+
+def test_the_quick_form_prints_a_row_for_every_way(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(frozen_spatial, "generated", lambda size: shutil.copy(video, tmp_path / "video.mp4"))
+    frozen_spatial.main(clips=4, quick=True, folder=tmp_path)
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows == [
+        *("trained", "all", "what follows the frozen spatial encoder"),
+        *("trained", FROM_SCRATCH.words, *(way.words for way in FROZEN)),
+        *("trained", *(way.words for way in WAYS_OF_NEW)),
+    ]

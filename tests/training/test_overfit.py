@@ -1,0 +1,131 @@
+"""Learning a few batches by heart: nothing random is left, and the verdict is that of the loss."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vivit.data.datasets import VideoSet, open_split
+from vivit.data.loader import training_batches
+from vivit.errors import UserError
+from vivit.training import loop, overfit
+from vivit.training.overfit import few_batches, how_it_went, without_chance
+from vivit.training.recipe import Recipe
+from vivit.training.recipes import RECIPES
+from vivit.training.start import build_model
+from vivit.video.clips import ClipSpec
+
+FROZEN = {"freeze_spatial": True, "cached_clips": 4}
+
+
+@pytest.fixture
+def videos(bright_dark: Path) -> VideoSet:
+    return open_split(bright_dark, "train")
+
+
+def all_of_chance(tiny_recipe: Recipe) -> Recipe:
+    """Every augmentation and regularisation that a recipe has, from its fields and from the architecture's."""
+    rates = {"dropout": 0.3, "attention_dropout": 0.3, "stochastic_depth": 0.3, "token_dropping": 0.3}
+    return tiny_recipe.model_copy(
+        update={
+            "architecture": {**tiny_recipe.architecture, **rates},
+            **dict.fromkeys(("dropout", "stochastic_depth", "token_dropping", "label_smoothing"), 0.3),
+            **dict.fromkeys(("mixup", "cutmix", "ema", "weight_decay", "grey_scale", "colour_jitter"), 0.5),
+            **{"flip": 0.5, "randaugment": (2, 15.0), "scale_jitter": (0.5, 1.5), **FROZEN},
+        }
+    )
+
+
+def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_recipe: Recipe) -> None:
+    clip = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
+
+    def moves(recipe: Recipe) -> bool:
+        model = build_model(recipe.model_copy(update={"freeze_spatial": False}), videos, None, "clips")
+        torch.nn.init.normal_(model.get_parameter("heads.classes.weight"))  # zero, it would hide what is below
+        first, second = model(clip), model(clip)
+        assert isinstance(first, torch.Tensor)
+        return not torch.equal(first, second)
+
+    recipe = all_of_chance(tiny_recipe)
+    assert moves(recipe)
+    assert not moves(without_chance(recipe))
+
+
+def test_clips_are_seen_as_they_are_and_labels_are_whole(videos: VideoSet, tiny_recipe: Recipe) -> None:
+    spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=32)
+    recipe = without_chance(all_of_chance(tiny_recipe))
+    reading = {"augmentation": recipe.build_augmentation(), "clips_of_each": 1}
+    batches = list(training_batches(videos, spec, batch_size=10, seed=0, num_steps=4, **reading))  # type: ignore[arg-type]
+    assert [len(batch.indices) for batch in batches] == [10] * 4
+    clips = [dict(zip(batch.indices.tolist(), batch.clips, strict=True)) for batch in batches]
+    for later in clips[1:]:
+        for index, clip in clips[0].items():
+            assert torch.equal(later[index], clip)
+    left = (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.weight_decay, recipe.ema, recipe.cached_clips)
+    assert left == (0, 0, 0, 0, 0, 1)
+
+
+def test_its_videos_are_those_of_the_runs_first_batches(videos: VideoSet, tiny_recipe: Recipe) -> None:
+    spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=32)
+    batches = training_batches(videos, spec, batch_size=4, seed=tiny_recipe.seed, num_steps=2)
+    first, second = ([videos.videos[index] for index in batch.indices] for batch in batches)
+    assert list(few_batches(videos, 1, tiny_recipe).videos) == first
+    assert list(few_batches(videos, 2, tiny_recipe).videos) == first + second
+    assert len(few_batches(videos, 9, tiny_recipe).videos) == len(videos.videos)
+    for number in (0, -1):
+        with pytest.raises(UserError, match=f"overfit: {number} batches"):
+            few_batches(videos, number, tiny_recipe)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_the_verdict_is_that_of_the_labels(
+    sound: bool,
+    bright_dark: Path,
+    tmp_path: Path,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Unsound are labels that contradict each other: of each clip there is a copy under the other name."""
+    monkeypatch.setattr(overfit, "STEPS", 30)
+    data = tmp_path / "data"
+    for name in ("bright", "dark"):
+        for split, numbers in (("train", (0, 1)), ("val", (2,))):
+            folder = data / split / name
+            folder.mkdir(parents=True)
+            for number in numbers:
+                shown = name if sound or number else {"bright": "dark", "dark": "bright"}[name]
+                copied = bright_dark / shown / f"{shown}0.mp4"
+                shutil.copy(copied, folder / f"{number}.mp4")
+    recipe = all_of_chance(tiny_recipe).model_copy(update={"freeze_spatial": False, "learning_rate": 0.01})
+    model = loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0, overfit=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train on 4 videos" in said
+    assert ("learns these clips by heart, as it should" in said) == sound
+    assert ("it should be near 0" in said) == (not sound)
+
+    spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=model.preprocessing.resize)
+    (batch,) = training_batches(open_split(data, "train"), spec, batch_size=4, seed=0, num_steps=1)
+    with torch.no_grad():
+        logits = model(batch.clips)
+    assert isinstance(logits, torch.Tensor)
+    right = (logits.argmax(dim=1) == batch.labels["classes"]).sum()
+    assert right == (4 if sound else 2)
+
+
+def test_a_loss_that_stays_is_told_with_what_to_do() -> None:
+    rows = [{"loss": 0.7, "step": 10}, {"loss": 0.08, "step": 100}]
+    assert how_it_went(rows) == (
+        "the loss went from 0.7 to 0.08 in 100 steps: it should be near 0; try another --learning-rate, and look at "
+        "the clips with vivit data show"
+    )
+    assert how_it_went([rows[0], {"loss": 0.06, "step": 100}]).endswith("learns these clips by heart, as it should")
+
+
+def test_every_named_recipe_becomes_one_without_chance() -> None:
+    for name, make in RECIPES.items():
+        recipe = without_chance(make())
+        # A copy is not validated, so that fields of no such name would pass unseen.
+        assert Recipe.model_validate(recipe.model_dump()) == recipe, name
+        assert recipe.warmup_epochs < recipe.epochs
