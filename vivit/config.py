@@ -62,7 +62,7 @@ class ModelConfig(BaseModel):
     stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The rate at the last layer; it grows linearly from 0 at the first."""
     token_dropping: Rate = 0.0
-    """The share of each clip's tokens that the encoder does not see in training."""
+    """The share of each clip's tokens that is dropped in training; 0.75 keeps a quarter."""
 
     @field_validator("image_size", mode="before")
     @classmethod

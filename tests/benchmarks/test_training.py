@@ -1,4 +1,4 @@
-"""The benchmark of training takes the step that it says it takes, sees memory, and its arithmetic is that of its table."""
+"""The benchmark of training takes the step that it names, sees memory, and its arithmetic is that of its table."""
 
 import copy
 import sys

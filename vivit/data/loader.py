@@ -6,8 +6,10 @@ No worker, process or loader holds a state: every random choice for a clip comes
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -342,6 +344,14 @@ def _workers_context(workers: int) -> BaseContext | None:
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.loader"])
+    # A scheduler's SIGTERM may go to every process. The one that has the workers needs them to finish its step, and
+    # ends them; what is ignored here stays ignored in the process that they are forked off, and in them.
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return context
 
 
@@ -349,3 +359,4 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C goes to every process of the terminal; the one that has the workers decides what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

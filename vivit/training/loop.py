@@ -106,7 +106,7 @@ def train(
         compile: compile each transformer block.
         activation_checkpointing: compute activations again for the gradient, in place of keeping them.
         shard: spread weights, gradients and the optimiser's state over the processes (FSDP2).
-        checkpoint_every: seconds between checkpoints within an epoch; each epoch ends with one.
+        checkpoint_every: seconds between checkpoints; there is one besides whenever the model is scored.
         track: where curves go besides TensorBoard.
         overfit: learn so many batches by heart, without augmentation and regularisation, to see that it can be done.
 
@@ -144,6 +144,8 @@ def train(
     per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
     epochs = planned_epochs(recipe, per_epoch)
     num_steps = epochs * per_epoch
+    # As often as the recipe's own epochs say: where a few videos have many short epochs, not after each.
+    per_score = per_epoch * (epochs // recipe.epochs)
     warmup_steps = recipe.warmup_epochs / recipe.epochs * num_steps
     highest_rate = scaled_learning_rate(recipe, batch_size)
 
@@ -170,7 +172,7 @@ def train(
     memory |= {"ema": bool(recipe.ema), "device": accelerator.device, "shards": world_size if shard else 1}
     clips_of_each_process = math.ceil(batch_size / world_size)
     if not recipe.freeze_spatial:
-        check_memory(model, clips_of_each_process, **memory)
+        say(check_memory(model, clips_of_each_process, **memory))
     model.to(accelerator.device)
     network = distribute(trained, accelerator, shard, precision)
     optimiser = build_optimiser(trained, recipe)
@@ -200,10 +202,13 @@ def train(
     begun = time.monotonic()
     if main:
         run.go_on(done, session_of(accelerator, done))
-    epochs_scored = everyones([len(run.epochs)])[0]  # the first process has the records
-    if done == num_steps and epochs_scored == epochs:
+    times_scored = everyones([len(run.epochs)])[0]  # the first process has the records
+    if done == num_steps and times_scored == math.ceil(num_steps / per_score):
         say(f"{out} is trained already")
         return kept.eval()
+
+    def is_scored(step: int) -> bool:
+        return step > 0 and (step % per_score == 0 or step == num_steps)
 
     def save_checkpoint() -> None:
         state: dict[str, Any] = {"step": done, "losses": losses, "unreadable": unreadable}
@@ -261,6 +266,10 @@ def train(
         batches = training_batches(train_set, spec, **steps, **reading | workers_of_training)
 
     def memory_ran_out() -> None:
+        if recipe.freeze_spatial:
+            raise UserError(
+                "memory ran out; take a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
+            )
         check_memory(model, clips_of_each_process, **memory, ran_out=True)
 
     with plain_words(out, memory_ran_out), StopRequest() as stop, Progress(*COLUMNS, disable=not main) as progress:
@@ -271,7 +280,7 @@ def train(
             # Before any step, so that a stop meanwhile loses none.
             held_out = cache.validation(val_set, spec)
         # A run that was asked to stop after an epoch's last step has yet to score it.
-        if done and done % per_epoch == 0 and epochs_scored < done // per_epoch:
+        if is_scored(done) and times_scored < math.ceil(done / per_score):
             evaluation = end_epoch()
         saved_at = step_begun = time.monotonic()
         for batch in batches:
@@ -311,10 +320,10 @@ def train(
             if failed:
                 unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **unreadable}
                 check_unreadable(unreadable, len(train_set.videos), recipe.unreadable)
-            epoch_ended, stopping = done % per_epoch == 0, bool(interrupted or terminated)
-            if epoch_ended and not stopping:
+            stopping = bool(interrupted or terminated)
+            if is_scored(done) and not stopping:
                 evaluation = end_epoch()
-            if epoch_ended or stopping or due:
+            if is_scored(done) or stopping or due:
                 save_checkpoint()
                 saved_at = time.monotonic()
             if stopping:
@@ -328,7 +337,7 @@ def train(
         say(f"not read, counted as wrong: {reason}")
     if main:
         if overfit is not None:
-            say(how_it_went(run.epochs))
+            say(how_it_went(run.steps))
         say(f"report: {write_report(out)}")
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     # All leave together: who loses a neighbour in the middle of something may be brought down by it.
@@ -357,7 +366,7 @@ def plain_words(out: Path, memory_ran_out: Callable[[], None]) -> Iterator[None]
         raise UserError(
             f"{out}: cannot be written ({error.strerror}); the last checkpoint is whole, and the same command goes on"
         ) from None
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         memory_ran_out()

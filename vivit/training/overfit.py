@@ -10,18 +10,19 @@ from vivit.errors import UserError
 from vivit.training.recipe import Recipe
 
 STEPS = 100
+EPOCHS = 10
 
 
 def without_chance(recipe: Recipe) -> Recipe:
-    """The recipe without augmentation and regularisation, for STEPS steps at least."""
+    """The recipe without augmentation and regularisation, for STEPS steps and EPOCHS epochs at least."""
     rates = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.0)
     return recipe.model_copy(
         update={
             "architecture": {**recipe.architecture, **rates},
             "min_steps": STEPS,
-            "epochs": 1,
+            "epochs": EPOCHS,
             "cached_clips": 1,
-            "warmup_epochs": min(recipe.warmup_epochs / recipe.epochs, 0.5),
+            "warmup_epochs": min(recipe.warmup_epochs / recipe.epochs, 0.5) * EPOCHS,
             **dict.fromkeys(("weight_decay", "label_smoothing", "stochastic_depth", "dropout"), 0.0),
             **dict.fromkeys(("token_dropping", "flip", "colour_jitter", "grey_scale", "mixup", "cutmix", "ema"), 0.0),
             **dict.fromkeys(("scale_jitter", "randaugment"), None),
@@ -38,10 +39,10 @@ def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
     return replace(videos, videos=tuple(videos.videos[index] for index in order), source=words)
 
 
-def how_it_went(epochs: Sequence[dict[str, Any]]) -> str:
+def how_it_went(steps: Sequence[dict[str, Any]]) -> str:
     """In words, whether the loss fell as it must."""
-    first, last = epochs[0]["loss"], epochs[-1]["loss"]
-    fell = f"the loss went from {first:.3g} to {last:.3g} in {epochs[-1]['step']} steps"
+    first, last = steps[0]["loss"], steps[-1]["loss"]
+    fell = f"the loss went from {first:.3g} to {last:.3g} in {steps[-1]['step']} steps"
     if last < first / 10:
         return f"{fell}: the model learns these clips by heart, as it should"
     return f"{fell}: it should be near 0; try another --learning-rate, and look at the clips with vivit data show"

@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     stochastic_depth: Rate = 0.0
     dropout: Rate = 0.0
     token_dropping: Rate = 0.0
-    """Share of each training clip's tokens that the encoder does not see; it saves their time."""
+    """Share of each training clip's tokens that is dropped, drawn anew each time; 0.75 keeps a quarter."""
     freeze_spatial: bool = False
     """Train only what follows the factorised encoder's spatial encoder, from features that are computed once."""
     adapter_size: PositiveInt | None = None

@@ -45,7 +45,8 @@ class RunFolder:
             write_files({note: as_json({**this, "videos": None if videos is None else place_of(videos), **hashes})})
             return
         found = self._parse(note.read_text("utf-8"), note)
-        other = [name for name in this if found.get(name) != this[name]]
+        # How a batch is computed may change on the way, as the number of processes may.
+        other = [name for name in this if name != "accumulate" and found.get(name) != this[name]]
         if other:
             was = ", ".join(f"{name} {found.get(name)}" for name in other)
             raise UserError(f"{self.path}: begun with another {was}; delete it or give another --out")
@@ -62,7 +63,11 @@ class RunFolder:
         self.epochs = [row for row in self._read("metrics.jsonl") if row["step"] <= step]
         self._sessions = [*self._read("sessions.jsonl"), session]
         self._write("metrics.jsonl", self.epochs)
-        self._write("steps.jsonl", [row for row in self._read("steps.jsonl") if row["step"] <= step])
+        self._write("steps.jsonl", [row for row in self.steps if row["step"] <= step])
+
+    @property
+    def steps(self) -> list[Row]:
+        return self._read("steps.jsonl")
 
     def note_step(self, row: Row) -> None:
         with (self.path / "steps.jsonl").open("a", encoding="utf-8") as file:
