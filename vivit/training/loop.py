@@ -292,6 +292,7 @@ def train(
             try:
                 updated = update(batch, done, epoch, rate, batch_size)
             except NotFinite as trouble:
+                checkpoints.wait()
                 names = sorted({str(train_set.videos[index].source) for index in everyones(trouble.indices)})
                 raise UserError(
                     f"step {done + 1}: {trouble}, by {shortened(names, 3) or 'no single clip'}; lower the learning "
