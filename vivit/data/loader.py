@@ -110,7 +110,7 @@ class _Clip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """How training clips are read."""
 
     augmentation: Augmentation
@@ -121,13 +121,13 @@ class _Reading:
     timeout: float | None
 
 
-class _TrainingClips(Dataset[_Clip | VideoError]):
+class TrainingClips(Dataset[_Clip | VideoError]):
     """Clips by (epoch, index). An error is a value here: raised in a worker it would become a page of traceback.
 
     A video that cannot be read is replaced by another, whose choice, too, depends on (seed, epoch, index) alone.
     """
 
-    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, reading: _Reading) -> None:
+    def __init__(self, videos: VideoSet, spec: ClipSpec, seed: int, reading: Reading) -> None:
         self.videos, self.spec, self.seed, self.reading = videos, spec, seed, reading
         self.kept: dict[int, Tensor] | None = {} if reading.keep else None
         self.isolated = IsolatedReader(reading.timeout) if reading.timeout is not None else None
@@ -141,11 +141,12 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
                 return self._read(epoch, chosen)._replace(failures=tuple(failures))
             except VideoError as error:
                 if not failures:
-                    candidates += self._replacements(epoch, index)
+                    candidates += self.replacements(epoch, index)
                 failures.append((chosen, error))
         return failures[0][1]
 
-    def _replacements(self, epoch: int, index: int) -> list[int]:
+    def replacements(self, epoch: int, index: int) -> list[int]:
+        """Which videos are tried in place of one that cannot be read, in this order."""
         # Not of the generator that reading uses: how far that comes depends on the damage.
         rng = np.random.default_rng([_REPLACEMENT, self.seed, epoch, index])
         count = len(self.videos.videos)
@@ -172,7 +173,7 @@ class _TrainingClips(Dataset[_Clip | VideoError]):
         return read(*args, **kwargs)
 
 
-class _StepKeys:
+class StepKeys:
     """The (epoch, index) keys of each step's batch, for one process out of `world_size`."""
 
     def __init__(
@@ -252,16 +253,16 @@ def training_batches(
             f"{len(videos.videos)} videos); use a larger batch, more videos or fewer processes"
         )
     loader = DataLoader(
-        _TrainingClips(videos, spec, seed, _Reading(augmentation, colours, mirrors, keep, decoder, timeout)),
-        batch_sampler=_StepKeys(
+        TrainingClips(videos, spec, seed, Reading(augmentation, colours, mirrors, keep, decoder, timeout)),
+        batch_sampler=StepKeys(
             len(videos.videos), batch_size, seed, range(start_step, num_steps), clips_of_each, rank, world_size
         ),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
-        multiprocessing_context=_workers_context(workers),
+        multiprocessing_context=workers_context(workers),
     )
     return _good_batches(loader)
 
@@ -287,7 +288,9 @@ def _collate(clips: list[_Clip | VideoError]) -> Batch | VideoError:
     )
 
 
-class _Views(Dataset[Tensor | str]):
+class Views(Dataset[Tensor | str]):
+    """The evaluation views of each video, (views, T, C, H, W) uint8; of one that cannot be read the reason."""
+
     def __init__(
         self,
         videos: Sequence[LabelledVideo],
@@ -324,15 +327,15 @@ def evaluation_views(
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
     yield from DataLoader(
-        _Views(videos, spec, num_clips, num_crops, decoder, timeout),
+        Views(videos, spec, num_clips, num_crops, decoder, timeout),
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_begin_worker,
-        multiprocessing_context=_workers_context(workers),
+        worker_init_fn=begin_worker,
+        multiprocessing_context=workers_context(workers),
     )
 
 
-def _workers_context(workers: int) -> BaseContext | None:
+def workers_context(workers: int) -> BaseContext | None:
     """Workers are forked off a clean process, which has imported what they need and started no threads.
 
     Forked off this one they may hang: a lock that one of its threads holds (of a decoder, of PyTorch's pool) stays
@@ -355,7 +358,8 @@ def _workers_context(workers: int) -> BaseContext | None:
     return context
 
 
-def _begin_worker(worker: int) -> None:
+def begin_worker(worker: int) -> None:
+    """What each worker does first: one thread, and no signal that is not for it."""
     torch.set_num_threads(1)
     # Ctrl-C goes to every process of the terminal; the one that has the workers decides what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

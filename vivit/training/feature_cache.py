@@ -26,14 +26,14 @@ from vivit.data.datasets import VideoSet
 from vivit.data.loader import (
     PLAIN,
     Batch,
-    _begin_worker,
-    _Reading,
-    _StepKeys,
-    _TrainingClips,
-    _Views,
-    _workers_context,
+    Reading,
+    StepKeys,
+    TrainingClips,
+    Views,
+    begin_worker,
     clip_rng,
     label_tensors,
+    workers_context,
 )
 from vivit.data.manifest import stat_all
 from vivit.model.vivit import ViViT
@@ -165,11 +165,11 @@ class FeatureCache:
             UserError: a shard cannot be written.
             VideoError: neither a video nor those drawn in its place can be read.
         """
-        reading = _Reading(augmentation, True, None, False, self.decoder, self.timeout)
-        clips = _TrainingClips(videos, spec, seed, reading)
+        reading = Reading(augmentation, True, None, False, self.decoder, self.timeout)
+        clips = TrainingClips(videos, spec, seed, reading)
         passes: dict[int, Features] = {}
         steps = range(start_step, num_steps)
-        for keys in _StepKeys(len(videos.videos), batch_size, seed, steps, cached_clips, self.rank, self.world_size):
+        for keys in StepKeys(len(videos.videos), batch_size, seed, steps, cached_clips, self.rank, self.world_size):
             rows, labels, seen, failures = [], [], [], []
             for number, index in keys:
                 if number not in passes:
@@ -184,7 +184,7 @@ class FeatureCache:
                     if not isinstance(row, str):
                         break
                     if not tried:
-                        candidates += clips._replacements(number, index)
+                        candidates += clips.replacements(number, index)
                     tried.append((video, VideoError(row, "")))
                 else:
                     raise tried[0][1]
@@ -201,7 +201,7 @@ class FeatureCache:
 
         Raises UserError where a shard cannot be written.
         """
-        views = _Views(videos.videos, spec, 1, 1, self.decoder, self.timeout)
+        views = Views(videos.videos, spec, 1, 1, self.decoder, self.timeout)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
@@ -237,8 +237,8 @@ class FeatureCache:
             batch_size=None,
             sampler=missing(),
             num_workers=self.workers,
-            worker_init_fn=_begin_worker,
-            multiprocessing_context=_workers_context(self.workers),
+            worker_init_fn=begin_worker,
+            multiprocessing_context=workers_context(self.workers),
         )
         done = 0
         coming = iter(loader)
@@ -266,7 +266,7 @@ class FeatureCache:
 class _OwnClips(Dataset[Tensor | str]):
     """Training clips of the videos themselves, without others in their place."""
 
-    clips: _TrainingClips
+    clips: TrainingClips
     number: int
     """Which clip of each."""
 

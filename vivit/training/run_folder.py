@@ -2,7 +2,7 @@
 
 It is a model folder (config.json, model.safetensors: the weights so far), and has besides
 - recipe.json: what the run is;
-- steps.jsonl, metrics.jsonl, sessions.jsonl: a line for each step, each epoch and each call of `vivit train`;
+- steps.jsonl, metrics.jsonl, sessions.jsonl: a line for each step, each score and each call of `vivit train`;
 - checkpoints/, tensorboard/, val_predictions.csv, confusion matrices and report.html.
 """
 
