@@ -429,7 +429,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert "no such file or folder" in error_of(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("files", [(), ("notes.txt",), ("train/a/notes.txt", "val/a/notes.txt"), ("lonely.mp4",)])
+@pytest.mark.parametrize("files", [(), ("notes.txt",), ("train/a/notes.txt", "val/a/notes.txt")])
 @pytest.mark.parametrize("split", ["train", "val", "test", "all"])
 def test_no_videos(files: tuple[str, ...], split: str, tmp_path: Path) -> None:
     message = error_of(touch(tmp_path, *files), split)
@@ -437,6 +437,16 @@ def test_no_videos(files: tuple[str, ...], split: str, tmp_path: Path) -> None:
     assert "one folder for each class" in message
     assert "train/ and val/" in message
     assert ".csv" in message
+
+
+def test_loose_videos(tmp_path: Path) -> None:
+    message = error_of(touch(tmp_path, "b.mp4", "a.mov", "notes.txt"))
+    assert "nothing tells the class of the videos that lie loose in it (a.mov, b.mp4); put them into one" in message
+
+
+def test_a_class_without_videos_is_named(tmp_path: Path) -> None:
+    source = open_split(touch(tmp_path, "jump/1.mp4", "run/1.mp4", "swim/notes.txt"), "all").source
+    assert source.endswith(f"class folders in {tmp_path}, no video in {tmp_path / 'swim'}")
 
 
 def test_empty_list(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vivit.data.annotations import find_annotations, locate
 from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
-from vivit.data.folders import Presence, find_videos, is_folder, read_folder
+from vivit.data.folders import EXTENSIONS, Presence, find_videos, is_folder, read_folder
 from vivit.data.lists import LISTS, read_list, read_text
 from vivit.data.no_collection import no_collection
 from vivit.errors import UserError
@@ -55,7 +55,7 @@ def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
         if is_shards(data):
             return open_shards(data)
     raise UserError(
-        f"{data}: no videos found; put them into one folder for each class, alone or under train/ and val/, "
+        f"{data}: {_why_none(data)}; put them into one folder for each class, alone or under train/ and val/, "
         f"or list them in a .csv or .txt{_hint(data)}"
     )
 
@@ -91,6 +91,7 @@ class _Found:
     multi_label: bool = False
     lists: list[Path] = field(default_factory=list)
     class_folders: list[Path] = field(default_factory=list)
+    empty_folders: list[str] = field(default_factory=list)
     presence: Presence = field(default_factory=Presence)
 
     def add_folder(self, data: Path) -> None:
@@ -123,6 +124,8 @@ class _Found:
                 labels = {"classes": (entry.name,)}
                 self.entries += [Entry(Path(path), labels, split) for path in found.videos]
                 names = {entry.name} if found.videos or found.broken else set()
+                if not names:
+                    self.empty_folders.append(entry.path)
                 self._add({split: found.broken} if found.broken else {}, {"classes": names})
         if len(self.entries) > before:
             self.class_folders.append(folder)
@@ -163,6 +166,8 @@ class _Found:
             words.append(f"videos in {self.videos}")
         if self.class_folders:
             words.append(f"class folders in {shortened([str(folder) for folder in self.class_folders])}")
+            if self.empty_folders:
+                words.append(f"no video in {shortened(self.empty_folders, 3)}")
         if repeats:
             words.append(f"{repeats} repeated row{'s' if repeats > 1 else ''} left out")
         return ", ".join(words)
@@ -205,6 +210,14 @@ def _check_splits(data: Path, entries: Sequence[Entry]) -> None:
                 f"{'with stretches that overlap' if entry.span else 'as a whole'}; leave it in one of them"
             )
         ends[entry.source, trained] = max(ends[entry.source, trained], end)
+
+
+def _why_none(data: Path) -> str:
+    names = sorted(entry.name for entry in read_folder(data)) if data.is_dir() else []
+    loose = [name for name in names if Path(name).suffix.lower() in EXTENSIONS]
+    if loose:
+        return f"nothing tells the class of the videos that lie loose in it ({shortened(loose, 3)})"
+    return "no videos found"
 
 
 def _hint(data: Path) -> str:

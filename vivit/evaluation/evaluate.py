@@ -85,8 +85,13 @@ class Evaluation:
         return {f"{head}_{metric}" if head else metric: value for head, metric, value in self._shares()}
 
     def shares_in_words(self) -> dict[str, float]:
-        """The same under names for people: "top-1", "verb top-1"."""
-        return {f"{head} {metric.replace('top', 'top-')}".lstrip(): value for head, metric, value in self._shares()}
+        """The same under names for people: "top-1", "verb top-1"; without a top-5 that cannot be missed."""
+        few = {head if len(self.classes) > 1 else "" for head, names in self.classes.items() if len(names) <= 5}
+        return {
+            f"{head} {metric.replace('top', 'top-')}".lstrip(): value
+            for head, metric, value in self._shares()
+            if not (metric == "top5" and head in few)
+        }
 
     def _shares(self) -> Iterator[tuple[str, str, float]]:
         """Head, metric and value; the head is "" where there is but one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vivit.errors import UserError
 from vivit.evaluation.report import evaluate_and_report
 from vivit.experiments.camera_motion import generate
 from vivit.experiments.report_page import Example, Trained, write_page
@@ -27,8 +28,10 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     What an earlier call left in `out` is used and continued.
 
     Raises:
-        UserError: `out` holds something else, or scikit-image is not installed.
+        UserError: `videos` is less than 1, `out` holds something else, or scikit-image is not installed.
     """
+    if videos < 1:
+        raise UserError(f"videos: {videos} videos teach nothing; give 1 or more")
     console = Console(soft_wrap=True)
     say = console.print
     data = out / "videos"

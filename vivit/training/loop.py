@@ -118,8 +118,10 @@ def train(
             disk do not suffice, or the loss is no longer a number.
         Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
     """
+    if checkpoint_every < 0:
+        raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
     precision = pick_precision(recipe.precision, pick_device(device))
-    accelerator = start_processes(pick_device(device), precision, track)
+    accelerator = start_processes(pick_device(device), precision, track, shard)
     main, rank, world_size = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     say = Console(soft_wrap=True, markup=False, quiet=not main).print
 
@@ -160,19 +162,20 @@ def train(
     say_schedule(say, recipe, batch_size, world_size, epochs, num_steps, highest_rate)
     say(f"on {device_words(accelerator.device)} in {precision}")
 
-    # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
-    # copy.
-    kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
-    for encoder in (module for module in trained.modules() if isinstance(module, Encoder)):
+    encoders = [module for module in trained.modules() if isinstance(module, Encoder)]
+    for encoder in encoders:
         encoder.activation_checkpointing = activation_checkpointing
-        if compile:
-            for block in encoder.blocks:
-                block.compile(fullgraph=True)
     memory: dict[str, Any] = {"accumulate": recipe.accumulate, "precision": precision, "optimiser": recipe.optimiser}
     memory |= {"ema": bool(recipe.ema), "device": accelerator.device, "shards": world_size if shard else 1}
     clips_of_each_process = math.ceil(batch_size / world_size)
     if not recipe.freeze_spatial:
         say(check_memory(model, clips_of_each_process, **memory))
+    # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
+    # copy.
+    kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
+    if compile:
+        for block in (block for encoder in encoders for block in encoder.blocks):
+            block.compile(fullgraph=True)
     model.to(accelerator.device)
     network = distribute(trained, accelerator, shard, precision)
     optimiser = build_optimiser(trained, recipe)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -24,25 +25,31 @@ Tracker = Literal["wandb", "trackio"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def start_processes(device: torch.device, precision: Precision, track: Tracker | None) -> Accelerator:
+def start_processes(device: torch.device, precision: Precision, track: Tracker | None, shard: bool) -> Accelerator:
     """Join the processes that torchrun started, or be the only one.
 
     Args:
         device: its type decides; with several processes each takes the GPU of its local rank.
         track: where curves go besides TensorBoard.
+        shard: whether the model is to be spread over them.
 
     Raises:
-        UserError: the tracker is not installed.
+        UserError: the tracker is not installed, or there is but one process to shard over.
     """
     if track is not None and importlib.util.find_spec(track) is None:
         raise UserError(f"track: {track} is not installed; pip install {track}")
     # Accelerate keeps the settings of the run before, where one process has several.
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "float32" else precision,
         log_with=None if track is None else [track],
+        # Gradients lie in what is sent, not in a copy beside it.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    if shard and accelerator.num_processes == 1:
+        raise UserError("shard: there is one process; start several with torchrun (docs/clusters.md)")
+    return accelerator
 
 
 def pick_precision(precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device) -> Precision:
@@ -53,16 +60,10 @@ def pick_precision(precision: Literal["auto", "float32", "bf16", "fp16"], device
 
 
 def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precision: Precision) -> nn.Module:
-    """What to call in place of the network: DDP over it, or the network itself, sharded in place by FSDP2.
-
-    Raises:
-        UserError: there is but one process to shard over.
-    """
+    """What to call in place of the network: DDP over it, or the network itself, sharded in place by FSDP2."""
     network.to(accelerator.device)
     if not shard:
         return accelerator.prepare_model(network)
-    if accelerator.num_processes == 1:
-        raise UserError("shard: there is one process; start several with torchrun (docs/clusters.md)")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     dtype = DTYPES[precision]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)

@@ -72,7 +72,8 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         model = start(recipe, train_set, init, path, file, wanted)
     num_videos = len(train_set.videos)
     epochs = planned_epochs(recipe, steps_per_epoch(num_videos, recipe.batch_size))
-    trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {epochs} epochs"
+    how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {how_long}"
     model.origin = (*model.origin, trained)
     return model.train()
 
