@@ -62,7 +62,7 @@ class Trainer:
         config = recipe.build_config({"classes": len(classes)})
         self.model = ViViT(config, classes={"classes": classes}, preprocessing=recipe.build_preprocessing()).train()
         self.model.initialise(position_std=recipe.position_std)
-        accelerator = start_processes(torch.device("cpu"), "float32", track=None)
+        accelerator = start_processes(torch.device("cpu"), "float32", track=None, shard=False)
         optimiser = accelerator.prepare_optimizer(build_optimiser(self.model, recipe))
         self.updater = Updater(
             self.model,

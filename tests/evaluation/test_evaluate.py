@@ -125,6 +125,15 @@ def test_scores_by_hand() -> None:
     assert found.read.tolist() == [True, True, True, True, False]
 
 
+def test_a_top_5_that_cannot_be_missed_is_not_told() -> None:
+    """Of five classes every one is among the first five; the scores in a file have both all the same."""
+    logits, labels = Tensor([[5.0, 4.0, 3.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]]), torch.tensor([0, 4])
+    five = Evaluation({"classes": logits}, {"classes": labels}, {"classes": tuple("abcde")}, {})
+    assert five.shares_in_words() == {"top-1": 0.5}
+    assert five.scores() == {"top1": 0.5, "top5": 1.0, "videos": 2, "unreadable": 0}
+    assert of([[*range(7)]], [1]).shares_in_words() == {"top-1": 0.0, "top-5": 0.0}
+
+
 def test_calibration_is_of_the_videos_that_could_be_read() -> None:
     """Softmax of (log 4, 0, …, 0) over seven classes is 4 of 10; one of three such answers is right."""
     sure = [1.3862943611198906] + [0.0] * 6
