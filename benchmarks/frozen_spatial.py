@@ -43,9 +43,10 @@ from vivit.model.vivit import ViViT
 from vivit.training.feature_cache import FeatureCache
 from vivit.training.frozen import freeze_spatial, start_temporal_as_spatial
 from vivit.training.losses import loss_of
-from vivit.training.optim import build_optimiser, learning_rate, set_learning_rate
+from vivit.training.optim import build_optimiser, set_learning_rate
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
+from vivit.training.schedule import learning_rate
 from vivit.weights.adapt import adapt
 
 ADAPTER = 64

@@ -37,10 +37,11 @@ from vivit.evaluation.views import clip_spec
 from vivit.experiments.camera_motion import generate
 from vivit.model.embedding import TokenDropping
 from vivit.model.vivit import ViViT
-from vivit.training.optim import build_optimiser, learning_rate
+from vivit.training.optim import build_optimiser
 from vivit.training.processes import start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
+from vivit.training.schedule import learning_rate
 from vivit.training.update import Updater
 
 PAPER: dict[str, Any] = {"num_frames": 32, "image_size": 224}

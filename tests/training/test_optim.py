@@ -1,5 +1,4 @@
 import copy
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,40 +15,11 @@ from vivit.training.frozen import TemporalPart, freeze_spatial
 from vivit.training.optim import (
     build_optimiser,
     layers_above,
-    learning_rate,
-    planned_epochs,
-    scaled_learning_rate,
     set_learning_rate,
 )
 from vivit.training.recipe import Recipe
 
 TINY = {"num_frames": 4, "image_size": 32, "hidden_size": 8, "num_heads": 2, "mlp_dim": 16, "num_layers": 2}
-
-
-def test_schedule_by_hand() -> None:
-    """Warm-up over 4 of 12 steps to 0.8, then half a cosine over 8."""
-    rates = [learning_rate(step, 0.8, 4, 12) for step in range(12)]
-    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    # 0.4 · (1 + cos(π · k / 8)) at k = 2, 4, 6, 8
-    assert rates[5::2] == pytest.approx([0.682843, 0.4, 0.117157, 0.0], abs=1e-6)
-    assert all(later < earlier for earlier, later in pairwise(rates[3:]))
-
-
-def test_schedule_without_warm_up_is_the_cosine_alone() -> None:
-    rates = [learning_rate(step, 1.0, 0, 4) for step in range(4)]
-    assert rates == pytest.approx([0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
-
-
-def test_warm_up_of_a_fraction_of_a_step_count() -> None:
-    """2.5 epochs of 3 steps are 7.5 steps: step 6 ends at 7 / 7.5, and no rate is above the highest."""
-    rates = [learning_rate(step, 1.0, 7.5, 30) for step in range(30)]
-    assert rates[6] == pytest.approx(7 / 7.5)
-    assert max(rates) <= 1.0
-
-
-def test_warm_up_as_long_as_the_run_never_falls() -> None:
-    rates = [learning_rate(step, 1.0, 5, 5) for step in range(5)]
-    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
@@ -235,16 +205,3 @@ def test_sharded_parameters_learn_alike(tiny_recipe: Recipe, optimiser: str, tmp
         torch.testing.assert_close(step_on(model, build_optimiser(model, recipe)), expected)
     finally:
         dist.destroy_process_group()
-
-
-def test_the_rate_follows_the_batch() -> None:
-    """0.1 is for 64 clips: 16 get a quarter of it, 256 four times as much."""
-    recipe = Recipe(learning_rate=0.1, learning_rate_batch=64)
-    assert [scaled_learning_rate(recipe, batch) for batch in (16, 64, 256)] == pytest.approx([0.025, 0.1, 0.4])
-    assert scaled_learning_rate(recipe.model_copy(update={"learning_rate_batch": None}), 16) == 0.1
-
-
-@pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 200), (2, 100), (3, 67), (19, 11), (20, 10), (1000, 10)])
-def test_few_videos_get_more_epochs(steps_per_epoch: int, epochs: int) -> None:
-    """200 steps at least, in whole epochs, and ten epochs at least."""
-    assert planned_epochs(Recipe(epochs=10, min_steps=200), steps_per_epoch) == epochs

@@ -8,6 +8,7 @@ from vivit.data.manifest import HASH_DIGITS
 from vivit.data.mirror import mirrored_classes
 from vivit.errors import UserError
 from vivit.training.recipe import Recipe
+from vivit.training.schedule import Schedule
 
 Mirrors = dict[str, dict[int, int]]
 
@@ -68,21 +69,14 @@ def say_mirrors(say: Callable[[str], object], videos: VideoSet, recipe: Recipe, 
             say(f"in mirrored clips these become each other: {shortened(swapped, 3)}")
 
 
-def say_schedule(
-    say: Callable[[str], object],
-    recipe: Recipe,
-    batch_size: int,
-    processes: int,
-    epochs: int,
-    num_steps: int,
-    rate: float,
-) -> None:
+def say_schedule(say: Callable[[str], object], recipe: Recipe, schedule: Schedule, processes: int) -> None:
     """How long, in which steps, and at which learning rate."""
+    batch_size, epochs, rate = schedule.batch_size, schedule.epochs, schedule.highest_rate
     shared = f" over {processes} processes" if processes > 1 else ""
     parts = f", each in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
     longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
     in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
-    say(f"{num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
+    say(f"{schedule.num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
     if rate != recipe.learning_rate:
         say(
             f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "

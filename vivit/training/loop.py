@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -22,13 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vivit.data.datasets import open_split
 from vivit.data.entries import shortened
-from vivit.data.loader import steps_per_epoch, training_batches
+from vivit.data.loader import training_batches
 from vivit.data.manifest import data_hash
 from vivit.device import pick_device
 from vivit.errors import Stopped, UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
-from vivit.evaluation.per_video import write_per_video
-from vivit.evaluation.pictures import draw_confusions
 from vivit.evaluation.views import clip_spec
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
@@ -38,7 +37,7 @@ from vivit.training.choices import mirrors_of, say_data, say_mirrors, say_schedu
 from vivit.training.feature_cache import FeatureCache
 from vivit.training.frozen import TemporalPart, freeze_spatial
 from vivit.training.memory import check_memory, out_of_memory
-from vivit.training.optim import build_optimiser, learning_rate, planned_epochs, scaled_learning_rate
+from vivit.training.optim import build_optimiser
 from vivit.training.overfit import few_batches, how_it_went, without_chance
 from vivit.training.processes import (
     DTYPES,
@@ -52,9 +51,11 @@ from vivit.training.processes import (
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
 from vivit.training.run_report import write_report
+from vivit.training.schedule import Schedule
+from vivit.training.scoring import Scorer
 from vivit.training.session import device_words, peak_memory, session_of
 from vivit.training.start import build_model, start_lines
-from vivit.training.state import kept_weights, training_tensors
+from vivit.training.state import training_tensors
 from vivit.training.stopping import StopRequest
 from vivit.training.update import NotFinite, Updater, check_shares
 from vivit.video.decode import Decoder
@@ -120,6 +121,8 @@ def train(
     """
     if checkpoint_every < 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
+    if recipe.freeze_spatial and recipe.cutmix:
+        raise UserError("cutmix: with --freeze-spatial no picture is seen in training that has boxes; --mixup goes")
     precision = pick_precision(recipe.precision, pick_device(device))
     accelerator = start_processes(pick_device(device), precision, track, shard)
     main, rank, world_size = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
@@ -138,18 +141,10 @@ def train(
     model = build_model(recipe, train_set, init, name_of(data))
     # All of the model, or what follows a frozen part of it, from that part's features.
     trained = freeze_spatial(model) if recipe.freeze_spatial else model
-    if recipe.freeze_spatial and recipe.cutmix:
-        raise UserError("cutmix: with --freeze-spatial no picture is seen in training that has boxes; --mixup goes")
 
-    batch_size = min(recipe.batch_size, len(train_set.videos))
+    schedule = Schedule.planned(recipe, len(train_set.videos))
+    batch_size, per_epoch, num_steps = schedule.batch_size, schedule.steps_per_epoch, schedule.num_steps
     check_shares(batch_size, recipe, world_size)
-    per_epoch = steps_per_epoch(len(train_set.videos), recipe.batch_size)
-    epochs = planned_epochs(recipe, per_epoch)
-    num_steps = epochs * per_epoch
-    # As often as the recipe's own epochs say: where a few videos have many short epochs, not after each.
-    per_score = per_epoch * (epochs // recipe.epochs)
-    warmup_steps = recipe.warmup_epochs / recipe.epochs * num_steps
-    highest_rate = scaled_learning_rate(recipe, batch_size)
 
     run = RunFolder(out)
     if main:
@@ -159,17 +154,25 @@ def train(
     for line in start_lines(model, recipe, init, len(train_set.videos)):
         say(line)
     say_mirrors(say, train_set, recipe, mirrors, flips)
-    say_schedule(say, recipe, batch_size, world_size, epochs, num_steps, highest_rate)
+    say_schedule(say, recipe, schedule, world_size)
     say(f"on {device_words(accelerator.device)} in {precision}")
 
     encoders = [module for module in trained.modules() if isinstance(module, Encoder)]
     for encoder in encoders:
         encoder.activation_checkpointing = activation_checkpointing
-    memory: dict[str, Any] = {"accumulate": recipe.accumulate, "precision": precision, "optimiser": recipe.optimiser}
-    memory |= {"ema": bool(recipe.ema), "device": accelerator.device, "shards": world_size if shard else 1}
-    clips_of_each_process = math.ceil(batch_size / world_size)
+    memory_check = partial(
+        check_memory,
+        model,
+        math.ceil(batch_size / world_size),
+        accumulate=recipe.accumulate,
+        precision=precision,
+        optimiser=recipe.optimiser,
+        ema=bool(recipe.ema),
+        device=accelerator.device,
+        shards=world_size if shard else 1,
+    )
     if not recipe.freeze_spatial:
-        say(check_memory(model, clips_of_each_process, **memory))
+        say(memory_check())
     # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
     # copy.
     kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
@@ -206,12 +209,9 @@ def train(
     if main:
         run.go_on(done, session_of(accelerator, done))
     times_scored = everyones([len(run.epochs)])[0]  # the first process has the records
-    if done == num_steps and times_scored == math.ceil(num_steps / per_score):
+    if done == num_steps and times_scored == schedule.times_scored(num_steps):
         say(f"{out} is trained already")
         return kept.eval()
-
-    def is_scored(step: int) -> bool:
-        return step > 0 and (step % per_score == 0 or step == num_steps)
 
     def save_checkpoint() -> None:
         state: dict[str, Any] = {"step": done, "losses": losses, "unreadable": unreadable}
@@ -223,30 +223,21 @@ def train(
                 last_step=done, seconds=time.monotonic() - begun, peak_memory=peak_memory(accelerator.device)
             )
 
+    def evaluated(kept: ViViT) -> Evaluation:
+        if recipe.freeze_spatial:
+            return evaluation_of(val_set, *held_out.logits(TemporalPart(kept)))
+        return evaluate(kept, val_set, num_clips=1, num_crops=1, gather=everyones, **reading)
+
+    scorer = Scorer(model, kept, average, val_set, hashes["val_hash"], run, accelerator, evaluated)
+
     def end_epoch() -> Evaluation:
-        """Score the model on the validation videos, and leave it and the score in the run's folder."""
-        if kept is not model:
-            kept.load_state_dict(kept_weights(model, average))
-        with accelerator.autocast():
-            if recipe.freeze_spatial:
-                evaluation = evaluation_of(val_set, *held_out.logits(TemporalPart(kept)))
-            else:
-                evaluation = evaluate(kept, val_set, num_clips=1, num_crops=1, gather=everyones, **reading)
+        printed = partial(progress.console.print, soft_wrap=True)
+        evaluation = scorer(done, done // per_epoch, sum(losses) / len(losses), printed)
         trained.train()
-        if main:
-            scores = {**evaluation.scores(), "data_hash": hashes["val_hash"]}
-            loss = sum(losses) / len(losses)
-            run.note_epoch({"epoch": done // per_epoch, "step": done, "loss": loss, **scores})
-            accelerator.log({f"val/{name}": value for name, value in evaluation.shares().items()}, step=done)
-            draw_confusions(evaluation, out)
-            write_per_video(evaluation, val_set, out / "val_predictions.csv")
-            kept.save_pretrained(out)
-            said = "  ".join(f"{name} {value:6.1%}" for name, value in evaluation.shares_in_words().items())
-            progress.console.print(f"epoch {done // per_epoch:3d}  loss {loss:.3f}  val {said}", soft_wrap=True)
         return evaluation
 
     def encoding(clips: int, to_do: int) -> None:
-        progress.update(bar, epoch=f"{done // per_epoch}/{epochs}, features of {clips}/{to_do} clips")
+        progress.update(bar, epoch=f"{done // per_epoch}/{schedule.epochs}, features of {clips}/{to_do} clips")
         if stop.signal:
             checkpoints.wait()
             raise Stopped(
@@ -273,7 +264,7 @@ def train(
             raise UserError(
                 "memory ran out; take a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
             )
-        check_memory(model, clips_of_each_process, **memory, ran_out=True)
+        memory_check(ran_out=True)
 
     with plain_words(out, memory_ran_out), StopRequest() as stop, Progress(*COLUMNS, disable=not main) as progress:
         start_trackers(accelerator, out, done, recipe, track)
@@ -283,7 +274,7 @@ def train(
             # Before any step, so that a stop meanwhile loses none.
             held_out = cache.validation(val_set, spec)
         # A run that was asked to stop after an epoch's last step has yet to score it.
-        if is_scored(done) and times_scored < math.ceil(done / per_score):
+        if schedule.is_scored(done) and times_scored < schedule.times_scored(done):
             evaluation = end_epoch()
         saved_at = step_begun = time.monotonic()
         for batch in batches:
@@ -291,7 +282,7 @@ def train(
             epoch = done // per_epoch
             if done % per_epoch == 0:
                 losses = []
-            rate = learning_rate(done, highest_rate, warmup_steps, num_steps)
+            rate = schedule.rate(done)
             try:
                 updated = update(batch, done, epoch, rate, batch_size)
             except NotFinite as trouble:
@@ -314,7 +305,7 @@ def train(
             progress.update(
                 bar,
                 completed=done,
-                epoch=f"{epoch + 1}/{epochs}",
+                epoch=f"{epoch + 1}/{schedule.epochs}",
                 loss=sum(losses) / len(losses),
                 rate=row["clips_per_second"],
                 waiting=row["waiting"],
@@ -325,9 +316,9 @@ def train(
                 unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **unreadable}
                 check_unreadable(unreadable, len(train_set.videos), recipe.unreadable)
             stopping = bool(interrupted or terminated)
-            if is_scored(done) and not stopping:
+            if schedule.is_scored(done) and not stopping:
                 evaluation = end_epoch()
-            if is_scored(done) or stopping or due:
+            if schedule.is_scored(done) or stopping or due:
                 save_checkpoint()
                 saved_at = time.monotonic()
             if stopping:

@@ -1,6 +1,5 @@
-"""Optimisers, the learning rate of each layer and step, and how many epochs it takes (paper, table 7)."""
+"""Optimisers, and the share of the learning rate that each layer gets (paper, table 7)."""
 
-import math
 import re
 
 import torch
@@ -71,29 +70,3 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its share of the rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
-
-
-def scaled_learning_rate(recipe: Recipe, batch: int) -> float:
-    """The highest learning rate for updates of `batch` clips: in proportion to the batch that the recipe's is for."""
-    if recipe.learning_rate_batch is None:
-        return recipe.learning_rate
-    return recipe.learning_rate * batch / recipe.learning_rate_batch
-
-
-def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The recipe's epochs, or more where they would be fewer steps than it wants.
-
-    The warm-up's share of the run stays what it is: `warmup_epochs` of `epochs`.
-    """
-    return max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
-
-
-def learning_rate(step: int, highest: float, warmup_steps: float, num_steps: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine down to 0 at `num_steps`.
-
-    The first step, number 0, has a rate already: that of the end of a step.
-    """
-    if step + 1 < warmup_steps:
-        return highest * (step + 1) / warmup_steps
-    progress = (step + 1 - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return highest * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -33,9 +33,9 @@ from vivit.training.mistakes import (
     confusions,
     read_predictions,
 )
-from vivit.training.optim import planned_epochs
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
+from vivit.training.schedule import planned_epochs
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
 from vivit.weights.files import read_json

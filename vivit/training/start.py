@@ -10,13 +10,12 @@ from torch import nn
 from vivit.config import SIZES, SUFFIXES, ModelConfig
 from vivit.data.datasets import VideoSet, count_classes
 from vivit.data.entries import shortened
-from vivit.data.loader import steps_per_epoch
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
 from vivit.training.frozen import start_temporal_as_spatial
-from vivit.training.optim import planned_epochs
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
+from vivit.training.schedule import Schedule
 from vivit.weights.adapt import fit
 from vivit.weights.convert import is_image_vit
 from vivit.weights.hub import called
@@ -71,7 +70,7 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         start = _from_image_vit if is_image_vit(path, file, wanted) else _from_video_model
         model = start(recipe, train_set, init, path, file, wanted)
     num_videos = len(train_set.videos)
-    epochs = planned_epochs(recipe, steps_per_epoch(num_videos, recipe.batch_size))
+    epochs = Schedule.planned(recipe, num_videos).epochs
     how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {how_long}"
     model.origin = (*model.origin, trained)
