@@ -216,7 +216,7 @@ def test_hostile_words_of_the_author_break_nothing(tmp_path: Path) -> None:
 def test_name_of_the_scored_data_does_not_break_the_table(tmp_path: Path) -> None:
     model = build(["wave", "jump"])
     save(model, tmp_path, licence="mit")
-    score_card(tmp_path, model, {"top1": 0.5, "top5": 1.0, "videos": 3}, "my|data, val, 4x3 views")
+    score_card(tmp_path, model, {"top1": 0.5, "top5": 1.0}, "my|data, val, 4x3 views")
     metadata, text = read(tmp_path / "README.md")
     assert metadata["model-index"][0]["results"][0]["dataset"]["name"] == "my|data, val, 4x3 views"
     _, scores = text.tables

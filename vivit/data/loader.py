@@ -335,14 +335,19 @@ def evaluation_views(
     )
 
 
+def check_workers(workers: int) -> None:
+    """Raises UserError where there cannot be so many."""
+    if workers < 0:
+        raise UserError(f"workers: {workers} processes cannot read; give 0, for none but this one, or more")
+
+
 def workers_context(workers: int) -> BaseContext | None:
     """Workers are forked off a clean process, which has imported what they need and started no threads.
 
     Forked off this one they may hang: a lock that one of its threads holds (of a decoder, of PyTorch's pool) stays
     locked in them for ever.
     """
-    if workers < 0:
-        raise UserError(f"workers: {workers} processes cannot read; give 0, for none but this one, or more")
+    check_workers(workers)
     if not workers:
         return None
     context = multiprocessing.get_context("forkserver")

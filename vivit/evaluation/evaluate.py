@@ -84,14 +84,20 @@ class Evaluation:
         """ "top1" and "top5" of one head; "verb_top1" … "action_top5" of several; "mAP" where labels are many."""
         return {f"{head}_{metric}" if head else metric: value for head, metric, value in self._shares()}
 
+    def shares_that_tell(self) -> dict[str, float]:
+        """`shares` without a top-5 that cannot be missed, of five classes or fewer."""
+        return {f"{head}_{metric}" if head else metric: value for head, metric, value in self._shares_that_tell()}
+
     def shares_in_words(self) -> dict[str, float]:
-        """The same under names for people: "top-1", "verb top-1"; without a top-5 that cannot be missed."""
-        few = {head if len(self.classes) > 1 else "" for head, names in self.classes.items() if len(names) <= 5}
+        """`shares_that_tell` under names for people: "top-1", "verb top-1"."""
         return {
             f"{head} {metric.replace('top', 'top-')}".lstrip(): value
-            for head, metric, value in self._shares()
-            if not (metric == "top5" and head in few)
+            for head, metric, value in self._shares_that_tell()
         }
+
+    def _shares_that_tell(self) -> Iterator[tuple[str, str, float]]:
+        few = {head if len(self.classes) > 1 else "" for head, names in self.classes.items() if len(names) <= 5}
+        yield from (share for share in self._shares() if not (share[1] == "top5" and share[0] in few))
 
     def _shares(self) -> Iterator[tuple[str, str, float]]:
         """Head, metric and value; the head is "" where there is but one."""

@@ -128,7 +128,7 @@ def evaluate_and_report(
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     averaged = ", their probabilities averaged" if average == "probabilities" else ""
     words = f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}"
-    score_card(Path(model_source), model, evaluation.scores(), words)
+    score_card(Path(model_source), model, evaluation.shares_that_tell(), words)
     for failure in failures:
         console.print(f"not read, counted as wrong: {failure}")
     shares = "   ".join(f"{name} {value:.1%}" for name, value in evaluation.shares_in_words().items())

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vivit.data.datasets import open_split
 from vivit.data.entries import shortened
-from vivit.data.loader import training_batches
+from vivit.data.loader import check_workers, training_batches
 from vivit.data.manifest import data_hash
 from vivit.device import pick_device
 from vivit.errors import Stopped, UserError
@@ -121,6 +121,7 @@ def train(
     """
     if checkpoint_every < 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
+    check_workers(workers)
     if recipe.freeze_spatial and recipe.cutmix:
         raise UserError("cutmix: with --freeze-spatial no picture is seen in training that has boxes; --mixup goes")
     precision = pick_precision(recipe.precision, pick_device(device))

@@ -30,9 +30,8 @@ def score_card(folder: Path, model: "ViViT", scores: Mapping[str, float], scored
     path = folder / CARD_FILE
     if path.is_file() and not is_written_by_hand(folder):
         licence = _licence(path.read_text(encoding="utf-8", errors="replace"))
-        shown = {metric: value for metric, value in scores.items() if metric.rpartition("_")[2] in METRICS}
         name = folder.resolve().name
-        write_files({path: text(card(model, name, licence=licence, scores=shown, scored_on=scored_on))})
+        write_files({path: text(card(model, name, licence=licence, scores=scores, scored_on=scored_on))})
 
 
 def card(
