@@ -160,7 +160,7 @@ def train(arguments: Sequence[str]) -> int:
         decoder: ReadWith = "pyav",
         timeout: Timeout = None,
     ) -> None:
-        from vivit.training.loop import train
+        from vivit.training.train import train
         from vivit.video.source import name_of
 
         run = out or Path("runs") / name_of(data)

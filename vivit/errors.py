@@ -30,6 +30,10 @@ class Stopped(Exception):
         self.exit_status = 130 if interrupted else 75
 
 
+class Interrupted(Exception):
+    """Work was broken off because somebody wished it, in every process that has a part in it."""
+
+
 def one_line(error: ValidationError) -> str:
     """What pydantic found wrong, each finding as `field: message`."""
     found = []

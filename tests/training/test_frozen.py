@@ -16,7 +16,7 @@ from vivit.data.datasets import open_split
 from vivit.errors import Stopped, UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.model.vivit import ViViT
-from vivit.training import feature_cache, loop
+from vivit.training import feature_cache
 from vivit.training.frozen import (
     TemporalPart,
     factorised_encoder_of,
@@ -26,6 +26,7 @@ from vivit.training.frozen import (
 )
 from vivit.training.recipe import Recipe
 from vivit.training.start import build_model
+from vivit.training.train import train
 from vivit.weights.store import load
 
 SIZES: dict[str, Any] = {
@@ -241,7 +242,7 @@ def test_a_temporal_encoder_that_was_trained_before_stays_as_it_is(tmp_path: Pat
 
 def test_a_spatial_encoder_of_random_weights_is_not_frozen_and_no_run_begun(tmp_path: Path, bright_dark: Path) -> None:
     with pytest.raises(UserError, match=r"freeze_spatial: from scratch .* give --init"):
-        loop.train(bright_dark, tmp_path / "run", small_run(), device="cpu", workers=0)
+        train(bright_dark, tmp_path / "run", small_run(), device="cpu", workers=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -255,7 +256,7 @@ def test_cutmix_and_a_model_of_another_kind_are_refused_and_no_run_begun(
     ]
     for message, recipe in cases:
         with pytest.raises(UserError, match=message):
-            loop.train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
+            train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -263,7 +264,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
     tmp_path: Path, image_vit: str, bright_dark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(out: str) -> ViViT:
-        return loop.train(bright_dark, tmp_path / out, small_run(), init=image_vit, device="cpu", workers=0)
+        return train(bright_dark, tmp_path / out, small_run(), init=image_vit, device="cpu", workers=0)
 
     monkeypatch.setattr(feature_cache, "SHARD_SIZE", 3)
     whole = run("whole")

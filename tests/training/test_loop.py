@@ -16,9 +16,10 @@ from vivit.data.manifest import data_hash
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
-from vivit.training import loop, losses, update
+from vivit.training import losses, sources, update
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.recipe import Recipe
+from vivit.training.train import train
 from vivit.video.augment import Augmentation
 from vivit.weights.store import load
 
@@ -47,7 +48,7 @@ def test_resumed_run_equals_uninterrupted_one(
     stop_after: int,
 ) -> None:
     recipe = tiny_recipe.model_copy(update={"optimiser": optimiser, "learning_rate": 1e-2})
-    run = partial(loop.train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
+    run = partial(train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
     whole = run(out=tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_at(patched, stop_after)
@@ -73,8 +74,8 @@ def test_resumed_run_equals_uninterrupted_one(
 def test_dropout_takes_part_in_the_steps(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     """Without it the test above would say nothing of it."""
     still = tiny_recipe.model_copy(update={"architecture": {**tiny_recipe.architecture, "dropout": 0.0}})
-    first = loop.train(bright_dark, tmp_path / "dropout", tiny_recipe, device="cpu", workers=0)
-    second = loop.train(bright_dark, tmp_path / "none", still, device="cpu", workers=0)
+    first = train(bright_dark, tmp_path / "dropout", tiny_recipe, device="cpu", workers=0)
+    second = train(bright_dark, tmp_path / "none", still, device="cpu", workers=0)
     assert not torch.equal(first.get_parameter("embedding.weight"), second.get_parameter("embedding.weight"))
 
 
@@ -82,7 +83,7 @@ def test_learns_bright_from_dark_and_leaves_true_records(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    model = loop.train(bright_dark, run, separable(tiny_recipe), device="cpu", workers=0)
+    model = train(bright_dark, run, separable(tiny_recipe), device="cpu", workers=0)
     rows = read_metrics(run)
     assert rows[-1]["loss"] < 0.3 < rows[0]["loss"]
     assert not model.training
@@ -104,7 +105,7 @@ def test_learns_bright_from_dark_and_leaves_true_records(
 
     # The same call again trains nothing.
     before = (run / "model.safetensors").stat().st_mtime_ns
-    loop.train(bright_dark, run, separable(tiny_recipe), device="cpu", workers=0)
+    train(bright_dark, run, separable(tiny_recipe), device="cpu", workers=0)
     assert "trained already" in capsys.readouterr().out
     assert (run / "model.safetensors").stat().st_mtime_ns == before
     assert read_metrics(run) == rows
@@ -115,15 +116,15 @@ def test_another_recipe_or_data_for_the_same_folder_is_refused(
 ) -> None:
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     run = tmp_path / "run"
-    loop.train(bright_dark, run, recipe, device="cpu", workers=0)
+    train(bright_dark, run, recipe, device="cpu", workers=0)
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     other = recipe.model_copy(update={"learning_rate": 0.5})
     with pytest.raises(UserError, match=r"run: begun with another learning_rate 0\.003"):
-        loop.train(bright_dark, run, other, device="cpu", workers=0)
+        train(bright_dark, run, other, device="cpu", workers=0)
     elsewhere = shutil.copytree(bright_dark, tmp_path / "elsewhere")
     with pytest.raises(UserError, match="run: begun with another data"):
-        loop.train(elsewhere, run, recipe, device="cpu", workers=0)
+        train(elsewhere, run, recipe, device="cpu", workers=0)
     assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
@@ -138,7 +139,7 @@ def test_a_run_does_not_go_on_with_other_videos(
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(video, folder)
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
-    loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+    train(data, tmp_path / "run", recipe, device="cpu", workers=0)
     noted = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert noted["train_hash"] == data_hash(open_split(data, "train"))
     assert noted["val_hash"] == data_hash(open_split(data, "val"))
@@ -147,7 +148,7 @@ def test_a_run_does_not_go_on_with_other_videos(
 
     # Times do not matter, what is in the set does.
     (data / "train" / "dark" / "dark1.mp4").touch()
-    loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+    train(data, tmp_path / "run", recipe, device="cpu", workers=0)
     number = 4 if split == "val" else 1
     shutil.copy(data / split / "dark" / f"dark{number}.mp4", data / split / "dark" / "another.mp4")
     changed = data_hash(open_split(data, split))
@@ -155,7 +156,7 @@ def test_a_run_does_not_go_on_with_other_videos(
     with pytest.raises(
         UserError, match=f"run: begun with other {words} videos .data {was[:16]}, and now {changed[:16]}"
     ):
-        loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0)
+        train(data, tmp_path / "run", recipe, device="cpu", workers=0)
 
 
 def test_recipe_without_a_model_does_not_claim_the_folder(
@@ -164,7 +165,7 @@ def test_recipe_without_a_model_does_not_claim_the_folder(
     """Else the mended recipe would be refused as another one."""
     with pytest.raises(UserError, match="image_size"):
         wrong = tiny_recipe.model_copy(update={"image_size": 33})
-        loop.train(bright_dark, tmp_path / "run", wrong, device="cpu", workers=0)
+        train(bright_dark, tmp_path / "run", wrong, device="cpu", workers=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -184,7 +185,7 @@ def one_broken(bright_dark: Path, tmp_path: Path) -> Path:
 def test_too_many_unreadable_videos_stop_training(one_broken: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = tiny_recipe.model_copy(update={"batch_size": 10})
     with pytest.raises(UserError, match=r"^1 of 10 training videos cannot be read, more than 5% .*dark2\.mp4") as error:
-        loop.train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+        train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
 
 
@@ -192,11 +193,11 @@ def test_an_unreadable_video_is_replaced_and_told(
     one_broken: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tiny_recipe.model_copy(update={"batch_size": 10, "unreadable": 0.1})
-    first = loop.train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+    first = train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
     out = capsys.readouterr().out
     assert out.count("not read, others seen in its place: ") == 1
     assert "dark2.mp4: not a readable video" in out
-    again = loop.train(one_broken, tmp_path / "again", recipe, device="cpu", workers=2)
+    again = train(one_broken, tmp_path / "again", recipe, device="cpu", workers=2)
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
@@ -204,7 +205,7 @@ def test_an_unreadable_video_is_replaced_and_told(
 def test_out_that_is_a_file(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="run: no folder can be made there"):
-        loop.train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0)
+        train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0)
 
 
 def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
@@ -229,7 +230,7 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
     monkeypatch.setattr(update, "loss_of", loss_of)
     monkeypatch.setattr(update.Updater, "_prepared", prepared)
     with pytest.raises(UserError, match=r"^step 3: the loss is nan.*learning rate .0\.00") as error:
-        loop.train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+        train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
     assert len(blamed) == 2 and f", by {', '.join(sorted(blamed))}; lower" in str(error.value)
     # The last checkpoint is from before it.
@@ -269,10 +270,10 @@ def test_clips_are_mirrored_unless_a_class_has_a_side_and_no_mirror(
         found.append(augmentation.flip)
         raise Reached
 
-    monkeypatch.setattr(loop, "training_batches", batches)
+    monkeypatch.setattr(sources, "training_batches", batches)
     with pytest.raises(Reached):
         recipe = tiny_recipe.model_copy(update={"flip": given})
-        loop.train(tmp_path / "data", tmp_path / "run", recipe, device="cpu", workers=0)
+        train(tmp_path / "data", tmp_path / "run", recipe, device="cpu", workers=0)
     assert found == [expected]
 
 
@@ -304,7 +305,7 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = separable(tiny_recipe).model_copy(update={"epochs": 4, "learning_rate": 1e-2})
-    model = loop.train(verbs_and_nouns, tmp_path / "run", recipe, device="cpu", workers=0)
+    model = train(verbs_and_nouns, tmp_path / "run", recipe, device="cpu", workers=0)
     assert model.config.heads == {"verb": 2, "noun": 3}
     # In the file, losses and scores; those of the weights on the disk.
     rows = read_metrics(tmp_path / "run")
@@ -328,8 +329,8 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_at(patched, 5)
-        loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0, checkpoint_every=0.0)
-    resumed = loop.train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
+        train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0, checkpoint_every=0.0)
+    resumed = train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -373,7 +374,7 @@ def test_any_number_of_labels_is_learnt_and_scored(
     )
     run = tmp_path / "run"
     recipe = separable(tiny_recipe).model_copy(update={"learning_rate": 1e-2})
-    loop.train(data, run, recipe, device="cpu", workers=0)
+    train(data, run, recipe, device="cpu", workers=0)
     rows = read_metrics(run)
     # Three classes that are as likely as not have a loss of 3 · log 2 = 2.08 before the first step.
     assert 1.5 < rows[0]["loss"] < 2.5

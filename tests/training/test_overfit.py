@@ -9,11 +9,12 @@ import torch
 from vivit.data.datasets import VideoSet, open_split
 from vivit.data.loader import training_batches
 from vivit.errors import UserError
-from vivit.training import loop, overfit
+from vivit.training import overfit
 from vivit.training.overfit import few_batches, how_it_went, without_chance
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.start import build_model
+from vivit.training.train import train
 from vivit.video.clips import ClipSpec
 
 FROZEN = {"freeze_spatial": True, "cached_clips": 4}
@@ -99,7 +100,7 @@ def test_the_verdict_is_that_of_the_labels(
                 copied = bright_dark / shown / f"{shown}0.mp4"
                 shutil.copy(copied, folder / f"{number}.mp4")
     recipe = all_of_chance(tiny_recipe).model_copy(update={"freeze_spatial": False, "learning_rate": 0.01})
-    model = loop.train(data, tmp_path / "run", recipe, device="cpu", workers=0, overfit=1)
+    model = train(data, tmp_path / "run", recipe, device="cpu", workers=0, overfit=1)
     said = " ".join(capsys.readouterr().out.split())
     assert "train on 4 videos" in said
     assert ("learns these clips by heart, as it should" in said) == sound

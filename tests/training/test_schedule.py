@@ -10,14 +10,20 @@ def test_schedule_by_hand() -> None:
     """Warm-up over 4 of 12 steps to 0.8, then half a cosine over 8."""
     rates = [learning_rate(step, 0.8, 4, 12) for step in range(12)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    # 0.4 · (1 + cos(π · k / 8)) at k = 2, 4, 6, 8
-    assert rates[5::2] == pytest.approx([0.682843, 0.4, 0.117157, 0.0], abs=1e-6)
-    assert all(later < earlier for earlier, later in pairwise(rates[3:]))
+    # 0.4 · (1 + cos(π · k / 8)) at k = 0, 2, 4, 6
+    assert rates[4::2] == pytest.approx([0.8, 0.682843, 0.4, 0.117157], abs=1e-6)
+    assert all(later < earlier for earlier, later in pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("warmup", [0, 0.5, 1])
+def test_no_step_is_spent_on_a_rate_of_nothing(steps: int, warmup: float) -> None:
+    assert all(learning_rate(step, 1.0, warmup, steps) > 0 for step in range(steps))
 
 
 def test_schedule_without_warm_up_is_the_cosine_alone() -> None:
     rates = [learning_rate(step, 1.0, 0, 4) for step in range(4)]
-    assert rates == pytest.approx([0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+    assert rates == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
 
 
 def test_warm_up_of_a_fraction_of_a_step_count() -> None:

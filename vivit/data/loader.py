@@ -88,14 +88,16 @@ def steps_per_epoch(num_videos: int, batch_size: int) -> int:
     return max(1, num_videos // batch_size)
 
 
-def shares_of(batch: int, shares: int) -> list[np.ndarray]:
-    """Which clips of a batch each share has, such that clips which are mixed are in the same one.
+def shares_of(batch: int, shares: int, paired: bool) -> list[np.ndarray]:
+    """Which clips of a batch each share has, as evenly as can be.
 
-    Those at the same place from both ends go together, in this order, so that each share, turned around, lies beside
-    what it would lie beside in the whole. Where there are too few such pairs, shares are runs of clips.
+    Args:
+        paired: clips that are mixed have to be in the same share. Those at the same place from both ends go together,
+            in this order, so that each share, turned around, lies beside what it would lie beside in the whole. Where
+            there are too few such pairs, shares are runs of clips all the same.
     """
     pairs = np.array_split(np.arange((batch + 1) // 2), shares)
-    if not len(pairs[-1]):
+    if not paired or not len(pairs[-1]):
         return np.array_split(np.arange(batch), shares)
     partners = [batch - 1 - first[::-1] for first in pairs]
     return [np.concatenate([first, last[last > first[-1]]]) for first, last in zip(pairs, partners, strict=True)]
@@ -138,7 +140,7 @@ class TrainingClips(Dataset[_Clip | VideoError]):
         candidates = [index]
         for chosen in candidates:
             try:
-                return self._read(epoch, chosen)._replace(failures=tuple(failures))
+                return self.read_own(epoch, chosen)._replace(failures=tuple(failures))
             except VideoError as error:
                 if not failures:
                     candidates += self.replacements(epoch, index)
@@ -153,7 +155,8 @@ class TrainingClips(Dataset[_Clip | VideoError]):
         drawn = rng.choice(count, min(REPLACEMENTS + 1, count), replace=False)
         return drawn[drawn != index][:REPLACEMENTS].tolist()
 
-    def _read(self, epoch: int, index: int) -> _Clip:
+    def read_own(self, epoch: int, index: int) -> _Clip:
+        """A clip of this very video; raises VideoError."""
         video, reading, rng = self.videos.videos[index], self.reading, clip_rng(self.seed, epoch, index)
         if self.kept is None:
             frames, mirrored = self._call(
@@ -183,11 +186,12 @@ class StepKeys:
         seed: int,
         steps: range,
         clips_of_each: int | None,
+        paired: bool,
         rank: int,
         world_size: int,
     ) -> None:
         self.num_videos, self.batch_size, self.seed, self.steps = num_videos, batch_size, seed, steps
-        self.clips_of_each, self.rank, self.world_size = clips_of_each, rank, world_size
+        self.clips_of_each, self.paired, self.rank, self.world_size = clips_of_each, paired, rank, world_size
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -201,7 +205,7 @@ class StepKeys:
                 order = epoch_order(self.num_videos, self.seed, epoch)
             first = step % per_epoch * self.batch_size
             batch = order[first : first + self.batch_size]
-            share = batch[shares_of(len(batch), self.world_size)[self.rank]]
+            share = batch[shares_of(len(batch), self.world_size, self.paired)[self.rank]]
             drawn = epoch if self.clips_of_each is None else epoch % self.clips_of_each
             yield [(drawn, int(index)) for index in share]
 
@@ -222,6 +226,7 @@ def training_batches(
     decoder: Decoder = "pyav",
     timeout: float | None = None,
     clips_of_each: int | None = None,
+    paired: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -241,6 +246,7 @@ def training_batches(
         timeout: seconds that reading a clip may take; then, or when the decoder crashes, the video counts as
             unreadable. Each worker reads in a process of its own for that.
         clips_of_each: after so many epochs the same clips of each video come again; by default they never do.
+        paired: the clips of a batch are going to be mixed.
 
     Raises:
         UserError: at once, where a batch is too small for every process to have a video of it.
@@ -255,7 +261,7 @@ def training_batches(
     loader = DataLoader(
         TrainingClips(videos, spec, seed, Reading(augmentation, colours, mirrors, keep, decoder, timeout)),
         batch_sampler=StepKeys(
-            len(videos.videos), batch_size, seed, range(start_step, num_steps), clips_of_each, rank, world_size
+            len(videos.videos), batch_size, seed, range(start_step, num_steps), clips_of_each, paired, rank, world_size
         ),
         num_workers=workers,
         collate_fn=_collate,

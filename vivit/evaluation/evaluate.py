@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import evaluation_views, label_tensors
+from vivit.errors import Interrupted
 from vivit.evaluation.metrics import Calibration, average_precision, calibration, joint_top_k_hits, top_k_hits
 from vivit.evaluation.partial import PartialLogits
 from vivit.evaluation.views import BATCH, Average, clip_spec, mean_logits
@@ -152,6 +153,7 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     gather: Callable[[list[Any]], list[Any]] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Run every video through the model and collect its logits.
 
@@ -165,6 +167,10 @@ def evaluate(
         rank, world_size: this process takes the videos `rank`, `rank` + `world_size`, …
         gather: makes one list, the same in all processes, out of the list of each (`accelerate.utils.gather_object`);
             every process then returns the same evaluation. It is needed where there is more than one.
+        stopping: asked after each video of this process.
+
+    Raises:
+        Interrupted: in every process, once `stopping` has said so in one.
     """
     if world_size > 1 and gather is None:
         raise ValueError("gather: each of several processes has a part of the videos only")
@@ -201,7 +207,11 @@ def evaluate(
             answer()
         if progress is not None:
             progress(number)
+        if stopping():
+            break
     answer()
+    if any(gather([stopping()]) if gather is not None else [stopping()]):
+        raise Interrupted
     if gather is not None:
         for indices, rows, reasons in gather([(own, {head: values[own] for head, values in logits.items()}, failures)]):
             for head, values in logits.items():

@@ -14,9 +14,9 @@ from vivit.evaluation.report import evaluate_and_report
 from vivit.experiments.camera_motion import generate
 from vivit.experiments.report_page import Example, Trained, write_page
 from vivit.inference.predictor import Predictor
-from vivit.training.loop import train
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
+from vivit.training.train import train
 
 VIEWS = "4x1"
 EXAMPLES = 18

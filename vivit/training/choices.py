@@ -5,36 +5,23 @@ from collections.abc import Callable, Mapping
 from vivit.data.datasets import VideoSet, count_classes
 from vivit.data.entries import shortened
 from vivit.data.manifest import HASH_DIGITS
-from vivit.data.mirror import mirrored_classes
-from vivit.errors import UserError
+from vivit.training.plan import Plan
 from vivit.training.recipe import Recipe
 from vivit.training.schedule import Schedule
+from vivit.training.start import start_lines
 
-Mirrors = dict[str, dict[int, int]]
 
+def say_plan(say: Callable[[str], object], plan: Plan, init: str | None, processes: int) -> None:
+    """All that was chosen, and why.
 
-def mirrors_of(recipe: Recipe, videos: VideoSet) -> tuple[Mirrors, float]:
-    """head → which class each becomes in a mirrored clip, without those that have a side and no mirror; and how often
-    clips are mirrored.
-
-    Raises UserError where the recipe names classes that are not there.
+    Args:
+        init: what training starts from, as `train` takes it.
     """
-    known = {name for names in videos.classes.values() for name in names}
-    for name in (*recipe.mirrored, *recipe.mirrored.values()):
-        if name not in known:
-            raise UserError(f"mirrored: there is no class {name!r}; give names as the data has them")
-    mirrors = {}
-    for head, names in videos.classes.items():
-        swaps = {name: other for name, other in recipe.mirrored.items() if name in names or other in names}
-        mirrors[head] = mirrored_classes(names, swaps)
-    if recipe.flip is not None:
-        return mirrors, recipe.flip
-    return mirrors, 0.0 if one_sided(mirrors, videos) else 0.5
-
-
-def one_sided(mirrors: Mirrors, videos: VideoSet) -> bool:
-    """Whether a class has a side and no mirror."""
-    return any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
+    say_data(say, plan.train_set, plan.val_set, plan.hashes)
+    for line in start_lines(plan.model, plan.recipe, init, len(plan.train_set.videos)):
+        say(line)
+    say_mirrors(say, plan)
+    say_schedule(say, plan.recipe, plan.schedule, processes)
 
 
 def say_data(say: Callable[[str], object], train_set: VideoSet, val_set: VideoSet, hashes: Mapping[str, str]) -> None:
@@ -51,18 +38,18 @@ def say_data(say: Callable[[str], object], train_set: VideoSet, val_set: VideoSe
     say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
 
 
-def say_mirrors(say: Callable[[str], object], videos: VideoSet, recipe: Recipe, mirrors: Mirrors, flips: float) -> None:
+def say_mirrors(say: Callable[[str], object], plan: Plan) -> None:
     """Whether and how clips are mirrored."""
-    if recipe.flip is None and not flips:
+    if plan.recipe.flip is None and plan.one_sided:
         say(
             "no mirrored clips: a class has a side and no other is its mirror (--mirrored NAME NAME names a pair, "
             "--flip 0.5 mirrors all the same)"
         )
-    elif flips:
+    elif plan.augmentation.flip:
         swapped = [
             f"{names[number]} and {names[other]}"
-            for head, names in videos.classes.items()
-            for number, other in mirrors[head].items()
+            for head, names in plan.train_set.classes.items()
+            for number, other in plan.mirrors[head].items()
             if number < other
         ]
         if swapped:
@@ -81,6 +68,10 @@ def say_schedule(say: Callable[[str], object], recipe: Recipe, schedule: Schedul
         say(
             f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "
             f"and these are of {batch_size}"
+        )
+    if schedule.warmup_steps > schedule.num_steps:
+        say(
+            f"the warm-up of {recipe.warmup_epochs:g} epochs is longer than the run: its learning rate stays below this"
         )
 
 

@@ -36,6 +36,7 @@ from vivit.data.loader import (
     workers_context,
 )
 from vivit.data.manifest import stat_all
+from vivit.errors import Interrupted
 from vivit.model.vivit import ViViT
 from vivit.training.frozen import TemporalPart, factorised_encoder_of, frame_features
 from vivit.video.augment import Augmentation, draw_geometry
@@ -115,6 +116,8 @@ class FeatureCache:
         rank: int = 0,
         world_size: int = 1,
         report: Callable[[int, int], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        gather: Callable[[list[Any]], list[Any]] | None = None,
     ) -> None:
         """
         Args:
@@ -125,14 +128,17 @@ class FeatureCache:
             workers, decoder, timeout: as in `training_batches`.
             rank: which process this is, of `world_size` that share the work.
             report: called before a clip is encoded with how many this process has done, and how many there were to do
-                for all processes together; may raise, to stop the work.
+                for all processes together.
+            stopping: asked before each clip; once it says so in any process, `Interrupted` is raised in all, when each
+                has computed what it was at.
+            gather: as in `evaluate`; needed where there is more than one process.
 
         Raises:
             UserError: the model is no factorised encoder with temporal layers, or the folder cannot be made.
         """
         self.model, self.folder, self.dtype, self.workers = model, folder, dtype, workers
         self.decoder, self.timeout, self.rank, self.world_size = decoder, timeout, rank, world_size
-        self.report = report or (lambda done, total: None)
+        self.report, self.stopping, self.gather = report or (lambda done, total: None), stopping, gather
         self.encoder = [encoder_hash(model), str(dtype), decoder]
         self.load = lru_cache(OPEN_SHARDS)(_load)
         make_folder(folder)
@@ -149,6 +155,7 @@ class FeatureCache:
         cached_clips: int = 1,
         augmentation: Augmentation = PLAIN,
         mirrors: Mapping[str, Mapping[int, int]] | None = None,
+        paired: bool = False,
     ) -> Iterator[Batch]:
         """The batches of the loader's `training_batches` with `clips_of_each=cached_clips`, with features for clips.
 
@@ -164,12 +171,14 @@ class FeatureCache:
         Raises:
             UserError: a shard cannot be written.
             VideoError: neither a video nor those drawn in its place can be read.
+            Interrupted: `stopping` said so.
         """
         reading = Reading(augmentation, True, None, False, self.decoder, self.timeout)
         clips = TrainingClips(videos, spec, seed, reading)
         passes: dict[int, Features] = {}
         steps = range(start_step, num_steps)
-        for keys in StepKeys(len(videos.videos), batch_size, seed, steps, cached_clips, self.rank, self.world_size):
+        count, processes = len(videos.videos), (self.rank, self.world_size)
+        for keys in StepKeys(count, batch_size, seed, steps, cached_clips, paired, *processes):
             rows, labels, seen, failures = [], [], [], []
             for number, index in keys:
                 if number not in passes:
@@ -199,7 +208,7 @@ class FeatureCache:
     def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
         """Those of one view of each video, its middle, as `evaluate` has them with one clip and one crop.
 
-        Raises UserError where a shard cannot be written.
+        Raises UserError where a shard cannot be written, and Interrupted where `stopping` says so.
         """
         views = Views(videos.videos, spec, 1, 1, self.decoder, self.timeout)
         return self._computed("validation", videos, [asdict(spec)], views)
@@ -242,14 +251,22 @@ class FeatureCache:
         )
         done = 0
         coming = iter(loader)
+        stopping = False
         for clip in coming:
             shard = asked.popleft()
             rows: list[Tensor | str] = []
             for one in (clip, *islice(coming, len(shard.videos) - 1)):
+                stopping = self.stopping()
+                if stopping:
+                    break
                 self.report(done, to_do)
                 rows.append(one if isinstance(one, str) else frame_features(self.model, one, self.dtype)[0])
                 done += 1
+            if stopping:
+                break
             self._write(shard.path, rows)
+        if any(self.gather([stopping]) if self.gather is not None else [stopping]):
+            raise Interrupted
         return Features([shard.path for shard in shards], self.load)
 
     def _write(self, path: Path, rows: list[Tensor | str]) -> None:
@@ -271,10 +288,10 @@ class _OwnClips(Dataset[Tensor | str]):
     """Which clip of each."""
 
     def __getitem__(self, video: int) -> Tensor | str:
-        clip = self.clips[self.number, video]
-        if isinstance(clip, VideoError):
-            return str(clip)
-        return str(clip.failures[0][1]) if clip.failures else clip.frames[None]
+        try:
+            return self.clips.read_own(self.number, video).frames[None]
+        except VideoError as error:
+            return str(error)
 
 
 def encoder_hash(model: ViViT) -> str:

@@ -7,7 +7,6 @@ gradients, are those of the real step, and it takes neither its memory nor its t
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from vivit.data.loader import shares_of
 from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
 from vivit.model.encoder import Encoder
@@ -56,8 +56,10 @@ def estimate_step(
         accumulate: parts that an update is computed in; from the second part on, gradients are there from the start.
         device: where the step will run, since kernels differ; one that is there.
         shards: processes that FSDP2 shards the blocks over.
+        ema: the weights are averaged. Then, or where they are sharded, there is a whole copy of the model besides.
     """
     parameters = _bytes(model.parameters())
+    copy = parameters if ema or shards > 1 else 0
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
     optimiser_state = (STATES[optimiser] + ema) * gradients
     if shards > 1:
@@ -70,7 +72,7 @@ def estimate_step(
         gradients = gradients // shards + (gradients if accumulate > 1 else min(gradients, whole))
     gradients_first = accumulate > 1 or shards > 1
     peak = _peak_of_step(model, clips_at_once, precision, device, activation_checkpointing, gradients_first)
-    return parameters + optimiser_state + peak + gradients_first * gradients
+    return parameters + copy + optimiser_state + peak + gradients_first * gradients
 
 
 def check_memory(
@@ -83,6 +85,7 @@ def check_memory(
     ema: bool,
     device: torch.device,
     shards: int = 1,
+    paired: bool = False,
     ran_out: bool = False,
 ) -> str:
     """Say what an update needs and what is free; raise UserError, which says what would help, where that is too little.
@@ -91,14 +94,18 @@ def check_memory(
 
     Args:
         clips: clips of an update in this process.
+        paired: they are mixed, as in `shares_of`.
         ran_out: memory has run out in such an update: raise, whatever is free by now.
     """
+
+    def at_once(parts: int) -> int:
+        return max(map(len, shares_of(clips, parts, paired)))
 
     @cache
     def needed(checkpointing: bool, parts: int) -> int:
         estimate = estimate_step(
             model,
-            ceil(clips / parts),
+            at_once(parts),
             accumulate=parts,
             precision=precision,
             optimiser=optimiser,
@@ -111,7 +118,7 @@ def check_memory(
 
     checkpoints = all(encoder.activation_checkpointing for encoder in _encoders(model))
     total = needed(checkpoints, accumulate)
-    said = f"a step of {ceil(clips / accumulate)} clips at once needs about {_gib(total)}"
+    said = f"a step of {at_once(accumulate)} clips at once needs about {_gib(total)}"
     if ran_out:
         room = int(CLEARLY_LESS * total)
         said = f"memory ran out: {said}"

@@ -1,10 +1,10 @@
 """One process or many: Accelerate starts them, and the model learns nothing of it."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import gather_object as everyones
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -22,6 +23,7 @@ from vivit.training.recipe import Recipe
 
 Precision = Literal["float32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
+Result = TypeVar("Result")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,10 +54,17 @@ def start_processes(device: torch.device, precision: Precision, track: Tracker |
     return accelerator
 
 
-def pick_precision(precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device) -> Precision:
-    """ "auto" is bf16 on a GPU that has it, else float32."""
+def pick_precision(
+    precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device, shard: bool
+) -> Precision:
+    """ "auto" is bf16 on a GPU that has it, else float32.
+
+    Raises UserError for fp16 where the loss is not scaled: its gradients would be lost.
+    """
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "fp16" and (shard or device.type != "cuda"):
+        raise UserError("precision: fp16 is for GPUs, and does not go with --shard; give bf16 or float32")
     return precision
 
 
@@ -70,7 +79,8 @@ def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precis
     for module in network.modules():
         if isinstance(module, Encoder):
             for block in module.blocks:
-                fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+                within = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+                fully_shard(block, mesh=mesh, mp_policy=within)
     fully_shard(network, mesh=mesh, mp_policy=policy)
     return network
 
@@ -94,6 +104,23 @@ def summed(values: list[float], accelerator: Accelerator) -> list[float]:
         return values
     total: Tensor = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
     return total.tolist()
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Do the work in every process; where one has a UserError, all raise it, and none waits for it in vain."""
+    result, failure = None, ""
+    try:
+        result = work()
+    except UserError as error:
+        failure = str(error)
+    for message in filter(None, everyones([failure])):
+        raise UserError(message)
+    return cast(Result, result)
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether this is what a process finds that waits for one that has ended."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def start_trackers(accelerator: Accelerator, out: Path, step: int, recipe: Recipe, track: Tracker | None) -> None:

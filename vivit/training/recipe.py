@@ -93,6 +93,11 @@ class Recipe(BaseModel):
     """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
+    @property
+    def mixes(self) -> bool:
+        """Whether clips of a batch are put together in pairs."""
+        return bool(self.mixup or self.cutmix)
+
     def build_config(self, heads: Mapping[str, int], multi_label: bool = False) -> ModelConfig:
         """The architecture for so many classes of each head; the one without a name is "classes".
 

@@ -6,10 +6,15 @@ It is a model folder (config.json, model.safetensors: the weights so far), and h
 - checkpoints/, tensorboard/, val_predictions.csv, confusion matrices and report.html.
 """
 
+import errno
+import fcntl
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import UserError
@@ -28,19 +33,28 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.epochs: list[Row] = []
         self._sessions: list[Row] = []
+        self._lock: IO[str] | None = None
 
     def claim(
-        self, data: str | Path, init: str | None, videos: Path | None, recipe: Recipe, hashes: Mapping[str, str]
+        self,
+        data: str | Path,
+        init: str | None,
+        videos: Path | None,
+        recipe: Recipe,
+        hashes: Mapping[str, str],
+        keep_decoded: bool,
     ) -> None:
-        """Make the folder and note what it is, or raise UserError where it cannot be or is another run's."""
+        """Make the folder and note what it is, or raise UserError where it cannot be, is another run's or in use."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.path}: no folder can be made there ({error.strerror}); give another --out"
             ) from None
+        self._lock = _lock(self.path)
         note = self.path / "recipe.json"
-        this = {"data": place_of(data), "init": init, **recipe.model_dump(mode="json")}
+        # Clips of kept videos are scaled twice, so that they are not quite the same.
+        this = {"data": place_of(data), "init": init, "keep_decoded": keep_decoded, **recipe.model_dump(mode="json")}
         if not note.exists():
             write_files({note: as_json({**this, "videos": None if videos is None else place_of(videos), **hashes})})
             return
@@ -98,3 +112,20 @@ class RunFolder:
             return json.loads(content)
         except json.JSONDecodeError as error:
             raise UserError(f"{file}: damaged ({error}); delete {self.path} or give another --out") from None
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Keep other calls on this machine out of the folder while the file is open; raises UserError where one is in it.
+
+    Of other machines nothing is learned: on shared storage the lock of one that died may stay for long.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"vivit-{os.getuid()}-{name}.lock"
+    try:
+        file = path.open("a")
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return None  # a place without locks
+        raise UserError(f"{folder}: another vivit train is at work in it; wait for it, or give another --out") from None
+    return file

@@ -53,7 +53,7 @@ SHOWN = 12
 # Classes of a confusion matrix with names and counts, and of one that is a picture.
 MOST_NAMED, MOST_DRAWN = 30, 2000
 # Of recipe.json: what is no field of the recipe.
-NOT_OF_RECIPE = ("data", "videos", "init", "train_hash", "val_hash")
+NOT_OF_RECIPE = ("data", "videos", "init", "keep_decoded", "train_hash", "val_hash")
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,12 @@ def scaled_learning_rate(recipe: Recipe, batch: int) -> float:
 
 
 def learning_rate(step: int, highest: float, warmup_steps: float, num_steps: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine down to 0 at `num_steps`.
+    """Linear from 0 over the warm-up, then half a cosine towards 0 at `num_steps`.
 
-    The first step, number 0, has a rate already: that of the end of a step.
+    While it rises a step has the rate of its end, and while it falls that of its beginning: none is spent on a rate of
+    0. (Scenic, train_lib/lr_schedules.py, has those of their beginnings, so its first step changes nothing.)
     """
     if step + 1 < warmup_steps:
         return highest * (step + 1) / warmup_steps
-    progress = (step + 1 - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return highest * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    progress = max(step - warmup_steps, 0.0) / max(num_steps - warmup_steps, 1)
+    return highest * 0.5 * (1 + math.cos(math.pi * progress))

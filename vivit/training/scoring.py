@@ -45,9 +45,11 @@ class Scorer:
         Args:
             step, epoch: how many are done.
             loss: the mean of the epoch.
+
+        Raises:
+            Interrupted: by `evaluated`; nothing is noted then.
         """
-        if self.kept is not self.model:
-            self.kept.load_state_dict(kept_weights(self.model, self.average))
+        self.take_weights()
         with self.accelerator.autocast():
             evaluation = self.evaluated(self.kept)
         if self.accelerator.is_main_process:
@@ -59,4 +61,10 @@ class Scorer:
             self.kept.save_pretrained(self.run.path)
             said = "  ".join(f"{name} {value:6.1%}" for name, value in evaluation.shares_in_words().items())
             say(f"epoch {epoch:3d}  loss {loss:.3f}  val {said}")
+        self.model.train()
         return evaluation
+
+    def take_weights(self) -> None:
+        """Let the model that is kept have the weights so far; every process has to call it."""
+        if self.kept is not self.model:
+            self.kept.load_state_dict(kept_weights(self.model, self.average))

@@ -20,6 +20,8 @@ from vivit.video.augment import Augmentation, augment_batch
 
 # First in the seed of what Mixup and CutMix draw; the loader has those below.
 MIXING = 4
+# Of the loss, with fp16: where gradients are too large even so, it is not for the scale.
+LOWEST_SCALE = 2.0**-10
 # More updates than any run has, times any seed of a few digits.
 PROCESS_STRIDE = 1 << 40
 
@@ -82,7 +84,7 @@ class Updater:
         accelerator, recipe = self.accelerator, self.recipe
         torch.manual_seed(recipe.seed * 1_000_003 + step + accelerator.process_index * PROCESS_STRIDE)
         self.optimiser.zero_grad(set_to_none=True)
-        parts = shares_of(len(batch.clips), recipe.accumulate)
+        parts = shares_of(len(batch.clips), recipe.accumulate, recipe.mixes)
         sum_of_losses, bad = 0.0, []
         for number, chosen in enumerate(parts, start=1):
             clips, labels = self._prepared(batch, torch.from_numpy(chosen), step, epoch)
@@ -99,14 +101,18 @@ class Updater:
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
         update = Update(summed([sum_of_losses], accelerator)[0] / batch_size, float(norm))
-        # With fp16 too large a gradient is nothing unusual: the update is left out, and the scale lowered.
-        if not math.isfinite(update.loss) or (accelerator.scaler is None and not math.isfinite(update.gradient_norm)):
+        if not math.isfinite(update.loss) or not (math.isfinite(update.gradient_norm) or self._scale_may_fall()):
             raise NotFinite(update, bad)
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
         if self.average is not None:
             self.average.update(step)
         return update
+
+    def _scale_may_fall(self) -> bool:
+        """With fp16 too large a gradient is nothing unusual: the update is left out, and the loss's scale lowered."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() >= LOWEST_SCALE
 
     def _prepared(self, batch: Batch, chosen: Tensor, step: int, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """These clips of a batch on the device, augmented and mixed, and their labels."""
@@ -116,7 +122,7 @@ class Updater:
         if self.colours is not None:
             rngs = [colour_rng(recipe.seed, epoch, index) for index in batch.indices[chosen].tolist()]
             clips = augment_batch(clips, self.colours, rngs)
-        if recipe.mixup or recipe.cutmix:
+        if recipe.mixes:
             return mix(
                 clips,
                 labels,
@@ -129,8 +135,13 @@ class Updater:
 
 
 def check_shares(batch_size: int, recipe: Recipe, num_processes: int) -> None:
-    """Raises UserError where a process has too few clips of a batch to accumulate over."""
-    smallest = min(map(len, shares_of(batch_size, num_processes)))
+    """Raises UserError where a process has no clip of a batch, or too few to accumulate over."""
+    smallest = min(map(len, shares_of(batch_size, num_processes, recipe.mixes)))
+    if not smallest:
+        raise UserError(
+            f"batch_size: {num_processes} processes cannot share a batch of {batch_size}; use a larger one, more "
+            "videos or fewer processes"
+        )
     if smallest < recipe.accumulate:
         raise UserError(
             f"accumulate: {smallest} clips of a batch of {batch_size} cannot be computed in {recipe.accumulate} parts; "

@@ -1,0 +1,61 @@
+"""The line on the terminal that tells how a run goes."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vivit.training.schedule import Schedule
+
+COLUMNS = (
+    TextColumn("epoch {task.fields[epoch]}"),
+    BarColumn(bar_width=None),
+    MofNCompleteColumn(),
+    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.3g} clips/s  {task.fields[waiting]:.0%} waiting"),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
+
+
+class Display:
+    """There while it is entered, and in one process only."""
+
+    def __init__(self, schedule: Schedule, visible: bool) -> None:
+        self.schedule = schedule
+        self.progress = Progress(*COLUMNS, disable=not visible)
+        self.bar = self.progress.add_task("", total=schedule.num_steps, epoch="", loss=0.0, rate=0.0, waiting=0.0)
+        self.epoch = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def begin(self, done: int) -> None:
+        """Some steps were done before."""
+        self.epoch = f"{done // self.schedule.steps_per_epoch}/{self.schedule.epochs}"
+        self.progress.update(self.bar, completed=done, epoch=self.epoch)
+
+    def step(self, done: int, loss: float, rate: float, waiting: float) -> None:
+        """
+        Args:
+            done: steps.
+            loss: the mean of the epoch.
+            rate: clips a second.
+            waiting: which share of the time.
+        """
+        self.epoch = f"{(done - 1) // self.schedule.steps_per_epoch + 1}/{self.schedule.epochs}"
+        self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=rate, waiting=waiting)
+
+    def beside(self, words: str) -> None:
+        """Say what is done beside the steps; "" when it is over."""
+        self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
+
+    def print(self, line: str) -> None:
+        """Above the line."""
+        self.progress.console.print(line, soft_wrap=True)
