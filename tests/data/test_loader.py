@@ -15,6 +15,7 @@ from vivit.data.loader import (
     colour_rng,
     epoch_order,
     evaluation_views,
+    shares_of,
     steps_per_epoch,
     training_batches,
 )
@@ -120,6 +121,18 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
         together.append(Batch(clips, {"classes": labels}, indices))
     # Which process has a clip is not what counts; a video comes but once in a batch.
     assert_same(*([in_order(batch) for batch in batches] for batches in (alone, together)))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(("batch", "shares"), [(10, 2), (8, 3), (7, 2), (64, 8), (3, 3)])
+def test_shares_are_even_and_keep_pairs(batch: int, shares: int, paired: bool) -> None:
+    found = shares_of(batch, shares, paired)
+    assert sorted(np.concatenate(found).tolist()) == list(range(batch))
+    sizes = [len(share) for share in found]
+    assert max(sizes) - min(sizes) <= (2 if paired else 1)
+    if paired and batch >= 2 * shares:
+        for share in found:
+            assert share[::-1].tolist() == [batch - 1 - clip for clip in share]
 
 
 def in_order(batch: Batch) -> Batch:

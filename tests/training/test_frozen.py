@@ -283,7 +283,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
         with pytest.raises(Stopped) as stopped:
             run("parts")
         assert stopped.value.exit_status == 75
-        said.append(str(stopped.value).split(",")[0])
+        said.append(str(stopped.value).split(";")[0])
     # The second clip is the last for validation, and the signal is heard before the next one.
     assert said == ["stopped after step 0 of 4", "stopped after step 0 of 4", "stopped after step 2 of 4"]
     parts = run("parts")
@@ -294,3 +294,33 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
     again = evaluate(load(tmp_path / "parts"), open_split(bright_dark, "val"), num_clips=1, num_crops=1)
     last = json.loads(metrics[1].splitlines()[-1])
     assert {name: last[name] for name in again.scores()} == again.scores()
+
+
+def test_a_stop_while_later_clips_are_encoded_loses_no_step(
+    tmp_path: Path, image_vit: str, bright_dark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few videos: three passes over them to one score, so that no score has left a checkpoint before the second."""
+    recipe = small_run(epochs=1, min_steps=6)
+    encode, asked = feature_cache.frame_features, 0
+
+    def stop_in_the_second_pass(*given: Any) -> Tensor:
+        nonlocal asked
+        asked += 1
+        if asked == 15:  # of 2 clips for validation, 10 of the first pass and 10 of the second
+            signal.raise_signal(signal.SIGTERM)
+        return encode(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="stopped after step 2 of 6"):
+        patched.setattr(feature_cache, "frame_features", stop_in_the_second_pass)
+        train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+    train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
+    sessions = (tmp_path / "run" / "sessions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["first_step"] for line in sessions] == [0, 2]
+    assert len((tmp_path / "run" / "steps.jsonl").read_text().splitlines()) == 6
+
+
+def test_tokens_that_are_encoded_once_cannot_be_dropped(tmp_path: Path, image_vit: str, bright_dark: Path) -> None:
+    with pytest.raises(UserError, match="token_dropping: with --freeze-spatial"):
+        train(bright_dark, tmp_path / "run", small_run(token_dropping=0.5), init=image_vit, device="cpu", workers=0)
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 import json
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vivit.data.datasets import open_split
 from vivit.data.loader import Batch
 from vivit.data.manifest import data_hash
-from vivit.errors import UserError
+from vivit.errors import Stopped, UserError
+from vivit.evaluation import evaluate as evaluate_module
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
 from vivit.training import losses, sources, update
@@ -387,3 +389,62 @@ def test_any_number_of_labels_is_learnt_and_scored(
     assert again.scores() == {"mAP": rows[-1]["mAP"], "videos": 4, "unreadable": 0}
     assert f"val mAP {rows[-1]['mAP']:6.1%}" in capsys.readouterr().out
     assert not list(run.glob("*.png"))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"ema": ema})
+    run = partial(train, bright_dark, recipe=recipe, device="cpu", workers=0)
+    whole = run(out=tmp_path / "whole")
+    real_views, read = evaluate_module.evaluation_views, 0
+
+    def views(*arguments: Any) -> Iterator[torch.Tensor | str]:
+        nonlocal read
+        for one in real_views(*arguments):
+            read += 1
+            yield one
+            if read == 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(evaluate_module, "evaluation_views", views)
+    with pytest.raises(Stopped, match="stopped after step 2 of 4"):
+        run(out=tmp_path / "parts")
+    assert read == 2  # the signal is heard after the next one
+    assert read_metrics(tmp_path / "parts") == []
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
+    parts = run(out=tmp_path / "parts")
+    assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+
+
+def test_a_run_that_is_trained_already_gives_its_model_and_the_page_that_it_lacks(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    """The average of the weights, not what training starts from."""
+    recipe = tiny_recipe.model_copy(update={"ema": 0.5})
+    run = partial(train, bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+    first = run()
+    (tmp_path / "run" / "report.html").unlink()
+    again = run()
+    assert not again.training
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert "bright" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, keep_decoded=True)
+    with pytest.raises(UserError, match="run: begun with another keep_decoded True"):
+        train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_time_between_checkpoints_that_cannot_be(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, seconds: float
+) -> None:
+    with pytest.raises(UserError, match="checkpoint_every"):
+        train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0, checkpoint_every=seconds)

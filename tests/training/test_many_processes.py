@@ -1,12 +1,15 @@
 """Several processes learn what one learns, and score each video once."""
 
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
 
 from tests.training.runs import finish, rows, signal_after, start, wait_for
 
@@ -45,7 +48,9 @@ def assert_same_run(run: Path, other: Path) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("processes", "flags"), [(2, ()), (4, ()), (2, ("--shard",)), (4, ("--shard",))])
+@pytest.mark.parametrize(
+    ("processes", "flags"), [(2, ()), (2, ("--accumulate", "2")), (4, ()), (2, ("--shard",)), (4, ("--shard",))]
+)
 def test_processes_learn_what_one_learns(
     bright_dark: Path, tmp_path: Path, alone: Path, processes: int, flags: tuple[str, ...]
 ) -> None:
@@ -68,6 +73,8 @@ def test_what_some_processes_began_others_finish(bright_dark: Path, tmp_path: Pa
     process.communicate(timeout=60)
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--shard", processes=4))
     assert "going on after step" in out
+    firsts = [row["first_step"] for row in rows(run / "sessions.jsonl")]
+    assert firsts[0] == 0 and 6 <= firsts[1] < firsts[2]
     assert_same_run(run, alone)
 
 
@@ -82,5 +89,54 @@ def test_a_process_that_dies_is_started_anew_and_the_run_goes_on(
     assert len(workers) == 2
     workers[1].kill()
     finish(process)
-    assert len(rows(run / "sessions.jsonl")) == 2
+    assert [row["first_step"] > 0 for row in rows(run / "sessions.jsonl")] == [False, True]
     assert_same_run(run, alone)
+
+
+def test_features_that_processes_share_are_those_of_one(bright_dark: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, intermediate_size=32, **sizes)).save_pretrained(tmp_path / "vit")
+    frozen = ("--init", str(tmp_path / "vit"), "--freeze-spatial", "--cached-clips", "2", "--num-frames", "4")
+    settings = ("--recipe", "finetune", "--epochs", "4", "--min-steps", "0", "--batch-size", "4", *frozen)
+    still = ("--stochastic-depth", "0", "--mixup", "0.4", "--workers", "0")
+    for name, processes in (("alone", 1), ("two", 2)):
+        finish(start(bright_dark, tmp_path / name, *settings, *still, processes=processes))
+    alone, two = (rows(tmp_path / name / "steps.jsonl") for name in ("alone", "two"))
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
+    assert len({row["loss"] for row in alone}) == len(alone) == 8
+    answers = [(tmp_path / name / "val_predictions.csv").read_text().splitlines() for name in ("alone", "two")]
+    assert [line.split(",")[0] for line in answers[0]] == [line.split(",")[0] for line in answers[1]]
+
+
+def assert_no_traceback(complaint: str) -> None:
+    """But for torchrun's own, which it ends with whatever has happened."""
+    assert complaint.count("Traceback (most recent call last)") == 1, complaint
+    assert "ChildFailedError" in complaint
+
+
+def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, tmp_path: Path) -> None:
+    """Only the first one looks at the run's folder."""
+    (tmp_path / "run").touch()
+    process = start(bright_dark, tmp_path / "run", *SETTINGS, processes=2)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode != 0
+    message = f"{tmp_path / 'run'}: no folder can be made there (File exists); give another --out"
+    said = [line for line in complaint.splitlines() if line.startswith("vivit: ")]
+    assert sorted(said) == [f"vivit: {message}", f"vivit: process 1: {message}"]
+    assert_no_traceback(complaint)
+
+
+def test_videos_that_one_process_cannot_read_are_no_traceback_in_the_other(bright_dark: Path, tmp_path: Path) -> None:
+    """Of two videos in a batch one is whole; without others to take, its process alone knows."""
+    for split, name, number in (("train", "bright", 0), ("train", "dark", 0), ("val", "bright", 1), ("val", "dark", 1)):
+        folder = tmp_path / "data" / split / name
+        folder.mkdir(parents=True)
+        shutil.copy(bright_dark / name / f"{name}{number}.mp4", folder)
+    (tmp_path / "data" / "train" / "dark" / "dark0.mp4").write_text("no video")
+    few = ("--recipe", "debug", "--epochs", "2", "--min-steps", "0", "--batch-size", "2", "--workers", "0")
+    process = start(tmp_path / "data", tmp_path / "run", *few, processes=2)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "dark0.mp4" in complaint
+    assert_no_traceback(complaint)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.runs import finish, rows, signal_after, start
+from tests.training.runs import finish, rows, signal_after, start, wait_for
 
 STEPS = 24
 KILLS = 5
@@ -91,4 +91,18 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tm
     (line,) = complaint.strip().splitlines()
     assert line.startswith("vivit: ") and "not written" in line
     finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
+    assert records(run) == records(whole)
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    first = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0")
+    wait_for(first, run, 2)
+    first.send_signal(signal.SIGSTOP)  # or it might be through before the second is at it
+    second = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0")
+    _, complaint = second.communicate(timeout=60)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert complaint == f"vivit: {run}: another vivit train is at work in it; wait for it, or give another --out\n"
+    finish(first)
     assert records(run) == records(whole)

@@ -3,19 +3,19 @@ import math
 import re
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from vivit.data.loader import Batch
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.training.losses import loss_of
-from vivit.training.mixing import mix
-from vivit.training.optim import build_optimiser, set_learning_rate
+from vivit.training.averaging import WeightAverage
+from vivit.training.optim import build_optimiser
+from vivit.training.processes import start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
-from vivit.video.augment import augment_batch
+from vivit.training.update import Updater
 
 # The paper's table 7, column by column: rate, epochs, colour jitter, RandAugment, stochastic depth, label smoothing,
 # Mixup; and the number of classes and of training videos (section 4.1; Scenic's configurations for the last two).
@@ -97,25 +97,15 @@ def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
     recipe, heads = shrunken(RECIPES[name]()), heads_of(name)
     torch.manual_seed(3)
     model = ViViT(recipe.build_config(heads), preprocessing=recipe.build_preprocessing())
-    optimiser = build_optimiser(model, recipe)
-    set_learning_rate(optimiser, recipe.learning_rate)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
+    optimiser = accelerator.prepare_optimizer(build_optimiser(model, recipe))
+    average = WeightAverage(model, recipe.ema) if recipe.ema else None
+    update = Updater(model, optimiser, average, accelerator, recipe, heads, False, recipe.build_augmentation())
     clips = torch.randint(256, (8, model.config.num_frames, 3, *model.config.image_size), dtype=torch.uint8)
     labels = {head: torch.arange(8) % count for head, count in heads.items()}
-    losses = []
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    for step in range(2):
-        changed = augment_batch(
-            clips, recipe.build_augmentation(), [np.random.default_rng([step, i]) for i in range(8)]
-        )
-        alphas = {"mixup_alpha": recipe.mixup, "cutmix_alpha": recipe.cutmix}
-        mixed, targets = mix(changed, labels, heads, **alphas, rng=np.random.default_rng(step))
-        loss = loss_of(model(mixed), targets, recipe.label_smoothing, multi_label=False)
-        optimiser.zero_grad()
-        loss.backward()
-        if recipe.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimiser.step()
-        losses.append(loss.item())
+    batch = Batch(clips, labels, torch.arange(8))
+    losses = [update(batch, step, 0, recipe.learning_rate, 8).loss for step in range(2)]
     assert losses[0] == pytest.approx(CHANCE.get(name.split("-")[0], math.log(9)), abs=1e-5)
     assert math.isfinite(losses[1])
     assert losses[1] != losses[0]

@@ -1,0 +1,70 @@
+"""An update with fp16, whose loss is scaled, without a GPU: the scaler is a stand-in that knows only its scale."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vivit.data.loader import Batch
+from vivit.errors import UserError
+from vivit.training.processes import pick_precision, start_processes
+from vivit.training.recipe import Recipe
+from vivit.training.update import LOWEST_SCALE, NotFinite, Updater
+
+
+@dataclass
+class Scaler:
+    """Halved whenever a step is left out, as GradScaler does it."""
+
+    scale: float
+    scales: list[float] = field(default_factory=list)
+
+    def get_scale(self) -> float:
+        self.scales.append(self.scale)
+        self.scale /= 2
+        return self.scales[-1]
+
+
+def updater(monkeypatch: pytest.MonkeyPatch, scaler: Scaler | None) -> Updater:
+    """Of a network whose loss is a number and whose gradient is not."""
+    accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4 * 3 * 2 * 2, 3))
+    network[1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[operator]
+    monkeypatch.setattr(accelerator, "scaler", scaler)
+    monkeypatch.setattr(accelerator, "backward", lambda loss: loss.backward())
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
+    optimiser.param_groups[0]["lr_scale"] = 1.0
+    monkeypatch.setattr(optimiser, "step", lambda: None)  # Accelerate's leaves it out
+    recipe = Recipe(clip_norm=1.0)
+    return Updater(network, optimiser, None, accelerator, recipe, {"classes": 3}, False, None)
+
+
+def batch() -> Batch:
+    clips = torch.ones(2, 4, 3, 2, 2)
+    return Batch(clips, {"classes": torch.tensor([0, 1])}, torch.tensor([0, 1]))
+
+
+def test_a_gradient_that_is_no_number_stops_float32_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotFinite):
+        updater(monkeypatch, None)(batch(), 0, 0, 0.1, 2)
+
+
+def test_fp16_leaves_updates_out_until_the_scale_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = Scaler(4 * LOWEST_SCALE)
+    update = updater(monkeypatch, scaler)
+    for step in range(3):
+        assert not torch.isfinite(torch.tensor(update(batch(), step, 0, 0.1, 2).gradient_norm))
+    with pytest.raises(NotFinite):
+        update(batch(), 3, 0, 0.1, 2)
+    assert scaler.scales == [4 * LOWEST_SCALE, 2 * LOWEST_SCALE, LOWEST_SCALE, LOWEST_SCALE / 2]
+
+
+def test_fp16_is_refused_where_the_loss_would_not_be_scaled() -> None:
+    refused: list[tuple[Any, bool]] = [(torch.device("cpu"), False), (torch.device("cuda"), True)]
+    for device, shard in refused:
+        with pytest.raises(UserError, match="precision: fp16 is for GPUs"):
+            pick_precision("fp16", device, shard)
+    assert pick_precision("fp16", torch.device("cuda"), False) == "fp16"
+    assert pick_precision("auto", torch.device("cpu"), True) == "float32"
