@@ -155,7 +155,7 @@ def test_a_large_model_from_scratch_on_few_videos_is_warned_of(here: InProcess, 
     small = ("--num-frames", "2", "--image-size", "16", "--epochs", "1", "--min-steps", "1", "--batch-size", "20")
     result = here("train", "my_videos", "--out", tmp_path / "run", *small, "--workers", "0", "--device", "cpu")
     assert result.status == 0, result.err
-    assert "recipe small, the default without --init, with another" in result.out
+    assert "recipe small, the default without --init; changed: num_frames 2, image_size 16, epochs 1, " in result.out
     advice = r"from scratch on 20 videos a model of \S+ M parameters learns little: give --init .* or --recipe demo"
     assert re.search(advice, result.out)
     # The model of that recipe is small enough.

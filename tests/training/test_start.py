@@ -537,7 +537,7 @@ def test_the_demo_is_not_warned_of() -> None:
 def test_what_differs_from_the_named_recipe_is_told() -> None:
     settings = RECIPES["small"]().model_copy(update={"epochs": 3, "flip": 0.0})
     assert lines_of(settings, videos("a", "b"), None)[0] == (
-        "recipe small, the default without --init, with another epochs, flip"
+        "recipe small, the default without --init; changed: epochs 3, flip 0.0"
     )
 
 

@@ -135,6 +135,7 @@ def _over_steps(
     if width > 1:
         axes.plot(*extremes(positions, values), color=_COLOURS["one"], alpha=0.3, linewidth=0.7)
     axes.plot(*extremes(positions, middle), color=_COLOURS["one"], linewidth=1.6, marker=_marker(len(values)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Where there is no number to draw, too.
     if len(positions) > 1:
         axes.set_xlim(positions.min() - 1, positions.max() + 1)

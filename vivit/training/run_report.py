@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _read_run(run: Path) -> _Run:
         raise UserError(f"{run}: no such folder; give the folder of a run, as vivit train --out had it")
     if not ((run / "recipe.json").exists() or (run / "metrics.jsonl").exists()):
         raise UserError(f"{run}: is no run: it has no recipe.json; give a folder that vivit train wrote")
-    return _Run(
+    read = _Run(
         run,
         config=_read_object(run / "config.json"),
         recipe=_read_object(run / "recipe.json"),
@@ -141,6 +141,10 @@ def _read_run(run: Path) -> _Run:
         sessions=_read_lines(run / "sessions.jsonl"),
         predictions=read_predictions(run / "val_predictions.csv"),
     )
+    # A top-5 of five classes cannot be missed.
+    classes = _classes(read)
+    sure = {f"{head}_top5" if len(classes) > 1 else "top5" for head, names in classes.items() if len(names) <= 5}
+    return replace(read, epochs=[{k: v for k, v in row.items() if k not in sure} for row in read.epochs])
 
 
 def _read_object(file: Path) -> Row:

@@ -272,5 +272,7 @@ def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
     }
     name = min(changes, key=lambda name: (len(changes[name]), name != default))
     why = f", the default {'without' if init is None else 'with'} --init" if name == default else ""
-    other = f", with another {shortened(changes[name])}" if changes[name] else ""
-    return f"recipe {name}{why}{other}"
+    changed = [
+        field if isinstance(value := getattr(recipe, field), dict) else f"{field} {value}" for field in changes[name]
+    ]
+    return f"recipe {name}{why}{f'; changed: {shortened(changed)}' if changed else ''}"
