@@ -693,7 +693,9 @@ def main() -> None:
 
 def _complain(message: str) -> int:
     # Of many processes any may be the one that has something to say.
-    print(f"vivit: {f'process {_rank()}: ' if _rank() else ''}{message}", file=sys.stderr)
+    # And at the same time: so each line is written at once.
+    sys.stderr.write(f"vivit: {f'process {_rank()}: ' if _rank() else ''}{message}\n")
+    sys.stderr.flush()
     return 2
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def write_files(files: Mapping[Path, Content]) -> None:
         raise UserError(f"{path}: not written ({error})") from None
     finally:
         for leftover in unfinished.values():
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):  # of a file system that is read-only
+                leftover.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

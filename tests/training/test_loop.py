@@ -1,9 +1,11 @@
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -448,3 +450,60 @@ def test_a_time_between_checkpoints_that_cannot_be(
 ) -> None:
     with pytest.raises(UserError, match="checkpoint_every"):
         train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0, checkpoint_every=seconds)
+
+
+def test_a_run_that_has_not_learned_anything_may_be_begun_with_other_settings(
+    one_broken: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    """As the messages of failed starts advise."""
+    recipe = tiny_recipe.model_copy(update={"batch_size": 10, "epochs": 1})
+    with pytest.raises(UserError, match="--unreadable"):
+        train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+    other = recipe.model_copy(update={"learning_rate": 0.01, "unreadable": 0.5})
+    train(one_broken, tmp_path / "run", other, device="cpu", workers=0)
+    noted = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (noted["learning_rate"], noted["unreadable"]) == (0.01, 0.5)
+    # From here on it is what it is, but for how much damage it bears.
+    train(one_broken, tmp_path / "run", other.model_copy(update={"unreadable": 0.6}), device="cpu", workers=0)
+    with pytest.raises(UserError, match="begun with another learning_rate"):
+        train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
+
+
+def test_a_run_of_before_a_setting_was_noted_goes_on(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"epochs": 1})
+    train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+    note = tmp_path / "run" / "recipe.json"
+    fields = json.loads(note.read_text())
+    for name in ("keep_decoded", "overfit", "token_dropping"):
+        del fields[name]
+    note.write_text(json.dumps(fields))
+    train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+    assert "trained already" in capsys.readouterr().out
+
+
+def test_the_datas_own_folder_is_no_place_for_a_run(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    data = shutil.copytree(bright_dark, tmp_path / "data")
+    before = sorted(data.rglob("*"))
+    with pytest.raises(UserError, match="is the data's folder"):
+        train(data, data / ".." / "data", tiny_recipe, device="cpu", workers=0)
+    assert sorted(data.rglob("*")) == before
+
+
+def test_how_videos_cannot_be_read_is_said_before_a_run_is_begun(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", ModuleType("torchcodec.decoders"))
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("decoder: nvdec needs an NVIDIA GPU", {"decoder": "nvdec"}),
+        ("timeout: 0 s is no time", {"timeout": 0.0}),
+        ("workers: 10000 processes cannot read", {"workers": 10000}),
+        ("workers: -1 processes cannot read", {"workers": -1}),
+    ]
+    for message, flags in cases:
+        with pytest.raises(UserError, match=message):
+            train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", **flags)
+    assert not (tmp_path / "run").exists()

@@ -1,11 +1,14 @@
 """Runs that are killed, told to stop, or short of disk: the same command goes on, and nothing differs in the end."""
 
+import os
 import random
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.training.runs import finish, rows, signal_after, start, wait_for
@@ -106,3 +109,36 @@ def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp
     assert complaint == f"vivit: {run}: another vivit train is at work in it; wait for it, or give another --out\n"
     finish(first)
     assert records(run) == records(whole)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The processes that read for it, and the one that they are forked off; none where it has ended."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+        return [child for child in children if "forkserver" in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_ctrl_c_while_workers_begin_is_one_line(bright_dark: Path, tmp_path: Path, workers: int) -> None:
+    """It goes to every process of the terminal: to the server that workers are forked off, and to those just forked."""
+    process = start(bright_dark, tmp_path / "run", *SETTINGS, "--workers", "2")
+    while len(workers_of(process.pid)) < workers and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint[-1500:]
+    (line,) = complaint.splitlines()
+    assert line.endswith("; the same command goes on")
+
+
+def test_workers_end_with_the_process_that_is_killed(bright_dark: Path, tmp_path: Path) -> None:
+    process = start(bright_dark, tmp_path / "run", *SETTINGS, "--workers", "2")
+    wait_for(process, tmp_path / "run", 2)
+    orphans = workers_of(process.pid)
+    assert len(orphans) == 3
+    process.kill()
+    _, alive = psutil.wait_procs(orphans, timeout=20)
+    process.communicate(timeout=60)
+    assert alive == []

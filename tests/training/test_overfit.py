@@ -1,13 +1,14 @@
 """Learning a few batches by heart: nothing random is left, and the verdict is that of the loss."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import training_batches
+from vivit.data.loader import evaluation_views, training_batches
 from vivit.errors import UserError
 from vivit.training import overfit
 from vivit.training.overfit import few_batches, how_it_went, without_chance
@@ -130,3 +131,25 @@ def test_every_named_recipe_becomes_one_without_chance() -> None:
         # A copy is not validated, so that fields of no such name would pass unseen.
         assert Recipe.model_validate(recipe.model_dump()) == recipe, name
         assert recipe.warmup_epochs < recipe.epochs
+
+
+def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overfit, "STEPS", 4)
+    monkeypatch.setattr(overfit, "EPOCHS", 1)
+    recipe = tiny_recipe.model_copy(update={"learning_rate": 1e-30})
+    train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, overfit=1)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<video" in page  # half of them are wrong at a rate of nothing
+    assert "not in the data" not in page and "are not those that were scored" not in page
+
+    videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(recipe))
+    spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=40)
+    augmentation = replace(without_chance(recipe).build_augmentation(), centred=True)
+    (batch,) = training_batches(videos, spec, batch_size=4, seed=0, num_steps=1, augmentation=augmentation)
+    views = list(evaluation_views(videos.videos, spec, 1, 1))
+    for clip, index in zip(batch.clips, batch.indices.tolist(), strict=True):
+        (view,) = views[index]
+        assert isinstance(view, torch.Tensor)
+        assert (clip.float() - view.float()).abs().mean() < 2

@@ -638,3 +638,8 @@ def test_curves_of_one_value_can_be_drawn(value: float) -> None:
     charts = draw_curves(steps, [], clip_norm=None)
     assert len(charts) == 5
     assert all("NaN" not in chart.svg and "nan" not in chart.svg for chart in charts)
+
+
+def test_data_that_is_named_and_not_there_is_a_mistake(run: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        write_report(run, data="nowhere")

@@ -5,25 +5,29 @@ No worker, process or loader holds a state: every random choice for a clip comes
 """
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation, augment_colours
 from vivit.video.clips import ClipSpec, cut_training_clip, read_training_clip, read_views, read_whole
-from vivit.video.decode import Decoder
-from vivit.video.isolated import IsolatedReader
+from vivit.video.decode import Decoder, check_decoder
+from vivit.video.isolated import IsolatedReader, check_timeout
 from vivit.video.source import VideoError
 
 Parameters = ParamSpec("Parameters")
@@ -31,11 +35,14 @@ Result = TypeVar("Result")
 
 # Random crops, half of them mirrored.
 PLAIN = Augmentation()
+WORKERS_PER_CORE = 16
 # How many other videos are tried in place of one that cannot be read.
 REPLACEMENTS = 3
 # First in every seed: numpy pads seeds with zeros, so that (seed, epoch) alone is (seed, epoch, 0).
 _CLIP, _ORDER, _REPLACEMENT, _COLOURS = 0, 1, 2, 3
 
+# PyTorch's advice on their number is as many as there are cores, in three lines for each loader.
+warnings.filterwarnings("ignore", "This DataLoader will create")
 
 Labels = dict[str, Tensor]
 
@@ -274,7 +281,7 @@ def training_batches(
 
 
 def _good_batches(loader: DataLoader) -> Iterator[Batch]:
-    for batch in loader:
+    for batch in items_of(loader):
         if isinstance(batch, VideoError):
             raise batch
         yield batch
@@ -332,19 +339,35 @@ def evaluation_views(
     timeout: float | None = None,
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
-    yield from DataLoader(
+    loader = DataLoader(
         Views(videos, spec, num_clips, num_crops, decoder, timeout),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=begin_worker,
         multiprocessing_context=workers_context(workers),
     )
+    yield from items_of(loader)
 
 
-def check_workers(workers: int) -> None:
-    """Raises UserError where there cannot be so many."""
-    if workers < 0:
-        raise UserError(f"workers: {workers} processes cannot read; give 0, for none but this one, or more")
+def items_of(loader: DataLoader) -> Generator[Any, None, None]:
+    """What a loader gives; its workers end with this, however it ends."""
+    items = iter(loader)
+    try:
+        yield from items
+    finally:
+        # An error that came out of it would keep it, and them, until the interpreter waits for them at its end.
+        if isinstance(items, _MultiProcessingDataLoaderIter):
+            items._shutdown_workers()
+
+
+def check_reading(workers: int, decoder: Decoder, timeout: float | None) -> None:
+    """Raises UserError where videos cannot be read so; before any process is started that would find it out."""
+    most = WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if not 0 <= workers <= most:
+        raise UserError(f"workers: {workers} processes cannot read here; give 0, for none but this one, to {most}")
+    check_decoder(decoder)
+    if timeout is not None:
+        check_timeout(timeout)
 
 
 def workers_context(workers: int) -> BaseContext | None:
@@ -353,25 +376,34 @@ def workers_context(workers: int) -> BaseContext | None:
     Forked off this one they may hang: a lock that one of its threads holds (of a decoder, of PyTorch's pool) stays
     locked in them for ever.
     """
-    check_workers(workers)
     if not workers:
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.loader"])
     # A scheduler's SIGTERM may go to every process. The one that has the workers needs them to finish its step, and
     # ends them; what is ignored here stays ignored in the process that they are forked off, and in them.
+    # So does Ctrl-C to every process of the terminal.
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return context
 
 
 def begin_worker(worker: int) -> None:
-    """What each worker does first: one thread, and no signal that is not for it."""
+    """What each worker does first: one thread, no signal that is not for it, and an eye on the process it works for."""
     torch.set_num_threads(1)
-    # Ctrl-C goes to every process of the terminal; the one that has the workers decides what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    owner = multiprocessing.parent_process()
+    assert owner is not None
+    threading.Thread(target=_end_with, args=(owner.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End when that process does, of which a worker's own parent, the server that forked it off, knows nothing."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.metrics import Calibration
+from vivit.writing import write_files
 
 # With more classes than this numbers do not fit into their cells.
 MOST_COUNTED = 40
@@ -80,7 +81,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
                     if count:
                         colour = "white" if shares[row, column] > 0.5 else "black"
                         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-        figure.savefig(path, dpi=DPI)
+        write_files({path: lambda unfinished: figure.savefig(unfinished, dpi=DPI, format="png")})
 
 
 def draw_reliability(calibration: Calibration, path: Path) -> None:
@@ -103,7 +104,7 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         above.set_title(f"expected calibration error {calibration.error:.1%}, {count:,} predictions", fontsize=10)
         below.bar(lefts, calibration.counts, width, align="edge", edgecolor="white")
         below.set(xlabel="probability of the predicted class", ylabel="predictions")
-        figure.savefig(path, dpi=DPI)
+        write_files({path: lambda unfinished: figure.savefig(unfinished, dpi=DPI, format="png")})
 
 
 def _paths(evaluation: Evaluation, folder: Path, name: str) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import vivit
 from vivit.data.datasets import VideoSet, open_split
+from vivit.data.loader import check_reading
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.device import pick_device
 from vivit.errors import UserError
@@ -60,6 +61,7 @@ def evaluate_and_report(
         UserError: the model, the data or the views do not fit, no video can be read, or a file cannot be written.
     """
     num_clips, num_crops = parse_views(views)
+    check_reading(workers, decoder, timeout)
     if per_video is not None:
         check_writable(per_video)
     model = load(model_source)

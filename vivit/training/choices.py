@@ -64,6 +64,8 @@ def say_schedule(say: Callable[[str], object], recipe: Recipe, schedule: Schedul
     longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
     in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
     say(f"{schedule.num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
+    if batch_size < recipe.batch_size:
+        say(f"batches of {batch_size} and not of {recipe.batch_size}: there are no more videos")
     if rate != recipe.learning_rate:
         say(
             f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "

@@ -3,19 +3,22 @@
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich import get_console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vivit.training.schedule import Schedule
 
+# What fits into a terminal of 80 characters; a wider one has a bar, too, and the time so far.
 COLUMNS = (
     TextColumn("epoch {task.fields[epoch]}"),
-    BarColumn(bar_width=None),
-    MofNCompleteColumn(),
-    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.3g} clips/s  {task.fields[waiting]:.0%} waiting"),
-    TimeElapsedColumn(),
-    TextColumn("left"),
+    TextColumn("step {task.completed}"),
+    TextColumn("loss {task.fields[loss]:.3f}"),
+    TextColumn("{task.fields[rate]} clips/s"),
+    TextColumn("{task.fields[waiting]:.0%} waiting"),
     TimeRemainingColumn(),
+    TextColumn("left"),
 )
+WIDE = 120
 
 
 class Display:
@@ -23,8 +26,10 @@ class Display:
 
     def __init__(self, schedule: Schedule, visible: bool) -> None:
         self.schedule = schedule
-        self.progress = Progress(*COLUMNS, disable=not visible)
-        self.bar = self.progress.add_task("", total=schedule.num_steps, epoch="", loss=0.0, rate=0.0, waiting=0.0)
+        console = get_console()
+        more = (BarColumn(bar_width=None), TimeElapsedColumn()) if console.width >= WIDE else ()
+        self.progress = Progress(*more, *COLUMNS, console=console, disable=not visible)
+        self.bar = self.progress.add_task("", total=schedule.num_steps, epoch="", loss=0.0, rate="0", waiting=0.0)
         self.epoch = ""
 
     def __enter__(self) -> Self:
@@ -50,7 +55,8 @@ class Display:
             waiting: which share of the time.
         """
         self.epoch = f"{(done - 1) // self.schedule.steps_per_epoch + 1}/{self.schedule.epochs}"
-        self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=rate, waiting=waiting)
+        figures = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=figures, waiting=waiting)
 
     def beside(self, words: str) -> None:
         """Say what is done beside the steps; "" when it is over."""

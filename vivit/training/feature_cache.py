@@ -32,6 +32,7 @@ from vivit.data.loader import (
     Views,
     begin_worker,
     clip_rng,
+    items_of,
     label_tensors,
     workers_context,
 )
@@ -250,7 +251,7 @@ class FeatureCache:
             multiprocessing_context=workers_context(self.workers),
         )
         done = 0
-        coming = iter(loader)
+        coming = items_of(loader)
         stopping = False
         for clip in coming:
             shard = asked.popleft()
@@ -263,6 +264,7 @@ class FeatureCache:
                 rows.append(one if isinstance(one, str) else frame_features(self.model, one, self.dtype)[0])
                 done += 1
             if stopping:
+                coming.close()
                 break
             self._write(shard.path, rows)
         if any(self.gather([stopping]) if self.gather is not None else [stopping]):

@@ -122,9 +122,10 @@ class Training:
             self.checkpoints.wait()
             indices = everyones(trouble.indices)
             names = sorted({str(self.plan.train_set.videos[index].source) for index in indices})
+            left = "the last checkpoint is from before" if self.saved else "there is no checkpoint yet"
             raise UserError(
                 f"step {self.done + 1}: {trouble}, by {shortened(names, 3) or 'no single clip'}; lower the learning "
-                f"rate ({rate:g}), or look at the clips; the last checkpoint is from before"
+                f"rate ({rate:g}), or look at the clips; {left}"
             ) from None
         self.losses.append(updated.loss)
         self.done += 1

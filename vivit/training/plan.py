@@ -68,7 +68,8 @@ def plan_run(
     flip = recipe.flip
     if flip is None:
         flip = 0.0 if _one_sided(mirrors, train_set) else 0.5
-    augmentation = replace(recipe.build_augmentation(), flip=flip)
+    # What is learnt by heart is the very clips that are scored.
+    augmentation = replace(recipe.build_augmentation(), flip=flip, centred=overfit is not None)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, train_set, init, name_of(data))
     schedule = Schedule.planned(recipe, len(train_set.videos))

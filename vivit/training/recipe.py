@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from vivit.config import ModelConfig, PositiveInt, Preprocessing, Rate
 from vivit.video.augment import Augmentation
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 

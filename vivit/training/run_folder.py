@@ -18,11 +18,17 @@ from typing import IO, Any
 
 from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import UserError
+from vivit.training.checkpoint import checkpoints
 from vivit.training.recipe import Recipe
 from vivit.video.source import place_of
 from vivit.writing import as_json, text, write_files
 
 Row = dict[str, Any]
+
+# How a batch is computed may change on the way, as the number of processes may; and how many losses are borne with.
+MAY_CHANGE = ("accumulate", "unreadable")
+# What a run was begun with whose note does not say it.
+UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
 
 
 class RunFolder:
@@ -42,9 +48,15 @@ class RunFolder:
         videos: Path | None,
         recipe: Recipe,
         hashes: Mapping[str, str],
-        keep_decoded: bool,
+        settings: Row,
     ) -> None:
-        """Make the folder and note what it is, or raise UserError where it cannot be, is another run's or in use."""
+        """Make the folder and note what it is, or raise UserError where it cannot be, is another run's or in use.
+
+        Args:
+            settings: what decides on a run besides the recipe.
+        """
+        if isinstance(data, Path | str) and self.path.resolve() == Path(data).resolve():
+            raise UserError(f"{self.path}: is the data's folder, and no place for a run; give another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,14 +65,13 @@ class RunFolder:
             ) from None
         self._lock = _lock(self.path)
         note = self.path / "recipe.json"
-        # Clips of kept videos are scaled twice, so that they are not quite the same.
-        this = {"data": place_of(data), "init": init, "keep_decoded": keep_decoded, **recipe.model_dump(mode="json")}
-        if not note.exists():
+        this = {"data": place_of(data), "init": init, **settings, **recipe.model_dump(mode="json")}
+        # Where nothing has been learned yet, another try with other settings is as good as the first.
+        if not note.exists() or not (checkpoints(self.checkpoints) or (self.path / "model.safetensors").exists()):
             write_files({note: as_json({**this, "videos": None if videos is None else place_of(videos), **hashes})})
             return
-        found = self._parse(note.read_text("utf-8"), note)
-        # How a batch is computed may change on the way, as the number of processes may.
-        other = [name for name in this if name != "accumulate" and found.get(name) != this[name]]
+        found = {**UNSAID, **self._parse(note.read_text("utf-8"), note)}
+        other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
         if other:
             was = ", ".join(f"{name} {found.get(name)}" for name in other)
             raise UserError(f"{self.path}: begun with another {was}; delete it or give another --out")

@@ -33,6 +33,7 @@ from vivit.training.mistakes import (
     confusions,
     read_predictions,
 )
+from vivit.training.overfit import few_batches
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.schedule import planned_epochs
@@ -53,7 +54,7 @@ SHOWN = 12
 # Classes of a confusion matrix with names and counts, and of one that is a picture.
 MOST_NAMED, MOST_DRAWN = 30, 2000
 # Of recipe.json: what is no field of the recipe.
-NOT_OF_RECIPE = ("data", "videos", "init", "keep_decoded", "train_hash", "val_hash")
+NOT_OF_RECIPE = ("data", "videos", "init", "keep_decoded", "overfit", "train_hash", "val_hash")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         UserError: `run` is no run, or one of its files is damaged.
     """
     read = _read_run(run)
+    named = data is not None or videos is not None
     data = data or read.recipe.get("data")
     videos = videos or (Path(str(read.recipe["videos"])) if read.recipe.get("videos") else None)
     environment = jinja2.Environment(
@@ -107,7 +109,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         broken_steps=[row.get("step") for row in read.steps if math.isnan(number(row.get("loss")))],
         heads=[_head(read, head) for head in read.predictions.heads],
         pictures=[] if read.predictions.videos else _pictures(run),
-        mistakes=_mistakes(read, data, videos),
+        mistakes=_mistakes(read, data, videos, named),
         multi_label=read.predictions.multi_label,
         unreadable=read.predictions.unreadable,
         epochs=read.epochs,
@@ -329,15 +331,25 @@ class _Mistakes:
     """Why there are no clips at all, or why they may not be what was scored."""
 
 
-def _mistakes(run: _Run, data: str | None, videos: Path | None) -> _Mistakes:
+def _mistakes(run: _Run, data: str | None, videos: Path | None, named: bool) -> _Mistakes:
+    """
+    Args:
+        named: whether the user has said where the data is: then not to find it is a mistake.
+    """
     worst = run.predictions.worst(MOST_CLIPS)
     if not worst:
         return _Mistakes([], "")
     try:
         if not data:
             raise UserError("recipe.json does not say which data; name it")
-        found = open_split(data, "val", run.config.get("classes"), videos)
+        overfit = run.recipe.get("overfit")
+        found = open_split(data, "train" if overfit else "val", run.config.get("classes"), videos)
+        if overfit:
+            fields = {name: run.recipe[name] for name in Recipe.model_fields}
+            found = few_batches(found, overfit, Recipe.model_validate(fields))
     except (UserError, OSError) as error:
+        if named:
+            raise
         return _Mistakes([_Mistake(scored, "", "") for scored in worst], f"No clips: {error}.")
     scored_hash, hashed = run.recipe.get("val_hash"), data_hash(found)
     remark = ""
@@ -453,7 +465,7 @@ def _duration(seconds: Any) -> str:
     if math.isnan(value):
         return "–"
     if value < 90:
-        return f"{value:.0f} seconds"
+        return f"{value:.0f} second{'' if round(value) == 1 else 's'}"
     return f"{value / 60:.0f} minutes" if value < 5400 else f"{value / 3600:.1f} hours"
 
 

@@ -40,19 +40,14 @@ class Reading:
 class FromVideos:
     """Clips are read, and seen once each."""
 
-    def __init__(self, plan: Plan, reading: Reading, *, colours: bool, keep_decoded: bool, same_clips: bool) -> None:
+    def __init__(self, plan: Plan, reading: Reading, *, colours: bool, keep_decoded: bool) -> None:
         """
         Args:
             colours: whether clips' colours are changed in reading, and not later on their device.
             keep_decoded: keep the training videos in memory, resized.
-            same_clips: the same clip of each video in every epoch.
         """
         self.plan, self.reading = plan, reading
-        self.how: dict[str, Any] = {
-            "colours": colours,
-            "keep": keep_decoded,
-            "clips_of_each": 1 if same_clips else None,
-        }
+        self.how: dict[str, Any] = {"colours": colours, "keep": keep_decoded}
         self.flags = reading.flags | ({"workers": 0} if keep_decoded else {})
 
     def prepare(self) -> None:
@@ -66,6 +61,7 @@ class FromVideos:
     def evaluate(self, model: ViViT) -> Evaluation:
         """One view of each validation video; as in `evaluate`."""
         reading, val_set = self.reading, self.plan.val_set
+        count = len(val_set.videos)
         return evaluate(
             model,
             val_set,
@@ -73,7 +69,7 @@ class FromVideos:
             num_crops=1,
             gather=everyones,
             stopping=reading.stopping,
-            progress=lambda done: reading.report(f"scored {done * reading.world_size}/{len(val_set.videos)}"),
+            progress=lambda done: reading.report(f"{min(done * reading.world_size, count)}/{count} scored"),
             **reading.flags,
         )
 

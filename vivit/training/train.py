@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vivit.data.loader import check_workers, shares_of
+from vivit.data.loader import check_reading, shares_of
 from vivit.device import pick_device
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
@@ -97,7 +97,7 @@ def train(
     """
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
-    check_workers(workers)
+    check_reading(workers, decoder, timeout)
     precision = pick_precision(recipe.precision, pick_device(device), shard)
     accelerator = start_processes(pick_device(device), precision, track, shard)
     main, world_size = accelerator.is_main_process, accelerator.num_processes
@@ -108,7 +108,8 @@ def train(
     # All of the model, or what follows a frozen part of it, from that part's features.
     trained = freeze_spatial(model) if recipe.freeze_spatial else model
     run = RunFolder(out)
-    together(lambda: run.claim(data, init, videos, recipe, plan.hashes, keep_decoded) if main else None)
+    settings = {"keep_decoded": keep_decoded, "overfit": overfit}
+    together(lambda: run.claim(data, init, videos, recipe, plan.hashes, settings) if main else None)
     say_plan(say, plan, init, world_size)
     say(f"on {device_words(accelerator.device)} in {precision}")
 
@@ -163,7 +164,6 @@ def train(
             reading,
             colours=not colours_on_device,
             keep_decoded=keep_decoded,
-            same_clips=overfit is not None,
         )
     )
     scorer = Scorer(model, kept, average, plan.val_set, plan.hashes["val_hash"], run, accelerator, source.evaluate)

@@ -36,6 +36,9 @@ class Augmentation:
     """How many operations in a row, and their magnitude; the paper has 2 and 15 for EPIC-Kitchens, 2 and 20 for
     Something-Something v2, both without colour jitter. Where both are wanted, it comes first."""
 
+    centred: bool = False
+    """Whether clips and crops are of the middle, as in evaluation, and not of a random place."""
+
     def __post_init__(self) -> None:
         for name in ("flip", "colour_jitter", "grey_scale"):
             if not 0 <= getattr(self, name) <= 1:
@@ -85,7 +88,8 @@ def draw_geometry(augmentation: Augmentation, rng: np.random.Generator) -> Geome
     height, width, top, left, mirror = rng.random(5).tolist()
     low, high = augmentation.scale_jitter or (1.0, 1.0)
     stretch = (low + (high - low) * height, low + (high - low) * width)
-    return Geometry(stretch, (top, left), mirror < augmentation.flip)
+    place = (0.5, 0.5) if augmentation.centred else (top, left)
+    return Geometry(stretch, place, mirror < augmentation.flip)
 
 
 def resized(frames: Tensor, size: tuple[int, int]) -> Tensor:

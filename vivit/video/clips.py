@@ -44,7 +44,9 @@ def read_training_clip(
     rng: np.random.Generator,
     decoder: Decoder = "pyav",
 ) -> tuple[Tensor, bool]:
-    """A random clip at a random place, (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
+    """A clip (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
+
+    Where the augmentation does not say otherwise it is of a random time and place.
 
     Args:
         span: only out of what is shown from and to these seconds.
@@ -57,11 +59,17 @@ def read_training_clip(
     with open_video(source, decoder) as opened:
         info = opened.info
         grid = grid_of(info, span)
-        start = random_start(len(grid), spec.num_frames, spec.stride, rng)
+        start = _training_start(len(grid), spec, augmentation, rng)
         numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
         size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
         frames = opened.frames([grid[number] for number in numbers], size=size)
     return geometry.apply(frames, spec.size), geometry.mirrored
+
+
+def _training_start(num_video_frames: int, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator) -> int:
+    if augmentation.centred:
+        return view_starts(num_video_frames, spec.num_frames, spec.stride, 1)[0]
+    return random_start(num_video_frames, spec.num_frames, spec.stride, rng)
 
 
 def read_whole(source: Source, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
@@ -75,7 +83,7 @@ def cut_training_clip(
 ) -> tuple[Tensor, bool]:
     """As `read_training_clip`, out of what `read_whole` gave."""
     geometry = draw_geometry(augmentation, rng)
-    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
+    start = _training_start(len(frames), spec, augmentation, rng)
     clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
     size = geometry.frame_size(clip.shape[-2], clip.shape[-1], spec.resize, spec.size)
     return geometry.apply(resized(clip, size), spec.size), geometry.mirrored

@@ -107,6 +107,14 @@ class Video(ABC):
         self.close()
 
 
+def check_decoder(decoder: Decoder) -> None:
+    """Raises UserError where it is not installed, or has no GPU to work on."""
+    if decoder != "pyav":
+        from vivit.video.decode_torchcodec import check_usable
+
+        check_usable("cuda" if decoder == "nvdec" else "cpu")
+
+
 def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
     """Open a video file, an animated picture, a folder of pictures or a video inside a shard.
 

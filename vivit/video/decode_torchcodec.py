@@ -1,5 +1,6 @@
 """The decoder of PyTorch itself, on the CPU or in an NVIDIA GPU, where torchcodec and FFmpeg's libraries are there."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def is_read_alike(video: PyAVVideo) -> bool:
     return not video.info.mirrored and video.start >= 0 and video.container.split(",")[0] in ("mov", "matroska")
 
 
+def check_usable(device: str) -> None:
+    """Raises UserError where torchcodec, or for "cuda" a GPU, is not there."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"decoder: torchcodec cannot be used ({str(error).strip().splitlines()[0]}); install torchcodec and "
+            "FFmpeg's libraries, or use pyav"
+        ) from None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("decoder: nvdec needs an NVIDIA GPU; use pyav or torchcodec")
+
+
 class TorchCodecVideo(Video):
     """A file whose facts PyAV tells, so that its grid of frames is the same, and whose frames torchcodec decodes.
 
@@ -37,15 +51,9 @@ class TorchCodecVideo(Video):
             facts: the same file; it may be closed afterwards.
             device: "cpu", or "cuda" for NVDEC. Frames come to the CPU in any case.
         """
-        try:
-            from torchcodec import decoders, transforms
-        except (ImportError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"decoder: torchcodec cannot be used ({str(error).strip().splitlines()[0]}); install torchcodec and "
-                "FFmpeg's libraries, or use pyav"
-            ) from None
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("decoder: nvdec needs an NVIDIA GPU; use pyav or torchcodec")
+        check_usable(device)
+        from torchcodec import decoders, transforms
+
         self.source, self.device, self.info = facts.source, device, facts.info
         self._start, self._stream_index = facts.start, facts.stream_index
         self._decoders, self._transforms = decoders, transforms

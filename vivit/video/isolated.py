@@ -32,6 +32,12 @@ Result = TypeVar("Result")
 START = 300.0
 
 
+def check_timeout(seconds: float) -> None:
+    """Raises UserError where this is no time for a call."""
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"timeout: {seconds:g} s is no time to read a video in; give a number above 0")
+
+
 class IsolatedReader:
     """Calls a function that reads a video in another process, which is ended where the call takes too long.
 
@@ -51,8 +57,7 @@ class IsolatedReader:
             memory: bytes that a call may take beyond what the process has at its start; None is without a limit, as it
                 is wherever the system is not Linux.
         """
-        if not 0 < timeout < float("inf"):
-            raise UserError(f"timeout: {timeout:g} s is no time to read a video in; give a number above 0")
+        check_timeout(timeout)
         self.timeout, self.memory = timeout, memory
         self._lock = threading.Lock()
         self._child: _Child | None = None
