@@ -129,7 +129,7 @@ def test_data_and_start_alone_give_a_useful_model(folder: Path, trained: str, he
         r"^train on 20 videos of 2 classes \(data [0-9a-f]+\): the train split of class folders",
         r"^validate on 20 \(data [0-9a-f]+\): the val split",
         r"^recipe finetune, the default with --init$",
-        r"^factorised encoder of 0\.1 M parameters, starting from image_vit$",
+        r"^factorised encoder of 64,930 parameters, starting from image_vit$",
         r"^how its pixels were normalised is not told; \[-1, 1\] assumed$",
         r"^not from the image model: heads, model\.temporal_encoder, model\.temporal_positions$",
         r"^clips of 32 frames at a stride of 2, 32 × 32 pixels .* image_size as the start has it",

@@ -106,6 +106,8 @@ def test_learns_bright_from_dark_and_leaves_true_records(
     assert len(losses) == 16
     assert [sum(losses[i : i + 2]) / 2 for i in range(0, 16, 2)] == pytest.approx([row["loss"] for row in rows])
     assert (run / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    card = (run / "README.md").read_text()
+    assert f"| top-1 accuracy | {rows[-1]['top1']:.1%} |" in card and f"data {rows[-1]['data_hash'][:16]}" in card
 
     # The same call again trains nothing.
     before = (run / "model.safetensors").stat().st_mtime_ns
@@ -442,6 +444,12 @@ def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path
     train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, keep_decoded=True)
     with pytest.raises(UserError, match="run: begun with another keep_decoded True"):
         train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
+
+
+def test_a_crop_that_does_not_fit_into_the_picture(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="resize: a shorter side of 10 pixels has no room for a crop of 32"):
+        train(bright_dark, tmp_path / "run", tiny_recipe.model_copy(update={"resize": 10}), device="cpu", workers=0)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])

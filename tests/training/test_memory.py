@@ -343,7 +343,7 @@ def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not(monkeypatch: pyt
     monkeypatch.setattr(memory, "memory_there", lambda device: free)
     settings = {**PLAIN, "accumulate": 1}
     assert re.fullmatch(
-        r"a step of 12 clips at once needs about .* GiB and .* GiB are free", check_memory(model, 12, **settings)
+        r"a step of 12 clips at once needs about .* MiB and .* MiB are free", check_memory(model, 12, **settings)
     )
     with pytest.raises(UserError, match="needs about"):
         monkeypatch.setattr(memory, "memory_there", lambda device: free - 1)

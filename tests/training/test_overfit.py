@@ -14,6 +14,7 @@ from vivit.training import overfit
 from vivit.training.overfit import few_batches, how_it_went, without_chance
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
+from vivit.training.run_report import write_report
 from vivit.training.start import build_model
 from vivit.training.train import train
 from vivit.video.clips import ClipSpec
@@ -51,7 +52,7 @@ def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_r
 
     recipe = all_of_chance(tiny_recipe)
     assert moves(recipe)
-    assert not moves(without_chance(recipe))
+    assert not moves(without_chance(tiny_recipe))
 
 
 def test_clips_are_seen_as_they_are_and_labels_are_whole(videos: VideoSet, tiny_recipe: Recipe) -> None:
@@ -138,15 +139,17 @@ def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
 ) -> None:
     monkeypatch.setattr(overfit, "STEPS", 4)
     monkeypatch.setattr(overfit, "EPOCHS", 1)
-    recipe = tiny_recipe.model_copy(update={"learning_rate": 1e-30})
-    train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, overfit=1)
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "<video" in page  # half of them are wrong at a rate of nothing
+    train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0, overfit=1)
+    answers = tmp_path / "run" / "val_predictions.csv"
+    wrong = answers.read_text().replace(",dark,dark,", ",dark,bright,").replace(",bright,bright,", ",bright,dark,")
+    answers.write_text(wrong)
+    page = write_report(tmp_path / "run").read_text()
+    assert "<video" in page
     assert "not in the data" not in page and "are not those that were scored" not in page
 
-    videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(recipe))
+    videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(tiny_recipe))
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=40)
-    augmentation = replace(without_chance(recipe).build_augmentation(), centred=True)
+    augmentation = replace(without_chance(tiny_recipe).build_augmentation(), centred=True)
     (batch,) = training_batches(videos, spec, batch_size=4, seed=0, num_steps=1, augmentation=augmentation)
     views = list(evaluation_views(videos.videos, spec, 1, 1))
     for clip, index in zip(batch.clips, batch.indices.tolist(), strict=True):

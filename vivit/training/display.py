@@ -27,8 +27,8 @@ class Display:
     def __init__(self, schedule: Schedule, visible: bool) -> None:
         self.schedule = schedule
         console = get_console()
-        more = (BarColumn(bar_width=None), TimeElapsedColumn()) if console.width >= WIDE else ()
-        self.progress = Progress(*more, *COLUMNS, console=console, disable=not visible)
+        bar, elapsed = ((BarColumn(bar_width=None),), (TimeElapsedColumn(),)) if console.width >= WIDE else ((), ())
+        self.progress = Progress(COLUMNS[0], *bar, *COLUMNS[1:], *elapsed, console=console, disable=not visible)
         self.bar = self.progress.add_task("", total=schedule.num_steps, epoch="", loss=0.0, rate="0", waiting=0.0)
         self.epoch = ""
 

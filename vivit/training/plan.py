@@ -72,6 +72,9 @@ def plan_run(
     augmentation = replace(recipe.build_augmentation(), flip=flip, centred=overfit is not None)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, train_set, init, name_of(data))
+    smallest = min(model.config.image_size)
+    if recipe.resize is not None and recipe.resize < smallest:
+        raise UserError(f"resize: a shorter side of {recipe.resize} pixels has no room for a crop of {smallest}")
     schedule = Schedule.planned(recipe, len(train_set.videos))
     check_shares(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}

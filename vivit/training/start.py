@@ -85,7 +85,7 @@ def start_lines(model: ViViT, recipe: Recipe, init: str | None, num_videos: int)
         num_videos: to train on.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    size = f"{parameters / 1e6:.1f} M parameters"
+    size = f"{parameters / 1e6:.1f} M parameters" if parameters >= 100_000 else f"{parameters:,} parameters"
     start = "from scratch" if init is None else f"starting from {init}"
     lines = [
         _recipe_in_words(recipe, init),

@@ -46,6 +46,7 @@ from vivit.training.state import training_tensors
 from vivit.training.stopping import StopRequest
 from vivit.training.update import Updater
 from vivit.video.decode import Decoder
+from vivit.video.source import name_of
 
 
 def train(
@@ -166,7 +167,9 @@ def train(
             keep_decoded=keep_decoded,
         )
     )
-    scorer = Scorer(model, kept, average, plan.val_set, plan.hashes["val_hash"], run, accelerator, source.evaluate)
+    scorer = Scorer(
+        model, kept, average, plan.val_set, plan.hashes["val_hash"], name_of(data), run, accelerator, source.evaluate
+    )
     training = Training(
         plan,
         run,
