@@ -515,3 +515,16 @@ def test_how_videos_cannot_be_read_is_said_before_a_run_is_begun(
         with pytest.raises(UserError, match=message):
             train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", **flags)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile wants on a CPU")
+def test_compiled_blocks_learn_what_plain_ones_learn(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    """Without dropout, which draws otherwise there."""
+    recipe = separable(tiny_recipe).model_copy(update={"epochs": 2})
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(bright_dark, tmp_path / name, recipe, device="cpu", workers=0, compile=compiled)
+    plain, compiled_ones = ([row["loss"] for row in read_rows(tmp_path / n, "steps")] for n in ("plain", "compiled"))
+    assert compiled_ones == pytest.approx(plain, rel=1e-5)
+    assert len(set(plain)) == 4
+    # What is kept is a model as any other.
+    assert load(tmp_path / "compiled").state_dict().keys() == load(tmp_path / "plain").state_dict().keys()
