@@ -34,7 +34,8 @@ class FrameFolder(Video):
             raise VideoError(folder, f"cannot be listed ({error.strerror})") from None
         self._files = sorted((file for file in files if not file.name.startswith(".")), key=_natural)
         if not self._files:
-            raise VideoError(folder, f"a folder without pictures ({' '.join(sorted(PICTURES))}); name its videos")
+            known = " ".join(sorted(PICTURES))
+            raise VideoError(folder, f"holds no pictures ({known}); if there are videos in it, name these")
         self.source, self._reformatter = folder, VideoReformatter()
         first, codec = _read(self._files[0])
         self.info = VideoInfo(
