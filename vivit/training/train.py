@@ -192,10 +192,14 @@ def train(
             start_trackers(accelerator, out, training.done, recipe, track)
             training.go()
         training.say_unreadable(say)
-    if main and not (trained_before and (out / "report.html").exists()):
-        if overfit is not None:
-            say(how_it_went(run.steps))
-        say(f"report: {write_report(out)}")
+
+    def report() -> None:
+        if main and not (trained_before and (out / "report.html").exists()):
+            if overfit is not None:
+                say(how_it_went(run.steps))
+            say(f"report: {write_report(out)}")
+
+    together(report)
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     # All leave together: who loses a neighbour in the middle of something may be brought down by it.
     accelerator.wait_for_everyone()
