@@ -37,11 +37,11 @@ from vivit.config import ModelConfig
 from vivit.data.datasets import VideoSet, open_split
 from vivit.data.loader import Batch, steps_per_epoch, training_batches
 from vivit.evaluation.evaluate import evaluate
-from vivit.evaluation.views import clip_spec
 from vivit.experiments.camera_motion import generate
+from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
 from vivit.training.feature_cache import FeatureCache
-from vivit.training.frozen import freeze_spatial, start_temporal_as_spatial
+from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
 from vivit.training.losses import loss_of
 from vivit.training.optim import build_optimiser, set_learning_rate
 from vivit.training.recipe import Recipe

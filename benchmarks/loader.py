@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.listing import read_data
 from vivit.data.loader import training_batches
 from vivit.data.pack import Encoding, pack
+from vivit.data.readers.listing import read_data
 from vivit.experiments.camera_motion import generate
 from vivit.video.clips import ClipSpec
 from vivit.video.sampling import clip_indices, random_start

@@ -33,12 +33,12 @@ from vivit.config import SUFFIXES
 from vivit.data.datasets import VideoSet, open_split
 from vivit.data.loader import Batch, steps_per_epoch, training_batches
 from vivit.evaluation.evaluate import evaluate
-from vivit.evaluation.views import clip_spec
 from vivit.experiments.camera_motion import generate
+from vivit.inference.views import clip_spec
 from vivit.model.embedding import TokenDropping
 from vivit.model.vivit import ViViT
+from vivit.training.distributed import start_processes
 from vivit.training.optim import build_optimiser
-from vivit.training.processes import start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
 from vivit.training.schedule import learning_rate

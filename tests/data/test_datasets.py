@@ -11,7 +11,7 @@ import pytest
 from vivit.data import datasets
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.data.entries import Entry
-from vivit.data.lists import read_list
+from vivit.data.readers.lists import read_list
 from vivit.errors import UserError
 from vivit.video.source import InShard
 

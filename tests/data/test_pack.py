@@ -21,10 +21,10 @@ from vivit.data import pack as packing
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.data.encode import Encoding
 from vivit.data.entries import DataListing, Entry
-from vivit.data.listing import read_data
 from vivit.data.loader import training_batches
 from vivit.data.pack import Packed, pack
-from vivit.data.shards import open_shards
+from vivit.data.readers.listing import read_data
+from vivit.data.readers.shards import open_shards
 from vivit.errors import UserError
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video

@@ -25,7 +25,7 @@ from transformers.utils import logging
 import vivit
 from vivit import cli
 from vivit.config import ModelConfig
-from vivit.evaluation.views import clip_spec
+from vivit.inference.views import clip_spec
 from vivit.video.clips import read_views
 from vivit.weights.store import save
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
-from vivit.evaluation.pictures import draw_confusions
-from vivit.evaluation.views import clip_spec, mean_logits
+from vivit.inference.views import clip_spec, mean_logits
 from vivit.model.vivit import ViViT
+from vivit.report.pictures import draw_confusions
 from vivit.training.recipe import Recipe
 from vivit.video.clips import read_views
 from vivit.video.source import VideoError

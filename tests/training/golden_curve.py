@@ -14,8 +14,8 @@ from vivit.config import SUFFIXES
 from vivit.data.loader import Batch
 from vivit.model.vivit import ViViT
 from vivit.training.averaging import WeightAverage
+from vivit.training.distributed import distribute, start_processes
 from vivit.training.optim import build_optimiser
-from vivit.training.processes import distribute, start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.schedule import learning_rate
 from vivit.training.update import Updater

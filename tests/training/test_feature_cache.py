@@ -18,11 +18,12 @@ from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.data.loader import Batch, training_batches
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
-from vivit.evaluation.views import clip_spec
+from vivit.inference.features import TemporalPart, frame_features
+from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
 from vivit.training import feature_cache
 from vivit.training.feature_cache import FeatureCache, encoder_hash
-from vivit.training.frozen import TemporalPart, frame_features, freeze_spatial
+from vivit.training.initialise import freeze_spatial
 from vivit.video.augment import Augmentation
 from vivit.video.source import InShard, VideoError
 

@@ -15,17 +15,11 @@ from vivit.config import ModelConfig
 from vivit.data.datasets import open_split
 from vivit.errors import Stopped, UserError
 from vivit.evaluation.evaluate import evaluate
+from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
 from vivit.model.vivit import ViViT
 from vivit.training import feature_cache
-from vivit.training.frozen import (
-    TemporalPart,
-    factorised_encoder_of,
-    frame_features,
-    freeze_spatial,
-    start_temporal_as_spatial,
-)
+from vivit.training.initialise import build_model, freeze_spatial, start_temporal_as_spatial
 from vivit.training.recipe import Recipe
-from vivit.training.start import build_model
 from vivit.training.train import train
 from vivit.weights.store import load
 

@@ -21,8 +21,9 @@ from vivit.config import ModelConfig, Variant
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
+from vivit.runtime import free_memory, out_of_memory
 from vivit.training import memory
-from vivit.training.memory import check_memory, estimate_step, memory_there, out_of_memory
+from vivit.training.memory import check_memory, estimate_step
 
 SIZES: dict[str, Any] = {
     "num_frames": 8,
@@ -278,7 +279,7 @@ def needed(*args: Any, **settings: Any) -> int:
 def advice(model: ViViT, clips: int, free: int, monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
     """What is said with `free` bytes for the step, the parameters among them, which are there already."""
     there = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(memory, "memory_there", lambda device: free - there)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free - there)
     with pytest.raises(UserError) as error:
         check_memory(model, clips, **{**PLAIN, "accumulate": 1, **other})
     return str(error.value)
@@ -340,16 +341,16 @@ def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not(monkeypatch: pyt
     model = build(num_layers=3)
     total = needed(model, 12)
     free = total - sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(memory, "memory_there", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     settings = {**PLAIN, "accumulate": 1}
     assert re.fullmatch(
         r"a step of 12 clips at once needs about .* MiB and .* MiB are free", check_memory(model, 12, **settings)
     )
     with pytest.raises(UserError, match="needs about"):
-        monkeypatch.setattr(memory, "memory_there", lambda device: free - 1)
+        monkeypatch.setattr(memory, "free_memory", lambda device: free - 1)
         check_memory(model, 12, **settings)
     with pytest.raises(UserError, match=r"ran out: a step of 12 .* with --accumulate 2, or .* --activation-check"):
-        monkeypatch.setattr(memory, "memory_there", lambda device: 1 << 50)
+        monkeypatch.setattr(memory, "free_memory", lambda device: 1 << 50)
         check_memory(model, 12, **settings, ran_out=True)
 
 
@@ -362,8 +363,8 @@ def test_free_memory_is_that_of_the_machine_or_less_under_a_limit(
     available = namedtuple("available", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available(1000))
     for left, expected in (([], 1000), ([2000], 1000), ([2000, 300], 300), ([-5], 0)):
-        monkeypatch.setattr(memory, "_left_in_control_groups", lambda left=left: iter(left))
-        assert memory_there(torch.device("cpu")) == expected
+        monkeypatch.setattr(memory, "left_in_control_groups", lambda left=left: iter(left))
+        assert free_memory(torch.device("cpu")) == expected
 
 
 def control_group(folder: Path, names: tuple[str, str, str], limit: str, used: int, cached: int) -> None:
@@ -379,15 +380,15 @@ def test_every_limit_from_the_own_group_up_counts(tmp_path: Path) -> None:
     groups.write_text("0::/job/step\n")
     control_group(root / "job" / "step", second, "max", 50, 0)
     control_group(root / "job", second, "1000", 700, 200)
-    assert list(memory._left_in_control_groups(groups, root)) == [500]
+    assert list(memory.left_in_control_groups(groups, root)) == [500]
     control_group(root / "job" / "step", second, "600", 450, 50)
-    assert list(memory._left_in_control_groups(groups, root)) == [200, 500]
+    assert list(memory.left_in_control_groups(groups, root)) == [200, 500]
 
     first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     groups.write_text("5:cpu,cpuacct:/\n4:memory:/of/the/machine\n0::/\n")
     control_group(root / "memory", first, "900", 300, 100)  # a container sees its group as the top
-    assert list(memory._left_in_control_groups(groups, root)) == [700]
-    assert list(memory._left_in_control_groups(tmp_path / "none", root)) == []
+    assert list(memory.left_in_control_groups(groups, root)) == [700]
+    assert list(memory.left_in_control_groups(tmp_path / "none", root)) == []
 
 
 def test_memory_that_ran_out_is_told_from_other_errors() -> None:

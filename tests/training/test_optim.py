@@ -10,8 +10,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vivit.config import ModelConfig
+from vivit.inference.features import TemporalPart
 from vivit.model.vivit import ViViT
-from vivit.training.frozen import TemporalPart, freeze_spatial
+from vivit.training.initialise import freeze_spatial
 from vivit.training.optim import (
     build_optimiser,
     layers_above,

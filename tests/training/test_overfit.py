@@ -10,12 +10,12 @@ import torch
 from vivit.data.datasets import VideoSet, open_split
 from vivit.data.loader import evaluation_views, training_batches
 from vivit.errors import UserError
+from vivit.report.run_page import write_report
 from vivit.training import overfit
+from vivit.training.initialise import build_model
 from vivit.training.overfit import few_batches, how_it_went, without_chance
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
-from vivit.training.run_report import write_report
-from vivit.training.start import build_model
 from vivit.training.train import train
 from vivit.video.clips import ClipSpec
 

@@ -11,8 +11,8 @@ from vivit.data.loader import Batch
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
 from vivit.training.averaging import WeightAverage
+from vivit.training.distributed import start_processes
 from vivit.training.optim import build_optimiser
-from vivit.training.processes import start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.update import Updater

@@ -9,7 +9,8 @@ from torch import nn
 
 from vivit.data.loader import Batch
 from vivit.errors import UserError
-from vivit.training.processes import pick_precision, start_processes
+from vivit.runtime import pick_precision
+from vivit.training.distributed import start_processes
 from vivit.training.recipe import Recipe
 from vivit.training.update import LOWEST_SCALE, NotFinite, Updater
 

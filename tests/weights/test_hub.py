@@ -523,7 +523,7 @@ def test_a_model_that_cannot_be_written_is_not_pushed(
     def full(_: Any, path: str | os.PathLike[str], **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vivit.writing.save_file", full)
+    monkeypatch.setattr("vivit.files.save_file", full)
     one_line(lambda: ours().push_to_hub("name/model"), "No space left")
     assert hub.asked == []
     assert list(temporary.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vivit import writing
+from vivit import files as writing
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT

@@ -1,0 +1,432 @@
+"""The annotations of public data sets, in the files and words in which they are given out."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
+from vivit.data.readers.folders import EXTENSIONS, VideoIndex, is_folder, read_folder
+from vivit.data.readers.lists import csv_rows, parse_json, read_text, seconds
+from vivit.errors import UserError
+
+# Folders beside the videos in which people keep them.
+_FOLDER = re.compile(r"annot|label|split|list|metafile|charades$|^meta$", re.IGNORECASE)
+_SPLIT = "|".join(name for names in SPLIT_NAMES.values() for name in names)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A video as the annotations name it."""
+
+    names: tuple[str, ...]
+    """What its file may be called, without the ending; the first that is there is taken."""
+    labels: Mapping[str, tuple[str, ...]]
+    split: str
+    span: tuple[float, float] | None = None
+    parent: str = ""
+    """The folder that it must lie in; "" where names are unique."""
+    frames: tuple[int, int] | None = None
+    """The first and the last frame of the stretch, counted from 1: those of a folder of frames tell no time."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What the files of a public data set say."""
+
+    title: str
+    files: tuple[Path, ...]
+    videos: Sequence[Annotated]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """head → names in the order of their numbers; a head without them is sorted."""
+    multi_label: bool = False
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class _Format:
+    title: str
+    file: re.Pattern[str]
+    """The names of its files; the group is the split, or what else tells several apart."""
+    opening: str
+    """What is in the first lines of each."""
+    read: Callable[[Mapping[str, Path]], Annotations]
+    """From the files by their groups."""
+
+
+def find_annotations(data: Path, below: bool = True) -> Annotations | None:
+    """Those of a public data set, where there are any.
+
+    Args:
+        data: one of its files, or the folder that they lie in.
+        below: look into the folders in it too that are for annotations by their names.
+
+    Raises:
+        UserError: they are damaged, or several files are of one split.
+    """
+    if data.is_file():
+        for form in _FORMATS:
+            if match := _matches(form, data):
+                return form.read({_group(match): data})
+        return None
+    for folder in (data, *(_annotation_folders(data) if below else ())):
+        names = sorted(entry.path for entry in read_folder(folder) if entry.name.lower().endswith(_ENDINGS))
+        for form in _FORMATS:
+            files = _by_group(form, [Path(name) for name in names])
+            if files:
+                return form.read(files)
+    return None
+
+
+def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataListing:
+    """Find the videos that the annotations name.
+
+    Args:
+        data: what `find_annotations` was given. Its folder is looked through for the videos, at any depth; the one
+            above it, where it is one for annotations alone.
+        videos: the folder to look through in place of it.
+
+    Raises:
+        UserError: none is there, or several are equally likely to be meant.
+    """
+    index = VideoIndex(videos or (data if data.is_dir() else data.parent))
+    above = index.folder.resolve().parent
+    if not index and not videos and _FOLDER.search(index.folder.resolve().name):
+        index = VideoIndex(above)
+    entries, missing = [], dict[str, list[str]]()
+    for video in annotations.videos:
+        label = next((name for names in video.labels.values() for name in names), "")
+        found = (index.find(name, video.parent, video.split, label) for name in video.names)
+        path = next((path for path in found if path is not None), None)
+        if path is None:
+            name = f"{video.parent}/{video.names[0]}" if video.parent else video.names[0]
+            missing.setdefault(video.split, []).append(name)
+        else:
+            entries.append(Entry(Path(path), video.labels, video.split, _span(video, path)))
+    files = shortened([str(file) for file in annotations.files], 4)
+    source = f"{annotations.title} annotations {files}{annotations.remark}, videos in {index.folder}"
+    listing = DataListing(
+        tuple(entries),
+        _all_classes(annotations),
+        annotations.multi_label,
+        source,
+        {split: tuple(names) for split, names in missing.items()},
+        official=True,
+    )
+    if not entries:
+        listing.check_files(missing)
+    return listing
+
+
+def _span(video: Annotated, path: str) -> tuple[float, float] | None:
+    if video.frames is None or Path(path).suffix.lower() in EXTENSIONS:
+        return video.span
+    from vivit.video.frame_folder import FRAME_RATE
+
+    return (video.frames[0] - 1) / FRAME_RATE, video.frames[1] / FRAME_RATE
+
+
+def _all_classes(annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
+    heads = dict.fromkeys(head for video in annotations.videos for head in video.labels)
+    classes = {}
+    for head in heads:
+        used = {name for video in annotations.videos for name in video.labels[head]}
+        classes[head] = annotations.classes.get(head) or sorted_names(used)
+        if unknown := sorted_names(used - set(classes[head])):
+            raise UserError(
+                f"{annotations.files[0]}: labels that are not in the list of classes beside it: {shortened(unknown)}"
+            )
+    return classes
+
+
+def _annotation_folders(data: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in read_folder(data) if _FOLDER.search(entry.name) and is_folder(entry))
+
+
+def _matches(form: _Format, file: Path) -> re.Match[str] | None:
+    match = form.file.fullmatch(file.name)
+    if match is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(4096).decode("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    return match if re.search(form.opening, beginning) else None
+
+
+def _group(match: re.Match[str]) -> str:
+    word = match.group(1)
+    return split_named(word) or word
+
+
+def _by_group(form: _Format, files: Sequence[Path]) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for file in files:
+        if match := _matches(form, file):
+            group = _group(match)
+            if group in found:
+                raise UserError(f"{file}: there is {found[group].name} beside it; give one of them as the data")
+            found[group] = file
+    return found
+
+
+def _table(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Where each row stands, in words, and its cells by column."""
+    rows = csv_rows(file, read_text(file))
+    names = [name.strip() for name in next(rows, (0, []))[1]]
+    lacking = next((column for column in columns if column not in names), None)
+    if lacking is not None:
+        raise UserError(f"{file}: no column {lacking!r}, which these annotations have; download the file again")
+    for number, row in rows:
+        where = f"{file}: line {number}"
+        if len(row) < len(names):
+            raise UserError(f"{where} has {len(row)} of {len(names)} cells; download the file again")
+        yield where, dict(zip(names, row, strict=False))
+
+
+def _beside(file: Path, *names: str) -> Path | None:
+    return next((path for name in names if (path := file.parent / name).is_file()), None)
+
+
+def _numbered(file: Path, pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    """number → name, in the order of the numbers."""
+    try:
+        return {number: name for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
+    except ValueError:
+        raise UserError(f"{file}: a class has no number; download the file again") from None
+
+
+# --- Kinetics-400, -600 and -700
+
+
+def _read_kinetics(files: Mapping[str, Path]) -> Annotations:
+    videos, used = [], []
+    labels: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    for group, file in files.items():
+        labelled = False
+        for where, row in _table(file, ("youtube_id", "time_start", "time_end")):
+            label = row.get("label", "").strip()
+            if not label:
+                continue  # of the later test sets only the videos were given out
+            labelled = True
+            try:
+                times = [int(float(row[column])) for column in ("time_start", "time_end")]
+            except (ValueError, OverflowError):
+                raise UserError(f"{where}: time_start or time_end is not a number; download the file again") from None
+            cut = f"{row['youtube_id']}_{times[0]:06d}_{times[1]:06d}"
+            split = split_named(row.get("split", "")) or group
+            said = labels.setdefault(label, {"classes": (label,)})
+            videos.append(Annotated((cut, row["youtube_id"]), said, split))
+        used += [file] if labelled else []
+    return Annotations("Kinetics", tuple(used), videos)
+
+
+# --- Something-Something v2
+
+
+def _read_something(files: Mapping[str, Path]) -> Annotations:
+    first = next(iter(files.values()))
+    labels_file = _beside(first, "something-something-v2-labels.json", "labels.json")
+    if labels_file is None:
+        raise UserError(f"{first}: something-something-v2-labels.json or labels.json must lie beside it")
+    labels = parse_json(labels_file, read_text(labels_file))
+    if not isinstance(labels, dict):
+        raise UserError(f'{labels_file}: not like {{"Approaching something with your camera": "0", …}}')
+    names = tuple(_numbered(labels_file, [(str(number), name) for name, number in labels.items()]).values())
+    known = {_plain(name): name for name in names}
+
+    def named(where: str, template: str) -> Mapping[str, tuple[str, ...]]:
+        # A few files write a template in other cases than the list of labels.
+        name = known.get(_plain(template))
+        if name is None:
+            raise UserError(f"{where}: the template {template!r} is not in {labels_file}")
+        return {"classes": (name,)}
+
+    videos = []
+    for split, file in files.items():
+        for number, item in enumerate(_objects(file), start=1):
+            where = f"{file}: entry {number}"
+            if "id" not in item or not isinstance(item.get("template"), str):
+                raise UserError(f"{where} has no id or template; download the file again")
+            videos.append(Annotated((str(item["id"]),), named(where, item["template"]), split))
+    used = list(files.values())
+    answers = _beside(first, "something-something-v2-test-answers.csv", "test-answers.csv")
+    if answers is not None and len(files) > 1:
+        used.append(answers)
+        for number, row in csv_rows(answers, read_text(answers), ";"):
+            if len(row) != 2:
+                raise UserError(f"{answers}: line {number} is not `id;label`; download the file again")
+            videos.append(Annotated((row[0].strip(),), named(f"{answers}: line {number}", row[1]), "test"))
+    return Annotations("Something-Something v2", tuple(used), videos, {"classes": names})
+
+
+def _plain(template: str) -> str:
+    return " ".join(template.replace("[", "").replace("]", "").lower().split())
+
+
+def _objects(file: Path) -> list[Mapping[str, Any]]:
+    items = parse_json(file, read_text(file))
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(f"{file}: not a list of objects; download the file again")
+    return items
+
+
+# --- Moments in Time
+
+
+def _read_moments(files: Mapping[str, Path]) -> Annotations:
+    first = next(iter(files.values()))
+    categories = _beside(first, "moments_categories.txt")
+    pairs = []
+    if categories is not None:
+        for number, row in csv_rows(categories, read_text(categories)):
+            if len(row) != 2:
+                raise UserError(f"{categories}: line {number} is not `class,number`; download the file again")
+            pairs.append((row[1].strip(), row[0].strip()))
+    names = _numbered(categories or first, pairs)
+    videos = []
+    for split, file in files.items():
+        for number, row in csv_rows(file, read_text(file)):
+            folder, _, name = row[0].strip().rpartition("/")
+            label = row[1].strip() if len(row) > 1 else ""
+            if not folder or not label:
+                raise UserError(f"{file}: line {number} is not `class/file.mp4,class,…`; download the file again")
+            videos.append(Annotated((_stem(name),), {"classes": (label,)}, split, parent=folder.rpartition("/")[2]))
+    return Annotations("Moments in Time", tuple(files.values()), videos, {"classes": tuple(names.values())})
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+# --- EPIC-Kitchens-100
+
+
+def _read_epic(files: Mapping[str, Path]) -> Annotations:
+    first = next(iter(files.values()))
+    names = {}
+    for head in ("verb", "noun"):
+        file = _beside(first, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
+        if file is None:
+            raise UserError(f"{first}: EPIC_100_{head}_classes.csv must lie beside it")
+        names[head] = _numbered(file, [(row["id"], row["key"]) for _, row in _table(file, ("id", "key"))])
+    videos = []
+    times = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")
+    columns = ("video_id", *times, "verb_class", "noun_class")
+    for split, file in files.items():
+        for where, row in _table(file, columns):
+            labels = {}
+            for head, numbered in names.items():
+                number = row[f"{head}_class"].strip()
+                if number not in numbered:
+                    raise UserError(f"{where}: {head}_class {number!r} is not in EPIC_100_{head}_classes.csv")
+                labels[head] = (numbered[number],)
+            try:
+                span = seconds(row["start_timestamp"]), seconds(row["stop_timestamp"])
+                frames = int(row["start_frame"]), int(row["stop_frame"])
+            except ValueError:
+                raise UserError(f"{where}: a timestamp or frame is not a number; download the file again") from None
+            videos.append(Annotated((row["video_id"],), labels, split, span, frames=frames))
+    classes = {head: tuple(numbered.values()) for head, numbered in names.items()}
+    return Annotations("EPIC-Kitchens-100", tuple(files.values()), videos, classes)
+
+
+# --- UCF-101 and HMDB-51: the usual protocol has no validation split, and scores on the test list
+
+
+def _read_ucf(files: Mapping[str, Path]) -> Annotations:
+    number = _one_split(files, r"list0?(\d)")
+    folder = next(iter(files.values())).parent
+    lists = {split: folder / f"{word}list0{number}.txt" for split, word in (("train", "train"), ("val", "test"))}
+    videos = []
+    for split, file in lists.items():
+        if not file.is_file():
+            raise UserError(f"{file}: not there; it belongs to the other lists of UCF-101")
+        for line_number, line in _lines(file):
+            path = re.sub(r"\s+\d+$", "", line)
+            label, _, name = path.rpartition("/")
+            if not label:
+                raise UserError(f"{file}: line {line_number} is not `Class/video.avi`; download the file again")
+            videos.append(Annotated((_stem(name),), {"classes": (label,)}, split, parent=label))
+    index = _beside(next(iter(lists.values())), "classInd.txt")
+    pairs = []
+    if index is not None:
+        for line_number, line in _lines(index):
+            class_number, _, name = line.partition(" ")
+            if not name:
+                raise UserError(f"{index}: line {line_number} is not `number Class`; download the file again")
+            pairs.append((class_number, name.strip()))
+    classes = {"classes": tuple(_numbered(index or folder, pairs).values())}
+    remark = f" (split {number}; its test list is for validation)"
+    return Annotations("UCF-101", tuple(lists.values()), videos, classes, remark=remark)
+
+
+def _read_hmdb(files: Mapping[str, Path]) -> Annotations:
+    number = _one_split(files, r"split(\d)")
+    folder = next(iter(files.values())).parent
+    videos = []
+    for file in sorted(folder.glob(f"*_test_split{number}.txt")):
+        label = file.name.removesuffix(f"_test_split{number}.txt")
+        for line_number, line in _lines(file):
+            name, _, use = line.rpartition(" ")
+            if use not in ("0", "1", "2") or not name:
+                raise UserError(f"{file}: line {line_number} is not `video.avi 0|1|2`; download the file again")
+            if use != "0":
+                split = "train" if use == "1" else "val"
+                videos.append(Annotated((_stem(name.strip()),), {"classes": (label,)}, split, parent=label))
+    remark = f" (split {number}; its test videos are for validation)"
+    return Annotations("HMDB-51", (folder,), videos, remark=remark)
+
+
+def _one_split(files: Mapping[str, Path], pattern: str) -> str:
+    """The number of the first of the splits that the files are of."""
+    return min(match[1] for file in files.values() if (match := re.search(pattern, file.name)))
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+# --- Charades
+
+
+def _read_charades(files: Mapping[str, Path]) -> Annotations:
+    first = next(iter(files.values()))
+    classes_file = _beside(first, "Charades_v1_classes.txt")
+    names: dict[str, str] = {}
+    if classes_file is not None:
+        names = dict((line.partition(" ")[0], line.partition(" ")[2]) for _, line in _lines(classes_file))
+    videos = []
+    for split, file in files.items():
+        for where, row in _table(file, ("id", "actions")):
+            # A class, a start and an end for each; one may come several times.
+            numbers = dict.fromkeys(action.split()[0] for action in row["actions"].split(";") if action.strip())
+            unknown = next((number for number in numbers if names and number not in names), None)
+            if unknown is not None:
+                raise UserError(f"{where}: the class {unknown!r} is not in {classes_file}")
+            labels = tuple(names.get(number, number) for number in numbers)
+            videos.append(Annotated((row["id"],), {"classes": labels}, "val" if split == "test" else split))
+    remark = " (the test videos are for validation)" if "test" in files else ""
+    classes = {"classes": tuple(names.values())}
+    return Annotations("Charades", tuple(files.values()), videos, classes, multi_label=True, remark=remark)
+
+
+_ENDINGS = (".csv", ".json", ".txt")
+_FORMATS = (
+    _Format("Kinetics", re.compile(rf"(?:.*[-_])?({_SPLIT})\.csv"), r"\byoutube_id\b.*\btime_start\b", _read_kinetics),
+    _Format(
+        "Something-Something v2",
+        re.compile(rf"(?:something-?something-?v2[-_])?({_SPLIT})\.json"),
+        r'"template"\s*:',
+        _read_something,
+    ),
+    _Format("Moments in Time", re.compile(r"(training|validation)Set\.csv"), "/", _read_moments),
+    _Format("EPIC-Kitchens-100", re.compile(r"EPIC_100_(train|validation)\.csv"), "narration_id", _read_epic),
+    _Format("UCF-101", re.compile(r"((?:train|test)list0\d)\.txt"), "/", _read_ucf),
+    _Format("HMDB-51", re.compile(r"(.+_test_split\d)\.txt"), r" [012]\s", _read_hmdb),
+    _Format("Charades", re.compile(r"Charades_v1_(train|test)\.csv"), r"\bactions\b", _read_charades),
+)

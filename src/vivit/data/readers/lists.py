@@ -1,0 +1,325 @@
+"""Lists of videos that people write: tables in CSV, TSV, JSON and JSON-lines, and lines of a path and a label."""
+
+import ast
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from vivit.data.entries import Entry, split_named
+from vivit.data.readers.folders import EXTENSIONS, Presence
+from vivit.errors import UserError
+
+LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "video_path", "video")
+OTHER_COLUMNS = ("split", "start", "end")
+_KNOWN_COLUMNS = {*PATH_COLUMNS, *OTHER_COLUMNS, "label", "labels"}
+# From so many rows on, a column that has another value in each is taken for something else than labels.
+MANY = 10
+
+
+@dataclass
+class VideoList:
+    """What a list says."""
+
+    entries: list[Entry] = field(default_factory=list)
+    multi_label: bool = False
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    """split → the files that are not there."""
+    classes: dict[str, set[str]] = field(default_factory=dict)
+    """head → the names in it, those of missing files too."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    columns: Sequence[str]
+    rows: Iterable[tuple[int, Mapping[str, Any]]]
+    """The number of each in the file, and column → cell: text in CSV, anything in JSON."""
+
+
+def read_list(file: Path, folder: Path | None = None, split: str = "", presence: Presence | None = None) -> VideoList:
+    """Read a list.
+
+    A .txt has lines of a path and, last, a label; if the two are parted by a tab, the label may have spaces. So may a
+    .csv without names of columns, where a comma may part them too. Any other list is a table with these columns:
+    - `path` (or `file_name`, `filename`, `file`, `video_path`, `video`);
+    - `label`; or `labels`, where any number of them apply; then all other columns are passed over. Without either, a
+      single other column is the label, and of several each is a head of its own, named as the column;
+    - perhaps `split`: train, val or test;
+    - perhaps `start` and `end`, in seconds or as HH:MM:SS.ss; both are left empty where the whole video is meant.
+
+    A cell has several labels as a list (in CSV as text, ["run", "jump"]) or parted by semicolons.
+
+    Args:
+        file: one of the kinds in `LISTS`.
+        folder: what paths are relative to; by default the list's folder.
+        split: of every entry of a list without the column.
+        presence: of files that were looked for before.
+
+    Raises:
+        UserError: it is no such list, or a row lacks something.
+    """
+    text = read_text(file)
+    rows = _lines(file, text)
+    table = _Table(("path", "label"), rows) if rows is not None else _table(file, text)
+    return _Reader(file, folder or file.parent, split, presence or Presence()).read(table)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark. Raises UserError."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        if file.suffix.lower() not in LISTS:
+            raise UserError(f"{file}: not a list of videos; give a folder, or a {', '.join(LISTS)}") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}: line {line} is not UTF-8; save the file as UTF-8") from None
+
+
+def csv_rows(file: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, with the numbers of their lines. Raises UserError."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"{file}: line {reader.line_num} is not CSV ({error}); is a quotation mark not closed?"
+        ) from None
+
+
+def parse_json(file: Path, text: str) -> Any:
+    """Raises UserError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON ({error})") from None
+
+
+def seconds(text: str | float) -> float:
+    """Of a number or HH:MM:SS.ss. Raises ValueError."""
+    total = 0.0
+    for part in str(text).strip().split(":"):
+        total = total * 60 + float(part)
+    return total
+
+
+def _lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]] | None:
+    """Rows of a list that names no columns; None for a table."""
+    first = next((line for line in text[:4096].splitlines() if line.strip()), "")
+    suffix = file.suffix.lower()
+    if suffix != ".txt" and not (suffix == ".csv" and _starts_with_a_video(first)):
+        return None
+    if suffix == ".csv" and "," in first:
+        return _pairs(file, text)
+    return _split_lines(file, text)
+
+
+def _starts_with_a_video(line: str) -> bool:
+    path = next(csv.reader([line]))[0] if line else ""
+    return any(path.lower().rstrip().endswith(ending) or f"{ending} " in path.lower() for ending in EXTENSIONS)
+
+
+def _pairs(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for number, row in csv_rows(file, text):
+        if len(row) != 2:
+            raise UserError(
+                f"{file}: line {number} has {len(row)} cells; a first line must name the columns, such as path,label"
+            )
+        yield number, {"path": row[0], "label": row[1]}
+
+
+def _split_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        parts = line.strip().rsplit("\t" if "\t" in line.strip() else None, maxsplit=1)
+        if len(parts) == 1:
+            raise UserError(f"{file}: the line {parts[0]!r} has no label; write `path label` in each line")
+        if parts:
+            yield number, {"path": parts[0], "label": parts[1]}
+
+
+def _table(file: Path, text: str) -> _Table:
+    suffix = file.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return _csv_table(file, text)
+    if suffix == ".json":
+        rows = parse_json(file, text) if text.strip() else []
+        if not isinstance(rows, list):
+            raise UserError(f'{file}: not a list of videos; write [{{"path": "1.mp4", "label": "run"}}, …]')
+        return _json_table(file, list(enumerate(rows, start=1)))
+    if suffix == ".jsonl":
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        return _json_table(file, [(n, _parse_line(file, n, line)) for n, line in lines])
+    raise UserError(f"{file}: not a list of videos; give a folder, or a {', '.join(LISTS)}")
+
+
+def _csv_table(file: Path, text: str) -> _Table:
+    first = text.lstrip().split("\n", 1)[0]
+    delimiter = next((mark for mark in "\t,;" if mark in first), ",")
+    rows = csv_rows(file, text, delimiter)
+    named = [name.strip() for name in next(rows, (0, []))[1]]
+    columns = [name.lower() if name.lower() in _KNOWN_COLUMNS else name for name in named]
+
+    def cells() -> Iterator[tuple[int, dict[str, str]]]:
+        for number, row in rows:
+            if len(row) > len(columns) and any(cell.strip() for cell in row[len(columns) :]):
+                raise UserError(
+                    f"{file}: line {number} has {len(row)} cells, and the first line names {len(columns)}; "
+                    "put a cell that has a comma into quotation marks"
+                )
+            yield number, dict(zip(columns, row, strict=False))
+
+    return _Table(columns, cells())
+
+
+def _json_table(file: Path, rows: list[tuple[int, Any]]) -> _Table:
+    columns: dict[str, None] = {}
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f'{file}: entry {number} is not like {{"path": "1.mp4", "label": "run"}}')
+        columns.update(dict.fromkeys(row))
+    return _Table(list(columns), rows)
+
+
+def _parse_line(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: line {number} is not JSON ({error})") from None
+
+
+class _Reader:
+    """Turns the rows of one list into entries."""
+
+    def __init__(self, file: Path, folder: Path, split: str, presence: Presence) -> None:
+        self.file, self.folder, self.split, self.presence = file, str(folder), split, presence
+        self.result = VideoList()
+        self._labels: dict[tuple[Any, ...], Mapping[str, tuple[str, ...]]] = {}
+
+    def read(self, table: _Table) -> VideoList:
+        rows = iter(table.rows)
+        first = next(rows, None)
+        if first is None:
+            return self.result
+        path_column, heads = self._roles(table.columns)
+        with_span = "start" in table.columns or "end" in table.columns
+        self.result.multi_label = "labels" in heads
+        for number, row in chain((first,), rows):
+            where = f"{self.file}: line {number}"
+            path = self._path_of(row, path_column, where)
+            split = self._split_of(row.get("split"), where)
+            labels = self._labels_of(row, heads, where)
+            span = self._span_of(row, where) if with_span else None
+            if path in self.presence:
+                self.result.entries.append(Entry(Path(path), labels, split, span))
+            else:
+                self.result.missing.setdefault(split, []).append(path)
+        if not {"label", "labels"} & set(heads):
+            self._check_labels(heads)
+        return self.result
+
+    def _roles(self, columns: Sequence[str]) -> tuple[str, Mapping[str, str]]:
+        """The column of paths, and column → head."""
+        twice = next((name for name in columns if name and list(columns).count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{self.file}: two columns {twice!r}; leave one")
+        path = next((name for name in PATH_COLUMNS if name in columns), None)
+        if path is None:
+            raise UserError(f"{self.file}: no column 'path'; the first line must name the columns, as in path,label")
+        labels = [name for name in ("label", "labels") if name in columns]
+        others = [name for name in columns if name and name not in (*PATH_COLUMNS, *OTHER_COLUMNS)]
+        if len(labels) > 1:
+            raise UserError(f"{self.file}: both a column 'label' and a column 'labels'; leave one")
+        if not (labels or others):
+            raise UserError(f"{self.file}: no column 'label'; the first line must name the columns, as in path,label")
+        if len(labels or others) == 1:
+            return path, {(labels or others)[0]: "classes"}
+        return path, {name: name for name in others}
+
+    def _path_of(self, row: Mapping[str, Any], column: str, where: str) -> str:
+        name = row.get(column)
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{where} has no {column}")
+        name = name.strip()
+        if "\\" in name and "/" not in name and os.sep == "/":
+            name = name.replace("\\", "/")  # written on Windows
+        return os.path.join(self.folder, name)
+
+    def _split_of(self, cell: Any, where: str) -> str:
+        if not cell or not str(cell).strip():
+            return self.split
+        split = split_named(str(cell))
+        if not split:
+            raise UserError(f"{where} has the split {cell!r}; write train, val or test")
+        return split
+
+    def _labels_of(self, row: Mapping[str, Any], heads: Mapping[str, str], where: str) -> Mapping[str, tuple[str, ...]]:
+        cells = [row.get(column) for column in heads]
+        key = tuple(cell if isinstance(cell, str) else (repr(cell),) for cell in cells)
+        if key not in self._labels:
+            labels = {}
+            for (column, head), cell in zip(heads.items(), cells, strict=True):
+                names, several = _names(cell)
+                if names is None:
+                    raise UserError(f"{where}: {column} {cell!r} is not a label; write a name, or several in a list")
+                if not names and not several and column != "labels":
+                    raise UserError(f"{where} has no {column}")
+                labels[head] = names
+                self.result.classes.setdefault(head, set()).update(names)
+                self.result.multi_label |= several
+            self._labels[key] = labels
+        return self._labels[key]
+
+    def _span_of(self, row: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+        given = [row.get(column) for column in ("start", "end")]
+        given = [None if isinstance(value, str) and not value.strip() else value for value in given]
+        if given == [None, None]:
+            return None
+        try:
+            start, end = (seconds(value) for value in given if value is not None)
+        except ValueError:
+            start, end = 0.0, 0.0
+        if not 0 <= start < end < float("inf"):
+            raise UserError(
+                f"{where}: start {row.get('start')!r} and end {row.get('end')!r} are not a stretch; "
+                "write seconds or HH:MM:SS, or leave both empty"
+            )
+        return start, end
+
+    def _check_labels(self, heads: Mapping[str, str]) -> None:
+        """A column that is not meant as labels would make a class of every row."""
+        entries = self.result.entries
+        for column, head in heads.items():
+            if len(entries) >= MANY and len({entry.labels[head] for entry in entries}) == len(entries):
+                raise UserError(
+                    f"{self.file}: the column {column!r} has another value in each row, so it cannot be a label; "
+                    "leave it out, or name the column of labels 'label'"
+                )
+
+
+def _names(cell: Any) -> tuple[tuple[str, ...] | None, bool]:
+    """The labels of a cell, or None, and whether it is written as several."""
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text.startswith("[") and text.endswith("]"):
+            try:
+                cell = ast.literal_eval(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                cell = text  # a label such as "[something] in [something]"
+        elif ";" in text:
+            cell = [name for name in text.split(";") if name.strip()]
+    if cell is None or cell == "":
+        return (), False
+    several = isinstance(cell, list)
+    names = cell if several else [cell]
+    if not all(isinstance(name, str | int) and not isinstance(name, bool) and str(name).strip() for name in names):
+        return (None, False) if several or not isinstance(cell, str) else ((), False)
+    return tuple(dict.fromkeys(str(name).strip() for name in names)), several

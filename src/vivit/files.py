@@ -1,0 +1,75 @@
+"""The one way to write files: under another name first, then renamed, so that a file is whole or not there at all."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vivit.errors import UserError
+
+Content = Callable[[Path], object]
+"""Writes itself to a path."""
+
+
+def as_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Content:
+    """A safetensors file."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return lambda path: save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+
+
+def as_json(value: Any) -> Content:
+    return as_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def as_text(value: str) -> Content:
+    """UTF-8; bytes of file names that are not text (surrogates) are written back as those bytes."""
+    return lambda path: path.write_text(value, encoding="utf-8", errors="surrogateescape")
+
+
+def write_files(files: Mapping[Path, Content]) -> None:
+    """Write files that belong together; if one cannot be written, as on a full disk, the old ones stay.
+
+    Every file is on the disk before the first takes its name.
+
+    Raises:
+        UserError: a file cannot be written; the message names it.
+    """
+    unfinished = {path: path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in files}
+    try:
+        for path, content in files.items():
+            content(unfinished[path])
+            unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read its files
+            _sync(unfinished[path])
+        for path in files:
+            os.replace(unfinished[path], path)
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:  # safetensors reports a full disk as its own error
+        raise UserError(f"{path}: not written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        for leftover in unfinished.values():
+            with suppress(OSError):  # nothing can be deleted on a read-only file system
+                leftover.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents. Raises UserError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot create this folder ({error.strerror})") from None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

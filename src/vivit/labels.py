@@ -1,0 +1,126 @@
+"""What labels mean: the heads of a model or data set, their class names, and the metrics that score them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+ONLY_HEAD = "classes"  # the name of the one head of a model whose heads have no names
+TOP = (1, 5)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of one head, or of all heads together."""
+
+    head: str
+    """The head, or the name of the joint label, such as "action"; "" if there is only one head."""
+    kind: str
+    """ "top1", "top5" or "mAP"."""
+    tells: bool = True
+    """False for a top-5 among five classes or fewer, which is always right."""
+
+    @property
+    def key(self) -> str:
+        """As files name it: "top1", "verb_top1", "mAP"."""
+        return f"{self.head}_{self.kind}" if self.head else self.kind
+
+    @property
+    def title(self) -> str:
+        """As people read it: "top-1", "verb top-1", "mAP"."""
+        return f"{self.head} {self.kind.replace('top', 'top-')}".lstrip()
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The labels that a model predicts or that a data set has."""
+
+    classes: Mapping[str, tuple[str, ...]]
+    """head → its class names in order; a single head without a name is "classes"."""
+    multi_label: bool = False
+    """Whether any number of classes applies to a video; otherwise exactly one of each head does."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.classes)
+
+    @property
+    def single(self) -> bool:
+        """Whether there is only one head."""
+        return len(self.classes) == 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """head → number of classes."""
+        return {head: len(names) for head, names in self.classes.items()}
+
+    @cached_property
+    def numbers(self) -> dict[str, dict[str, int]]:
+        """head → class name → its number."""
+        return {head: {name: number for number, name in enumerate(names)} for head, names in self.classes.items()}
+
+    @property
+    def joint(self) -> str:
+        """The name of the combined label of several heads; EPIC-Kitchens calls a verb and a noun an action."""
+        # A "+" cannot be part of a head's name.
+        return "action" if set(self.classes) == {"verb", "noun"} else "+".join(self.classes)
+
+    def title(self, head: str) -> str:
+        """The head's name for people, "" if it has none."""
+        return "" if head == ONLY_HEAD else head
+
+    def column(self, head: str, name: str) -> str:
+        """The column of a table for one head: "predicted", or "verb_predicted" if there are several heads."""
+        return name if self.single else f"{head}_{name}"
+
+    def metrics(self) -> Iterator[Metric]:
+        """Every metric: top-1 and top-5 of each head and then of all together, or mAP where labels are many."""
+        for head, names in self.classes.items():
+            name = "" if self.single else head
+            if self.multi_label:
+                yield Metric(name, "mAP")
+            else:
+                yield from (Metric(name, f"top{k}", tells=k == 1 or len(names) > k) for k in TOP)
+        if not self.single and not self.multi_label:
+            yield from (Metric(self.joint, f"top{k}") for k in TOP)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (…, K) of one head to probabilities: their softmax, or each one's sigmoid where labels are many."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
+
+    def ranked(self, head: str, logits: Tensor) -> list[tuple[str, float]]:
+        """Class names and probabilities of one video, the most probable first; ties in class order. logits: (K,)."""
+        scores, order = self.probabilities(logits).sort(descending=True, stable=True)
+        names = self.classes[head]
+        return [(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)]
+
+    def __str__(self) -> str:
+        """ "12 classes", or "97 verb and 300 noun classes"."""
+        counts = [str(count) if head == ONLY_HEAD else f"{count} {head}" for head, count in self.counts.items()]
+        return f"{' and '.join(counts)} classes"
+
+
+def by_head(logits: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A model's output as head → logits, also where it has a single head without a name."""
+    return {ONLY_HEAD: logits} if isinstance(logits, Tensor) else logits
+
+
+def numbered_heads(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
+    """The fields of ModelConfig for these heads: `num_classes` for the single head without a name, else `heads`."""
+    if list(counts) == [ONLY_HEAD]:
+        return {"num_classes": counts[ONLY_HEAD], "heads": None}
+    return {"num_classes": None, "heads": dict(counts)}
+
+
+def as_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """head → class names, from a mapping or from the names of a single head.
+
+    Raises:
+        ValueError: something else than lists of names.
+    """
+    heads = classes if isinstance(classes, Mapping) else {ONLY_HEAD: classes}
+    for names in heads.values():
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(x, str) for x in names):
+            raise ValueError(f"classes: give a list of names, not {names!r}")
+    return {head: tuple(names) for head, names in heads.items()}

@@ -1,0 +1,109 @@
+"""What the machine offers: devices, precision, threads and free memory."""
+
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from vivit.errors import UserError
+
+Precision = Literal["float32", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# How a RuntimeError says that memory ran out: PyTorch's CPU allocator, CUDA's runtime and cuBLAS.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device; "auto" is the GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()  # fails on "meta", which holds no numbers
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device: {name!r} is not available here; use auto, cpu or cuda") from None
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The model name of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def pick_precision(
+    precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device, sharded: bool
+) -> Precision:
+    """Resolve "auto" to bf16 on a GPU that supports it, else to float32.
+
+    Raises:
+        UserError: fp16 without loss scaling (on a CPU, or with sharded parameters), where gradients would underflow.
+    """
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "fp16" and (sharded or device.type != "cuda"):
+        raise UserError("precision: fp16 needs a GPU and does not work with --shard; use bf16 or float32")
+    return precision
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes used so far: of the GPU's memory, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes: on the GPU, or on the machine and within this process's control groups."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min([psutil.virtual_memory().available, *left_in_control_groups()]))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this error means that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # PyTorch's CPU allocator has no exception of its own.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def left_in_control_groups(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Bytes left under each memory limit on this process, from its own control group upwards (Linux, v1 and v2)."""
+    for line in groups.read_text("utf-8").splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, limit, usage, reclaimable = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            reclaimable = "total_inactive_file"
+        else:
+            continue
+        # Inside a container the path may be the host's, while the container's own group is mounted at the top.
+        own = top / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(top):
+                break
+            try:
+                most, used, counts = ((folder / name).read_text("utf-8") for name in (limit, usage, "memory.stat"))
+            except OSError:
+                continue
+            if most.strip() != "max":
+                # The kernel reclaims the page cache when memory is needed.
+                yield int(most) - int(used) + int(dict(row.split() for row in counts.splitlines()).get(reclaimable, 0))

@@ -1,0 +1,115 @@
+"""One process or many: Accelerate starts them, and the model learns nothing of it."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import gather_object as everyones
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from vivit.errors import UserError
+from vivit.model.encoder import Encoder
+from vivit.runtime import DTYPES, Precision
+from vivit.training.recipe import Recipe
+
+Tracker = Literal["wandb", "trackio"]
+Result = TypeVar("Result")
+
+
+def start_processes(device: torch.device, precision: Precision, track: Tracker | None, shard: bool) -> Accelerator:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: its type decides; with several processes each takes the GPU of its local rank.
+        track: where curves go besides TensorBoard.
+        shard: whether the model is to be spread over them.
+
+    Raises:
+        UserError: the tracker is not installed, or there is but one process to shard over.
+    """
+    if track is not None and importlib.util.find_spec(track) is None:
+        raise UserError(f"track: {track} is not installed; pip install {track}")
+    # Accelerate keeps the settings of the run before, where one process has several.
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "float32" else precision,
+        log_with=None if track is None else [track],
+        # Gradients lie in what is sent, not in a copy beside it.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if shard and accelerator.num_processes == 1:
+        raise UserError("shard: there is one process; start several with torchrun (docs/clusters.md)")
+    return accelerator
+
+
+def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precision: Precision) -> nn.Module:
+    """What to call in place of the network: DDP over it, or the network itself, sharded in place by FSDP2."""
+    network.to(accelerator.device)
+    if not shard:
+        return accelerator.prepare_model(network)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    dtype = DTYPES[precision]
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
+    for module in network.modules():
+        if isinstance(module, Encoder):
+            for block in module.blocks:
+                within = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+                fully_shard(block, mesh=mesh, mp_policy=within)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+    return network
+
+
+@contextmanager
+def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> Iterator[None]:
+    """Within it gradients add up in each process and are not averaged, if `local`."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(not local)
+        yield
+    elif local:
+        with accelerator.no_sync(network):
+            yield
+    else:
+        yield
+
+
+def summed(values: list[float], accelerator: Accelerator) -> list[float]:
+    """Each value's sum over the processes."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
+    return total.tolist()
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Do the work in every process; where one has a UserError, all raise it, and none waits for it in vain."""
+    result, failure = None, ""
+    try:
+        result = work()
+    except UserError as error:
+        failure = str(error)
+    for message in filter(None, everyones([failure])):
+        raise UserError(message)
+    return cast(Result, result)
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether this is what a process finds that waits for one that has ended."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
+def start_trackers(accelerator: Accelerator, out: Path, step: int, recipe: Recipe, track: Tracker | None) -> None:
+    """Begin the curves, or go on with them after `step`."""
+    accelerator.log_with.append(TensorBoardTracker("tensorboard", out, purge_step=step + 1))
+    fields: dict[str, Any] = {"name": out.name, "config": recipe.model_dump(mode="json")}
+    accelerator.init_trackers("vivit", init_kwargs={} if track is None else {track: fields})

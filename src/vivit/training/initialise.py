@@ -1,0 +1,315 @@
+"""The model that training starts from: fresh, or with the weights of a video model or an image ViT."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from vivit.config import SIZES, SUFFIXES, ModelConfig
+from vivit.data.datasets import VideoSet, count_classes
+from vivit.data.entries import shortened
+from vivit.errors import UserError, one_line
+from vivit.inference.features import TemporalPart, factorised_encoder_of
+from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.training.recipe import Recipe
+from vivit.training.recipes import RECIPES
+from vivit.training.schedule import Schedule
+from vivit.weights.adapt import fit
+from vivit.weights.convert import is_image_vit
+from vivit.weights.hub import called
+from vivit.weights.image_sources import read_image_vit
+from vivit.weights.image_vit import new_from
+from vivit.weights.store import load_found, opened
+from vivit.weights.weight_file import WeightFile
+
+SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
+CLIP = ("num_frames", "frame_stride", "image_size", "resize")
+# What some Scenic checkpoints have to be told of themselves.
+TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
+# On fewer videos than this, a model of more parameters than that should not be trained from scratch.
+FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
+
+
+def default_recipe(init: str | None) -> str:
+    """The name of the recipe to take where none is named."""
+    return "small" if init is None else "finetune"
+
+
+def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> ViViT:
+    """The model of a run before its first step, on the CPU, in train mode; what is random comes from torch's generator.
+
+    From a video model come variant and sizes, and the clip and how it is prepared where the recipe leaves them open;
+    positions are resized to another clip. A head is kept where its classes are those of the data, in any order; else it
+    is fresh. From an image ViT (paper, section 3.4) comes a factorised encoder, or the variant that the recipe names,
+    and its tubelets, by default of two frames, have the image's kernel at their central frame. If the spatial encoder
+    is to be frozen, the temporal one starts as a copy of its end. Rates of regularisation and an adapter are the
+    recipe's in any case.
+
+    Args:
+        init: any source that `vivit.load` or `vivit.from_image_vit` takes; None is from scratch.
+        data_name: what the model's `origin` calls the data.
+
+    Returns:
+        The model; each thing that was assumed or changed is a line of its `report`.
+
+    Raises:
+        UserError: the source cannot be read, or does not fit the recipe; or the recipe contradicts itself.
+    """
+    if init is None:
+        if recipe.freeze_spatial:
+            raise UserError(
+                "freeze_spatial: from scratch the spatial encoder would stay as it was drawn at random; give --init an "
+                "image ViT or a factorised encoder (docs/weights.md says where they are)"
+            )
+        model = _from_scratch(recipe, train_set)
+    else:
+        path, file = opened(init)
+        wanted = _wanted(recipe, train_set.multi_label)
+        start = _from_image_vit if is_image_vit(path, file, wanted) else _from_video_model
+        model = start(recipe, train_set, init, path, file, wanted)
+    num_videos = len(train_set.videos)
+    epochs = Schedule.planned(recipe, num_videos).epochs
+    how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {how_long}"
+    model.origin = (*model.origin, trained)
+    return model.train()
+
+
+def start_lines(model: ViViT, recipe: Recipe, init: str | None, num_videos: int) -> list[str]:
+    """What training starts from and why, in plain sentences; the model's `report` is among them.
+
+    Args:
+        model: as `build_model` made it.
+        num_videos: to train on.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size = f"{parameters / 1e6:.1f} M parameters" if parameters >= 100_000 else f"{parameters:,} parameters"
+    start = "from scratch" if init is None else f"starting from {init}"
+    lines = [
+        _recipe_in_words(recipe, init),
+        f"{model.config.variant.replace('_', ' ')} of {size}, {start}",
+        *model.report,
+    ]
+    if init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
+        lines.append(
+            f"from scratch on {num_videos} videos a model of {size} learns little: give --init a pretrained ViViT or "
+            "image ViT (docs/weights.md says where they are), or --recipe demo, which is small"
+        )
+    return lines
+
+
+def freeze_spatial(model: ViViT) -> TemporalPart:
+    """Freeze all up to the end of the spatial encoder, in place, and return what is left to train.
+
+    After Gowda et al. 2023 (arXiv 2306.04822), who lose no accuracy by it where the temporal encoder starts well
+    (`start_temporal_as_spatial`) and an adapter (`ModelConfig.adapter_size`) comes before it.
+
+    Raises:
+        UserError: the model is no factorised encoder with temporal layers.
+    """
+    part = TemporalPart(model)
+    encoder = factorised_encoder_of(model)
+    for frozen in (model.embedding, encoder.spatial_positions, encoder.spatial_encoder):
+        frozen.requires_grad_(False)
+    return part
+
+
+def start_temporal_as_spatial(model: ViViT) -> str:
+    """Let the temporal encoder start as a copy of the end of the spatial one, in place: for one that is fresh.
+
+    The last temporal block is as the last spatial one, and so on; where there are more of them, the first stay as they
+    are.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        UserError: the model is no factorised encoder with temporal layers.
+    """
+    encoder = factorised_encoder_of(model)
+    assert encoder.temporal_encoder is not None
+    pairs = list(zip(reversed(encoder.temporal_encoder.blocks), reversed(encoder.spatial_encoder.blocks), strict=False))
+    for block, source in pairs:
+        block.load_state_dict(source.state_dict())
+    encoder.temporal_encoder.norm.load_state_dict(encoder.spatial_encoder.norm.state_dict())
+    return f"the last {len(pairs)} temporal layers start as copies of the last spatial ones"
+
+
+def _from_scratch(recipe: Recipe, train_set: VideoSet) -> ViViT:
+    heads = {head: len(names) for head, names in train_set.classes.items()}
+    try:
+        config = recipe.build_config(heads, train_set.multi_label)
+        model = ViViT(config, classes=train_set.classes, preprocessing=recipe.build_preprocessing())
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    model.initialise(position_std=recipe.position_std)
+    model.report = (_clip_in_words(model, recipe),)
+    return model
+
+
+def _from_video_model(
+    recipe: Recipe, train_set: VideoSet, init: str, path: Path, file: WeightFile | None, wanted: dict[str, Any]
+) -> ViViT:
+    named = _fields_of_name(recipe.model)
+    told: dict[str, Any] = {}
+    if file is not None:  # a Scenic checkpoint: folders tell all of themselves
+        told = {field: wanted.get(field) for field in TOLD_TO_SCENIC}
+        told["variant"] = wanted.get("variant", named.get("variant"))
+    source = load_found(path, file, init, "filter_inflation", None, told)
+    theirs, labels, dtype = source.config, source.classes or {}, source.embedding.weight.dtype
+    expected = {field: getattr(theirs, field) for field in ("variant", "tubelet_size", *SIZE)}
+    if theirs.embedding == "uniform_frames" and named:  # a name has no word for them
+        expected["tubelet_size"] = (named["tubelet_size"][0], *theirs.tubelet_size[1:])
+    tubelet = "tubelets of {} × {} × {}".format(*theirs.tubelet_size)
+    _refuse_another_name(recipe, named, expected, f"{init} is a {theirs.variant.replace('_', ' ')} model", tubelet)
+    source.origin = source.origin or (f"ViViT {called(init)}",)
+    try:
+        model = fit(source.float(), classes=train_set.classes, **wanted)
+    except UserError as error:
+        raise UserError(f"{init}: {error}") from None
+
+    lines, kept = [], []
+    if dtype != torch.float32:
+        lines.append(f"weights in {str(dtype).removeprefix('torch.')} taken as float32")
+    for head, names in train_set.classes.items():
+        parameters = list(model.heads[head].parameters())
+        if labels.get(head) == names:
+            kept.append(f"{_head(head)} of the weights kept: its {len(names)} classes are those of the data")
+        elif head not in labels and theirs.class_counts.get(head) == len(names) and any(map(torch.any, parameters)):
+            for parameter in parameters:
+                nn.init.zeros_(parameter)
+            lines.append(
+                f"{_head(head)} fresh: the weights have {len(names)} classes too, but no names of them "
+                "(vivit convert SOURCE OUT --classes NAMES gives them)"
+            )
+    _set_preprocessing(model, recipe)
+    model.origin = (*model.origin, *lines)
+    model.report = (*model.report, *lines, *kept, _clip_in_words(model, recipe, from_start=CLIP))
+    return model
+
+
+def _from_image_vit(
+    recipe: Recipe, train_set: VideoSet, init: str, path: Path, file: WeightFile | None, wanted: dict[str, Any]
+) -> ViViT:
+    named = _fields_of_name(recipe.model)
+    image = read_image_vit(path, wanted.get("num_heads", named.get("num_heads")), file)
+    theirs = image.model.config
+    tubelet = (named.get("tubelet_size", (2,))[0], *theirs.tubelet_size[1:])
+    decided = {field: getattr(theirs, field) for field in (*SIZE, "activation", "norm_eps")}
+    expected = {"variant": named.get("variant", "factorised_encoder"), "tubelet_size": tubelet, **decided}
+    patch = f"patches of {tubelet[1]} × {tubelet[2]}"
+    _refuse_another_name(recipe, named, expected, f"{init} is an image ViT", patch)
+    shape = wanted.get("tubelet_size")
+    if isinstance(shape, list | tuple) and tuple(shape[1:]) != tubelet[1:]:
+        raise UserError(f"{init}: tubelet_size: {shape} asked for, but the image model's patches are {tubelet[1:]}")
+    for field, value in decided.items():
+        if wanted.get(field) not in (None, value):
+            raise UserError(f"{init}: {field}: {wanted[field]} asked for, but the image model has {value}")
+    fields = {"variant": expected["variant"], "tubelet_size": tubelet, **wanted}
+    model = new_from(image, init, "central_frame", train_set.classes, fields)
+    if isinstance(model.model, FactorisedEncoderModel) and (positions := model.model.temporal_positions) is not None:
+        for fresh in (positions.embedding, positions.class_position):
+            if fresh is not None:
+                nn.init.normal_(fresh, std=recipe.position_std)
+    if recipe.freeze_spatial:
+        model.report = (*model.report, start_temporal_as_spatial(model))
+    _set_preprocessing(model, recipe)
+    model.report = (*model.report, _clip_in_words(model, recipe, from_start=("image_size",)))
+    return model
+
+
+def _wanted(recipe: Recipe, multi_label: bool) -> dict[str, Any]:
+    """Fields of ModelConfig as recipe and data have them, whatever the start; None leaves one to the start."""
+    return {
+        "num_frames": recipe.num_frames,
+        "image_size": recipe.image_size,
+        "dropout": recipe.dropout,
+        "attention_dropout": 0.0,
+        "stochastic_depth": recipe.stochastic_depth,
+        "token_dropping": recipe.token_dropping,
+        "adapter_size": recipe.adapter_size,
+        "multi_label": multi_label,
+        **recipe.architecture,
+    }
+
+
+def _fields_of_name(model: str | None) -> dict[str, Any]:
+    """What a model's name says: variant, tubelet and sizes; nothing where there is no name."""
+    if model is None:
+        return {}
+    try:
+        # The name's own tubelet might not divide the default picture, of which nothing is said here.
+        config = ModelConfig.named(model, tubelet_size=(1, 1, 1))
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+    patch, frames = map(int, model.split("-")[2].split("x"))
+    return {"tubelet_size": (frames, patch, patch), **{field: getattr(config, field) for field in ("variant", *SIZE)}}
+
+
+def _refuse_another_name(
+    recipe: Recipe, named: dict[str, Any], expected: dict[str, Any], source: str, what: str
+) -> None:
+    """Raise UserError where the recipe's model is another than the source gives, and say which one it does give."""
+    if all(value == expected[field] for field, value in named.items() if field not in recipe.architecture):
+        return
+    frames, height, width = expected["tubelet_size"]
+    size = next((name for name, fields in SIZES.items() if all(expected[x] == fields[x] for x in SIZE)), None)
+    suffix = next(suffix for suffix, variant in SUFFIXES.items() if variant == expected["variant"])
+    or_give = ""
+    if size is not None and height == width and not recipe.architecture.keys() & expected.keys():
+        or_give = f", or give {'-'.join(filter(None, ('vivit', size, f'{height}x{frames}', suffix)))}"
+    raise UserError(
+        f"model: {recipe.model} asked for, but {source} of {expected['num_layers']} layers, {expected['num_heads']} "
+        f"heads, {expected['hidden_size']} wide, MLP {expected['mlp_dim']}, {what}: leave --model out "
+        f"(--recipe finetune has none){or_give}"
+    )
+
+
+def _set_preprocessing(model: ViViT, recipe: Recipe) -> None:
+    given = {"frame_stride": recipe.frame_stride, "resize": recipe.resize}
+    model.preprocessing = model.preprocessing.model_copy(
+        update={field: value for field, value in given.items() if value is not None}
+    )
+
+
+def _clip_in_words(model: ViViT, recipe: Recipe, from_start: tuple[str, ...] = ()) -> str:
+    """What a clip is, and where that comes from; `from_start` are fields of CLIP that the start has a say in."""
+    sources: dict[str, list[str]] = {}
+    for field in CLIP:
+        if getattr(recipe, field) is not None or field in recipe.architecture:
+            source = "as the recipe says"
+        elif field == "resize" and (field not in from_start or recipe.image_size is not None):
+            source = "in proportion to the crop"
+        else:
+            source = "as the start has it" if field in from_start else "by default"
+        sources.setdefault(source, []).append(field)
+    config, preprocessing = model.config, model.preprocessing
+    height, width = config.image_size
+    origins = "; ".join(f"{', '.join(fields)} {source}" for source, fields in sources.items())
+    return (
+        f"clips of {config.num_frames} frames at a stride of {preprocessing.frame_stride}, {height} × {width} pixels "
+        f"out of a shorter side of {preprocessing.resize}: {origins}"
+    )
+
+
+def _head(name: str) -> str:
+    return "head" if name == "classes" else f"head {name}"
+
+
+def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
+    """The named recipe that this one is, or differs from in the fewest fields."""
+    default = default_recipe(init)
+    changes = {
+        name: [field for field in Recipe.model_fields if getattr(recipe, field) != getattr(make(), field)]
+        for name, make in RECIPES.items()
+    }
+    name = min(changes, key=lambda name: (len(changes[name]), name != default))
+    why = f", the default {'without' if init is None else 'with'} --init" if name == default else ""
+    changed = [
+        field if isinstance(value := getattr(recipe, field), dict) else f"{field} {value}" for field in changes[name]
+    ]
+    return f"recipe {name}{why}{f'; changed: {shortened(changed)}' if changed else ''}"

@@ -1,0 +1,275 @@
+"""ViViT as `transformers` has it: `VivitForVideoClassification` and `VivitModel`, from its folders and back.
+
+That is the spatio-temporal model with a class token; transformers has none of the others.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vivit.config import ModelConfig, Preprocessing
+from vivit.errors import UserError, one_line
+from vivit.files import as_json, as_weights, make_folder, write_files
+from vivit.model.vivit import ViViT
+from vivit.weights.card import CARD_FILE, is_written_by_hand
+from vivit.weights.files import open_folder, read_json
+from vivit.weights.fill import build
+from vivit.weights.hub import called, find
+from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
+from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
+from vivit.weights.weight_file import WeightFile
+
+CONFIG_FILE = "config.json"
+
+# transformers' names for the forms of GELU → ours; the first of each is what we write.
+ACTIVATIONS = {
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_python": "gelu",
+}
+# A block under the names of the published checkpoints, which transformers writes to this day → ours.
+PUBLISHED_BLOCK: Block = (
+    ("layernorm_before", "attention.norm"),
+    (("attention.attention.query", "attention.attention.key", "attention.attention.value"), "attention.attention.qkv"),
+    ("attention.output.dense", "attention.attention.out"),
+    ("layernorm_after", "mlp.norm"),
+    ("intermediate.dense", "mlp.mlp.hidden"),
+    ("output.dense", "mlp.mlp.out"),
+)
+# And under the names that its modules have today.
+TODAYS_BLOCK: Block = (
+    ("layernorm_before", "attention.norm"),
+    (("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.attention.qkv"),
+    ("attention.o_proj", "attention.attention.out"),
+    ("layernorm_after", "mlp.norm"),
+    ("mlp.fc1", "mlp.mlp.hidden"),
+    ("mlp.fc2", "mlp.mlp.out"),
+)
+
+
+def key_map(
+    config: ModelConfig,
+    prefix: str = "vivit.",
+    *,
+    todays: bool = False,
+    qkv_bias: bool = True,
+    left_out: int = 0,
+    kernel: Layout | None = None,
+) -> list[Rule]:
+    """transformers' names ↔ ours, for its ViViT, and for its image ViTs, whose names but for the prefix are the same.
+
+    Args:
+        prefix: what begins the names of all but the head.
+        todays: its modules' names of today, in place of those of the published checkpoints.
+        left_out: positions that follow the class token's and have no place in our models.
+        kernel: the embedding kernel's layout, where it is not a tubelet's.
+    """
+    layers, block = ("layers", TODAYS_BLOCK) if todays else ("encoder.layer", PUBLISHED_BLOCK)
+    weight, bias = module(f"{prefix}embeddings.patch_embeddings.projection", "embedding")
+    return [
+        weight if kernel is None else Rule(weight.theirs, weight.ours, kernel),
+        bias,
+        Rule((f"{prefix}embeddings.cls_token",), ("model.positions.class_token",), ROW),
+        Rule(
+            (f"{prefix}embeddings.position_embeddings",),
+            ("model.positions.class_position", "model.positions.embedding"),
+            position_grid(config.grid, True, left_out),
+        ),
+        *(
+            rule
+            for i in range(config.num_layers)
+            for rule in torch_block(f"{prefix}{layers}.{i}", block, f"model.encoder.blocks.{i}", config, qkv_bias)
+        ),
+        *module(f"{prefix}layernorm", "model.encoder.norm"),
+        *module(f"{prefix}pooler.dense", "representation"),
+        *module("classifier", "heads.classes"),
+    ]
+
+
+def from_huggingface(source: str | Path) -> ViViT:
+    """Load a ViViT of transformers; the model gives its logits for the same pixels.
+
+    Both its key names are known: those of the published checkpoints (google/vivit-b-16x2-kinetics400) and its modules'
+    today; in one file or in shards. A `VivitModel` has no head and gets a fresh one, as the model's `report` says.
+
+    Args:
+        source: a folder, or an id on the Hub.
+
+    Raises:
+        UserError: no such folder or id, or not a whole ViViT of transformers; the message names the file.
+    """
+    return load_folder(find(source), source)
+
+
+def load_folder(folder: Path, source: str | Path) -> ViViT:
+    """As `from_huggingface`, from a folder that was found; `source` is what the user called it."""
+    path = folder / CONFIG_FILE
+    theirs = read_json(path)
+    if theirs.get("model_type") != "vivit":
+        raise UserError(f"{path}: model_type {theirs.get('model_type')!r}, not a ViViT of transformers")
+    file = open_folder(folder)
+    prefix, todays = names_of(file)
+    id2label = theirs.get("id2label")
+    classes = _classes(id2label)
+    has_head = "classifier.weight" in file.shapes
+    if has_head:
+        num_classes = file.shapes["classifier.weight"][0] if file.shapes["classifier.weight"] else 0
+    else:
+        num_classes = len(id2label) if isinstance(id2label, dict) and id2label else 2
+    try:
+        config = ModelConfig(
+            num_frames=theirs.get("num_frames", 32),
+            image_size=theirs.get("image_size", 224),
+            tubelet_size=theirs.get("tubelet_size", (2, 16, 16)),
+            num_classes=num_classes,
+            **encoder_fields(theirs, path),
+            dropout=theirs.get("hidden_dropout_prob", 0.0),
+            attention_dropout=theirs.get("attention_probs_dropout_prob", 0.0),
+        )
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
+    lines = []
+    if classes is None and _has_names(id2label):
+        lines.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
+    if classes is not None and len(classes) != num_classes:
+        lines.append(f"class names left out: {len(classes)} in {CONFIG_FILE}, but {num_classes} classes in the weights")
+        classes = None
+    if not has_head:
+        lines.append(f"no head in the weights: a fresh one of {num_classes} classes")
+    preprocessing, said = _preprocessing(folder, config)
+    model = build(
+        config,
+        file,
+        key_map(config, prefix, todays=todays, qkv_bias=theirs.get("qkv_bias", True)),
+        not_needed=[] if has_head else ["pooler.dense.*"],
+        fresh=[] if has_head else ["heads.classes.weight", "heads.classes.bias"],
+        classes=None if classes is None else {"classes": classes},
+        preprocessing=preprocessing,
+        origin=[f"transformers' ViViT {called(source)}", *lines, *said],
+    )
+    model.report = (*lines, *said, *model.report)
+    return model
+
+
+def to_huggingface(model: ViViT, folder: str | Path) -> None:
+    """Write a folder that `VivitForVideoClassification.from_pretrained` and `VivitImageProcessor` load.
+
+    The keys are those of the published checkpoints, which every version of transformers reads.
+
+    Raises:
+        UserError: transformers has no such model (the message says what it lacks), or the folder cannot be written.
+    """
+    config = model.config
+    lacking = [
+        (config.variant != "spatiotemporal", f"the {config.variant} variant: it has the spatio-temporal model alone"),
+        (config.embedding != "tubelet", "uniform frame sampling"),
+        (config.pooling != "token", "mean pooling: it classifies the class token"),
+        (config.representation_size is not None, "a representation layer before the head"),
+        (config.heads is not None, "named heads"),
+    ]
+    for lacks, what in lacking:
+        if lacks:
+            raise UserError(f"transformers' ViViT cannot express {what}; a vivit model folder can")
+    names = model.classes["classes"] if model.classes else [f"LABEL_{i}" for i in range(config.num_classes or 0)]
+    height, width = config.image_size
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
+    folder = Path(folder)
+    make_folder(folder)
+    theirs = {
+        "architectures": ["VivitForVideoClassification"],
+        "model_type": "vivit",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "image_size": height if height == width else [height, width],
+        "num_frames": config.num_frames,
+        "tubelet_size": list(config.tubelet_size),
+        "num_channels": 3,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": activation,
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": True,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    write_files(
+        {
+            folder / "model.safetensors": as_weights(write(model.state_dict(), _rules_of(model))),
+            folder / CONFIG_FILE: as_json(theirs),
+            folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
+        }
+    )
+    # Of a model that was here before: it would be read in place of what was written.
+    (folder / PROCESSOR_FILES[0]).unlink(missing_ok=True)
+    if not is_written_by_hand(folder):
+        (folder / CARD_FILE).unlink(missing_ok=True)
+
+
+def names_of(file: WeightFile) -> tuple[str, bool]:
+    """What begins the names in the file, and whether they are those of today's modules."""
+    ends = "embeddings.cls_token"
+    prefix = next((name.removesuffix(ends) for name in file.shapes if name.endswith(ends)), "")
+    return prefix, any(name.startswith(f"{prefix}layers.") for name in file.shapes)
+
+
+def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of our config that the config of a ViViT or an image ViT of transformers gives."""
+    activation = theirs.get("hidden_act", "gelu_fast" if theirs.get("model_type") == "vivit" else "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise UserError(f"{path}: hidden_act {activation!r} is not supported; {', '.join(ACTIVATIONS)} are")
+    return {
+        "hidden_size": theirs.get("hidden_size", 768),
+        "num_layers": theirs.get("num_hidden_layers", 12),
+        "num_heads": theirs.get("num_attention_heads", 12),
+        "mlp_dim": theirs.get("intermediate_size", 3072),
+        "activation": ACTIVATIONS[activation],
+        "norm_eps": theirs.get("layer_norm_eps", 1e-6 if theirs.get("model_type") == "vivit" else 1e-12),
+    }
+
+
+def _preprocessing(folder: Path, config: ModelConfig) -> tuple[Preprocessing | None, list[str]]:
+    """From the folder's processor, and what to know of it."""
+    found = read_processor(folder)
+    if found is None:
+        return None, []
+    file, processor = found
+    resize = read_resize(file, processor)
+    scales, offsets = pixel_scaling(file, processor)
+    ranges = [(offset, offset + 255 * scale) for scale, offset in zip(scales, offsets, strict=True)]
+    low, high = max(ranges, key=lambda ends: abs(ends[0] + 1) + abs(ends[1] - 1))  # the channel that is most off
+    lines = []
+    if abs(low + 1) > 1e-3 or abs(high - 1) > 1e-3:
+        lines.append(
+            f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1]; "
+            "the weights are taken as they are, which is right for the official ones"
+        )
+    return Preprocessing(resize=max(resize, *config.image_size)), lines
+
+
+def _classes(id2label: Any) -> tuple[str, ...] | None:
+    """The labels in order; None where there are none, or only transformers' LABEL_0, LABEL_1, …"""
+    if not isinstance(id2label, dict) or not id2label:
+        return None
+    names = [id2label.get(str(i)) for i in range(len(id2label))]
+    if not all(isinstance(name, str) for name in names) or all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _has_names(id2label: Any) -> bool:
+    """Whether there is any name that is not transformers' own."""
+    names = id2label.values() if isinstance(id2label, dict) else ()
+    return any(not isinstance(name, str) or re.fullmatch(r"LABEL_\d+", name) is None for name in names)
+
+
+def _rules_of(model: ViViT) -> list[Rule]:
+    state = model.state_dict()
+    return [rule for rule in key_map(model.config) if rule.ours[0] in state]

@@ -1,0 +1,71 @@
+"""One answer out of those for several views, against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from vivit.inference.views import mean_logits, mean_over_views
+from vivit.model.vivit import ViViT
+from vivit.training.recipe import Recipe
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+@pytest.fixture
+def views() -> np.ndarray:
+    """(V, K)."""
+    return 3 * np.random.default_rng(0).standard_normal((12, 7))
+
+
+def test_logits_are_averaged(views: np.ndarray) -> None:
+    for multi_label in (False, True):
+        found = mean_over_views(torch.from_numpy(views), "logits", multi_label)
+        np.testing.assert_allclose(found, views.mean(axis=0), rtol=1e-6)
+
+
+def test_what_stands_for_averaged_probabilities_gives_them_back(views: np.ndarray) -> None:
+    one = mean_over_views(torch.from_numpy(views), "probabilities", multi_label=False)
+    np.testing.assert_allclose(softmax(one.numpy()), softmax(views).mean(axis=0), rtol=1e-5)
+    many = mean_over_views(torch.from_numpy(views), "probabilities", multi_label=True)
+    np.testing.assert_allclose(sigmoid(many.numpy()), sigmoid(views).mean(axis=0), rtol=1e-5)
+    # The two ways to average are not the same answer.
+    assert np.abs(softmax(one.numpy()) - softmax(views.mean(axis=0))).max() > 0.01
+
+
+def test_the_averages_may_put_different_classes_first() -> None:
+    """Six views of 60 % against one that is nearly sure: it outweighs them in logits, and not in probabilities."""
+    views = torch.tensor([[0.6, 0.4]] * 6 + [[0.0001, 0.9999]]).log()
+    assert mean_over_views(views, "logits", multi_label=False).argmax() == 1
+    probabilities = mean_over_views(views, "probabilities", multi_label=False).exp()
+    np.testing.assert_allclose(probabilities, [(6 * 0.6 + 0.0001) / 7, (6 * 0.4 + 0.9999) / 7], rtol=1e-5)
+    assert probabilities.argmax() == 0
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_probabilities_too_small_for_a_float_keep_their_order(multi_label: bool) -> None:
+    views = torch.tensor([[0.0, -300.0, -900.0, 800.0], [0.0, -310.0, -901.0, 800.0]])
+    found = mean_over_views(views, "probabilities", multi_label)
+    assert found.isfinite().all()
+    assert found.argsort(descending=True).tolist() == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_model_tells_which_probabilities_are_meant(multi_label: bool, tiny_recipe: Recipe) -> None:
+    torch.manual_seed(0)
+    model = ViViT(tiny_recipe.build_config({"classes": 5}, multi_label)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+        clips = torch.randint(0, 256, (5, 4, 3, 32, 32), dtype=torch.uint8)
+        each = model(clips).numpy()
+    found = mean_logits(model, [clips[:2], clips[2:]], "probabilities")["classes"].numpy()
+    probability = sigmoid if multi_label else softmax
+    for answer, views in zip(found, (each[:2], each[2:]), strict=True):
+        np.testing.assert_allclose(probability(answer), probability(views).mean(axis=0), rtol=1e-4)

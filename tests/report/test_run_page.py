@@ -1,0 +1,645 @@
+import base64
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vivit.data.datasets import VideoSet, open_split
+from vivit.data.manifest import data_hash
+from vivit.errors import UserError
+from vivit.evaluation.evaluate import Evaluation
+from vivit.evaluation.per_video import write_per_video
+from vivit.report.curves import MOST_POINTS, draw_curves, extremes, running_mean
+from vivit.report.run_page import CLIP_BYTES, MOST_CLIPS, write_report
+from vivit.training.recipe import Recipe
+from vivit.training.recipes import demo
+
+
+class Page(HTMLParser):
+    """What a browser makes of the page: elements with their attributes, tables as rows of words, and all words."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.words = ""
+        self.scores: dict[str, str] = {}
+        self._score = ""
+        self._in_cell = False
+        self.source = path.read_text("utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        self.elements.append((tag, given))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._in_cell = True
+        self._score = given.get("data-score", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("tr", "table"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self.elements[-1:] and self.elements[-1][0] == "style":
+            return
+        self.words += data
+        if self._score:
+            self.scores[self._score] = data
+            self._score = ""
+        if self._in_cell:
+            self.tables[-1][-1][-1] += data
+
+    def table(self, *header: str) -> list[list[str]]:
+        """The rows below these words, of all tables that begin with them."""
+        return [row for table in self.rows() if table[0][: len(header)] == list(header) for row in table[1:]]
+
+    def rows(self) -> list[list[list[str]]]:
+        """Of each table, without the spaces around words."""
+        return [[[" ".join(cell.split()) for cell in row] for row in table] for table in self.tables]
+
+    def sources(self, tag: str) -> list[str]:
+        return [given["src"] for name, given in self.elements if name == tag]
+
+
+def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _steps(number: int) -> list[dict[str, float]]:
+    return [
+        {
+            "step": step,
+            "epoch": 1 + step // 4,
+            "loss": 3 / step,
+            "learning_rate": 0.01 / step,
+            "gradient_norm": 1 + step / 10,
+            "clips_per_second": 20.0 + step,
+            "waiting": 0.25,
+        }
+        for step in range(1, number + 1)
+    ]
+
+
+SESSION = {
+    "started": "2026-01-02T03:04:05+00:00",
+    "seconds": 5400.0,
+    "first_step": 0,
+    "last_step": 8,
+    "device": "AMD EPYC",
+    "processes": 2,
+    "threads": 3,
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "peak_memory": 1_234_000_000,
+}
+
+
+def _begin(
+    run: Path, classes: Mapping[str, Sequence[str]], data: Path, hashed: str, recipe: Recipe | None = None
+) -> Path:
+    run.mkdir()
+    note = {"data": str(data), "init": None, **(recipe or demo()).model_dump(mode="json")}
+    (run / "recipe.json").write_text(json.dumps({**note, "videos": None, "train_hash": "7" * 64, "val_hash": hashed}))
+    architecture = {"variant": "factorised_encoder", "num_frames": 8, "image_size": [48, 48]}
+    (run / "config.json").write_text(json.dumps({"architecture": architecture, "classes": dict(classes)}))
+    return run
+
+
+def _predictions(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with (run / "val_predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _said(label: str, predicted: str, probability: float = 0.9, prefix: str = "") -> dict[str, Any]:
+    right = label == predicted
+    answer = {
+        "label": label,
+        "predicted": predicted,
+        "probability": probability,
+        "label_probability": probability if right else 1 - probability,
+        "label_rank": 1 if right else 2,
+    }
+    return {prefix + name: value for name, value in answer.items()}
+
+
+def _video(number: int, error: str = "") -> dict[str, Any]:
+    return {"video": f"/gone/{number}.mp4", "start": "", "end": "", "error": error}
+
+
+UNREAD = {"predicted": "", "probability": "", "label_probability": "", "label_rank": ""}
+
+
+@pytest.fixture(scope="module")
+def held_out(bright_dark: Path) -> VideoSet:
+    return open_split(bright_dark, "val")
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path, held_out: VideoSet) -> Path:
+    """Two epochs on `bright_dark`; of its two validation videos one is named wrongly. Not to be written to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = _begin(folder, held_out.classes, bright_dark, data_hash(held_out))
+    scores = {"videos": 2, "unreadable": 0, "data_hash": data_hash(held_out)}
+    _lines(
+        folder / "metrics.jsonl",
+        [
+            {"epoch": 1, "step": 4, "loss": 1.23456, "top1": 0.625, "top5": 1.0, **scores},
+            {"epoch": 2, "step": 8, "loss": 0.98765, "top1": 0.5, "top5": 1.0, **scores},
+        ],
+    )
+    _lines(folder / "steps.jsonl", _steps(8))
+    _lines(folder / "sessions.jsonl", [SESSION, {**SESSION, "seconds": 1800.0}])
+    logits = {"classes": torch.tensor([[3.0, 0.0], [2.0, 0.0]])}
+    labels = {"classes": torch.tensor([video.labels["classes"] for video in held_out.videos])}
+    assert sorted(labels["classes"].tolist()) == [0, 1]
+    evaluation = Evaluation(logits, labels, held_out.classes, {})
+    write_per_video(evaluation, held_out, folder / "val_predictions.csv")
+    save_file({"a": torch.zeros(1000, 300), "b": torch.zeros(7)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(whole_run: Path) -> Page:
+    return Page(write_report(whole_run))
+
+
+@pytest.fixture
+def run(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run to work on; without its steps, as curves take time."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    (tmp_path / "run" / "steps.jsonl").unlink()
+    return tmp_path / "run"
+
+
+def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: VideoSet) -> None:
+    assert page.scores == {"top1": "50.0\xa0%"}  # a top-5 of two classes says nothing
+    assert "best 62.5\xa0%, epoch 1" in page.words
+    assert page.table("epoch", "loss") == [
+        ["1", "1.235", "62.5 %", "2", "0"],
+        ["2", "0.9877", "50.0 %", "2", "0"],
+    ]
+    assert data_hash(held_out)[:16] in page.words
+    assert "0.3 M parameters" in page.words
+    assert "epoch 2 of 8, step 8" in page.words
+    # 90 and 30 minutes of two processes.
+    assert "2.0 hours on 2 processes of AMD EPYC, 4.0 process-hours" in page.words
+    assert page.table("started")[0] == [
+        "2026-01-02T03:04:05+00:00",
+        "1.5 hours",
+        "0–8",
+        "AMD EPYC",
+        "2",
+        "3",
+        "1.23 GB",
+        "python 3.11.7, torch 2.13.0",
+    ]
+    assert page.table("class", "videos") == [
+        ["dark", "1", "0.0 %", "bright 1×"],
+        ["bright", "1", "100.0 %", ""],
+    ]
+    assert page.table("true", "taken for") == [["dark", "bright", "1 of 1"]]
+    assert page.table("", "bright", "dark") == [["bright", "1", ""], ["dark", "1", ""]]
+    # softmax of (2, 0) or (3, 0)
+    wrong = {0: 3.0, 1: 2.0}[[video.labels["classes"] for video in held_out.videos].index(1)]
+    assert f"{100 / (1 + math.exp(-wrong)):.1f}\xa0%" in page.words
+    assert "rank\xa02" in page.words
+
+
+def test_curves_end_with_the_last_step(page: Page) -> None:
+    words = page.words
+    assert "last 0.375" in words  # the loss, 3/8
+    assert "last 0.00125" in words  # the learning rate
+    assert "last 1.8" in words  # the gradient's norm
+    assert "last 28" in words  # clips per second
+    assert "last 25 %; mean 25 %" in words  # waiting
+
+
+def test_the_page_needs_nothing_but_itself(page: Page) -> None:
+    for tag, given in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert not any(name.startswith("on") for name in given), given
+        for name in ("src", "href", "poster", "srcset", "xlink:href"):
+            assert given.get(name, "#").startswith(("data:", "#")), given
+        assert "url(" not in given.get("style", "").replace("url(#", "")
+    assert "@import" not in page.source
+
+
+def test_parts_of_the_page_have_names_of_their_own(page: Page) -> None:
+    drawn = page.source.replace("</svg>", "<svg").split("<svg")[1::2]
+    assert len(drawn) == 6
+    for svg in drawn:
+        names = {piece.split('"')[0] for piece in svg.split(' id="')[1:]}
+        used = {piece.split('"')[0] for piece in svg.split('xlink:href="#')[1:]}
+        used |= {piece.split(")")[0] for piece in svg.split("url(#")[1:]}
+        assert used and used <= names
+
+
+def test_every_element_that_is_opened_is_closed(page: Page) -> None:
+    """Of those that must be: a table cell need not."""
+    source = page.source
+    for tag in ("div", "table", "details", "figure", "svg", "span", "bdi", "video", "p", "h2", "h3", "summary", "dl"):
+        opened = source.count(f"<{tag} ") + source.count(f"<{tag}>")
+        assert opened == source.count(f"</{tag}>"), tag
+
+
+def test_a_wrongly_named_video_is_on_the_page_as_it_is(page: Page) -> None:
+    """Its brightness is that of the video of the wrong class, which no other has."""
+    videos = page.sources("video")
+    assert len(videos) == 1
+    content = base64.b64decode(videos[0].removeprefix("data:video/mp4;base64,"))
+    assert content.index(b"moov") < content.index(b"mdat")  # it starts before all of it is read
+    with av.open(io.BytesIO(content), "r") as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert len(container.streams) == 1
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(frames) == 8
+    assert frames[0].shape == (32, 40, 3)
+    assert 20 < np.mean(frames) < 70
+
+
+def test_clips_start_by_themselves_and_silently(page: Page) -> None:
+    given = next(given for tag, given in page.elements if tag == "video")
+    assert {"autoplay", "loop", "muted", "playsinline"} <= set(given)
+
+
+def _encode(path: Path, height: int, width: int, frames: int, rate: int, noise: bool = False) -> None:
+    """Frame k has the brightness k; or noise, which nothing can compress."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            picture = np.full((height, width, 3), number % 256, np.uint8)
+            if noise:
+                picture = rng.integers(0, 255, picture.shape).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_of_a_stretch_its_middle_is_shown(tmp_path: Path) -> None:
+    _encode(tmp_path / "long.mp4", 48, 64, 200, 10)
+    _encode(tmp_path / "other.mp4", 48, 64, 2, 10)
+    _encode(tmp_path / "seen.mp4", 48, 64, 2, 10)
+    rows = ("long.mp4,a,val,6,16", "other.mp4,b,val,,", "seen.mp4,b,train,,", "seen.mp4,a,train,0,1")
+    (tmp_path / "list.csv").write_text("\n".join(("path,label,split,start,end", *rows)))
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "list.csv", "")
+    video = {"video": str(tmp_path / "long.mp4"), "start": 6.0, "end": 16.0, "error": ""}
+    _predictions(run, [{**video, **_said("a", "b")}])
+    page = Page(write_report(run))
+    assert "6.00–16.00 s" in page.words
+    with av.open(io.BytesIO(base64.b64decode(page.sources("video")[0].partition(",")[2])), "r") as container:
+        brightness = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    # Four seconds of ten frames, from 9 to 13.
+    np.testing.assert_allclose(brightness, np.arange(90, 130), atol=4)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """A run that named two videos wrongly, stretches of one file that cannot be compressed."""
+    _encode(tmp_path / "0.mp4", 192, 256, 20, 10, noise=True)
+    shutil.copy(tmp_path / "0.mp4", tmp_path / "1.mp4")
+    rows = ("0.mp4,a,val,0,1", "0.mp4,b,val,1,2", "1.mp4,a,train,,")
+    (tmp_path / "list.csv").write_text("\n".join(("path,label,split,start,end", *rows)))
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "list.csv", "")
+    spans = (({"start": 0.0, "end": 1.0}, "a", "b"), ({"start": 1.0, "end": 2.0}, "b", "a"))
+    video = {**_video(0), "video": str(tmp_path / "0.mp4")}
+    _predictions(run, [{**video, **span, **_said(label, said)} for span, label, said in spans])
+    return run
+
+
+def _size(clip: str) -> tuple[int, int]:
+    with av.open(io.BytesIO(base64.b64decode(clip.partition(",")[2])), "r") as container:
+        return container.streams.video[0].height, container.streams.video[0].width
+
+
+def test_stretches_of_one_file_are_told_apart(noise: Path) -> None:
+    first, second = Page(write_report(noise)).sources("video")
+    assert first != second
+
+
+def test_what_compresses_badly_is_shown_smaller_or_not_at_all(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Page(write_report(noise)).sources("video")
+    assert [_size(clip) for clip in whole] == [(192, 256)] * 2
+    limit = len(base64.b64decode(whole[0].partition(",")[2])) // 2
+    monkeypatch.setattr("vivit.report.run_page.CLIP_BYTES", limit)
+    smaller = Page(write_report(noise)).sources("video")
+    assert len(smaller) == 2
+    assert all(_size(clip)[0] < 192 and len(base64.b64decode(clip.partition(",")[2])) <= limit for clip in smaller)
+    monkeypatch.setattr("vivit.report.run_page.CLIP_BYTES", 500)
+    page = Page(write_report(noise))
+    assert page.sources("video") == []
+    assert "too large for the page" in page.words
+
+
+def test_all_clips_together_leave_room_in_eight_megabytes() -> None:
+    """In base64, three bytes are four letters."""
+    assert MOST_CLIPS * CLIP_BYTES * 4 / 3 < 7_000_000
+
+
+def test_the_most_confident_mistakes_are_shown_first_and_no_right_answer(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
+    rows = [{**_video(number), **_said("a", "b", 0.5 + number / 100)} for number in range(20)]
+    rows += [{**_video(20), **_said("a", "a", 0.99)}, {**_video(21, "broken"), "label": "a", **UNREAD}]
+    _predictions(run, rows)
+    shown = re.findall(r"\d+\.mp4", Page(write_report(run)).words.partition("Classes")[0])
+    assert shown == [f"{number}.mp4" for number in range(19, 11, -1)]
+
+
+def test_data_that_is_gone_is_said_and_the_rest_is_there(run: Path, tmp_path: Path) -> None:
+    note = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**note, "data": str(tmp_path / "gone")}))
+    page = Page(write_report(run))
+    assert page.sources("video") == []
+    assert "No clips" in page.words and str(tmp_path / "gone") in page.words
+    assert page.table("true", "taken for") == [["dark", "bright", "1 of 1"]]
+
+
+def test_data_that_has_moved_is_found_where_it_is_said_to_be(run: Path, bright_dark: Path, tmp_path: Path) -> None:
+    text = (run / "val_predictions.csv").read_text().replace(str(bright_dark), "/of/another/machine")
+    (run / "val_predictions.csv").write_text(text)
+    shutil.copytree(bright_dark, tmp_path / "moved")
+    assert len(Page(write_report(run, str(tmp_path / "moved"))).sources("video")) == 1
+
+
+def test_data_that_has_changed_is_said(run: Path, tmp_path: Path, bright_dark: Path) -> None:
+    shutil.copytree(bright_dark, tmp_path / "other")
+    for file in (tmp_path / "other").rglob("*.mp4"):
+        file.write_bytes(file.read_bytes() + b"\0")
+    page = Page(write_report(run, str(tmp_path / "other")))
+    assert "not those that were scored" in page.words
+    assert data_hash(open_split(tmp_path / "other", "val"))[:16] in page.words
+    assert "not those that were scored" not in Page(write_report(run)).words
+
+
+def test_a_clip_that_cannot_be_read_is_a_line(run: Path, held_out: VideoSet, tmp_path: Path, bright_dark: Path) -> None:
+    shutil.copytree(bright_dark, tmp_path / "broken")
+    for file in (tmp_path / "broken" / "dark").iterdir():
+        file.write_bytes(b"nothing")
+    page = Page(write_report(run, str(tmp_path / "broken")))
+    assert page.sources("video") == []
+    assert "broken/dark" in page.words
+
+
+def test_several_heads_have_each_its_own_and_the_whole_comes_first(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"verb": ["take", "put"], "noun": ["cup", "pan", "lid"]}, tmp_path / "gone", "")
+    of_epoch = {"verb_top1": 0.75, "noun_top1": 0.5, "action_top1": 0.25, "action_top5": 1.0}
+    sure = {"verb_top5": 1.0, "noun_top5": 1.0}  # of two and three classes
+    _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 3, "loss": 2.0, **of_epoch, **sure, "videos": 4}])
+    answers = [("take", "take", "cup", "cup"), ("take", "take", "cup", "pan"), ("take", "take", "lid", "pan")]
+    answers.append(("put", "take", "cup", "cup"))
+    _predictions(
+        run,
+        [
+            {**_video(i), **_said(verb, v, 0.9, "verb_"), **_said(noun, n, 0.1 * (i + 1), "noun_")}
+            for i, (verb, v, noun, n) in enumerate(answers)
+        ],
+    )
+    page = Page(write_report(run))
+    assert page.scores == {name: f"{value:.1%}".replace("%", "\xa0%") for name, value in of_epoch.items()}
+    assert next(iter(page.scores)) == "action_top1"
+    lines = [given["style"] for tag, given in page.elements if given.get("class") == "line"]
+    assert len(set(lines)) == len(lines) == 4
+    assert page.table("class", "videos") == [
+        ["put", "1", "0.0 %", "take 1×"],
+        ["take", "3", "100.0 %", ""],
+        ["lid", "1", "0.0 %", "pan 1×"],
+        ["cup", "3", "66.7 %", "pan 1×"],
+        ["pan", "0", "–", ""],
+    ]
+    # Three of four videos have the verb "take", and the noun "cup".
+    assert "The commonest verb alone would give 75.0\xa0%" in page.words
+    order = [page.words.index(f"{number}.mp4") for number in (3, 2, 1)]
+    assert order == sorted(order) and "0.mp4" not in page.words
+
+
+def test_many_labels_are_counted_one_by_one(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["run", "jump", "sit"]}, tmp_path / "gone", "")
+    _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 3, "loss": 2.0, "mAP": 0.4567, "videos": 3, "unreadable": 0}])
+    said = [("run;jump", "run"), ("jump", "jump;sit"), ("run", "jump;sit"), ("", "")]
+    _predictions(run, [{**_video(i), "labels": labels, "predicted": named} for i, (labels, named) in enumerate(said)])
+    page = Page(write_report(run))
+    assert page.scores == {"mAP": "45.7\xa0%"}
+    assert page.table("class", "videos", "found", "right when named") == [
+        ["run", "2", "50.0 %", "100.0 %"],
+        ["jump", "2", "50.0 %", "50.0 %"],
+        ["sit", "0", "–", "0.0 %"],
+    ]
+    assert page.words.index("2.mp4") < page.words.index("0.mp4")
+    assert "3.mp4" not in page.words
+    words = " ".join(page.words.split())
+    assert "missed run wrongly named jump, sit 2.mp4" in words
+    assert "right run missed jump 0.mp4" in words
+
+
+def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
+    (run / "config.json").unlink()
+    page = Page(write_report(run))
+    assert "No epoch has ended yet" in page.words
+    assert page.sources("video") == page.sources("img") == []
+    for name in ("metrics.jsonl", "steps.jsonl", "sessions.jsonl"):
+        (run / name).touch()
+    _lines(run / "sessions.jsonl", [{"started": "2026-01-02T03:04:05+00:00"}])
+    _lines(run / "steps.jsonl", _steps(1))
+    assert "last 3" in Page(write_report(run)).words
+
+
+def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:
+    _lines(run / "steps.jsonl", _steps(8))
+    with (run / "steps.jsonl").open("a") as file:
+        file.write('{"step": 9, "loss": 0.0')
+    assert "last 0.375" in Page(write_report(run)).words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("steps.jsonl", '{"step": 1}\nno\n{"step": 3}\n', "line 2 is not JSON"),
+        ("metrics.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("recipe.json", "{", "not JSON"),
+        ("val_predictions.csv", "video,predicted\na,b\n", "damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(run: Path, name: str, content: str, message: str) -> None:
+    (run / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}.*{message}"):
+        write_report(run)
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        write_report(tmp_path / "none")
+    with pytest.raises(UserError, match=r"no recipe\.json"):
+        write_report(tmp_path)
+
+
+def test_a_loss_that_is_no_number_is_said_first(run: Path) -> None:
+    steps = _steps(8)
+    steps[5]["loss"], steps[6]["loss"] = math.nan, math.inf
+    _lines(run / "steps.jsonl", steps)
+    _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 8, "loss": math.nan, "top1": 0.5}])
+    page = Page(write_report(run))
+    assert "The loss is not a number at 2 steps, first at step 6." in page.words
+    assert "2 steps without a number" in page.words
+    assert "nan" not in page.words.lower() and "inf" not in page.words.lower()
+    assert page.table("epoch", "loss") == [["1", "–", "50.0 %", "–", "–"]]
+
+
+STRANGE = [
+    "<script>alert(1)</script>",
+    "</table><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "{{ 7 * 7 }}",
+    "$\\frac{1}$",
+    "=1+1",
+    "رمي الكرة",
+    "\u202eevil",
+    "踢足球",
+    "🏂",
+    "long " * 100 + "end",
+]
+
+
+def test_strange_names_are_words_and_nothing_else(tmp_path: Path) -> None:
+    data = tmp_path / "<b>data</b>"
+    run = _begin(
+        tmp_path / "<i>run", {"classes": STRANGE}, data, "<u>hash</u>", demo().model_copy(update={"model": "<s>"})
+    )
+    _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 3, "loss": 2.0, "$\\frac{_top1": 0.5, "data_hash": "<q>"}])
+    _lines(run / "sessions.jsonl", [{**SESSION, "device": "<em>", "versions": {"<a>": "<a>"}}])
+    # As `write_per_video` protects spreadsheets.
+    rows = [{**_video(i), **_said(name, STRANGE[i - 1], 0.9)} for i, name in enumerate(STRANGE)]
+    for row in rows:
+        row |= {name: f"'{row[name]}" for name in ("label", "predicted") if row[name] == "=1+1"}
+    rows += [{**_video(99, "<script>no</script>"), "video": "<script>.mp4", "label": STRANGE[0], **UNREAD}]
+    _predictions(run, rows)
+    page = Page(write_report(run))
+    # What data could have opened, and nothing of the page's own does.
+    assert not {tag for tag, _ in page.elements} & {"script", "b", "i", "u", "q", "s", "em", "a"}
+    assert [given for tag, given in page.elements if tag == "img"] == []
+    assert not any(name.startswith("on") for _, given in page.elements for name in given)
+    found = {row[0]: row[1:] for row in page.table("class", "videos")}
+    assert set(found) == {" ".join(name.split()) for name in STRANGE}
+    assert found["=1+1"] == ["1", "0.0 %", "$\\frac{1}$ 1×"]
+    assert "<script>.mp4" in page.words
+
+
+def test_a_file_name_that_is_no_text_makes_a_page_all_the_same(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
+    header = "video,start,end,error,label,predicted,probability,label_probability,label_rank\r\n"
+    (run / "val_predictions.csv").write_bytes(header.encode() + b"/gone/\xff.mp4,,,,a,b,0.9,0.1,2\r\n")
+    assert "?.mp4" in Page(write_report(run)).words
+
+
+def test_of_many_classes_the_worst_are_seen_and_the_others_folded(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(400)]
+    run = _begin(tmp_path / "run", {"classes": names}, tmp_path / "gone", "")
+    wrong = {7, 300}
+    rows = [{**_video(i), **_said(name, names[8] if i in wrong else name)} for i, name in enumerate(names) if i != 5]
+    _predictions(run, rows)
+    page = Page(write_report(run))
+    table = page.table("class", "videos")
+    assert [row[0] for row in table[:2]] == ["class 7", "class 300"]
+    assert table[-1] == ["class 5", "0", "–", ""]
+    assert len(table) == 400
+    assert "The other 388 classes" in page.words
+    (source,) = page.sources("img")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+    scale = len(pixels) // 400
+    opaque = pixels[scale // 2 :: scale, scale // 2 :: scale, 3] > 0
+    expected = np.eye(400, dtype=bool)
+    expected[5, 5] = expected[7, 7] = expected[300, 300] = False
+    expected[7, 8] = expected[300, 8] = True
+    np.testing.assert_array_equal(opaque, expected)
+
+
+def test_unreadable_videos_count_as_wrong_and_are_listed(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
+    rows = [{**_video(0, "/gone/0.mp4: no picture in it"), "label": "a", **UNREAD}, {**_video(1), **_said("a", "a")}]
+    _predictions(run, rows)
+    page = Page(write_report(run))
+    assert page.table("class", "videos")[0] == ["a", "2", "50.0 %", ""]
+    assert ["/gone/0.mp4", "no picture in it"] in [row for table in page.rows() for row in table]
+    assert page.table("", "a", "b") == [["a", "1", ""], ["b", "", ""]]
+    assert page.table("true", "taken for") == []
+
+
+def test_settings_begin_with_what_differs_from_the_nearest_recipe(tmp_path: Path) -> None:
+    recipe = demo().model_copy(update={"epochs": 77, "mirrored": {"左": "右"}})
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "", recipe)
+    rows = Page(write_report(run)).table("setting", "here", "in demo")
+    assert sorted(rows[:2]) == [["epochs", "77", str(demo().epochs)], ["mirrored", '{"左": "右"}', "{}"]]
+    page = Page(run / "report.html")
+    shown = {row[0]: row[1] for table in page.rows() for row in table if len(row) in (2, 3)}
+    for name, value in recipe.model_dump(mode="json").items():
+        expected = (
+            "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        )
+        assert shown[name] == expected, name
+
+
+def test_before_the_first_table_of_answers_the_drawn_matrix_is_shown(tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
+    Image.new("RGB", (3, 2)).save(run / "confusion.png")
+    (source,) = Page(write_report(run)).sources("img")
+    assert base64.b64decode(source.partition(",")[2]) == (run / "confusion.png").read_bytes()
+
+
+def test_the_same_run_gives_the_same_page(page: Page, whole_run: Path) -> None:
+    assert write_report(whole_run).read_text("utf-8") == page.source
+
+
+def test_running_mean_is_the_mean_of_those_around() -> None:
+    values = np.array([1.0, 5.0, math.nan, 3.0, 7.0, 8.0])
+    expected = [
+        math.nan if math.isnan(value) else np.nanmean(values[max(0, i - 1) : i + 2]) for i, value in enumerate(values)
+    ]
+    np.testing.assert_allclose(running_mean(values, 3), expected)
+    np.testing.assert_allclose(running_mean(np.array([2.0, 4.0]), 5), [3.0, 3.0])
+
+
+def test_a_long_curve_keeps_its_highest_and_lowest() -> None:
+    values = np.sin(np.arange(100_000) / 7)
+    values[[1234, 77_777]] = 50.0, -60.0
+    values[500:2500] = math.nan
+    positions, kept = extremes(np.arange(100_000), values)
+    assert len(kept) <= MOST_POINTS
+    assert np.nanmax(kept) == 1.0 or np.nanmax(kept) == pytest.approx(1, abs=1e-3)
+    assert np.nanmin(kept) == -60.0
+    np.testing.assert_array_equal(values[positions], kept)
+    assert np.isnan(kept).any()  # the gap stays one
+    assert (np.diff(positions) > 0).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-30, 1e30])
+def test_curves_of_one_value_can_be_drawn(value: float) -> None:
+    steps = [{name: value for name in _steps(1)[0]} | {"step": step} for step in (1, 2, 3)]
+    charts = draw_curves(steps, [], clip_norm=None)
+    assert len(charts) == 5
+    assert all("NaN" not in chart.svg and "nan" not in chart.svg for chart in charts)
+
+
+def test_data_that_is_named_and_not_there_is_a_mistake(run: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        write_report(run, data="nowhere")
