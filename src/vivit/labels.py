@@ -106,7 +106,7 @@ def by_head(logits: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {ONLY_HEAD: logits} if isinstance(logits, Tensor) else logits
 
 
-def numbered_heads(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
+def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
     """The fields of ModelConfig for these heads: `num_classes` for the single head without a name, else `heads`."""
     if list(counts) == [ONLY_HEAD]:
         return {"num_classes": counts[ONLY_HEAD], "heads": None}

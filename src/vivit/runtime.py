@@ -3,9 +3,10 @@
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -107,3 +108,17 @@ def left_in_control_groups(
             if most.strip() != "max":
                 # The kernel reclaims the page cache when memory is needed.
                 yield int(most) - int(used) + int(dict(row.split() for row in counts.splitlines()).get(reclaimable, 0))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of several processes this one is, and how they hear from each other; by default the only one."""
+
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[list[Any]], list[Any]] = lambda items: items
+    """Concatenates the lists of all processes, in rank order; every process gets the result."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; every process has to ask."""
+        return any(self.gather([flag]))

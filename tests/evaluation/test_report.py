@@ -121,7 +121,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
     with pytest.raises(UserError, match=r"table\.txt"):
         score(bright_dark, model, per_video=tmp_path / "table.txt")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: no folder can be made there"):
+    with pytest.raises(UserError, match="file: cannot create this folder"):
         score(bright_dark, model, tmp_path / "file")
 
 

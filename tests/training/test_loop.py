@@ -210,7 +210,7 @@ def test_an_unreadable_video_is_replaced_and_told(
 
 def test_out_that_is_a_file(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(UserError, match="run: no folder can be made there"):
+    with pytest.raises(UserError, match="run: cannot create this folder"):
         train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
+from vivit import runtime
 from vivit.config import ModelConfig, Variant
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
@@ -380,15 +381,15 @@ def test_every_limit_from_the_own_group_up_counts(tmp_path: Path) -> None:
     groups.write_text("0::/job/step\n")
     control_group(root / "job" / "step", second, "max", 50, 0)
     control_group(root / "job", second, "1000", 700, 200)
-    assert list(memory.left_in_control_groups(groups, root)) == [500]
+    assert list(runtime.left_in_control_groups(groups, root)) == [500]
     control_group(root / "job" / "step", second, "600", 450, 50)
-    assert list(memory.left_in_control_groups(groups, root)) == [200, 500]
+    assert list(runtime.left_in_control_groups(groups, root)) == [200, 500]
 
     first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     groups.write_text("5:cpu,cpuacct:/\n4:memory:/of/the/machine\n0::/\n")
     control_group(root / "memory", first, "900", 300, 100)  # a container sees its group as the top
-    assert list(memory.left_in_control_groups(groups, root)) == [700]
-    assert list(memory.left_in_control_groups(tmp_path / "none", root)) == []
+    assert list(runtime.left_in_control_groups(groups, root)) == [700]
+    assert list(runtime.left_in_control_groups(tmp_path / "none", root)) == []
 
 
 def test_memory_that_ran_out_is_told_from_other_errors() -> None:
