@@ -44,6 +44,7 @@ from vivit.training.feature_cache import FeatureCache
 from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
 from vivit.training.losses import loss_of
 from vivit.training.optim import build_optimiser, set_learning_rate
+from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
 from vivit.training.schedule import learning_rate
@@ -95,7 +96,7 @@ def take_times(clips: int, config: ModelConfig) -> None:
     recipe = Recipe(optimiser="adamw", learning_rate=1e-4, label_smoothing=0.1)
     with TemporaryDirectory() as folder:
         videos = copies(Path(folder), clips)
-        asked: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "augmentation": recipe.build_augmentation()}
+        asked: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "augmentation": build_augmentation(recipe)}
         steps = steps_per_epoch(clips, BATCH)
         model = ViViT(config)
         sizes = [sum(p.numel() for p in model.parameters()) / 1e6]
@@ -184,7 +185,7 @@ def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
     """Train the model, in place; returns the seconds."""
     num_steps = recipe.epochs * steps_per_epoch(len(videos.videos), recipe.batch_size)
     asked: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed, "num_steps": num_steps}
-    asked["augmentation"] = recipe.build_augmentation()
+    asked["augmentation"] = build_augmentation(recipe)
     torch.manual_seed(recipe.seed)
     begun = time.perf_counter()
     with TemporaryDirectory() as folder:

@@ -39,6 +39,7 @@ from vivit.model.embedding import TokenDropping
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import start_processes
 from vivit.training.optim import build_optimiser
+from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
 from vivit.training.schedule import learning_rate
@@ -165,7 +166,7 @@ def batches_of(videos: VideoSet, trainer: Trainer, recipe: Recipe, num_steps: in
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         num_steps=num_steps,
-        augmentation=recipe.build_augmentation(),
+        augmentation=build_augmentation(recipe),
         keep=True,
     )
 

@@ -99,8 +99,8 @@ def train(arguments: Sequence[str]) -> int:
     """Train a model on labelled videos; train report RUN writes its page"""
     if arguments[:1] == ["report"]:
         return _train_report(arguments[1:])
-    from vivit.training.initialise import default_recipe
     from vivit.training.recipe import Recipe
+    from vivit.training.recipes import default_recipe
 
     # The recipe decides the defaults of the other flags, so it is read before them.
     words = [word for argument in arguments for word in argument.split("=", 1)]
@@ -160,6 +160,7 @@ def train(arguments: Sequence[str]) -> int:
         decoder: ReadWith = "pyav",
         timeout: Timeout = None,
     ) -> None:
+        from vivit.report.run_page import write_report
         from vivit.training.train import train
         from vivit.video.source import name_of
 
@@ -183,6 +184,7 @@ def train(arguments: Sequence[str]) -> int:
             overfit=overfit,
         )
         if _rank() == 0:
+            print(f"report: {write_report(run)}")
             print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
 
     _parse("train", command, arguments)
@@ -493,6 +495,7 @@ def _data_show(arguments: Sequence[str]) -> int:
     ) -> None:
         from vivit.data.contact_sheet import show
         from vivit.data.datasets import open_split
+        from vivit.training.plan import build_augmentation
         from vivit.video.clips import ClipSpec
 
         settings = _recipe(recipe)
@@ -507,7 +510,7 @@ def _data_show(arguments: Sequence[str]) -> int:
             short=preprocessing.short_clips,
         )
         video_set = open_split(data, split, videos=videos)
-        show(video_set, spec, settings.build_augmentation() if augment else None, out, count, seed)
+        show(video_set, spec, build_augmentation(settings) if augment else None, out, count, seed)
         print(f"written to {out}")
 
     _parse("data show", command, arguments)

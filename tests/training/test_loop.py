@@ -424,19 +424,15 @@ def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later
         assert torch.equal(value, parts.state_dict()[name]), name
 
 
-def test_a_run_that_is_trained_already_gives_its_model_and_the_page_that_it_lacks(
-    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
-) -> None:
+def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     """The average of the weights, not what training starts from."""
     recipe = tiny_recipe.model_copy(update={"ema": 0.5})
     run = partial(train, bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     first = run()
-    (tmp_path / "run" / "report.html").unlink()
     again = run()
     assert not again.training
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    assert "bright" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from vivit.report.run_page import write_report
 from vivit.training import overfit
 from vivit.training.initialise import build_model
 from vivit.training.overfit import few_batches, how_it_went, without_chance
+from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.train import train
@@ -58,7 +59,7 @@ def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_r
 def test_clips_are_seen_as_they_are_and_labels_are_whole(videos: VideoSet, tiny_recipe: Recipe) -> None:
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=32)
     recipe = without_chance(all_of_chance(tiny_recipe))
-    reading = {"augmentation": recipe.build_augmentation(), "clips_of_each": 1}
+    reading = {"augmentation": build_augmentation(recipe), "clips_of_each": 1}
     batches = list(training_batches(videos, spec, batch_size=10, seed=0, num_steps=4, **reading))  # type: ignore[arg-type]
     assert [len(batch.indices) for batch in batches] == [10] * 4
     clips = [dict(zip(batch.indices.tolist(), batch.clips, strict=True)) for batch in batches]
@@ -149,7 +150,7 @@ def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
 
     videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(tiny_recipe))
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=40)
-    augmentation = replace(without_chance(tiny_recipe).build_augmentation(), centred=True)
+    augmentation = replace(build_augmentation(without_chance(tiny_recipe)), centred=True)
     (batch,) = training_batches(videos, spec, batch_size=4, seed=0, num_steps=1, augmentation=augmentation)
     views = list(evaluation_views(videos.videos, spec, 1, 1))
     for clip, index in zip(batch.clips, batch.indices.tolist(), strict=True):

@@ -17,9 +17,9 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
 from vivit.model.encoder import StochasticDepth
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
-from vivit.training.initialise import build_model, default_recipe, start_lines
+from vivit.training.initialise import build_model, start_lines
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import RECIPES
+from vivit.training.recipes import RECIPES, default_recipe
 from vivit.weights.store import load
 
 logging.set_verbosity_error()

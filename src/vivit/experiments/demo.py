@@ -14,6 +14,7 @@ from vivit.evaluation.report import evaluate_and_report
 from vivit.experiments.camera_motion import generate
 from vivit.inference.predictor import Predictor
 from vivit.report.demo_page import Example, Trained, write_page
+from vivit.report.run_page import write_report
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
 from vivit.training.train import train
@@ -45,6 +46,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     for name, (folder, its_recipe) in models.items():
         say(f"\n[bold]{name}[/bold]")
         train(data, folder, its_recipe, device=device, workers=workers, keep_decoded=True)
+        write_report(folder)
         evaluation = evaluate_and_report(
             data, folder, views=VIEWS, split="val", out=folder / "evaluation", device=device, workers=workers
         )

@@ -14,7 +14,7 @@ from vivit.errors import UserError, one_line
 from vivit.inference.features import TemporalPart, factorised_encoder_of
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import RECIPES
+from vivit.training.recipes import RECIPES, default_recipe
 from vivit.training.schedule import Schedule
 from vivit.weights.adapt import fit
 from vivit.weights.convert import is_image_vit
@@ -30,11 +30,6 @@ CLIP = ("num_frames", "frame_stride", "image_size", "resize")
 TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
 # On fewer videos than this, a model of more parameters than that should not be trained from scratch.
 FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
-
-
-def default_recipe(init: str | None) -> str:
-    """The name of the recipe to take where none is named."""
-    return "small" if init is None else "finetune"
 
 
 def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> ViViT:

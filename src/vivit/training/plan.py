@@ -69,7 +69,7 @@ def plan_run(
     if flip is None:
         flip = 0.0 if _one_sided(mirrors, train_set) else 0.5
     # What is learnt by heart is the very clips that are scored.
-    augmentation = replace(recipe.build_augmentation(), flip=flip, centred=overfit is not None)
+    augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, train_set, init, name_of(data))
     smallest = min(model.config.image_size)
@@ -79,6 +79,21 @@ def plan_run(
     check_shares(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
     return Plan(recipe, train_set, val_set, hashes, mirrors, augmentation, model, schedule)
+
+
+def build_augmentation(recipe: Recipe) -> Augmentation:
+    """The recipe's augmentation of training clips.
+
+    Raises:
+        UserError: a field is out of range.
+    """
+    return Augmentation(
+        scale_jitter=recipe.scale_jitter,
+        flip=0.5 if recipe.flip is None else recipe.flip,
+        colour_jitter=recipe.colour_jitter,
+        grey_scale=recipe.grey_scale,
+        randaugment=recipe.randaugment,
+    )
 
 
 def _mirrors(recipe: Recipe, videos: VideoSet) -> Mirrors:

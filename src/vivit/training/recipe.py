@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vivit.config import ModelConfig, PositiveInt, Preprocessing, Rate
-from vivit.video.augment import Augmentation
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -114,16 +113,6 @@ class Recipe(BaseModel):
             **({"num_classes": heads["classes"]} if list(heads) == ["classes"] else {"heads": dict(heads)}),
         }
         return ModelConfig.named(self.model or "vivit-b-16x2-fe", **{**fields, **self.architecture})
-
-    def build_augmentation(self) -> Augmentation:
-        """Raises UserError where the fields contradict each other."""
-        return Augmentation(
-            scale_jitter=self.scale_jitter,
-            flip=0.5 if self.flip is None else self.flip,
-            colour_jitter=self.colour_jitter,
-            grey_scale=self.grey_scale,
-            randaugment=self.randaugment,
-        )
 
     def build_preprocessing(self) -> Preprocessing:
         side = self.image_size or 224

@@ -396,3 +396,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         ssv2_l_fe_official,
     )
 }
+
+
+def default_recipe(init: str | None) -> str:
+    """The name of the recipe to use if none is given: it depends on whether training starts from weights."""
+    return "small" if init is None else "finetune"

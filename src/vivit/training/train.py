@@ -17,7 +17,6 @@ from vivit.data.loader import check_reading, shares_of
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
-from vivit.report.run_page import write_report
 from vivit.runtime import device_name, out_of_memory, pick_device, pick_precision
 from vivit.training.averaging import WeightAverage
 from vivit.training.choices import say_plan
@@ -174,8 +173,7 @@ def train(
         display=display,
     )
     training.resume(say)
-    trained_before = training.is_over
-    if trained_before:
+    if training.is_over:
         say(f"{out} is trained already")
         scorer.take_weights()
     else:
@@ -184,13 +182,8 @@ def train(
             training.go()
         training.say_unreadable(say)
 
-    def report() -> None:
-        if main and not (trained_before and (out / "report.html").exists()):
-            if overfit is not None:
-                say(how_it_went(run.steps))
-            say(f"report: {write_report(out)}")
-
-    together(report)
+    if main and overfit is not None:
+        say(how_it_went(run.steps))
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     # All leave together: who loses a neighbour in the middle of something may be brought down by it.
     accelerator.wait_for_everyone()
