@@ -1,43 +1,34 @@
-"""What the rooms share: a data set of two classes that any model can tell apart, and a recipe of seconds."""
+"""Fixtures of all tests: a data set of two classes that any model tells apart, and a recipe that trains in seconds."""
 
+import os
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 
+from tests.support import encode, noisy
 from vivit.training.recipe import Recipe
 
 CLIPS = 6  # of each class; one of them is held out
 
-
-def _encode_plain(path: Path, brightness: int, frames: int = 8) -> None:
-    """A video of 32 × 40 pixels of about one brightness."""
-    noise = np.random.default_rng(brightness)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 40, 32, "yuv420p"
-        for _ in range(frames):
-            picture = np.clip(brightness + noise.integers(-20, 20, (32, 40, 3)), 0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+# Commands that tests start inherit this: several processes with many threads each slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def bright_dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the class folders bright/ and dark/; not to be written to."""
+    """A folder with the class folders bright/ and dark/ of six videos each. Tests must not write to it."""
     data = tmp_path_factory.mktemp("bright_dark")
     for name, brightness in (("bright", 190), ("dark", 30)):
         (data / name).mkdir()
         for number in range(CLIPS):
-            _encode_plain(data / name / f"{name}{number}.mp4", brightness + 5 * number)
+            encode(data / name / f"{name}{number}.mp4", noisy(brightness + 5 * number))
     return data
 
 
 @pytest.fixture
 def tiny_recipe() -> Recipe:
-    """Two epochs of two steps on `bright_dark`, with chance in the network."""
+    """Two epochs of two steps on `bright_dark`, with dropout and stochastic depth."""
     return Recipe(
         model="vivit-ti-16x2-fe",
         num_frames=4,

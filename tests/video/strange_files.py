@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.video.conftest import _numbered as numbered
+from tests.support import numbered
 
 FRAMES = 50
 RATE = 25
