@@ -42,12 +42,11 @@ from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
 from vivit.training.feature_cache import FeatureCache
 from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
-from vivit.training.losses import loss_of
-from vivit.training.optim import build_optimiser, set_learning_rate
+from vivit.training.optim import build_optimiser, learning_rate, set_learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
-from vivit.training.schedule import learning_rate
+from vivit.training.update import loss_of
 from vivit.weights.adapt import adapt
 
 ADAPTER = 64

@@ -38,11 +38,10 @@ from vivit.inference.views import clip_spec
 from vivit.model.embedding import TokenDropping
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import start_processes
-from vivit.training.optim import build_optimiser
+from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import demo
-from vivit.training.schedule import learning_rate
 from vivit.training.update import Updater
 
 PAPER: dict[str, Any] = {"num_frames": 32, "image_size": 224}

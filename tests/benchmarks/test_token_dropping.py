@@ -14,7 +14,7 @@ from benchmarks.token_dropping import Trainer, random_batch, recipe_of, seconds_
 from vivit.config import SUFFIXES
 from vivit.data import loader
 from vivit.model.encoder import Encoder
-from vivit.training.schedule import learning_rate
+from vivit.training.optim import learning_rate
 
 TIMES, PLACES = 2, 16  # of the toy
 

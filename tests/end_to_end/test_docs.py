@@ -12,7 +12,7 @@ import pytest
 import vivit
 from tests.end_to_end.conftest import InProcess
 from vivit import cli
-from vivit.training import overfit
+from vivit.training import plan
 from vivit.training.recipes import RECIPES
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
@@ -83,7 +83,7 @@ def test_commands_and_python(folder: Path, typed: Typed, monkeypatch: pytest.Mon
 def trained(folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Command → what it printed, of all that docs/training.md says to type."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(overfit, "STEPS", 4)
+    monkeypatch.setattr(plan, "OVERFIT_STEPS", 4)
     printed = {}
     for line in filter(str.strip, blocks("sh", TRAINING).splitlines()):
         program, verb, *words = shlex.split(line)

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 import vivit
 from tests.end_to_end.conftest import InProcess, Result
-from vivit.training import overfit
+from vivit.training import plan
 
 CLASSES = ("lying", "standing")
 CLIPS = 10  # of each class and split
@@ -204,7 +204,7 @@ def test_a_start_of_other_classes_gets_a_fresh_head(here: InProcess, tmp_path: P
 def test_a_batch_is_learnt_by_heart_and_it_is_said(
     here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overfit, "STEPS", 30)
+    monkeypatch.setattr(plan, "OVERFIT_STEPS", 30)
     flags = ("--overfit", "1", "--num-frames", "4", "--learning-rate", "0.01", "--workers", "0", "--device", "cpu")
     result = here("train", "my_videos", "--init", "image_vit", "--out", tmp_path / "run", *flags)
     assert (result.status, result.err) == (0, "")

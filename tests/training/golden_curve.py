@@ -13,11 +13,9 @@ import torch
 from vivit.config import SUFFIXES
 from vivit.data.loader import Batch
 from vivit.model.vivit import ViViT
-from vivit.training.averaging import WeightAverage
 from vivit.training.distributed import distribute, start_processes
-from vivit.training.optim import build_optimiser
+from vivit.training.optim import WeightAverage, build_optimiser, learning_rate
 from vivit.training.recipe import Recipe
-from vivit.training.schedule import learning_rate
 from vivit.training.update import Updater
 
 STORED = Path(__file__).with_name("golden_curve.json")

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vivit.training.averaging import WeightAverage
+from vivit.training.optim import WeightAverage
 
 
 def network() -> nn.Module:

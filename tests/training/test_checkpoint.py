@@ -34,11 +34,9 @@ from torch.multiprocessing.spawn import start_processes
 
 from vivit.errors import UserError
 from vivit.training import checkpoint
-from vivit.training.averaging import WeightAverage
-from vivit.training.checkpoint import Checkpoints, checkpoints
-from vivit.training.optim import build_optimiser
+from vivit.training.checkpoint import Checkpoints, checkpoints, kept_weights, training_tensors
+from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.recipe import Recipe
-from vivit.training.state import kept_weights, training_tensors
 
 # Where the first and the second process write as few tensors as are here.
 FIRST, SECOND = (f"shard-0000{number}-model-00001-of-00001.safetensors" for number in (1, 2))
@@ -497,7 +495,13 @@ def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(t
 def in_processes(number: int, folder: Path, work: Callable[..., None], *args: object) -> None:
     """Call it in so many processes of one group, and fail where it fails in one."""
     # Forked from one that has imported what takes long, and never from this one, whose autograd has run.
-    preloaded = ["pytest", "torch._dynamo", "torch.distributed.fsdp", "vivit.training.optim", "vivit.training.state"]
+    preloaded = [
+        "pytest",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "vivit.training.optim",
+        "vivit.training.checkpoint",
+    ]
     multiprocessing.set_forkserver_preload([*preloaded, "vivit.training.checkpoint"])
     meeting = folder / f"meeting-{random.randrange(1 << 60)}"
     start_processes(_one_of_them, (number, meeting, work, args), nprocs=number, start_method="forkserver")

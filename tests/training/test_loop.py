@@ -20,7 +20,7 @@ from vivit.errors import Stopped, UserError
 from vivit.evaluation import evaluate as evaluate_module
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
-from vivit.training import losses, sources, update
+from vivit.training import sources, update
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.recipe import Recipe
 from vivit.training.train import train
@@ -222,10 +222,12 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
     blamed: list[str] = []
 
+    plain_loss = update.loss_of
+
     def loss_of(logits: torch.Tensor, *arguments: Any) -> torch.Tensor:
         nonlocal taken
         taken += 1
-        return losses.loss_of(logits, *arguments) * (float("nan") if taken == 6 else 1.0)
+        return plain_loss(logits, *arguments) * (float("nan") if taken == 6 else 1.0)
 
     def prepared(self: update.Updater, batch: Batch, chosen: torch.Tensor, step: int, epoch: int) -> Any:
         blamed[:] = [str(videos[index].source) for index in batch.indices[chosen].tolist()]

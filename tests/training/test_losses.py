@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from vivit.training.losses import loss_of
+from vivit.training.update import loss_of
 
 
 def cross_entropy(logits: Sequence[float], distribution: Sequence[float]) -> float:

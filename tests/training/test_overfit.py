@@ -11,10 +11,9 @@ from vivit.data.datasets import VideoSet, open_split
 from vivit.data.loader import evaluation_views, training_batches
 from vivit.errors import UserError
 from vivit.report.run_page import write_report
-from vivit.training import overfit
+from vivit.training import plan
 from vivit.training.initialise import build_model
-from vivit.training.overfit import few_batches, how_it_went, without_chance
-from vivit.training.plan import build_augmentation
+from vivit.training.plan import build_augmentation, few_batches, how_it_went, without_chance
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.train import train
@@ -92,7 +91,7 @@ def test_the_verdict_is_that_of_the_labels(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Unsound are labels that contradict each other: of each clip there is a copy under the other name."""
-    monkeypatch.setattr(overfit, "STEPS", 30)
+    monkeypatch.setattr(plan, "OVERFIT_STEPS", 30)
     data = tmp_path / "data"
     for name in ("bright", "dark"):
         for split, numbers in (("train", (0, 1)), ("val", (2,))):
@@ -138,8 +137,8 @@ def test_every_named_recipe_becomes_one_without_chance() -> None:
 def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overfit, "STEPS", 4)
-    monkeypatch.setattr(overfit, "EPOCHS", 1)
+    monkeypatch.setattr(plan, "OVERFIT_STEPS", 4)
+    monkeypatch.setattr(plan, "OVERFIT_EPOCHS", 1)
     train(bright_dark, tmp_path / "run", tiny_recipe, device="cpu", workers=0, overfit=1)
     answers = tmp_path / "run" / "val_predictions.csv"
     wrong = answers.read_text().replace(",dark,dark,", ",dark,bright,").replace(",bright,bright,", ",bright,dark,")

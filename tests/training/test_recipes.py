@@ -10,9 +10,8 @@ from pydantic import ValidationError
 from vivit.data.loader import Batch
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.training.averaging import WeightAverage
 from vivit.training.distributed import start_processes
-from vivit.training.optim import build_optimiser
+from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES

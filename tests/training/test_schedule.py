@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
+from vivit.training.optim import Schedule, learning_rate, planned_epochs, scaled_learning_rate
 from vivit.training.recipe import Recipe
-from vivit.training.schedule import Schedule, learning_rate, planned_epochs, scaled_learning_rate
 
 
 def test_schedule_by_hand() -> None:

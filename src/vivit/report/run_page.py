@@ -27,10 +27,10 @@ from vivit.errors import UserError
 from vivit.files import as_text, write_files
 from vivit.report.curves import draw_curves, number, score_in_words, score_names
 from vivit.report.mistakes import ClassScore, Predictions, ScoredVideo, class_scores, confusions, read_predictions
-from vivit.training.overfit import few_batches
+from vivit.training.optim import planned_epochs
+from vivit.training.plan import few_batches
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
-from vivit.training.schedule import planned_epochs
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
 from vivit.weights.files import read_json

@@ -13,9 +13,9 @@ from vivit.data.entries import shortened
 from vivit.errors import UserError, one_line
 from vivit.inference.features import TemporalPart, factorised_encoder_of
 from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES, default_recipe
-from vivit.training.schedule import Schedule
 from vivit.weights.adapt import fit
 from vivit.weights.convert import is_image_vit
 from vivit.weights.hub import called

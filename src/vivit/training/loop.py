@@ -1,28 +1,186 @@
 """The loop: step by step to the end, with the scores, the checkpoints and the records that belong to the steps."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from signal import SIGINT
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from accelerate import Accelerator
+from rich import get_console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from vivit.data.datasets import VideoSet
 from vivit.data.entries import shortened
 from vivit.data.loader import Batch
+from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import Interrupted, Stopped, UserError
 from vivit.evaluation.evaluate import Evaluation
+from vivit.evaluation.per_video import write_per_video
+from vivit.model.vivit import ViViT
+from vivit.report.pictures import draw_confusions
 from vivit.runtime import peak_memory
-from vivit.training.checkpoint import Checkpoints
-from vivit.training.display import Display
+from vivit.training.checkpoint import Checkpoints, kept_weights
 from vivit.training.distributed import everyones, summed
+from vivit.training.optim import Schedule, WeightAverage
 from vivit.training.plan import Plan
-from vivit.training.run_folder import RunFolder
-from vivit.training.scoring import Scorer
-from vivit.training.session import session_of
+from vivit.training.run_folder import RunFolder, session_of
 from vivit.training.sources import FromFeatures, FromVideos
-from vivit.training.stopping import StopRequest
 from vivit.training.update import NotFinite, Updater
+from vivit.weights.card import score_card
+
+
+class Scorer:
+    """Scores the weights so far, and keeps them; one for a run."""
+
+    def __init__(
+        self,
+        model: ViViT,
+        kept: ViViT,
+        average: WeightAverage | None,
+        val_set: VideoSet,
+        val_hash: str,
+        data_name: str,
+        run: RunFolder,
+        accelerator: Accelerator,
+        evaluated: Callable[[ViViT], Evaluation],
+    ) -> None:
+        """
+        Args:
+            model: that is trained; without a wrapper such as DDP, it may be sharded.
+            kept: that is kept and scored: the model itself, or a copy, which gets its weights or their average.
+            val_set: the validation videos.
+            val_hash: theirs.
+            data_name: what the model's card calls them.
+            evaluated: the evaluation on them, which every process gets.
+        """
+        self.model, self.kept, self.average, self.val_set, self.val_hash = model, kept, average, val_set, val_hash
+        self.data_name = data_name
+        self.run, self.accelerator, self.evaluated = run, accelerator, evaluated
+
+    def __call__(self, step: int, epoch: int, loss: float, say: Callable[[str], None]) -> Evaluation:
+        """Score the weights, and leave them and the score in the run's folder; every process has to call it.
+
+        Args:
+            step, epoch: how many are done.
+            loss: the mean of the epoch.
+
+        Raises:
+            Interrupted: by `evaluated`; nothing is noted then.
+        """
+        self.take_weights()
+        with self.accelerator.autocast():
+            evaluation = self.evaluated(self.kept)
+        if self.accelerator.is_main_process:
+            row = {"epoch": epoch, "step": step, "loss": loss, **evaluation.scores(), "data_hash": self.val_hash}
+            self.run.note_epoch(row)
+            self.accelerator.log({f"val/{name}": value for name, value in evaluation.shares().items()}, step=step)
+            draw_confusions(evaluation, self.run.path)
+            write_per_video(evaluation, self.val_set, self.run.path / "val_predictions.csv")
+            self.kept.save_pretrained(self.run.path)
+            scored_on = f"{evaluation.num_videos} videos, data {self.val_hash[:HASH_DIGITS]}"
+            words = f"{self.data_name}, val, 1x1 views, {scored_on}"
+            score_card(self.run.path, self.kept, evaluation.shares_that_tell(), words)
+            said = "  ".join(f"{name} {value:6.1%}" for name, value in evaluation.shares_in_words().items())
+            say(f"epoch {epoch:3d}  loss {loss:.3f}  val {said}")
+        self.model.train()
+        return evaluation
+
+    def take_weights(self) -> None:
+        """Let the model that is kept have the weights so far; every process has to call it."""
+        if self.kept is not self.model:
+            self.kept.load_state_dict(kept_weights(self.model, self.average))
+
+
+class StopRequest:
+    """Notes Ctrl-C and SIGTERM while it is entered, in place of their ending the process; a second Ctrl-C ends it.
+
+    SIGTERM may come any number of times: torchrun passes on what its workers may have been sent already.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """The number of the signal that came, or 0."""
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python hands out no signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
+
+
+# What fits into a terminal of 80 characters; a wider one has a bar, too, and the time so far.
+COLUMNS = (
+    TextColumn("epoch {task.fields[epoch]}"),
+    TextColumn("step {task.completed}"),
+    TextColumn("loss {task.fields[loss]:.3f}"),
+    TextColumn("{task.fields[rate]} clips/s"),
+    TextColumn("{task.fields[waiting]:.0%} waiting"),
+    TimeRemainingColumn(),
+    TextColumn("left"),
+)
+WIDE = 120
+
+
+class Display:
+    """There while it is entered, and in one process only."""
+
+    def __init__(self, schedule: Schedule, visible: bool) -> None:
+        self.schedule = schedule
+        console = get_console()
+        bar, elapsed = ((BarColumn(bar_width=None),), (TimeElapsedColumn(),)) if console.width >= WIDE else ((), ())
+        self.progress = Progress(COLUMNS[0], *bar, *COLUMNS[1:], *elapsed, console=console, disable=not visible)
+        self.bar = self.progress.add_task("", total=schedule.num_steps, epoch="", loss=0.0, rate="0", waiting=0.0)
+        self.epoch = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def begin(self, done: int) -> None:
+        """Some steps were done before."""
+        self.epoch = f"{done // self.schedule.steps_per_epoch}/{self.schedule.epochs}"
+        self.progress.update(self.bar, completed=done, epoch=self.epoch)
+
+    def step(self, done: int, loss: float, rate: float, waiting: float) -> None:
+        """
+        Args:
+            done: steps.
+            loss: the mean of the epoch.
+            rate: clips a second.
+            waiting: which share of the time.
+        """
+        self.epoch = f"{(done - 1) // self.schedule.steps_per_epoch + 1}/{self.schedule.epochs}"
+        figures = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=figures, waiting=waiting)
+
+    def beside(self, words: str) -> None:
+        """Say what is done beside the steps; "" when it is over."""
+        self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
+
+    def print(self, line: str) -> None:
+        """Above the line."""
+        self.progress.console.print(line, soft_wrap=True)
 
 
 class Training:

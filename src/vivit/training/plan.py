@@ -1,19 +1,22 @@
 """What a run is: data, start, model and steps, settled before the first one."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vivit.data.datasets import VideoSet, open_split
-from vivit.data.manifest import data_hash
+from vivit.data.datasets import VideoSet, count_classes, open_split
+from vivit.data.entries import shortened
+from vivit.data.loader import epoch_order
+from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.training.initialise import build_model
-from vivit.training.overfit import few_batches, without_chance
+from vivit.training.initialise import build_model, start_lines
+from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
-from vivit.training.schedule import Schedule
 from vivit.training.update import check_shares
 from vivit.video.augment import Augmentation
 from vivit.video.source import name_of
@@ -111,3 +114,112 @@ def _mirrors(recipe: Recipe, videos: VideoSet) -> Mirrors:
 
 def _one_sided(mirrors: Mirrors, videos: VideoSet) -> bool:
     return any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
+
+
+def say_plan(say: Callable[[str], object], plan: Plan, init: str | None, processes: int) -> None:
+    """All that was chosen, and why.
+
+    Args:
+        init: what training starts from, as `train` takes it.
+    """
+    say_data(say, plan.train_set, plan.val_set, plan.hashes)
+    for line in start_lines(plan.model, plan.recipe, init, len(plan.train_set.videos)):
+        say(line)
+    say_mirrors(say, plan)
+    say_schedule(say, plan.recipe, plan.schedule, processes)
+
+
+def say_data(say: Callable[[str], object], train_set: VideoSet, val_set: VideoSet, hashes: Mapping[str, str]) -> None:
+    """What is learnt from and what is scored on."""
+    train_hash, val_hash = (hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
+    say(
+        f"train on {len(train_set.videos)} videos of {count_classes(train_set)} (data {train_hash}): {train_set.source}"
+    )
+    for head, names in train_set.classes.items():
+        seen = {number for video in train_set.videos for number in _numbers(video.labels[head])}
+        unseen = [name for number, name in enumerate(names) if number not in seen]
+        if unseen:
+            say(f"no training video of {shortened(unseen)}: such videos cannot be learned")
+    say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
+
+
+def say_mirrors(say: Callable[[str], object], plan: Plan) -> None:
+    """Whether and how clips are mirrored."""
+    if plan.recipe.flip is None and plan.one_sided:
+        say(
+            "no mirrored clips: a class has a side and no other is its mirror (--mirrored NAME NAME names a pair, "
+            "--flip 0.5 mirrors all the same)"
+        )
+    elif plan.augmentation.flip:
+        swapped = [
+            f"{names[number]} and {names[other]}"
+            for head, names in plan.train_set.classes.items()
+            for number, other in plan.mirrors[head].items()
+            if number < other
+        ]
+        if swapped:
+            say(f"in mirrored clips these become each other: {shortened(swapped, 3)}")
+
+
+def say_schedule(say: Callable[[str], object], recipe: Recipe, schedule: Schedule, processes: int) -> None:
+    """How long, in which steps, and at which learning rate."""
+    batch_size, epochs, rate = schedule.batch_size, schedule.epochs, schedule.highest_rate
+    shared = f" over {processes} processes" if processes > 1 else ""
+    parts = f", each in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+    longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
+    in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
+    say(f"{schedule.num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
+    if batch_size < recipe.batch_size:
+        say(f"batches of {batch_size} and not of {recipe.batch_size}: there are no more videos")
+    if rate != recipe.learning_rate:
+        say(
+            f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "
+            f"and these are of {batch_size}"
+        )
+    if schedule.warmup_steps > schedule.num_steps:
+        say(
+            f"the warm-up of {recipe.warmup_epochs:g} epochs is longer than the run: its learning rate stays below this"
+        )
+
+
+def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (label,) if isinstance(label, int) else label
+
+
+OVERFIT_STEPS = 100
+OVERFIT_EPOCHS = 10
+
+
+def without_chance(recipe: Recipe) -> Recipe:
+    """Turn off augmentation and regularisation; train for at least OVERFIT_STEPS steps and OVERFIT_EPOCHS epochs."""
+    rates = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.0)
+    return recipe.model_copy(
+        update={
+            "architecture": {**recipe.architecture, **rates},
+            "min_steps": OVERFIT_STEPS,
+            "epochs": OVERFIT_EPOCHS,
+            "cached_clips": 1,
+            "warmup_epochs": min(recipe.warmup_epochs / recipe.epochs, 0.5) * OVERFIT_EPOCHS,
+            **dict.fromkeys(("weight_decay", "label_smoothing", "stochastic_depth", "dropout"), 0.0),
+            **dict.fromkeys(("token_dropping", "flip", "colour_jitter", "grey_scale", "mixup", "cutmix", "ema"), 0.0),
+            **dict.fromkeys(("scale_jitter", "randaugment"), None),
+        }
+    )
+
+
+def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
+    """The videos of a run's first batches; raises UserError where there is none."""
+    if number < 1:
+        raise UserError(f"overfit: {number} batches cannot be learnt; give 1 or more")
+    order = epoch_order(len(videos.videos), recipe.seed, 0)[: number * recipe.batch_size]
+    words = f"{len(order)} videos of {videos.source}, to be learnt by heart"
+    return replace(videos, videos=tuple(videos.videos[index] for index in order), source=words)
+
+
+def how_it_went(steps: Sequence[dict[str, Any]]) -> str:
+    """In words, whether the loss fell as it must."""
+    first, last = steps[0]["loss"], steps[-1]["loss"]
+    fell = f"the loss went from {first:.3g} to {last:.3g} in {steps[-1]['step']} steps"
+    if last < first / 10:
+        return f"{fell}: the model learns these clips by heart, as it should"
+    return f"{fell}: it should be near 0; try another --learning-rate, and look at the clips with vivit data show"

@@ -11,14 +11,21 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+from accelerate import Accelerator
+
+from vivit import __version__
 from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import UserError
 from vivit.files import as_json, as_text, write_files
+from vivit.runtime import device_name
 from vivit.training.checkpoint import checkpoints
 from vivit.training.recipe import Recipe
 from vivit.video.source import place_of
@@ -140,3 +147,17 @@ def _lock(folder: Path) -> IO[str] | None:
             return None  # a place without locks
         raise UserError(f"{folder}: another vivit train is at work in it; wait for it, or give another --out") from None
     return file
+
+
+def session_of(accelerator: Accelerator, first_step: int) -> dict[str, Any]:
+    """When, where and with what a call of `train` runs."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "first_step": first_step,
+        "last_step": first_step,
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vivit": __version__},
+    }

@@ -18,22 +18,16 @@ from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 from vivit.runtime import device_name, out_of_memory, pick_device, pick_precision
-from vivit.training.averaging import WeightAverage
-from vivit.training.choices import say_plan
-from vivit.training.display import Display
+from vivit.training.checkpoint import training_tensors
 from vivit.training.distributed import Tracker, distribute, lost_another, start_processes, start_trackers, together
 from vivit.training.initialise import freeze_spatial
-from vivit.training.loop import Training
+from vivit.training.loop import Display, Scorer, StopRequest, Training
 from vivit.training.memory import check_memory
-from vivit.training.optim import build_optimiser
-from vivit.training.overfit import how_it_went
-from vivit.training.plan import plan_run
+from vivit.training.optim import WeightAverage, build_optimiser
+from vivit.training.plan import how_it_went, plan_run, say_plan
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
-from vivit.training.scoring import Scorer
 from vivit.training.sources import FromFeatures, FromVideos, Reading
-from vivit.training.state import training_tensors
-from vivit.training.stopping import StopRequest
 from vivit.training.update import Updater
 from vivit.video.decode import Decoder
 from vivit.video.source import name_of
