@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -35,7 +35,8 @@ from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import Batch, steps_per_epoch, training_batches
+from vivit.data.loader import Batch, TrainingClips, training_batches
+from vivit.data.order import Order, steps_per_epoch
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
 from vivit.inference.views import clip_spec
@@ -95,11 +96,11 @@ def take_times(clips: int, config: ModelConfig) -> None:
     recipe = Recipe(optimiser="adamw", learning_rate=1e-4, label_smoothing=0.1)
     with TemporaryDirectory() as folder:
         videos = copies(Path(folder), clips)
-        asked: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "augmentation": build_augmentation(recipe)}
         steps = steps_per_epoch(clips, BATCH)
         model = ViViT(config)
         sizes = [sum(p.numel() for p in model.parameters()) / 1e6]
-        batches = training_batches(videos, clip_spec(model), num_steps=1 + steps, **asked)
+        inputs = TrainingClips(videos, clip_spec(model), 0, build_augmentation(recipe))
+        batches = training_batches(inputs, Order(BATCH, range(1 + steps)))
         losses = train_on(model, batches, recipe, 1 + steps)
         next(losses)
         whole = seconds_of(losses, steps)
@@ -108,7 +109,7 @@ def take_times(clips: int, config: ModelConfig) -> None:
         part, cache = freeze_spatial(model), Path(folder, "features")
         sizes.append(sum(p.numel() for p in part.parameters()) / 1e6)
         num_steps = (1 + LATER_EPOCHS) * steps
-        batches = FeatureCache(model, cache).training_batches(videos, clip_spec(model), num_steps=num_steps, **asked)
+        batches = FeatureCache(model, cache).training_batches(inputs, Order(BATCH, range(num_steps), clips_of_each=1))
         losses = train_on(part, batches, recipe, num_steps)
         first, *later = (seconds_of(losses, steps) for _ in range(1 + LATER_EPOCHS))
         PROGRESS.print(f"frozen: {first:.1f} s, then {later}")
@@ -183,17 +184,18 @@ def only(videos: VideoSet, classes: tuple[str, ...]) -> VideoSet:
 def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
     """Train the model, in place; returns the seconds."""
     num_steps = recipe.epochs * steps_per_epoch(len(videos.videos), recipe.batch_size)
-    asked: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed, "num_steps": num_steps}
-    asked["augmentation"] = build_augmentation(recipe)
+    clips = TrainingClips(
+        videos, clip_spec(model), recipe.seed, build_augmentation(recipe), keep_decoded=not way.frozen
+    )
+    order = Order(recipe.batch_size, range(num_steps), clips_of_each=way.clips if way.frozen else None)
     torch.manual_seed(recipe.seed)
     begun = time.perf_counter()
     with TemporaryDirectory() as folder:
         if way.frozen:
             cache = FeatureCache(model, Path(folder))
-            batches = cache.training_batches(videos, clip_spec(model), cached_clips=way.clips, **asked)
-            steps = train_on(freeze_spatial(model), batches, recipe, num_steps)
+            steps = train_on(freeze_spatial(model), cache.training_batches(clips, order), recipe, num_steps)
         else:
-            steps = train_on(model, training_batches(videos, clip_spec(model), keep=True, **asked), recipe, num_steps)
+            steps = train_on(model, training_batches(clips, order), recipe, num_steps)
         for _ in steps:
             pass
     return time.perf_counter() - begun

@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import training_batches
+from vivit.data.loader import TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.data.pack import Encoding, pack
 from vivit.data.readers.listing import read_data
 from vivit.experiments.camera_motion import generate
 from vivit.video.clips import ClipSpec
+from vivit.video.options import ReadOptions
 from vivit.video.sampling import clip_indices, random_start
 
 COPIES = 8  # of the one video, in each of two classes
@@ -97,8 +99,8 @@ TASKS = {
 
 def ours(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]:
     videos = open_split(data, "train")
-    batches = training_batches(videos, task.spec, batch_size=task.batch_size, seed=0, num_steps=ENOUGH, workers=workers)
-    for batch in batches:
+    clips = TrainingClips(videos, task.spec, 0, options=ReadOptions(workers=workers))
+    for batch in training_batches(clips, Order(task.batch_size, range(ENOUGH))):
         yield batch.clips
 
 

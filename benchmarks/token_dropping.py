@@ -31,7 +31,8 @@ from benchmarks.setting import setting
 from benchmarks.videos import FOLDER
 from vivit.config import SUFFIXES
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import Batch, steps_per_epoch, training_batches
+from vivit.data.loader import Batch, TrainingClips, training_batches
+from vivit.data.order import Order, steps_per_epoch
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
 from vivit.inference.views import clip_spec
@@ -159,15 +160,9 @@ def time_rows(recipe: Recipe, clips: int, taken: dict[float, list[float]]) -> It
 
 
 def batches_of(videos: VideoSet, trainer: Trainer, recipe: Recipe, num_steps: int) -> Iterator[Batch]:
-    return training_batches(
-        videos,
-        clip_spec(trainer.model),
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        num_steps=num_steps,
-        augmentation=build_augmentation(recipe),
-        keep=True,
-    )
+    spec, augmentation = clip_spec(trainer.model), build_augmentation(recipe)
+    clips = TrainingClips(videos, spec, recipe.seed, augmentation, keep_decoded=True)
+    return training_batches(clips, Order(recipe.batch_size, range(num_steps)))
 
 
 def time_on_videos(videos: VideoSet, recipe: Recipe, shares: Sequence[float], rounds: int) -> dict[float, list[float]]:

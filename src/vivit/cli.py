@@ -287,10 +287,11 @@ def predict(arguments: Sequence[str]) -> int:
         if top < 1:
             raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
         from vivit.inference.predictor import Predictor
+        from vivit.video.options import ReadOptions
         from vivit.video.sampling import parse_views
 
         parse_views(views)
-        exit_status = _predict_files(files, Predictor(model, device, decoder, timeout), views, top, json)
+        exit_status = _predict_files(files, Predictor(model, device, ReadOptions(decoder, timeout)), views, top, json)
 
     _parse("predict", command, arguments)
     return exit_status

@@ -25,6 +25,6 @@ def progress_bar(title: str, total: int | None = None, visible: bool = True) -> 
         bar = progress.add_task("", total=total)
 
         def update(done: int, total: int | None = None) -> None:
-            progress.update(bar, completed=done, **({} if total is None else {"total": total}))
+            progress.update(bar, completed=done, total=total)
 
         yield update

@@ -1,8 +1,10 @@
 """What the machine offers: devices, precision, threads and free memory."""
 
+import os
 import platform
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +124,13 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; every process has to ask."""
         return any(self.gather([flag]))
+
+
+def exit_after(wait: Callable[[], object]) -> None:
+    """End this process, whatever it is doing, as soon as `wait` returns: when its parent has ended."""
+
+    def watch() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -27,7 +27,7 @@ from vivit.data.manifest import Manifest, Scan, data_hash, named_entries, read_m
 from vivit.data.scan import scan_file, scan_files
 from vivit.errors import UserError
 from vivit.video.decode import VideoInfo
-from vivit.video.source import Source, VideoError
+from vivit.video.source import VideoError, VideoSource
 
 Encode = Callable[..., Path]
 REAL = Path(__file__).parents[3] / "shared" / "videos"
@@ -69,7 +69,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on, which takes place in this process: to start others is slow."""
     names: list[str] = []
 
-    def scan_here(sources: Sequence[Source], *, full: bool, workers: int) -> Iterator[tuple[Source, Scan]]:
+    def scan_here(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
         for source in sources:
             names.append(Path(str(source)).name)
             try:
@@ -434,7 +434,7 @@ def test_a_second_check_reads_what_has_changed(data: Path, read: list[str]) -> N
 def test_a_stopped_check_goes_on(data: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = check_module.scan_files
 
-    def stopped(sources: Sequence[Source], *, full: bool, workers: int) -> Iterator[tuple[Source, Scan]]:
+    def stopped(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
         for number, found in enumerate(whole(sources, full=full, workers=workers)):
             if number == 5:
                 raise KeyboardInterrupt

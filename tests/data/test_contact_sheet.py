@@ -12,7 +12,8 @@ from torch import Tensor
 from vivit.data import contact_sheet as module
 from vivit.data.contact_sheet import Row, Section, contact_sheet, show
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.loader import training_batches
+from vivit.data.loader import TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
@@ -122,7 +123,7 @@ def test_augmented_rows_are_training_clips_of_the_same_frames(
 ) -> None:
     everything = Augmentation(scale_jitter=(0.9, 1.33), colour_jitter=0.8, grey_scale=0.1, randaugment=(2, 10))
     show(videos, SPEC, everything, tmp_path / "sheet.png", count=5, seed=3)
-    (batch,) = training_batches(videos, SPEC, batch_size=5, seed=3, num_steps=1, augmentation=everything)
+    (batch,) = training_batches(TrainingClips(videos, SPEC, 3, everything), Order(5, range(1)))
     trained = {clip.numpy().tobytes() for clip in batch.clips}
     assert {section.rows[1].frames.numpy().tobytes() for section in sections} == trained
     sections.clear()

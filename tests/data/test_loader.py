@@ -1,7 +1,8 @@
 """Batches against the numbers drawn into the frames, and against each other: what must not matter does not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,20 +10,14 @@ import torch
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.loader import (
-    Batch,
-    clip_rng,
-    colour_rng,
-    epoch_order,
-    evaluation_views,
-    shares_of,
-    steps_per_epoch,
-    training_batches,
-)
+from vivit.data.loader import Batch, TrainingClips, evaluation_views, training_batches
+from vivit.data.order import Order, clip_rng, colour_rng, epoch_order, split_batch, steps_per_epoch
 from vivit.errors import UserError
+from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_batch
 from vivit.video.clips import ClipSpec, grid_of, read_views
 from vivit.video.decode import VideoInfo, open_video
+from vivit.video.options import ReadOptions
 from vivit.video.source import VideoError
 
 Encode = Callable[..., Path]
@@ -56,6 +51,19 @@ def broken(videos: VideoSet, tmp_path: Path) -> VideoSet:
     return VideoSet(tuple(changed), videos.classes, videos.source)
 
 
+def batches_of(
+    videos: VideoSet,
+    spec: ClipSpec,
+    batch_size: int,
+    steps: range,
+    *,
+    seed: int = 0,
+    ranks: Ranks = Ranks(),
+    **how: Any,
+) -> Iterator[Batch]:
+    return training_batches(TrainingClips(videos, spec, seed, **how), Order(batch_size, steps), ranks)
+
+
 def assert_same(some: list[Batch], others: list[Batch]) -> None:
     assert len(some) == len(others)
     for one, other in zip(some, others, strict=True):
@@ -66,9 +74,7 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
 
 def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) -> None:
     starts = set()
-    for batch in training_batches(
-        videos, WHOLE, batch_size=3, seed=1, num_steps=8, augmentation=Augmentation(flip=0.0)
-    ):
+    for batch in batches_of(videos, WHOLE, 3, range(8), seed=1, augmentation=Augmentation(flip=0.0)):
         assert batch.clips.shape == (3, 3, 3, 32, 64)
         assert batch.clips.dtype == torch.uint8
         assert batch.labels["classes"].tolist() == [10 - i for i in batch.indices.tolist()]
@@ -82,11 +88,7 @@ def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) 
 
 def test_flips(videos: VideoSet) -> None:
     def batches(probability: float) -> list[Batch]:
-        return list(
-            training_batches(
-                videos, WHOLE, batch_size=7, seed=0, num_steps=3, augmentation=Augmentation(flip=probability)
-            )
-        )
+        return list(batches_of(videos, WHOLE, 7, range(3), augmentation=Augmentation(flip=probability)))
 
     never, sometimes, always = batches(0.0), batches(0.5), batches(1.0)
     flipped = []
@@ -101,18 +103,17 @@ def test_flips(videos: VideoSet) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_memory_do_not_matter(workers: int, keep: bool, videos: VideoSet) -> None:
-    plain = list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=6))
-    again = list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=6, workers=workers, keep=keep))
+    plain = list(batches_of(videos, CROPPED, 3, range(6), seed=5))
+    again = list(
+        batches_of(videos, CROPPED, 3, range(6), seed=5, keep_decoded=keep, options=ReadOptions(workers=workers))
+    )
     assert_same(plain, again)
 
 
 @pytest.mark.parametrize("batch_size", [3, 4])
 def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
-    alone = list(training_batches(videos, CROPPED, batch_size=batch_size, seed=5, num_steps=4))
-    ranks = [
-        training_batches(videos, CROPPED, batch_size=batch_size, seed=5, num_steps=4, rank=rank, world_size=2)
-        for rank in range(2)
-    ]
+    alone = list(batches_of(videos, CROPPED, batch_size, range(4), seed=5))
+    ranks = [batches_of(videos, CROPPED, batch_size, range(4), seed=5, ranks=Ranks(rank, 2)) for rank in range(2)]
     together = []
     for first, second in zip(*ranks, strict=True):
         assert len(first.indices) - len(second.indices) == batch_size % 2
@@ -126,7 +127,7 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("batch", "shares"), [(10, 2), (8, 3), (7, 2), (64, 8), (3, 3)])
 def test_shares_are_even_and_keep_pairs(batch: int, shares: int, paired: bool) -> None:
-    found = shares_of(batch, shares, paired)
+    found = split_batch(batch, shares, paired)
     assert sorted(np.concatenate(found).tolist()) == list(range(batch))
     sizes = [len(share) for share in found]
     assert max(sizes) - min(sizes) <= (2 if paired else 1)
@@ -143,15 +144,13 @@ def in_order(batch: Batch) -> Batch:
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_resumed_run_is_the_tail(start: int, videos: VideoSet) -> None:
     # Two steps to an epoch: the tails begin within one, at its border, and after it.
-    whole = list(training_batches(videos, CROPPED, batch_size=3, seed=2, num_steps=6))
-    assert_same(
-        list(training_batches(videos, CROPPED, batch_size=3, seed=2, num_steps=6, start_step=start)), whole[start:]
-    )
+    whole = list(batches_of(videos, CROPPED, 3, range(6), seed=2))
+    assert_same(list(batches_of(videos, CROPPED, 3, range(start, 6), seed=2)), whole[start:])
 
 
 def test_epochs(videos: VideoSet) -> None:
     assert steps_per_epoch(COUNT, 3) == 2
-    batches = list(training_batches(videos, CROPPED, batch_size=3, seed=0, num_steps=12))
+    batches = list(batches_of(videos, CROPPED, 3, range(12)))
     epochs = [torch.cat([b.indices for b in batches[i : i + 2]]).tolist() for i in range(0, 12, 2)]
     assert all(len(set(epoch)) == 6 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
@@ -161,15 +160,7 @@ def test_epochs(videos: VideoSet) -> None:
 
 def test_clips_differ_between_epochs_and_seeds(videos: VideoSet) -> None:
     def clips(seed: int, epoch: int) -> dict[int, Tensor]:
-        (batch,) = training_batches(
-            videos,
-            CROPPED,
-            batch_size=7,
-            seed=seed,
-            num_steps=epoch + 1,
-            start_step=epoch,
-            augmentation=Augmentation(flip=0),
-        )
+        (batch,) = batches_of(videos, CROPPED, 7, range(epoch, epoch + 1), seed=seed, augmentation=Augmentation(flip=0))
         return dict(zip(batch.indices.tolist(), batch.clips, strict=True))
 
     first = clips(0, 0)
@@ -188,7 +179,7 @@ def test_random_streams_have_nothing_in_common() -> None:
 
 def test_set_smaller_than_a_batch(videos: VideoSet) -> None:
     few = VideoSet(videos.videos[:2], videos.classes, videos.source)
-    batches = list(training_batches(few, CROPPED, batch_size=8, seed=0, num_steps=3))
+    batches = list(batches_of(few, CROPPED, 8, range(3)))
     assert [sorted(batch.indices.tolist()) for batch in batches] == [[0, 1]] * 3
 
 
@@ -196,14 +187,16 @@ def test_set_smaller_than_a_batch(videos: VideoSet) -> None:
 def test_batch_too_small_to_share(batch_size: int, count: int, videos: VideoSet) -> None:
     few = VideoSet(videos.videos[:count], videos.classes, videos.source)
     with pytest.raises(UserError, match=f"^batch_size: 3 processes cannot share a batch of {min(batch_size, count)} "):
-        training_batches(few, CROPPED, batch_size=batch_size, seed=0, num_steps=1, rank=0, world_size=3)
+        batches_of(few, CROPPED, batch_size, range(1), ranks=Ranks(0, 3))
 
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep: bool, broken: VideoSet) -> None:
-    once = list(training_batches(broken, CROPPED, batch_size=COUNT, seed=0, num_steps=3))
-    batches = list(training_batches(broken, CROPPED, batch_size=COUNT, seed=0, num_steps=3, workers=workers, keep=keep))
+    once = list(batches_of(broken, CROPPED, COUNT, range(3)))
+    batches = list(
+        batches_of(broken, CROPPED, COUNT, range(3), keep_decoded=keep, options=ReadOptions(workers=workers))
+    )
     assert_same(batches, once)
     replacements = set()
     for epoch, batch in enumerate(batches):
@@ -225,7 +218,7 @@ def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep:
 def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> None:
     nothing = VideoSet((broken.videos[4],) * 5, broken.classes, broken.source)
     with pytest.raises(VideoError) as caught:
-        next(training_batches(nothing, CROPPED, batch_size=2, seed=0, num_steps=1))
+        next(batches_of(nothing, CROPPED, 2, range(1)))
     message = str(caught.value)
     assert message.startswith(f"{broken.videos[4].source}: not a readable video")
     assert "\n" not in message
@@ -259,7 +252,7 @@ def test_short_video(short: str, expected: list[int], videos: VideoSet, read_num
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_on_after_a_broken_file(workers: int, broken: VideoSet) -> None:
-    found = list(evaluation_views(broken.videos, CROPPED, 2, 3, workers=workers))
+    found = list(evaluation_views(broken.videos, CROPPED, 2, 3, options=ReadOptions(workers=workers)))
     assert len(found) == COUNT
     for index, (views, video) in enumerate(zip(found, broken.videos, strict=True)):
         if index == 4:
@@ -276,15 +269,15 @@ def test_colours_changed_here_or_later_are_the_same(workers: int, videos: VideoS
     augmentation = Augmentation(scale_jitter=(0.9, 1.33), colour_jitter=0.8, grey_scale=0.3, randaugment=(2, 15))
     here, plain = (
         list(
-            training_batches(
+            batches_of(
                 videos,
                 CROPPED,
-                batch_size=3,
+                3,
+                range(4),
                 seed=5,
-                num_steps=4,
                 augmentation=augmentation,
                 colours=colours,
-                workers=workers,
+                options=ReadOptions(workers=workers),
             )
         )
         for colours in (True, False)
@@ -303,9 +296,7 @@ def test_mirrored_clips_have_the_labels_of_their_mirrors(videos: VideoSet) -> No
 
     def labels(flip: float, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> dict[int, int]:
         found: dict[int, int] = {}
-        for batch in training_batches(
-            videos, WHOLE, batch_size=7, seed=0, num_steps=1, augmentation=Augmentation(flip=flip), mirrors=mirrors
-        ):
+        for batch in batches_of(videos, WHOLE, 7, range(1), augmentation=Augmentation(flip=flip), mirrors=mirrors):
             found |= dict(zip(batch.indices.tolist(), batch.labels["classes"].tolist(), strict=True))
         return found
 
@@ -318,7 +309,7 @@ def test_mirrored_clips_have_the_labels_of_their_mirrors(videos: VideoSet) -> No
 def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
     some = tuple(LabelledVideo(videos.videos[i].source, {"classes": numbers}) for i, numbers in enumerate([(0, 2), ()]))
     data = VideoSet(some, {"classes": ("a", "b", "c")}, "a test", multi_label=True)
-    (batch,) = training_batches(data, WHOLE, batch_size=2, seed=0, num_steps=1)
+    (batch,) = batches_of(data, WHOLE, 2, range(1))
     rows = dict(zip(batch.indices.tolist(), batch.labels["classes"].tolist(), strict=True))
     assert rows == {0: [1.0, 0.0, 1.0], 1: [0.0, 0.0, 0.0]}
 
@@ -329,7 +320,7 @@ def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numb
     stretch = LabelledVideo(videos.videos[0].source, {"classes": 0}, span=(0.2, 0.56))
     data = VideoSet((stretch,), {"classes": ("a", "b")}, "a test")
     starts = set()
-    for batch in training_batches(data, WHOLE, batch_size=1, seed=0, num_steps=40, augmentation=UNMIRRORED, keep=keep):
+    for batch in batches_of(data, WHOLE, 1, range(40), augmentation=UNMIRRORED, keep_decoded=keep):
         first, *rest = read_numbers(batch.clips[0])
         assert rest == [first + 2, first + 4]
         starts.add(first)
@@ -357,15 +348,15 @@ def test_frames_of_a_stretch(span: tuple[float, float] | None, expected: range) 
 
 
 def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
-    plain = list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=2))
-    assert_same(list(training_batches(videos, CROPPED, batch_size=3, seed=5, num_steps=2, timeout=60)), plain)
-    (views,) = evaluation_views(videos.videos[:1], CROPPED, 2, 3, timeout=60)
+    plain = list(batches_of(videos, CROPPED, 3, range(2), seed=5))
+    assert_same(list(batches_of(videos, CROPPED, 3, range(2), seed=5, options=ReadOptions(timeout=60))), plain)
+    (views,) = evaluation_views(videos.videos[:1], CROPPED, 2, 3, ReadOptions(timeout=60))
     assert isinstance(views, Tensor)
     assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3))
 
 
 def test_what_takes_too_long_is_unreadable(videos: VideoSet) -> None:
     with pytest.raises(VideoError, match=r"took longer than 0\.0001 s"):
-        next(training_batches(videos, CROPPED, batch_size=2, seed=0, num_steps=1, timeout=1e-4))
-    (reason,) = evaluation_views(videos.videos[:1], CROPPED, 1, 1, timeout=1e-4)
+        next(batches_of(videos, CROPPED, 2, range(1), options=ReadOptions(timeout=1e-4)))
+    (reason,) = evaluation_views(videos.videos[:1], CROPPED, 1, 1, ReadOptions(timeout=1e-4))
     assert reason == f"{videos.videos[0].source}: took longer than 0.0001 s to read"

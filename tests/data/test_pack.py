@@ -21,14 +21,17 @@ from vivit.data import pack as packing
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.data.encode import Encoding
 from vivit.data.entries import DataListing, Entry
-from vivit.data.loader import training_batches
+from vivit.data.loader import TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.data.pack import Packed, pack
 from vivit.data.readers.listing import read_data
 from vivit.data.readers.shards import open_shards
 from vivit.errors import UserError
+from vivit.runtime import Ranks
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
-from vivit.video.source import InShard, Source
+from vivit.video.options import ReadOptions
+from vivit.video.source import InShard, VideoSource
 
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
@@ -67,7 +70,7 @@ def video_set(listing: DataListing) -> VideoSet:
     return VideoSet(videos, listing.classes, listing.source)
 
 
-def content(source: Source) -> bytes:
+def content(source: VideoSource) -> bytes:
     return source.read() if isinstance(source, InShard) else source.read_bytes()
 
 
@@ -145,17 +148,16 @@ def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_
     listing = listing_of(folder)
     pack(listing, tmp_path, shard_size=SMALL, workers=0)
     files, shards = video_set(listing), video_set(open_shards(tmp_path))
-    whole = list(training_batches(files, SPEC, batch_size=4, seed=5, num_steps=6))
-    tail = list(training_batches(shards, SPEC, batch_size=4, seed=5, num_steps=6, start_step=3, workers=workers))
+    whole = list(training_batches(TrainingClips(files, SPEC, 5), Order(4, range(6))))
+    packed = TrainingClips(shards, SPEC, 5, options=ReadOptions(workers=workers))
+    tail = list(training_batches(packed, Order(4, range(3, 6))))
     assert len(whole) == len(tail) + 3
     for one, other in zip(whole[3:], tail, strict=True):
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.labels["classes"], other.labels["classes"])
         assert torch.equal(one.clips, other.clips)
-    shares = [
-        training_batches(shards, SPEC, batch_size=4, seed=5, num_steps=6, rank=rank, world_size=2) for rank in range(2)
-    ]
-    for one, first, second in zip(whole, *shares, strict=True):
+    slices = [training_batches(TrainingClips(shards, SPEC, 5), Order(4, range(6)), Ranks(rank, 2)) for rank in (0, 1)]
+    for one, first, second in zip(whole, *slices, strict=True):
         indices, clips = torch.cat([first.indices, second.indices]), torch.cat([first.clips, second.clips])
         # Which process has a clip is not what counts; a video comes but once in a batch.
         assert torch.equal(one.indices.sort().values, indices.sort().values)
@@ -356,7 +358,9 @@ import time
 from pathlib import Path
 root, folder, out, kind, workers, pause_at, largest = sys.argv[1:]
 sys.path.insert(0, root)
+from vivit.data.order import Order
 from vivit.errors import UserError
+from vivit.runtime import Ranks
 from vivit.data.entries import DataListing, Entry
 from vivit.data.encode import Encoding
 from vivit.data.pack import pack

@@ -13,6 +13,7 @@ from vivit.model.vivit import ViViT
 from vivit.report.pictures import draw_confusions
 from vivit.training.recipe import Recipe
 from vivit.video.clips import read_views
+from vivit.video.options import ReadOptions
 from vivit.video.source import VideoError
 
 
@@ -77,7 +78,7 @@ def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
 def test_twice_is_the_same_and_workers_do_not_matter(bright_dark: Path, model: ViViT) -> None:
     videos = open_split(bright_dark, "val")
     first = evaluate(model.train(), videos, num_clips=2, num_crops=1)
-    second = evaluate(model.train(), videos, num_clips=2, num_crops=1, workers=1)
+    second = evaluate(model.train(), videos, num_clips=2, num_crops=1, options=ReadOptions(workers=1))
     assert torch.equal(first.logits["classes"], second.logits["classes"])
 
 

@@ -15,16 +15,19 @@ from torch import Tensor
 
 from vivit.config import ModelConfig
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
-from vivit.data.loader import Batch, training_batches
+from vivit.data.loader import Batch, TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.features import TemporalPart, frame_features
 from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
+from vivit.runtime import Ranks
 from vivit.training import feature_cache
 from vivit.training.feature_cache import FeatureCache, encoder_hash
 from vivit.training.initialise import freeze_spatial
 from vivit.video.augment import Augmentation
+from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 COUNT = 12  # videos of bright_dark
@@ -75,14 +78,22 @@ def build(**fields: Any) -> ViViT:
     return model
 
 
+def asked(model: ViViT, videos: VideoSet, changes: dict[str, Any]) -> tuple[TrainingClips, Order]:
+    """Six steps of five clips, two clips of each video, but for the changes."""
+    how: dict[str, Any] = {
+        "augmentation": AUGMENTATION,
+        "mirrors": SWAPPED,
+        "seed": 3,
+        "spec": clip_spec(model),
+    } | changes
+    order: dict[str, Any] = {"batch_size": 5, "steps": range(6), "clips_of_each": 2}
+    order |= {name: how.pop(name) for name in order.keys() & how.keys()}
+    return TrainingClips(videos, **how), Order(**order)
+
+
 def features(model: ViViT, videos: VideoSet, folder: Path, **changes: Any) -> list[Batch]:
-    spec = changes.pop("spec", clip_spec(model))
-    of_cache = {
-        name: changes.pop(name) for name in ("workers", "rank", "world_size", "dtype", "report") & changes.keys()
-    }
-    options: dict[str, Any] = {"batch_size": 5, "seed": 3, "num_steps": 6, "cached_clips": 2}
-    options |= {"augmentation": AUGMENTATION, "mirrors": SWAPPED}
-    return list(FeatureCache(model, folder, **of_cache).training_batches(videos, spec, **{**options, **changes}))
+    of_cache = {name: changes.pop(name) for name in ("options", "ranks", "dtype", "report") & changes.keys()}
+    return list(FeatureCache(model, folder, **of_cache).training_batches(*asked(model, videos, changes)))
 
 
 def validation_logits(model: ViViT, videos: VideoSet, folder: Path, **of_cache: Any) -> dict[str, Tensor]:
@@ -91,9 +102,8 @@ def validation_logits(model: ViViT, videos: VideoSet, folder: Path, **of_cache: 
 
 def clips_of(model: ViViT, videos: VideoSet, **changes: Any) -> list[Batch]:
     """The same steps of the loader itself."""
-    options: dict[str, Any] = {"batch_size": 5, "seed": 3, "num_steps": 6, "clips_of_each": 2}
-    options |= {"augmentation": AUGMENTATION, "mirrors": SWAPPED}
-    return list(training_batches(videos, clip_spec(model), **{**options, **changes}))
+    ranks = changes.pop("ranks", Ranks())
+    return list(training_batches(*asked(model, videos, changes), ranks))
 
 
 def assert_same_labels(one: Batch, other: Batch) -> None:
@@ -116,7 +126,7 @@ def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
     workers: int, videos: VideoSet, tmp_path: Path
 ) -> None:
     model = build()
-    cached = features(model, videos, tmp_path / "features", workers=workers)
+    cached = features(model, videos, tmp_path / "features", options=ReadOptions(workers=workers))
     mirrored = 0
     for one, clips in zip(cached, clips_of(model, videos), strict=True):
         assert_same_labels(one, clips)
@@ -145,10 +155,8 @@ def test_later_epochs_and_calls_open_no_video_and_encode_nothing(
     videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
     model = build()
-    spec = clip_spec(model)
-    cache = FeatureCache(model, tmp_path / "features")
-    options: dict[str, Any] = {"batch_size": 5, "seed": 3, "num_steps": 12, "cached_clips": 2}
-    steps = cache.training_batches(videos, spec, **options)
+    clips, order = asked(model, videos, {"steps": range(12)})
+    steps = FeatureCache(model, tmp_path / "features").training_batches(clips, order)
     first = [next(steps) for _ in range(4)]
     logits = validation_logits(model, videos, tmp_path / "features")
     assert len(encoded) == 3 * COUNT
@@ -160,7 +168,7 @@ def test_later_epochs_and_calls_open_no_video_and_encode_nothing(
         monkeypatch.setattr(f"vivit.data.loader.{name}", refuse)
     monkeypatch.setattr(feature_cache, "frame_features", refuse)
     later = list(steps)
-    again = list(FeatureCache(model, tmp_path / "features").training_batches(videos, spec, **options))
+    again = list(FeatureCache(model, tmp_path / "features").training_batches(clips, order))
     assert_same(again, first + later)
     torch.testing.assert_close(validation_logits(model, videos, tmp_path / "features"), logits, rtol=0, atol=0)
 
@@ -168,7 +176,7 @@ def test_later_epochs_and_calls_open_no_video_and_encode_nothing(
 def test_a_later_start_is_the_rest(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
     whole = features(model, videos, tmp_path / "features")
-    assert_same(features(model, videos, tmp_path / "others", start_step=3), whole[3:])
+    assert_same(features(model, videos, tmp_path / "others", steps=range(3, 6)), whole[3:])
     # Steps 3 to 5 are of the second clip and then of the first one.
     assert len(encoded) == 4 * COUNT
 
@@ -189,7 +197,7 @@ def test_a_change_of_what_is_trained_computes_nothing_again(
     relabelled = dataclasses.replace(
         videos, videos=tuple(LabelledVideo(video.source, {"classes": 1}) for video in videos.videos)
     )
-    after = features(other, relabelled, tmp_path, mirrors=None, batch_size=4, num_steps=3)
+    after = features(other, relabelled, tmp_path, mirrors=None, batch_size=4, steps=range(3))
     assert not encoded
     assert all(batch.labels["classes"].tolist() == [1, 1, 1, 1] for batch in after)
 
@@ -237,9 +245,9 @@ def test_what_features_depend_on_makes_them_be_computed_again(
     change: Callable[[ViViT, VideoSet], dict[str, Any]], videos: VideoSet, tmp_path: Path, encoded: list[int]
 ) -> None:
     model = build()
-    features(model, videos, tmp_path / "features", num_steps=2)
+    features(model, videos, tmp_path / "features", steps=range(2))
     encoded.clear()
-    changes = {"num_steps": 2, **change(model, videos)}
+    changes = {"steps": range(2), **change(model, videos)}
     after = features(model, videos, tmp_path / "features", **changes)
     assert len(encoded) == COUNT
     assert_same(after, features(model, videos, tmp_path / "others", **changes))
@@ -249,7 +257,7 @@ def test_another_sampling_of_frames_is_computed_again(videos: VideoSet, tmp_path
     model = build()
     for stride in (2, 1):
         spec = dataclasses.replace(clip_spec(model), stride=stride)
-        features(model, videos, tmp_path, spec=spec, num_steps=2)
+        features(model, videos, tmp_path, spec=spec, steps=range(2))
         FeatureCache(model, tmp_path).validation(videos, spec)
     assert len(encoded) == 4 * COUNT
 
@@ -258,18 +266,18 @@ def test_spans_of_the_same_file_are_apart(videos: VideoSet, tmp_path: Path, enco
     model = build()
     for span in (None, (0.0, 0.16), (0.16, 0.32)):
         spans = tuple(dataclasses.replace(video, span=span) for video in videos.videos)
-        features(model, dataclasses.replace(videos, videos=spans), tmp_path, num_steps=1)
+        features(model, dataclasses.replace(videos, videos=spans), tmp_path, steps=range(1))
     assert len(encoded) == 3 * COUNT
 
 
 def test_one_changed_file_costs_its_shard_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
-    features(model, videos, tmp_path / "features", num_steps=2)
+    features(model, videos, tmp_path / "features", steps=range(2))
     encoded.clear()
     shutil.copy(str(videos.videos[0].source), str(videos.videos[7].source))
-    after = features(model, videos, tmp_path / "features", num_steps=2)
+    after = features(model, videos, tmp_path / "features", steps=range(2))
     assert len(encoded) == 5
-    assert_same(after, features(model, videos, tmp_path / "others", num_steps=2))
+    assert_same(after, features(model, videos, tmp_path / "others", steps=range(2)))
 
 
 def test_more_videos_cost_their_shards_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
@@ -295,23 +303,23 @@ def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
 
     monkeypatch.setattr(feature_cache, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        features(model, videos, folder, num_steps=2)
+        features(model, videos, folder, steps=range(2))
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(feature_cache, "save_file", write)
-    after = features(model, videos, folder, num_steps=2)
+    after = features(model, videos, folder, steps=range(2))
     assert len(encoded) == 10 + 7
-    assert_same(after, features(model, videos, tmp_path / "others", num_steps=2))
+    assert_same(after, features(model, videos, tmp_path / "others", steps=range(2)))
 
 
 def test_a_damaged_shard_is_computed_again(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
-    before = features(model, videos, tmp_path / "features", batch_size=COUNT, num_steps=1)
+    before = features(model, videos, tmp_path / "features", batch_size=COUNT, steps=range(1))
     first, _, last = sorted((tmp_path / "features").iterdir())
     content = first.read_bytes()
     os.truncate(first, len(content) - 10)
     last.write_bytes(b"")
     encoded.clear()
-    assert_same(features(model, videos, tmp_path / "features", batch_size=COUNT, num_steps=1), before)
+    assert_same(features(model, videos, tmp_path / "features", batch_size=COUNT, steps=range(1)), before)
     assert len(encoded) == 7
     assert first.read_bytes() == content
 
@@ -319,13 +327,13 @@ def test_a_damaged_shard_is_computed_again(videos: VideoSet, tmp_path: Path, enc
 def test_two_processes_share_the_work_and_read_what_one_does(
     videos: VideoSet, tmp_path: Path, encoded: list[int]
 ) -> None:
-    alone = features(build(), videos, tmp_path / "alone", num_steps=2)
+    alone = features(build(), videos, tmp_path / "alone", steps=range(2))
     logits = validation_logits(build(), videos, tmp_path / "alone")
     models, shared = [build(), build()], tmp_path / "shared"
 
     def of_rank(rank: int) -> tuple[list[Batch], dict[str, Tensor]]:
-        mine = {"rank": rank, "world_size": 2}
-        batches = features(models[rank], videos, shared, num_steps=2, **mine)
+        mine = {"ranks": Ranks(rank, 2)}
+        batches = features(models[rank], videos, shared, steps=range(2), **mine)
         return batches, validation_logits(models[rank], videos, shared, **mine)
 
     encoded.clear()
@@ -334,7 +342,7 @@ def test_two_processes_share_the_work_and_read_what_one_does(
     # The last shard of each pass at which they meet may be computed by both.
     assert 2 * COUNT <= len(encoded) <= 2 * (COUNT + 5)
     for rank, batches in enumerate((first, second)):
-        for clips, batch in zip(clips_of(build(), videos, num_steps=2, rank=rank, world_size=2), batches, strict=True):
+        for clips, batch in zip(clips_of(build(), videos, steps=range(2), ranks=Ranks(rank, 2)), batches, strict=True):
             assert_same_labels(batch, clips)
     for whole, one, other in zip(alone, first, second, strict=True):
         assert sorted(torch.cat([one.indices, other.indices]).tolist()) == sorted(whole.indices.tolist())
@@ -358,7 +366,7 @@ def test_two_that_write_the_same_shard_at_once_leave_it_whole(
     monkeypatch.setattr(feature_cache, "save_file", together)
     models = [build(), build()]
     with ThreadPoolExecutor(2) as both:  # threads have the same process number, as on two machines
-        runs = [both.submit(features, models[r], videos, tmp_path, num_steps=2, rank=r, world_size=2) for r in (0, 1)]
+        runs = [both.submit(features, models[r], videos, tmp_path, steps=range(2), ranks=Ranks(r, 2)) for r in (0, 1)]
         indices = [torch.cat([batch.indices for batch in run.result()]).tolist() for run in runs]
     assert len({*indices[0], *indices[1]}) == 10
     assert [path.suffix for path in tmp_path.glob("training-*")] == [".safetensors"]
@@ -376,9 +384,9 @@ def test_a_process_begins_with_its_share_and_does_what_the_others_leave(
         save_file(tensors, path, metadata)
 
     monkeypatch.setattr(feature_cache, "save_file", noted)
-    batches = features(build(), videos, tmp_path / "shared", num_steps=2, rank=1, world_size=3)
+    batches = features(build(), videos, tmp_path / "shared", steps=range(2), ranks=Ranks(1, 3))
     assert written == ["000004", "000006", "000002", "000000", "000010", "000008"]
-    assert_same(batches, features(build(), videos, tmp_path / "others", num_steps=2, rank=1, world_size=3))
+    assert_same(batches, features(build(), videos, tmp_path / "others", steps=range(2), ranks=Ranks(1, 3)))
 
 
 def test_a_report_tells_of_every_clip_and_may_stop_the_work(videos: VideoSet, tmp_path: Path) -> None:
@@ -390,9 +398,9 @@ def test_a_report_tells_of_every_clip_and_may_stop_the_work(videos: VideoSet, tm
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        features(build(), videos, tmp_path, num_steps=2, report=report)
+        features(build(), videos, tmp_path, steps=range(2), report=report)
     for _ in range(2):
-        features(build(), videos, tmp_path, num_steps=2, report=report)
+        features(build(), videos, tmp_path, steps=range(2), report=report)
     # The first shard is there, and what was computed of the second is lost.
     assert told == [(done, 12) for done in range(8)] + [(done, 7) for done in range(7)]
 
@@ -401,8 +409,8 @@ def test_unreadable_videos_are_replaced_as_in_the_loader_until_they_are_mended(
     broken: VideoSet, tmp_path: Path, encoded: list[int]
 ) -> None:
     model, folder = build(), tmp_path / "features"
-    many: dict[str, Any] = {"num_steps": 16}
-    cached = features(model, broken, folder, cached_clips=8, **many)
+    many: dict[str, Any] = {"steps": range(16)}
+    cached = features(model, broken, folder, clips_of_each=8, **many)
     read = clips_of(model, broken, clips_of_each=8, **many)
     for one, clips in zip(cached, read, strict=True):
         assert_same_labels(one, clips)
@@ -410,7 +418,7 @@ def test_unreadable_videos_are_replaced_as_in_the_loader_until_they_are_mended(
     assert any(batch.failures for batch in cached)
     assert 4 not in torch.cat([batch.indices for batch in cached])
     encoded.clear()
-    assert_same(features(model, broken, folder, cached_clips=8, **many), cached)
+    assert_same(features(model, broken, folder, clips_of_each=8, **many), cached)
     assert not encoded
 
     shutil.copy(str(broken.videos[5].source), str(broken.videos[4].source))
@@ -421,7 +429,7 @@ def test_unreadable_videos_are_replaced_as_in_the_loader_until_they_are_mended(
 
 def test_a_change_of_the_video_that_is_seen_in_place_of_another_counts(broken: VideoSet, tmp_path: Path) -> None:
     model = build()
-    asked = {"batch_size": COUNT, "num_steps": 1}
+    asked = {"batch_size": COUNT, "steps": range(1)}
     (batch,) = features(model, broken, tmp_path / "features", **asked)
     (replacement,) = (batch.indices.bincount() == 2).nonzero().flatten().tolist()
     shutil.copy(str(broken.videos[0 if replacement > 5 else 11].source), str(broken.videos[replacement].source))
@@ -474,9 +482,9 @@ def test_videos_in_shards_are_told_apart(videos: VideoSet, tmp_path: Path, encod
         )
 
     model, forth = build(), list(range(COUNT))
-    plain = features(model, videos, tmp_path / "features", num_steps=2)
-    assert_same(features(model, packed(forth), tmp_path / "features", num_steps=2), plain)
-    features(model, packed(forth[::-1]), tmp_path / "features", num_steps=2)
+    plain = features(model, videos, tmp_path / "features", steps=range(2))
+    assert_same(features(model, packed(forth), tmp_path / "features", steps=range(2)), plain)
+    features(model, packed(forth[::-1]), tmp_path / "features", steps=range(2))
     assert len(encoded) == 3 * COUNT
 
 

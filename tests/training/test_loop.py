@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vivit.data.datasets import open_split
-from vivit.data.loader import Batch
+from vivit.data.loader import Batch, TrainingClips
 from vivit.data.manifest import data_hash
 from vivit.errors import Stopped, UserError
 from vivit.evaluation import evaluate as evaluate_module
@@ -24,7 +24,6 @@ from vivit.training import sources, update
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.recipe import Recipe
 from vivit.training.train import train
-from vivit.video.augment import Augmentation
 from vivit.weights.store import load
 
 
@@ -274,8 +273,8 @@ def test_clips_are_mirrored_unless_a_class_has_a_side_and_no_mirror(
     class Reached(Exception):
         pass
 
-    def batches(*_: Any, augmentation: Augmentation, **__: Any) -> None:
-        found.append(augmentation.flip)
+    def batches(clips: TrainingClips, *_: Any) -> None:
+        found.append(clips.augmentation.flip)
         raise Reached
 
     monkeypatch.setattr(sources, "training_batches", batches)
@@ -506,8 +505,8 @@ def test_how_videos_cannot_be_read_is_said_before_a_run_is_begun(
     cases: list[tuple[str, dict[str, Any]]] = [
         ("decoder: nvdec needs an NVIDIA GPU", {"decoder": "nvdec"}),
         ("timeout: 0 s is no time", {"timeout": 0.0}),
-        ("workers: 10000 processes cannot read", {"workers": 10000}),
-        ("workers: -1 processes cannot read", {"workers": -1}),
+        ("workers: 10000 is out of range", {"workers": 10000}),
+        ("workers: -1 is out of range", {"workers": -1}),
     ]
     for message, flags in cases:
         with pytest.raises(UserError, match=message):

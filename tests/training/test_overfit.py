@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import evaluation_views, training_batches
+from vivit.data.loader import TrainingClips, evaluation_views, training_batches
+from vivit.data.order import Order
 from vivit.errors import UserError
 from vivit.report.run_page import write_report
 from vivit.training import plan
@@ -58,8 +59,8 @@ def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_r
 def test_clips_are_seen_as_they_are_and_labels_are_whole(videos: VideoSet, tiny_recipe: Recipe) -> None:
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=32)
     recipe = without_chance(all_of_chance(tiny_recipe))
-    reading = {"augmentation": build_augmentation(recipe), "clips_of_each": 1}
-    batches = list(training_batches(videos, spec, batch_size=10, seed=0, num_steps=4, **reading))  # type: ignore[arg-type]
+    plain = TrainingClips(videos, spec, 0, build_augmentation(recipe))
+    batches = list(training_batches(plain, Order(10, range(4), clips_of_each=1)))
     assert [len(batch.indices) for batch in batches] == [10] * 4
     clips = [dict(zip(batch.indices.tolist(), batch.clips, strict=True)) for batch in batches]
     for later in clips[1:]:
@@ -71,7 +72,7 @@ def test_clips_are_seen_as_they_are_and_labels_are_whole(videos: VideoSet, tiny_
 
 def test_its_videos_are_those_of_the_runs_first_batches(videos: VideoSet, tiny_recipe: Recipe) -> None:
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=32)
-    batches = training_batches(videos, spec, batch_size=4, seed=tiny_recipe.seed, num_steps=2)
+    batches = training_batches(TrainingClips(videos, spec, tiny_recipe.seed), Order(4, range(2)))
     first, second = ([videos.videos[index] for index in batch.indices] for batch in batches)
     assert list(few_batches(videos, 1, tiny_recipe).videos) == first
     assert list(few_batches(videos, 2, tiny_recipe).videos) == first + second
@@ -109,7 +110,7 @@ def test_the_verdict_is_that_of_the_labels(
     assert ("it should be near 0" in said) == (not sound)
 
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=model.preprocessing.resize)
-    (batch,) = training_batches(open_split(data, "train"), spec, batch_size=4, seed=0, num_steps=1)
+    (batch,) = training_batches(TrainingClips(open_split(data, "train"), spec, 0), Order(4, range(1)))
     with torch.no_grad():
         logits = model(batch.clips)
     assert isinstance(logits, torch.Tensor)
@@ -150,7 +151,7 @@ def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
     videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(tiny_recipe))
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=40)
     augmentation = replace(build_augmentation(without_chance(tiny_recipe)), centred=True)
-    (batch,) = training_batches(videos, spec, batch_size=4, seed=0, num_steps=1, augmentation=augmentation)
+    (batch,) = training_batches(TrainingClips(videos, spec, 0, augmentation), Order(4, range(1)))
     views = list(evaluation_views(videos.videos, spec, 1, 1))
     for clip, index in zip(batch.clips, batch.indices.tolist(), strict=True):
         (view,) = views[index]

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.loader import training_batches
+from vivit.data.loader import TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
+from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 Encode = Callable[..., Path]
@@ -112,17 +114,9 @@ def test_batches_do_not_depend_on_the_decoder(
     spec = ClipSpec(num_frames=4, stride=3, size=(32, 64), resize=32)
 
     def batches(decoder: str) -> list[list[int]]:
-        read = training_batches(
-            data,
-            spec,
-            batch_size=2,
-            seed=3,
-            num_steps=4,
-            augmentation=Augmentation(flip=0.0),
-            workers=workers,
-            decoder="torchcodec" if decoder == "torchcodec" else "pyav",
-        )
-        return [read_numbers(clip) for batch in read for clip in batch.clips]
+        options = ReadOptions("torchcodec" if decoder == "torchcodec" else "pyav", workers=workers)
+        clips = TrainingClips(data, spec, 3, Augmentation(flip=0.0), options)
+        return [read_numbers(clip) for batch in training_batches(clips, Order(2, range(4))) for clip in batch.clips]
 
     assert batches("torchcodec") == batches("pyav")
 

@@ -36,10 +36,10 @@ from tests.video.hostile import (
 from vivit.video.clips import ClipSpec, read_views
 from vivit.video.decode import open_video
 from vivit.video.isolated import IsolatedReader
-from vivit.video.source import InShard, Source, VideoError
+from vivit.video.source import InShard, VideoError, VideoSource
 
 Encode = Callable[..., Path]
-Look = Callable[[Source], str]
+Look = Callable[[VideoSource], str]
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ClipSpec(num_frames=4, stride=2, size=(32, 32), resize=32)
@@ -47,7 +47,7 @@ LONGEST = 5.0  # seconds for a file
 LARGEST = 400 << 20  # bytes that reading may add to what the process had
 
 
-def look_at(path: Source, folder: Path | None = None) -> tuple[str, int]:
+def look_at(path: VideoSource, folder: Path | None = None) -> tuple[str, int]:
     """What is wrong with it, or nothing where it gives frames; and how many bytes of memory that took at most."""
     if folder is not None:
         os.chdir(folder)
@@ -86,7 +86,7 @@ def reader() -> Iterator[IsolatedReader]:
 def look(reader: IsolatedReader) -> Look:
     """What is wrong with a file, or nothing where it gives frames."""
 
-    def look(path: Source) -> str:
+    def look(path: VideoSource) -> str:
         problem, memory = reader(look_at, path)
         assert memory < LARGEST, f"{memory >> 20} MiB for {path} ({problem})"
         return problem

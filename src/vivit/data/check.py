@@ -36,7 +36,7 @@ from vivit.data.remarks import remarks_on
 from vivit.data.scan import scan_files
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
-from vivit.video.source import InShard, Source, VideoError, is_remote
+from vivit.video.source import InShard, VideoError, VideoSource, is_remote
 
 # Bytes read at once where all of a file are hashed.
 CHUNK = 1 << 20
@@ -134,9 +134,9 @@ def _progress(console: Console) -> Progress:
 # --- what is known of each file
 
 
-def _records(entries: Sequence[Entry], base: Path) -> dict[Source, FileRecord]:
+def _records(entries: Sequence[Entry], base: Path) -> dict[VideoSource, FileRecord]:
     """Each file once, however often it is used."""
-    uses: defaultdict[Source, list[Use]] = defaultdict(list)
+    uses: defaultdict[VideoSource, list[Use]] = defaultdict(list)
     for entry in entries:
         uses[entry.source].append(Use(entry.split, entry.labels, entry.span))
     folder = os.path.abspath(base).replace(os.sep, "/").rstrip("/") + "/"
@@ -202,7 +202,9 @@ def _whole_lines(path: Path) -> list[FileRecord]:
     return records
 
 
-def _scan(records: dict[Source, FileRecord], memory: _Memory, full: bool, workers: int, progress: Progress) -> None:
+def _scan(
+    records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, workers: int, progress: Progress
+) -> None:
     unknown = [source for source, record in records.items() if not record.scan.codec]
     bar = progress.add_task("read", total=len(unknown))
     unreadable = 0
@@ -214,9 +216,11 @@ def _scan(records: dict[Source, FileRecord], memory: _Memory, full: bool, worker
         progress.update(bar, advance=1, description=told)
 
 
-def _hash(records: dict[Source, FileRecord], memory: _Memory, full: bool, workers: int, progress: Progress) -> None:
+def _hash(
+    records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, workers: int, progress: Progress
+) -> None:
     """Hash the bytes of readable files, if not all of them then those of which others have the same size."""
-    of_size: defaultdict[int | None, list[Source]] = defaultdict(list)
+    of_size: defaultdict[int | None, list[VideoSource]] = defaultdict(list)
     for source, record in records.items():
         if not record.scan.problem:
             of_size[record.size].append(source)
@@ -235,7 +239,7 @@ def _hash(records: dict[Source, FileRecord], memory: _Memory, full: bool, worker
             progress.advance(bar)
 
 
-def _sha256(source: Source) -> tuple[Source, str]:
+def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
     """ "" where it is a folder of frames, or cannot be read any more."""
     try:
         with source.open() if isinstance(source, InShard) else source.open("rb") as file:

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.loader import clip_rng, colour_rng
 from vivit.data.mirror import mirrored_classes
+from vivit.data.order import clip_rng, colour_rng
 from vivit.errors import UserError
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
 from vivit.video.clips import ClipSpec, grid_of

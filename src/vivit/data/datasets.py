@@ -12,7 +12,7 @@ from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened
 from vivit.data.no_collection import no_collection
 from vivit.data.readers.listing import read_data
 from vivit.errors import UserError
-from vivit.video.source import InShard, Source
+from vivit.video.source import InShard, VideoSource
 
 HELD_OUT = 5  # one in so many videos, where the data has no validation split of its own
 
@@ -21,7 +21,7 @@ HELD_OUT = 5  # one in so many videos, where the data has no validation split of
 class LabelledVideo:
     """A video, or a stretch of one, and what it shows."""
 
-    source: Source
+    source: VideoSource
     labels: Mapping[str, int | tuple[int, ...]]
     """head → the number of its class; in a set of many labels for each video, the numbers of all that apply."""
     span: tuple[float, float] | None = None
@@ -163,19 +163,19 @@ def _of(entries: Iterable[Entry], splits: set[str]) -> list[Entry]:
     return [entry for entry in entries if entry.split in splits]
 
 
-def _hold_out(entries: Sequence[Entry]) -> set[Source]:
+def _hold_out(entries: Sequence[Entry]) -> set[VideoSource]:
     """The files of a fifth of each class of the first head, of at least one entry where the class has two or more.
 
     All entries of a file go together. None goes that would leave a class with nothing to train on.
     """
-    of_class: defaultdict[str, list[Source]] = defaultdict(list)
-    of_source: defaultdict[Source, list[str]] = defaultdict(list)
+    of_class: defaultdict[str, list[VideoSource]] = defaultdict(list)
+    of_source: defaultdict[VideoSource, list[str]] = defaultdict(list)
     for entry in entries:
         for name in next(iter(entry.labels.values())):
             of_class[name].append(entry.source)
             of_source[entry.source].append(name)
     left = {name: len(sources) for name, sources in of_class.items()}
-    held_out: set[Source] = set()
+    held_out: set[VideoSource] = set()
     # The rarest first: what is taken for them counts for the others too.
     for name in sorted(of_class, key=lambda name: (left[name], name)):
         count = len(of_class[name])
@@ -191,7 +191,7 @@ def _hold_out(entries: Sequence[Entry]) -> set[Source]:
     return held_out
 
 
-def _order(name: str, source: Source) -> tuple[bytes, str]:
+def _order(name: str, source: VideoSource) -> tuple[bytes, str]:
     """That of a hash of their names: it has nothing to do with what they show, or where the data lies."""
     path = source.name if isinstance(source, InShard) else str(source)
     file = os.path.basename(path)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from vivit.errors import UserError
-from vivit.video.source import Source
+from vivit.video.source import VideoSource
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -18,7 +18,7 @@ _CANONICAL = {name: split for split, names in SPLIT_NAMES.items() for name in na
 class Entry:
     """A video, or a stretch of one, with the names of what it shows."""
 
-    source: Source
+    source: VideoSource
     """A file, a folder of frames, or a member of a shard."""
     labels: Mapping[str, tuple[str, ...]]
     """head → the names that apply; the one head of a set without named heads is "classes"."""

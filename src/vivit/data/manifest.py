@@ -16,7 +16,7 @@ from vivit.data.datasets import VideoSet
 from vivit.data.entries import Entry
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
-from vivit.video.source import InShard, Source, is_remote
+from vivit.video.source import InShard, VideoSource, is_remote
 
 FORMAT = "vivit data manifest 1"
 HASH_DIGITS = 16
@@ -142,13 +142,13 @@ def hash_entries(entries: Sequence[Entry]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def stat_all(sources: Sequence[Source]) -> dict[Source, tuple[int | None, int | None]]:
+def stat_all(sources: Sequence[VideoSource]) -> dict[VideoSource, tuple[int | None, int | None]]:
     """The size of each, in bytes, and when it was modified, in nanoseconds; None where that cannot be told."""
     with ThreadPool(AT_ONCE) as pool:
         return dict(zip(sources, pool.map(_stat, sources, chunksize=256), strict=True))
 
 
-def _stat(source: Source) -> tuple[int | None, int | None]:
+def _stat(source: VideoSource) -> tuple[int | None, int | None]:
     try:
         if isinstance(source, InShard):
             return source.size, None if is_remote(source.shard) else os.stat(source.shard).st_mtime_ns
@@ -161,7 +161,7 @@ def _stat(source: Source) -> tuple[int | None, int | None]:
         return source.size if isinstance(source, InShard) else None, None
 
 
-def _parts(source: Source) -> list[str]:
+def _parts(source: VideoSource) -> list[str]:
     name = source.name if isinstance(source, InShard) else os.path.abspath(source).replace(os.sep, "/")
     return unicodedata.normalize("NFC", name).split("/")
 

@@ -33,7 +33,7 @@ from vivit.data.readers.shards import UNFINISHED
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
 from vivit.video.decode import open_video
-from vivit.video.source import InShard, Source, VideoError, is_remote, name_of, place_of, reason
+from vivit.video.source import InShard, VideoError, VideoSource, is_remote, name_of, place_of, reason
 
 SHARD_SIZE = 512 * 2**20
 # Videos in work for each process, so that none waits while the next in order is not ready.
@@ -60,7 +60,7 @@ class Packed:
 class _File(NamedTuple):
     """A video of the data and all that is said of it."""
 
-    source: Source
+    source: VideoSource
     name: str
     """Where it lies in the data."""
     entries: tuple[Entry, ...]
@@ -184,7 +184,7 @@ def pack_and_tell(
 
 def _files(listing: DataListing) -> list[_File]:
     """The videos, mixed: in the order of a hash of their names, which has nothing to do with what they show."""
-    by_source: dict[Source, list[Entry]] = {}
+    by_source: dict[VideoSource, list[Entry]] = {}
     for entry in listing.entries:
         by_source.setdefault(entry.source, []).append(entry)
     folders = [os.path.dirname(os.path.abspath(source)) for source in by_source if isinstance(source, Path)]
@@ -193,16 +193,16 @@ def _files(listing: DataListing) -> list[_File]:
     return sorted(files, key=lambda file: (hashlib.sha256(os.fsencode(file.name)).digest(), file.name))
 
 
-def _name(source: Source, root: str) -> str:
+def _name(source: VideoSource, root: str) -> str:
     """The same wherever the data lies."""
     return source.name if isinstance(source, InShard) else Path(os.path.relpath(source, root)).as_posix()
 
 
-def _is_folder(source: Source) -> bool:
+def _is_folder(source: VideoSource) -> bool:
     return isinstance(source, Path) and source.is_dir()
 
 
-def _size(source: Source) -> int:
+def _size(source: VideoSource) -> int:
     if isinstance(source, InShard):
         return source.size
     return source.stat().st_size if source.is_file() else 0
@@ -320,7 +320,7 @@ def _write(
         progress(len(files), len(files))
 
 
-def _open(source: Source) -> BinaryIO:
+def _open(source: VideoSource) -> BinaryIO:
     if isinstance(source, InShard):
         return source.open()
     try:
@@ -422,7 +422,7 @@ def _padded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _why(error: VideoError, source: Source) -> str:
+def _why(error: VideoError, source: VideoSource) -> str:
     return str(error).removeprefix(f"{source}: ")
 
 
@@ -511,7 +511,7 @@ def _start_worker() -> None:
 
 
 def _prepare(
-    source: Source, target: Path, encoding: Encoding | None, span: tuple[float, float] | None
+    source: VideoSource, target: Path, encoding: Encoding | None, span: tuple[float, float] | None
 ) -> Path | str | None:
     try:
         with open_video(source) as video:

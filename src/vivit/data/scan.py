@@ -13,7 +13,7 @@ from vivit.data.manifest import Scan
 from vivit.video.decode import open_video
 from vivit.video.decode_pyav import PyAVVideo, open_container
 from vivit.video.isolated import IsolatedReader
-from vivit.video.source import Source, VideoError, reason
+from vivit.video.source import VideoError, VideoSource, reason
 
 # Seconds after which reading a file is given up: a few frames of it, or all.
 TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
@@ -23,13 +23,13 @@ PICTURES = "pictures"
 AT_ONCE = 16
 
 
-def scan_files(sources: Sequence[Source], *, full: bool, workers: int) -> Iterator[tuple[Source, Scan]]:
+def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
     """Scan each of them, as soon as one is done; whoever stops asking stops the scan."""
     timeout = FULL_TIMEOUT if full else TIMEOUT
-    waiting: SimpleQueue[Source] = SimpleQueue()
+    waiting: SimpleQueue[VideoSource] = SimpleQueue()
     for source in sources:
         waiting.put(source)
-    done: SimpleQueue[tuple[Source, Scan | BaseException]] = SimpleQueue()
+    done: SimpleQueue[tuple[VideoSource, Scan | BaseException]] = SimpleQueue()
 
     def work() -> None:
         with IsolatedReader(timeout) as reader:
@@ -58,7 +58,7 @@ def scan_files(sources: Sequence[Source], *, full: bool, workers: int) -> Iterat
         _empty(waiting)
 
 
-def scan_file(source: Source, full: bool) -> Scan:
+def scan_file(source: VideoSource, full: bool) -> Scan:
     """Decode the first, the last and three frames between them; with `full` all of them.
 
     Raises:
@@ -93,7 +93,7 @@ def scan_file(source: Source, full: bool) -> Scan:
     )
 
 
-def _look_inside(source: Source, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
+def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
     """The container, what it claims more than it has, and what is damaged, as FFmpeg tells of stream `number`."""
     with open_container(source) as container:
         stream = container.streams[number]
@@ -155,12 +155,12 @@ def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int,
     return packets, f"damaged: {damaged} of {packets} frames cannot be decoded as they should{where}"
 
 
-def _problem(error: VideoError, source: Source) -> str:
+def _problem(error: VideoError, source: VideoSource) -> str:
     # Of a folder of frames, the error may name one of them.
     return str(error).removeprefix(str(VideoError(source, ""))).lstrip(":/ ")
 
 
-def _empty(queue: "SimpleQueue[Source]") -> None:
+def _empty(queue: "SimpleQueue[VideoSource]") -> None:
     try:
         while True:
             queue.get_nowait()

@@ -14,7 +14,7 @@ from vivit.evaluation.metrics import Calibration, average_precision, calibration
 from vivit.evaluation.partial import PartialLogits
 from vivit.inference.views import BATCH, Average, clip_spec, mean_logits
 from vivit.model.vivit import ViViT
-from vivit.video.decode import Decoder
+from vivit.video.options import ReadOptions
 
 TOP = (1, 5)
 
@@ -145,9 +145,7 @@ def evaluate(
     num_clips: int,
     num_crops: int,
     average: Average = "logits",
-    workers: int = 0,
-    decoder: Decoder = "pyav",
-    timeout: float | None = None,
+    options: ReadOptions = ReadOptions(),
     progress: Callable[[int], None] | None = None,
     partial: PartialLogits | None = None,
     rank: int = 0,
@@ -194,9 +192,7 @@ def evaluate(
                 partial.add(list(waiting), answers)
             waiting.clear()
 
-    read = evaluation_views(
-        [videos.videos[index] for index in to_do], clip_spec(model), num_clips, num_crops, workers, decoder, timeout
-    )
+    read = evaluation_views([videos.videos[index] for index in to_do], clip_spec(model), num_clips, num_crops, options)
     for number, (index, views) in enumerate(zip(to_do, read, strict=True), start=len(own) - len(to_do) + 1):
         if isinstance(views, str):
             failures[index] = views

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import vivit
 from vivit.data.datasets import VideoSet, open_split
-from vivit.data.loader import check_reading
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate
@@ -27,6 +26,7 @@ from vivit.report.pictures import draw_confusions, draw_reliabilities
 from vivit.runtime import pick_device
 from vivit.tables import check_table
 from vivit.video.decode import Decoder
+from vivit.video.options import ReadOptions
 from vivit.video.sampling import parse_views
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
@@ -56,13 +56,15 @@ def evaluate_and_report(
     Args:
         out: by default in the model's folder.
         average: see `mean_over_views`.
+        workers, decoder, timeout: see `ReadOptions`.
         per_video: a .csv or .parquet file, for the table of the videos once more.
 
     Raises:
         UserError: the model, the data or the views do not fit, no video can be read, or a file cannot be written.
     """
     num_clips, num_crops = parse_views(views)
-    check_reading(workers, decoder, timeout)
+    options = ReadOptions(decoder, timeout, workers)
+    options.check()
     if per_video is not None:
         check_table(per_video)
     model = load(model_source)
@@ -77,7 +79,7 @@ def evaluate_and_report(
     model.to(pick_device(device))
     console = Console(soft_wrap=True, markup=False, quiet=not processes.is_main_process)
     console.print(f"{model_source} on {len(videos.videos)} videos ({videos.source}), {views} views each")
-    partial = PartialLogits(out, _key(model_hash, videos, hashed, views, average, decoder))
+    partial = PartialLogits(out, _key(model_hash, videos, hashed, views, average, options))
     if partial.done:
         console.print(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos", highlight=False)
     columns = (TextColumn("evaluate"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
@@ -90,9 +92,7 @@ def evaluate_and_report(
             num_clips=num_clips,
             num_crops=num_crops,
             average=average,
-            workers=workers,
-            decoder=decoder,
-            timeout=timeout,
+            options=options,
             progress=lambda done: progress.update(bar, completed=done),
             partial=partial,
             rank=processes.process_index,
@@ -156,10 +156,10 @@ def hash_model(model: ViViT) -> str:
     return digest.hexdigest()
 
 
-def _key(model_hash: str, videos: VideoSet, hashed: str, views: str, average: Average, decoder: Decoder) -> str:
+def _key(model_hash: str, videos: VideoSet, hashed: str, views: str, average: Average, options: ReadOptions) -> str:
     """A hash of all that the logits depend on: also of the order of the videos, which `data_hash` does not tell."""
     order = [[str(video.source), video.span] for video in videos.videos]
-    depends_on = [model_hash, hashed, order, list(videos.classes), views, average, decoder]
+    depends_on = [model_hash, hashed, order, list(videos.classes), views, average, options.decoder]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:HASH_DIGITS]
 
 

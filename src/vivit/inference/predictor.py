@@ -10,8 +10,7 @@ from vivit.errors import UserError
 from vivit.inference.views import clip_spec, mean_logits
 from vivit.runtime import pick_device
 from vivit.video.clips import read_views
-from vivit.video.decode import Decoder
-from vivit.video.isolated import IsolatedReader
+from vivit.video.options import ReadOptions
 from vivit.video.sampling import parse_views
 from vivit.weights.store import load
 
@@ -49,15 +48,11 @@ class Prediction:
 class Predictor:
     """A model, ready for video files."""
 
-    def __init__(
-        self, model: str | Path, device: str = "auto", decoder: Decoder = "pyav", timeout: float | None = None
-    ) -> None:
+    def __init__(self, model: str | Path, device: str = "auto", options: ReadOptions = ReadOptions()) -> None:
         """Load a model folder or Hub id.
 
         Args:
-            decoder: see `open_video`.
-            timeout: seconds that reading a video may take; it is then read in a process of its own, which may also
-                crash or run out of memory without harm to this one.
+            options: how videos are read; with a timeout, a file that crashes the decoder does no harm to this process.
 
         Raises:
             UserError: there is no such model, or it has no class names.
@@ -67,13 +62,12 @@ class Predictor:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
         self.classes = self.model.classes
         self.model.to(pick_device(device))
-        self.decoder, self.isolated = decoder, IsolatedReader(timeout) if timeout is not None else None
+        self.read, self.decoder = options.reader(), options.decoder
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
         """Label a video, from `views` clips x crops of it. Raises VideoError where it cannot be read."""
         num_clips, num_crops = parse_views(views)
-        wanted = Path(video), clip_spec(self.model), num_clips, num_crops, None, self.decoder
-        clips = read_views(*wanted) if self.isolated is None else self.isolated(read_views, *wanted)
+        clips = self.read(read_views, Path(video), clip_spec(self.model), num_clips, num_crops, None, self.decoder)
         multi_label = self.model.config.multi_label
         heads = {
             head: _rank(values[0], self.classes[head], multi_label)

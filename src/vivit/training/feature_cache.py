@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -20,30 +20,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import (
-    PLAIN,
     Batch,
-    Reading,
-    StepKeys,
     TrainingClips,
     Views,
-    begin_worker,
-    clip_rng,
-    items_of,
     label_tensors,
-    workers_context,
 )
 from vivit.data.manifest import stat_all
+from vivit.data.order import Order, clip_rng
+from vivit.data.workers import load_items
 from vivit.errors import Interrupted
 from vivit.files import make_folder, write_files
 from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
 from vivit.model.vivit import ViViT
-from vivit.video.augment import Augmentation, draw_geometry
+from vivit.runtime import Ranks
+from vivit.video.augment import draw_geometry
 from vivit.video.clips import ClipSpec
-from vivit.video.decode import Decoder
+from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 # Videos of a shard; the work on so many is lost with a killed process.
@@ -111,14 +107,10 @@ class FeatureCache:
         folder: Path,
         *,
         dtype: torch.dtype = torch.float32,
-        workers: int = 0,
-        decoder: Decoder = "pyav",
-        timeout: float | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        options: ReadOptions = ReadOptions(),
+        ranks: Ranks = Ranks(),
         report: Callable[[int, int], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
-        gather: Callable[[list[Any]], list[Any]] | None = None,
     ) -> None:
         """
         Args:
@@ -126,64 +118,45 @@ class FeatureCache:
             folder: made where missing; several runs may share it. What is no longer of use stays, and all of it may be
                 deleted when no run uses it.
             dtype: of most of the spatial encoder's arithmetic.
-            workers, decoder, timeout: as in `training_batches`.
-            rank: which process this is, of `world_size` that share the work.
+            options: how videos are read.
+            ranks: the processes that share the work.
             report: called before a clip is encoded with how many this process has done, and how many there were to do
                 for all processes together.
             stopping: asked before each clip; once it says so in any process, `Interrupted` is raised in all, when each
                 has computed what it was at.
-            gather: as in `evaluate`; needed where there is more than one process.
 
         Raises:
             UserError: the model is no factorised encoder with temporal layers, or the folder cannot be made.
         """
-        self.model, self.folder, self.dtype, self.workers = model, folder, dtype, workers
-        self.decoder, self.timeout, self.rank, self.world_size = decoder, timeout, rank, world_size
-        self.report, self.stopping, self.gather = report or (lambda done, total: None), stopping, gather
-        self.encoder = [encoder_hash(model), str(dtype), decoder]
+        self.model, self.folder, self.dtype, self.options, self.ranks = model, folder, dtype, options, ranks
+        self.report, self.stopping = report or (lambda done, total: None), stopping
+        self.encoder = [encoder_hash(model), str(dtype), options.decoder]
         self.load = lru_cache(OPEN_SHARDS)(_load)
         make_folder(folder)
 
-    def training_batches(
-        self,
-        videos: VideoSet,
-        spec: ClipSpec,
-        *,
-        batch_size: int,
-        seed: int,
-        num_steps: int,
-        start_step: int = 0,
-        cached_clips: int = 1,
-        augmentation: Augmentation = PLAIN,
-        mirrors: Mapping[str, Mapping[int, int]] | None = None,
-        paired: bool = False,
-    ) -> Iterator[Batch]:
-        """The batches of the loader's `training_batches` with `clips_of_each=cached_clips`, with features for clips.
+    def training_batches(self, clips: TrainingClips, order: Order) -> Iterator[Batch]:
+        """The batches of the loader's `training_batches`, with features for clips.
 
         `Batch.clips` is (B, T, D) float32: what the spatial encoder makes of each temporal index. Before an epoch whose
         clips are new, all that are missing are computed, with those that its batches leave out; after that no video is
         opened.
 
         Args:
-            cached_clips: how many clips of each video are seen, in turn, over the epochs.
-
-        The other arguments are those of the loader; the colours of clips are changed before they are encoded.
+            clips: with their colours changed.
+            order: its `clips_of_each` is how many clips of each video are computed.
 
         Raises:
             UserError: a shard cannot be written.
             VideoError: neither a video nor those drawn in its place can be read.
             Interrupted: `stopping` said so.
         """
-        reading = Reading(augmentation, True, None, False, self.decoder, self.timeout)
-        clips = TrainingClips(videos, spec, seed, reading)
+        videos, seed, augmentation = clips.videos, clips.seed, clips.augmentation
         passes: dict[int, Features] = {}
-        steps = range(start_step, num_steps)
-        count, processes = len(videos.videos), (self.rank, self.world_size)
-        for keys in StepKeys(count, batch_size, seed, steps, cached_clips, paired, *processes):
+        for keys in order.keys(len(videos.videos), seed, self.ranks):
             rows, labels, seen, failures = [], [], [], []
             for number, index in keys:
                 if number not in passes:
-                    sampling = [number, seed, asdict(spec), asdict(augmentation)]
+                    sampling = [number, seed, asdict(clips.spec), asdict(augmentation)]
                     own = _OwnClips(clips, number)
                     passes[number] = self._computed(f"training-{number}", videos, sampling, own)
                 # In place of a video that cannot be read the loader takes the same clip of another.
@@ -200,7 +173,7 @@ class FeatureCache:
                     raise tried[0][1]
                 mirrored = draw_geometry(augmentation, clip_rng(seed, number, video)).mirrored
                 rows.append(row)
-                labels.append(label_tensors(videos, video, mirrors if mirrored else None))
+                labels.append(label_tensors(videos, video, clips.mirrors if mirrored else None))
                 seen.append(video)
                 failures += tried
             by_head = {head: torch.stack([of_clip[head] for of_clip in labels]) for head in labels[0]}
@@ -211,7 +184,7 @@ class FeatureCache:
 
         Raises UserError where a shard cannot be written, and Interrupted where `stopping` says so.
         """
-        views = Views(videos.videos, spec, 1, 1, self.decoder, self.timeout)
+        views = Views(videos.videos, spec, 1, 1, self.options)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
@@ -231,7 +204,9 @@ class FeatureCache:
             shards.append(_Shard(path, range(start, start + len(some))))
         # Each process begins with a share of its own and then goes on to what the others have left, from its end on: so
         # none waits for another, which may be slow, at an end, or write to another disk.
-        first, last = (len(shards) * number // self.world_size for number in (self.rank, self.rank + 1))
+        first, last = (
+            len(shards) * number // self.ranks.world_size for number in (self.ranks.rank, self.ranks.rank + 1)
+        )
         turns = shards[first:last] + (shards[last:] + shards[:first])[::-1]
         to_do = sum(len(shard.videos) for shard in shards if not _is_whole(shard.path))
         asked: deque[_Shard] = deque()
@@ -242,16 +217,8 @@ class FeatureCache:
                     asked.append(shard)
                     yield from shard.videos
 
-        loader = DataLoader(
-            clips,
-            batch_size=None,
-            sampler=missing(),
-            num_workers=self.workers,
-            worker_init_fn=begin_worker,
-            multiprocessing_context=workers_context(self.workers),
-        )
         done = 0
-        coming = items_of(loader)
+        coming = load_items(clips, self.options.workers, batch_size=None, sampler=missing())
         stopping = False
         for clip in coming:
             shard = asked.popleft()
@@ -267,7 +234,7 @@ class FeatureCache:
                 coming.close()
                 break
             self._write(shard.path, rows)
-        if any(self.gather([stopping]) if self.gather is not None else [stopping]):
+        if self.ranks.any(stopping):
             raise Interrupted
         return Features([shard.path for shard in shards], self.load)
 
@@ -276,7 +243,7 @@ class FeatureCache:
         features = torch.stack([nothing if isinstance(row, str) else row for row in rows])
         problems = json.dumps([row if isinstance(row, str) else None for row in rows])
         # A name of its own: processes on two machines that write the same shard may have the same number.
-        own = path.with_name(f"{path.name}.{self.rank}")
+        own = path.with_name(f"{path.name}.{self.ranks.rank}")
         write_files({own: lambda path: save_file({"features": features}, path, {"problems": problems})})
         os.replace(own, path)
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vivit.data.loader import shares_of
+from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
 from vivit.model.encoder import Encoder
@@ -90,12 +90,12 @@ def check_memory(
 
     Args:
         clips: clips of an update in this process.
-        paired: they are mixed, as in `shares_of`.
+        paired: they are mixed, as in `split_batch`.
         ran_out: memory has run out in such an update: raise, whatever is free by now.
     """
 
     def at_once(parts: int) -> int:
-        return max(map(len, shares_of(clips, parts, paired)))
+        return max(map(len, split_batch(clips, parts, paired)))
 
     @cache
     def needed(checkpointing: bool, parts: int) -> int:

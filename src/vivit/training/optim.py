@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vivit.data.loader import steps_per_epoch
+from vivit.data.order import steps_per_epoch
 from vivit.training.recipe import Recipe
 
 

@@ -9,7 +9,7 @@ import torch
 
 from vivit.data.datasets import VideoSet, count_classes, open_split
 from vivit.data.entries import shortened
-from vivit.data.loader import epoch_order
+from vivit.data.order import epoch_order
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
 from vivit.errors import UserError

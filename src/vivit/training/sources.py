@@ -1,41 +1,31 @@
 """Where the batches and the scores of a run come from: its videos, or the features of a frozen spatial encoder."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from vivit.data.loader import Batch, training_batches
+from vivit.data.loader import Batch, TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
 from vivit.inference.features import TemporalPart
 from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
-from vivit.runtime import DTYPES, Precision
-from vivit.training.distributed import everyones
+from vivit.runtime import DTYPES, Precision, Ranks
 from vivit.training.feature_cache import FeatureCache, Features
 from vivit.training.plan import Plan
-from vivit.video.decode import Decoder
+from vivit.video.options import ReadOptions
 
 
 @dataclass(frozen=True)
 class Reading:
     """How videos are read, and by which process."""
 
-    workers: int
-    decoder: Decoder
-    timeout: float | None
-    rank: int
-    world_size: int
+    options: ReadOptions
+    ranks: Ranks
     stopping: Callable[[], bool]
     """Once it says so in any process, what is under way is broken off with `Interrupted` in all."""
     report: Callable[[str], None]
     """Told in words what is done beside the steps."""
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """As the loader, the evaluation and the cache name them."""
-        names = ("workers", "decoder", "timeout", "rank", "world_size")
-        return {name: getattr(self, name) for name in names}
 
 
 class FromVideos:
@@ -48,30 +38,32 @@ class FromVideos:
             keep_decoded: keep the training videos in memory, resized.
         """
         self.plan, self.reading = plan, reading
-        self.how: dict[str, Any] = {"colours": colours, "keep": keep_decoded}
-        self.flags = reading.flags | ({"workers": 0} if keep_decoded else {})
+        self.colours, self.keep_decoded = colours, keep_decoded
+        self.options = replace(reading.options, workers=0) if keep_decoded else reading.options
 
     def prepare(self) -> None:
         """Nothing is needed before the first step."""
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """Those of the steps from this one on; as in `training_batches`."""
-        spec = clip_spec(self.plan.model)
-        return training_batches(self.plan.train_set, spec, **_steps(self.plan, start_step), **self.how, **self.flags)
+        clips = _clips(self.plan, self.options, colours=self.colours, keep_decoded=self.keep_decoded)
+        return training_batches(clips, _order(self.plan, start_step), self.reading.ranks)
 
     def evaluate(self, model: ViViT) -> Evaluation:
         """One view of each validation video; as in `evaluate`."""
-        reading, val_set = self.reading, self.plan.val_set
+        reading, ranks, val_set = self.reading, self.reading.ranks, self.plan.val_set
         count = len(val_set.videos)
         return evaluate(
             model,
             val_set,
             num_clips=1,
             num_crops=1,
-            gather=everyones,
+            options=self.options,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            gather=ranks.gather,
             stopping=reading.stopping,
-            progress=lambda done: reading.report(f"{min(done * reading.world_size, count)}/{count} scored"),
-            **reading.flags,
+            progress=lambda done: reading.report(f"{min(done * ranks.world_size, count)}/{count} scored"),
         )
 
 
@@ -79,15 +71,15 @@ class FromFeatures:
     """Clips are encoded once, and their features read as often as they are seen."""
 
     def __init__(self, plan: Plan, reading: Reading, folder: Path, precision: Precision) -> None:
-        self.plan = plan
+        self.plan, self.options = plan, reading.options
         self.cache = FeatureCache(
             plan.model,
             folder,
             dtype=DTYPES[precision],
             report=lambda done, to_do: reading.report(f"features of {done}/{to_do} clips"),
             stopping=reading.stopping,
-            gather=everyones,
-            **reading.flags,
+            options=reading.options,
+            ranks=reading.ranks,
         )
         self.held_out: Features | None = None
 
@@ -97,9 +89,8 @@ class FromFeatures:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """Those of the steps from this one on; as in `FeatureCache.training_batches`."""
-        plan, spec = self.plan, clip_spec(self.plan.model)
-        clips = plan.recipe.cached_clips
-        return self.cache.training_batches(plan.train_set, spec, cached_clips=clips, **_steps(plan, start_step))
+        order = replace(_order(self.plan, start_step), clips_of_each=self.plan.recipe.cached_clips)
+        return self.cache.training_batches(_clips(self.plan, self.options), order)
 
     def evaluate(self, model: ViViT) -> Evaluation:
         """One view of each validation video."""
@@ -107,14 +98,18 @@ class FromFeatures:
         return evaluation_of(self.plan.val_set, *self.held_out.logits(TemporalPart(model)))
 
 
-def _steps(plan: Plan, start_step: int) -> dict[str, Any]:
-    recipe = plan.recipe
-    return {
-        "batch_size": recipe.batch_size,
-        "seed": recipe.seed,
-        "start_step": start_step,
-        "num_steps": plan.schedule.num_steps,
-        "augmentation": plan.augmentation,
-        "mirrors": plan.mirrors,
-        "paired": recipe.mixes,
-    }
+def _clips(plan: Plan, options: ReadOptions, *, colours: bool = True, keep_decoded: bool = False) -> TrainingClips:
+    return TrainingClips(
+        plan.train_set,
+        clip_spec(plan.model),
+        plan.recipe.seed,
+        augmentation=plan.augmentation,
+        options=options,
+        mirrors=plan.mirrors,
+        colours=colours,
+        keep_decoded=keep_decoded,
+    )
+
+
+def _order(plan: Plan, start_step: int) -> Order:
+    return Order(plan.recipe.batch_size, range(start_step, plan.schedule.num_steps), paired=plan.recipe.mixes)

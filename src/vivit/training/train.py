@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vivit.data.loader import check_reading, shares_of
+from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
-from vivit.runtime import device_name, out_of_memory, pick_device, pick_precision
+from vivit.runtime import Ranks, device_name, out_of_memory, pick_device, pick_precision
 from vivit.training.checkpoint import training_tensors
-from vivit.training.distributed import Tracker, distribute, lost_another, start_processes, start_trackers, together
+from vivit.training.distributed import Tracker, distribute, everyones, lost_another, start_processes, start_trackers, together
 from vivit.training.initialise import freeze_spatial
 from vivit.training.loop import Display, Scorer, StopRequest, Training
 from vivit.training.memory import check_memory
@@ -30,6 +30,7 @@ from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
 from vivit.training.update import Updater
 from vivit.video.decode import Decoder
+from vivit.video.options import ReadOptions
 from vivit.video.source import name_of
 
 
@@ -63,8 +64,7 @@ def train(
         videos: the folder with the videos, where it is not beside their list.
         workers: processes that decode, for each process that trains.
         keep_decoded: keep the training videos in memory once decoded, resized; for sets that fit.
-        decoder: see `open_video`.
-        timeout: seconds that reading a video may take before it counts as unreadable.
+        decoder, timeout: see `ReadOptions`.
         compile: compile each transformer block.
         activation_checkpointing: compute activations again for the gradient, in place of keeping them.
         shard: spread weights, gradients and the optimiser's state over the processes (FSDP2).
@@ -82,7 +82,8 @@ def train(
     """
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
-    check_reading(workers, decoder, timeout)
+    options = ReadOptions(decoder, timeout, workers)
+    options.check()
     precision = pick_precision(recipe.precision, pick_device(device), shard)
     accelerator = start_processes(pick_device(device), precision, track, shard)
     main, world_size = accelerator.is_main_process, accelerator.num_processes
@@ -104,7 +105,7 @@ def train(
     memory_check = partial(
         check_memory,
         model,
-        max(map(len, shares_of(schedule.batch_size, world_size, recipe.mixes))),
+        max(map(len, split_batch(schedule.batch_size, world_size, recipe.mixes))),
         accumulate=recipe.accumulate,
         precision=precision,
         optimiser=recipe.optimiser,
@@ -138,9 +139,8 @@ def train(
     )
 
     stop, display = StopRequest(), Display(schedule, visible=main)
-    reading = Reading(
-        workers, decoder, timeout, accelerator.process_index, world_size, lambda: stop.signal != 0, display.beside
-    )
+    ranks = Ranks(accelerator.process_index, world_size, everyones)
+    reading = Reading(options, ranks, lambda: stop.signal != 0, display.beside)
     source = (
         FromFeatures(plan, reading, out / "features", precision)
         if recipe.freeze_spatial

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vivit.data.loader import Batch, colour_rng, shares_of
+from vivit.data.loader import Batch
+from vivit.data.order import colour_rng, split_batch
 from vivit.errors import UserError
 from vivit.training.distributed import gradients_kept_local, summed
 from vivit.training.mixing import mix
@@ -84,7 +85,7 @@ class Updater:
         accelerator, recipe = self.accelerator, self.recipe
         torch.manual_seed(recipe.seed * 1_000_003 + step + accelerator.process_index * PROCESS_STRIDE)
         self.optimiser.zero_grad(set_to_none=True)
-        parts = shares_of(len(batch.clips), recipe.accumulate, recipe.mixes)
+        parts = split_batch(len(batch.clips), recipe.accumulate, recipe.mixes)
         sum_of_losses, bad = 0.0, []
         for number, chosen in enumerate(parts, start=1):
             clips, labels = self._prepared(batch, torch.from_numpy(chosen), step, epoch)
@@ -136,7 +137,7 @@ class Updater:
 
 def check_shares(batch_size: int, recipe: Recipe, num_processes: int) -> None:
     """Raises UserError where a process has no clip of a batch, or too few to accumulate over."""
-    smallest = min(map(len, shares_of(batch_size, num_processes, recipe.mixes)))
+    smallest = min(map(len, split_batch(batch_size, num_processes, recipe.mixes)))
     if not smallest:
         raise UserError(
             f"batch_size: {num_processes} processes cannot share a batch of {batch_size}; use a larger one, more "

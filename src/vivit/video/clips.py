@@ -9,7 +9,7 @@ from torch import Tensor
 from vivit.video.augment import Augmentation, draw_geometry, resized
 from vivit.video.decode import Decoder, VideoInfo, open_video
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
-from vivit.video.source import Source
+from vivit.video.source import VideoSource
 from vivit.video.transforms import view_crops
 
 
@@ -37,7 +37,7 @@ def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
 
 
 def read_training_clip(
-    source: Source,
+    source: VideoSource,
     span: tuple[float, float] | None,
     spec: ClipSpec,
     augmentation: Augmentation,
@@ -72,7 +72,7 @@ def _training_start(num_video_frames: int, spec: ClipSpec, augmentation: Augment
     return random_start(num_video_frames, spec.num_frames, spec.stride, rng)
 
 
-def read_whole(source: Source, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
+def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
     """Every frame of the even grid, its shorter side `resize`: (N, C, H, W) uint8."""
     with open_video(source, decoder) as video:
         return video.frames(grid_of(video.info, span), short_side=resize)
@@ -90,7 +90,7 @@ def cut_training_clip(
 
 
 def read_views(
-    source: Source,
+    source: VideoSource,
     spec: ClipSpec,
     num_clips: int,
     num_crops: int,

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from torch import Tensor
 
-from vivit.video.source import Source, VideoError
+from vivit.video.source import VideoError, VideoSource
 
 Decoder = Literal["pyav", "torchcodec", "nvdec"]
 # How many times as long as the other a side may be: where the shorter one is resized, the longer grows with it.
@@ -45,7 +45,7 @@ class Video(ABC):
     frames themselves; at a variable rate the clip still runs at an even pace.
     """
 
-    source: Source
+    source: VideoSource
     info: VideoInfo
 
     def frames(
@@ -115,7 +115,7 @@ def check_decoder(decoder: Decoder) -> None:
         check_usable("cuda" if decoder == "nvdec" else "cpu")
 
 
-def open_video(source: Source | str, decoder: Decoder = "pyav") -> Video:
+def open_video(source: VideoSource | str, decoder: Decoder = "pyav") -> Video:
     """Open a video file, an animated picture, a folder of pictures or a video inside a shard.
 
     Args:

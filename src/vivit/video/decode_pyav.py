@@ -16,7 +16,7 @@ from torch import Tensor
 from vivit.video.decode import Video, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
-from vivit.video.source import InShard, Source, VideoError
+from vivit.video.source import InShard, VideoError, VideoSource
 
 # Seconds before the end of a Matroska file in which its last frame is looked for.
 LAST_SECONDS = 2.0
@@ -25,7 +25,7 @@ LAST_SECONDS = 2.0
 class PyAVVideo(Video):
     """A file as PyAV reads it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: VideoSource) -> None:
         """Open the file and decode its first frame. Raises VideoError where that cannot be done."""
         self.source = source
         self._reformatter = VideoReformatter()
@@ -103,7 +103,7 @@ class PyAVVideo(Video):
         self._walk.close()
 
 
-def open_container(source: Source) -> InputContainer:
+def open_container(source: VideoSource) -> InputContainer:
     """As PyAV opens it, and no other file or address through it. Raises VideoError."""
     try:
         return _open_file(source) if isinstance(source, Path) else _open_member(source)

@@ -10,7 +10,7 @@ import av
 from av.codec.context import Flags
 from av.container import InputContainer
 
-from vivit.video.source import Source, VideoError
+from vivit.video.source import VideoError, VideoSource
 
 # A frame further on than this, in seconds, may be worth a jump to the key frame before it.
 SEEK_AHEAD = 0.5
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 class FrameWalk:
     """The frames of a file's video stream, by time."""
 
-    def __init__(self, source: Source, open_container: Callable[[], InputContainer]) -> None:
+    def __init__(self, source: VideoSource, open_container: Callable[[], InputContainer]) -> None:
         """Open the file and decode its first frame. Raises VideoError where that cannot be done.
 
         Args:

@@ -1,13 +1,30 @@
 """How videos are read: by which decoder, within what time, by how many processes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
 
 from vivit.errors import UserError
 from vivit.video.decode import Decoder, check_decoder
-from vivit.video.isolated import check_timeout
+from vivit.video.isolated import IsolatedReader, check_timeout
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 WORKERS_PER_CORE = 16
+
+
+class Reader(Protocol):
+    """Calls a function that reads a video, and returns what it returns."""
+
+    def __call__(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result: ...
+
+
+def read_here(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    return function(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -16,7 +33,7 @@ class ReadOptions:
 
     decoder: Decoder = "pyav"
     timeout: float | None = None
-    """Seconds for one video; it is then read in a process of its own, which is killed when the time is over."""
+    """Seconds for one video. It is read in another process, which may crash or be killed when the time is up."""
     workers: int = 0
     """Processes that read; 0 reads in this one."""
 
@@ -28,3 +45,7 @@ class ReadOptions:
         check_decoder(self.decoder)
         if self.timeout is not None:
             check_timeout(self.timeout)
+
+    def reader(self) -> Reader:
+        """A function that reads in this process, or, if there is a timeout, in an isolated one."""
+        return read_here if self.timeout is None else IsolatedReader(self.timeout)

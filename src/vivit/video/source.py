@@ -78,7 +78,7 @@ class InShard:
         raise VideoError(self, problem)
 
 
-Source = Path | InShard
+VideoSource = Path | InShard
 
 
 def place_of(data: str | Path) -> str:

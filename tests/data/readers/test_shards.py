@@ -18,13 +18,15 @@ import webdataset
 
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.entries import DataListing
-from vivit.data.loader import training_batches
+from vivit.data.loader import TrainingClips, training_batches
+from vivit.data.order import Order
 from vivit.data.pack import pack
 from vivit.data.readers.shards import expand_braces, is_shards, open_shards
 from vivit.errors import UserError
 from vivit.video import source as reading
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
+from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 Encode = Callable[..., Path]
@@ -376,7 +378,7 @@ def test_only_what_is_looked_at_is_read(packed: Path, monkeypatch: pytest.Monkey
 
     videos = video_set(open_shards(packed))
     monkeypatch.setattr(reading, "_read", noted)
-    batches = list(training_batches(videos, SPEC, batch_size=2, seed=0, num_steps=10, start_step=9))
+    batches = list(training_batches(TrainingClips(videos, SPEC, 0), Order(2, range(9, 10))))
     seen = {videos.videos[index].source for index in batches[0].indices.tolist()}
     assert {(s.shard, s.offset, s.offset + s.size) for s in seen if isinstance(s, InShard)} == set(read)
     assert len(read) == 2
@@ -519,8 +521,9 @@ def test_workers_read_from_a_server_what_files_give(server: str, packed: Path) -
     files, remote = video_set(open_shards(packed)), video_set(open_shards(server))
     assert isinstance(remote.videos[0].source, InShard)
     remote.videos[0].source.read()
-    plain = list(training_batches(files, SPEC, batch_size=2, seed=5, num_steps=4))
-    again = list(training_batches(remote, SPEC, batch_size=2, seed=5, num_steps=4, workers=2))
+    order = Order(2, range(4))
+    plain = list(training_batches(TrainingClips(files, SPEC, 5), order))
+    again = list(training_batches(TrainingClips(remote, SPEC, 5, options=ReadOptions(workers=2)), order))
     for one, other in zip(plain, again, strict=True):
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.clips, other.clips)
