@@ -9,9 +9,9 @@ import torch
 
 from vivit.data.datasets import VideoSet, count_classes, open_split
 from vivit.data.entries import shortened
-from vivit.data.order import epoch_order
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
+from vivit.data.order import epoch_order
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.training.initialise import build_model, start_lines

@@ -19,7 +19,15 @@ from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks, device_name, out_of_memory, pick_device, pick_precision
 from vivit.training.checkpoint import training_tensors
-from vivit.training.distributed import Tracker, distribute, everyones, lost_another, start_processes, start_trackers, together
+from vivit.training.distributed import (
+    Tracker,
+    distribute,
+    everyones,
+    lost_another,
+    start_processes,
+    start_trackers,
+    together,
+)
 from vivit.training.initialise import freeze_spatial
 from vivit.training.loop import Display, Scorer, StopRequest, Training
 from vivit.training.memory import check_memory
