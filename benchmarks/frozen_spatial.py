@@ -46,7 +46,7 @@ from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
 from vivit.training.optim import build_optimiser, learning_rate, set_learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import demo
+from vivit.training.recipes import RECIPES
 from vivit.training.update import loss_of
 from vivit.weights.adapt import adapt
 
@@ -218,7 +218,7 @@ def take_accuracy(videos: int, seeds: int, epochs: int, folder: Path) -> None:
         return model
 
     for seed in range(seeds):
-        recipe = demo().model_copy(update={"seed": seed, "epochs": epochs})
+        recipe = RECIPES["demo"].model_copy(update={"seed": seed, "epochs": epochs})
         nothing = ViViT(recipe.build_config({"classes": 1}), preprocessing=recipe.build_preprocessing())
         for classes, classes_before, ways in ((everything, everything, FROZEN), (NEW, BEFORE, WAYS_OF_NEW)):
             before = take(FROM_SCRATCH, nothing, classes_before, recipe)

@@ -42,7 +42,7 @@ from vivit.training.distributed import start_processes
 from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import demo
+from vivit.training.recipes import RECIPES
 from vivit.training.update import Updater
 
 PAPER: dict[str, Any] = {"num_frames": 32, "image_size": 224}
@@ -192,7 +192,7 @@ def take_accuracy(kept: float, seconds: float, rounds: int, videos: int, seeds: 
     data = folder / f"camera_motion_{videos}"
     generate(data, train_videos=videos, val_videos=max(videos * 3 // 20, 9), seed=0)
     train_set, val_set = open_split(data, "train"), open_split(data, "val")
-    recipe = demo().model_copy(update={"token_dropping": 0.5})
+    recipe = RECIPES["demo"].model_copy(update={"token_dropping": 0.5})
     shares = (ALL, kept)
     update = {share: median(taken) for share, taken in time_on_videos(train_set, recipe, shares, rounds).items()}
     steps = {share: max(1, round(seconds / update[share])) for share in shares}

@@ -196,7 +196,7 @@ def _recipe(name: str) -> "Recipe":
 
     if name not in RECIPES:
         raise UserError(f"recipe: no {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    return RECIPES[name]
 
 
 def _train_report(arguments: Sequence[str]) -> int:

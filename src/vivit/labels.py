@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # recipes and help pages need the labels without torch
+    from torch import Tensor
 
 ONLY_HEAD = "classes"  # the name of the one head of a model whose heads have no names
 TOP = (1, 5)
@@ -85,11 +87,11 @@ class LabelSpace:
         if not self.single and not self.multi_label:
             yield from (Metric(self.joint, f"top{k}") for k in TOP)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: "Tensor") -> "Tensor":
         """Logits (…, K) of one head to probabilities: their softmax, or each one's sigmoid where labels are many."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
-    def ranked(self, head: str, logits: Tensor) -> list[tuple[str, float]]:
+    def ranked(self, head: str, logits: "Tensor") -> list[tuple[str, float]]:
         """Class names and probabilities of one video, the most probable first; ties in class order. logits: (K,)."""
         scores, order = self.probabilities(logits).sort(descending=True, stable=True)
         names = self.classes[head]
@@ -101,9 +103,9 @@ class LabelSpace:
         return f"{' and '.join(counts)} classes"
 
 
-def by_head(logits: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def by_head(logits: "Tensor | Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
     """A model's output as head → logits, also where it has a single head without a name."""
-    return {ONLY_HEAD: logits} if isinstance(logits, Tensor) else logits
+    return logits if isinstance(logits, Mapping) else {ONLY_HEAD: logits}
 
 
 def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:

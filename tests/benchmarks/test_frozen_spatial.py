@@ -10,11 +10,11 @@ from benchmarks import frozen_spatial
 from benchmarks.frozen_spatial import BEFORE, FROM_SCRATCH, FROZEN, NEW, WAYS_OF_NEW, Way, only, start_of
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.model.vivit import ViViT
-from vivit.training.recipes import demo
+from vivit.training.recipes import RECIPES
 
 
 def trained_before() -> ViViT:
-    recipe = demo()
+    recipe = RECIPES["demo"]
     model = ViViT(recipe.build_config({"classes": len(BEFORE)}), preprocessing=recipe.build_preprocessing())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -25,7 +25,7 @@ def trained_before() -> ViViT:
 @pytest.mark.parametrize("way", WAYS_OF_NEW, ids=lambda way: way.words)
 def test_each_way_starts_from_what_it_names(way: Way) -> None:
     before = trained_before()
-    state, kept = start_of(way, before, NEW, demo()).state_dict(), before.state_dict()
+    state, kept = start_of(way, before, NEW, RECIPES["demo"]).state_dict(), before.state_dict()
     same = {name for name, value in state.items() if name in kept and torch.equal(value, kept[name])}
     spatial, temporal = (
         {name for name in kept if name.startswith(parts)}

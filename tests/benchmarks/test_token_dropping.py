@@ -15,6 +15,7 @@ from vivit.config import SUFFIXES
 from vivit.data import loader
 from vivit.model.encoder import Encoder
 from vivit.training.optim import learning_rate
+from vivit.training.recipes import RECIPES
 
 TIMES, PLACES = 2, 16  # of the toy
 
@@ -93,7 +94,7 @@ def test_each_way_has_as_many_updates_as_fit_into_the_same_time(
 
 def test_updates_on_videos_are_timed_without_decoding(bright_dark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = token_dropping.open_split(bright_dark, "train")
-    recipe = token_dropping.demo().model_copy(update={"token_dropping": 0.5, "batch_size": 4})
+    recipe = RECIPES["demo"].model_copy(update={"token_dropping": 0.5, "batch_size": 4})
     decoded: list[int] = []  # in each turn
     turn, read = token_dropping.seconds_of_updates, loader.read_whole
 

@@ -13,7 +13,6 @@ import vivit
 from tests.end_to_end.conftest import InProcess
 from vivit import cli
 from vivit.training import plan
-from vivit.training.recipes import RECIPES
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 DOCS = (FOLDER / "weights.md").read_text()
@@ -114,15 +113,6 @@ def test_commands_of_the_guide_to_training(folder: Path, trained: dict[str, str]
     learnt_by_heart = next(text for command, text in trained.items() if "--overfit" in command)
     assert re.search(r"the loss went from \S+ to \S+ in \d+ steps", learnt_by_heart)
     assert (folder / "answers.csv").read_text().count("\n") == 3  # the names of columns, and two held-out videos
-
-
-def test_the_guide_to_training_has_all_recipes_with_their_scores() -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.*?) \| (.*)", TRAINING, re.MULTILINE)
-    papers = {name: score for name, score, rest in rows if rest.count("|") == 2}
-    assert list(RECIPES) == ["finetune", "small", "demo", "debug", *papers]
-    for name, score in papers.items():
-        words = " ".join((RECIPES[name].__doc__ or "").split())
-        assert ("with no score" if score == "not reported" else f"{score} %") in words, name
 
 
 def test_every_flag_in_the_guide_to_training_exists(vivit_here: InProcess) -> None:

@@ -25,7 +25,7 @@ from vivit.evaluation.per_video import write_per_video
 from vivit.report.curves import MOST_POINTS, draw_curves, extremes, running_mean
 from vivit.report.run_page import CLIP_BYTES, MOST_CLIPS, write_report
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import demo
+from vivit.training.recipes import RECIPES
 
 
 class Page(HTMLParser):
@@ -116,7 +116,7 @@ def _begin(
     run: Path, classes: Mapping[str, Sequence[str]], data: Path, hashed: str, recipe: Recipe | None = None
 ) -> Path:
     run.mkdir()
-    note = {"data": str(data), "init": None, **(recipe or demo()).model_dump(mode="json")}
+    note = {"data": str(data), "init": None, **(recipe or RECIPES["demo"]).model_dump(mode="json")}
     (run / "recipe.json").write_text(json.dumps({**note, "videos": None, "train_hash": "7" * 64, "val_hash": hashed}))
     architecture = {"variant": "factorised_encoder", "num_frames": 8, "image_size": [48, 48]}
     (run / "config.json").write_text(json.dumps({"architecture": architecture, "classes": dict(classes)}))
@@ -524,7 +524,11 @@ STRANGE = [
 def test_strange_names_are_words_and_nothing_else(tmp_path: Path) -> None:
     data = tmp_path / "<b>data</b>"
     run = _begin(
-        tmp_path / "<i>run", {"classes": STRANGE}, data, "<u>hash</u>", demo().model_copy(update={"model": "<s>"})
+        tmp_path / "<i>run",
+        {"classes": STRANGE},
+        data,
+        "<u>hash</u>",
+        RECIPES["demo"].model_copy(update={"model": "<s>"}),
     )
     _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 3, "loss": 2.0, "$\\frac{_top1": 0.5, "data_hash": "<q>"}])
     _lines(run / "sessions.jsonl", [{**SESSION, "device": "<em>", "versions": {"<a>": "<a>"}}])
@@ -586,10 +590,10 @@ def test_unreadable_videos_count_as_wrong_and_are_listed(tmp_path: Path) -> None
 
 
 def test_settings_begin_with_what_differs_from_the_nearest_recipe(tmp_path: Path) -> None:
-    recipe = demo().model_copy(update={"epochs": 77, "mirrored": {"左": "右"}})
+    recipe = RECIPES["demo"].model_copy(update={"epochs": 77, "mirrored": {"左": "右"}})
     run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "", recipe)
     rows = Page(write_report(run)).table("setting", "here", "in demo")
-    assert sorted(rows[:2]) == [["epochs", "77", str(demo().epochs)], ["mirrored", '{"左": "右"}', "{}"]]
+    assert sorted(rows[:2]) == [["epochs", "77", str(RECIPES["demo"].epochs)], ["mirrored", '{"左": "右"}', "{}"]]
     page = Page(run / "report.html")
     shown = {row[0]: row[1] for table in page.rows() for row in table if len(row) in (2, 3)}
     for name, value in recipe.model_dump(mode="json").items():

@@ -128,8 +128,8 @@ def test_a_loss_that_stays_is_told_with_what_to_do() -> None:
 
 
 def test_every_named_recipe_becomes_one_without_chance() -> None:
-    for name, make in RECIPES.items():
-        recipe = without_chance(make())
+    for name, named in RECIPES.items():
+        recipe = without_chance(named)
         # A copy is not validated, so that fields of no such name would pass unseen.
         assert Recipe.model_validate(recipe.model_dump()) == recipe, name
         assert recipe.warmup_epochs < recipe.epochs

@@ -1,6 +1,7 @@
 import functools
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from vivit.training.distributed import start_processes
 from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import RECIPES
+from vivit.training.recipes import DESCRIPTIONS, OWN, RECIPES, table
 from vivit.training.update import Updater
 
 # The paper's table 7, column by column: rate, epochs, colour jitter, RandAugment, stochastic depth, label smoothing,
@@ -61,7 +62,6 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     "epic-l-fe": {"frame_stride": 1},
     "ssv2-l-fe": {"frame_stride": 1, "learning_rate": 0.4, "image_size": 256, "resize": 288},
 }
-OWN = ("finetune", "small", "demo", "debug")
 PAPERS = [name for name in RECIPES if name not in OWN]
 PLAIN = [name for name in PAPERS if not name.endswith("-official")]
 
@@ -94,7 +94,7 @@ def shrunken(recipe: Recipe) -> Recipe:
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
     """The head starts at zero, so the first loss is ln K, however labels are smoothed and mixed."""
-    recipe, heads = shrunken(RECIPES[name]()), heads_of(name)
+    recipe, heads = shrunken(RECIPES[name]), heads_of(name)
     torch.manual_seed(3)
     model = ViViT(recipe.build_config(heads), preprocessing=recipe.build_preprocessing())
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -115,7 +115,7 @@ def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_model(name: str) -> None:
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name]
     with torch.device("meta"):
         model = ViViT(recipe.build_config(heads_of(name)), preprocessing=recipe.build_preprocessing())
     assert model.config.class_counts == heads_of(name)
@@ -127,7 +127,7 @@ def test_every_recipe_builds_its_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_papers_recipes_are_table_7(name: str) -> None:
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name]
     given = (
         recipe.learning_rate,
         recipe.epochs,
@@ -143,7 +143,7 @@ def test_the_papers_recipes_are_table_7(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_recipes_share_what_table_7_has_once(name: str) -> None:
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name]
     assert (recipe.optimiser, recipe.batch_size, recipe.learning_rate_batch) == ("sgd", 64, 64)
     assert (recipe.warmup_epochs, recipe.min_steps, recipe.layer_decay) == (2.5, 0, 1.0)
     assert (recipe.clip_norm, recipe.scale_jitter, build_augmentation(recipe).flip) == (1.0, (0.9, 1.33), 0.5)
@@ -153,7 +153,7 @@ def test_the_papers_recipes_share_what_table_7_has_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_released_configurations_differ_in_these_values_alone(name: str) -> None:
-    released, paper = (RECIPES[each]().model_dump() for each in (f"{name}-official", name))
+    released, paper = (RECIPES[each].model_dump() for each in (f"{name}-official", name))
     assert {field: value for field, value in released.items() if value != paper[field]} == OFFICIAL[name]
 
 
@@ -161,7 +161,7 @@ def test_the_released_configurations_differ_in_these_values_alone(name: str) -> 
 def test_base_models_have_the_authors_parameters(model: str) -> None:
     for data_set in ("kinetics400", "epic"):
         with torch.device("meta"):
-            network = ViViT(RECIPES[f"{data_set}-{model}"]().build_config({"classes": 400}))
+            network = ViViT(RECIPES[f"{data_set}-{model}"].build_config({"classes": 400}))
         assert sum(p.numel() for p in network.parameters()) == TABLE_2[model][2]
 
 
@@ -172,12 +172,12 @@ def test_a_view_of_the_large_and_huge_models_costs_what_the_paper_counts() -> No
         "kinetics400-l-fe": 11.94e12 / 3,
         "kinetics400-h": 47.77e12 / 12,
     }.items():
-        assert cost_of_clip(RECIPES[name]()) == pytest.approx(multiply_adds_of_paper, rel=0.01)
+        assert cost_of_clip(RECIPES[name]) == pytest.approx(multiply_adds_of_paper, rel=0.01)
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_docstring_has_command_score_and_compute(name: str) -> None:
-    words = " ".join((RECIPES[name].__doc__ or "").split())
+def test_a_description_has_command_score_and_compute(name: str) -> None:
+    words = DESCRIPTIONS[name]
     data_set, model = name.split("-", 1)
     assert f"--recipe {name} --init " in words
     if name != "ssv2-l-fe-official":
@@ -185,26 +185,33 @@ def test_a_docstring_has_command_score_and_compute(name: str) -> None:
         assert f"{score:.1f} %" in words
     told = re.search(r"([\d.]+) EFLOP", words)
     assert told is not None
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name]
     compute = 6 * cost_of_clip(recipe) * TABLE_7[data_set]["videos"] * recipe.epochs / 1e18
     assert float(told[1]) == pytest.approx(compute, rel=0.01)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_our_own_recipes_say_how_to_start_them(name: str) -> None:
-    words = RECIPES[name].__doc__ or ""
+    words = DESCRIPTIONS[name]
     assert "vivit train" in words or "make demo" in words
 
 
+def test_the_guide_has_all_recipes() -> None:
+    """`python -m vivit.training.recipes` prints the table that belongs into docs/training.md."""
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text("utf-8")
+    assert table() in guide
+    assert [name for name in OWN if f"| `{name}` |" not in guide] == []
+
+
 def test_finetuning_takes_its_clips_and_model_from_the_start() -> None:
-    recipe = RECIPES["finetune"]()
+    recipe = RECIPES["finetune"]
     fields = ("model", "num_frames", "frame_stride", "image_size", "resize")
     assert [getattr(recipe, field) for field in fields] == [None] * 5
     assert recipe.architecture == {}
 
 
 def test_the_demo_is_what_the_readmes_score_was_measured_with() -> None:
-    recipe = RECIPES["demo"]()
+    recipe = RECIPES["demo"]
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (8, 32, 1e-3, 0.05)
     assert (recipe.num_frames, recipe.image_size, recipe.position_std, recipe.flip) == (8, 48, 0.3, 0.0)
     assert (recipe.min_steps, recipe.layer_decay, recipe.learning_rate_batch, recipe.ema) == (0, 1.0, None, 0.0)

@@ -125,7 +125,7 @@ def refused(message: str, init: str | None, settings: Recipe, train_set: VideoSe
 
 
 def test_from_scratch_is_the_recipes_model_drawn_from_torchs_seed() -> None:
-    settings = RECIPES["demo"]()
+    settings = RECIPES["demo"]
     torch.manual_seed(0)
     model = build_model(settings, videos("a", "b", "c", count=7), None, "clips")
     torch.manual_seed(0)
@@ -482,7 +482,7 @@ def test_a_models_name_must_be_that_of_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_demos_recipe_goes_on_from_a_run_of_its_own(tmp_path: Path) -> None:
-    settings = RECIPES["demo"]()
+    settings = RECIPES["demo"]
     build_model(settings, videos("a", "b"), None, "clips").save_pretrained(tmp_path)
     again = build_model(settings, videos("a", "b"), str(tmp_path), "clips")
     assert again.config == settings.build_config({"classes": 2})
@@ -516,7 +516,7 @@ def lines_of(settings: Recipe, train_set: VideoSet, init: str | None) -> list[st
 
 
 def test_a_large_model_from_scratch_on_few_videos_is_warned_of() -> None:
-    small = RECIPES["small"]()
+    small = RECIPES["small"]
     lines = lines_of(small, videos("a", "b", count=320), None)
     assert lines[0] == "recipe small, the default without --init"
     assert lines[1] == "factorised encoder of 7.4 M parameters, from scratch"
@@ -525,7 +525,7 @@ def test_a_large_model_from_scratch_on_few_videos_is_warned_of() -> None:
 
 
 def test_the_demo_is_not_warned_of() -> None:
-    lines = lines_of(RECIPES["demo"](), videos("a", "b", count=3000), None)
+    lines = lines_of(RECIPES["demo"], videos("a", "b", count=3000), None)
     assert lines == [
         "recipe demo",
         "factorised encoder of 1.0 M parameters, from scratch",
@@ -535,7 +535,7 @@ def test_the_demo_is_not_warned_of() -> None:
 
 
 def test_what_differs_from_the_named_recipe_is_told() -> None:
-    settings = RECIPES["small"]().model_copy(update={"epochs": 3, "flip": 0.0})
+    settings = RECIPES["small"].model_copy(update={"epochs": 3, "flip": 0.0})
     assert lines_of(settings, videos("a", "b"), None)[0] == (
         "recipe small, the default without --init; changed: epochs 3, flip 0.0"
     )

@@ -16,7 +16,7 @@ from vivit.inference.predictor import Predictor
 from vivit.report.demo_page import Example, Trained, write_page
 from vivit.report.run_page import write_report
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import demo
+from vivit.training.recipes import RECIPES
 from vivit.training.train import train
 
 VIEWS = "4x1"
@@ -37,7 +37,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     say = console.print
     data = out / "videos"
     generate_with_progress(data, videos, val_videos=max(videos * 3 // 20, 9), seed=0)
-    recipe = demo()
+    recipe = RECIPES["demo"]
     models = {
         "factorised encoder": (out / "factorised_encoder", recipe),
         "average pooling": (out / "average_pooling", average_pooling(recipe)),

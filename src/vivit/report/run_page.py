@@ -421,7 +421,7 @@ def _differences(settings: Row) -> _Config | None:
     fields = {name: value for name, value in settings.items() if name not in NOT_OF_RECIPE}
     if not fields:
         return None
-    named = {name: recipe().model_dump(mode="json") for name, recipe in RECIPES.items()}
+    named = {name: recipe.model_dump(mode="json") for name, recipe in RECIPES.items()}
 
     def changed(name: str) -> list[str]:
         return [field for field, value in fields.items() if field not in named[name] or named[name][field] != value]

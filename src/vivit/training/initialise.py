@@ -299,8 +299,8 @@ def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
     """The named recipe that this one is, or differs from in the fewest fields."""
     default = default_recipe(init)
     changes = {
-        name: [field for field in Recipe.model_fields if getattr(recipe, field) != getattr(make(), field)]
-        for name, make in RECIPES.items()
+        name: [field for field in Recipe.model_fields if getattr(recipe, field) != getattr(named, field)]
+        for name, named in RECIPES.items()
     }
     name = min(changes, key=lambda name: (len(changes[name]), name != default))
     why = f", the default {'without' if init is None else 'with'} --init" if name == default else ""

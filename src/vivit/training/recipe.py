@@ -1,4 +1,4 @@
-"""How to train: one value says all that decides what a run gives."""
+"""A recipe: every setting that decides what a training run learns."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vivit.config import ModelConfig, PositiveInt, Preprocessing, Rate
+from vivit.labels import head_fields
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -13,94 +14,102 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(BaseModel):
-    """Everything that decides what a training run gives."""
-
-    # Without anything given it is the paper's for Kinetics-400 (table 7).
+    """Every setting that decides what a run learns; the defaults are the paper's for Kinetics-400 (table 7)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = None
-    """A named size, such as vivit-ti-16x2-fe. By default it is that of the weights that training starts from, else
-    vivit-b-16x2-fe."""
+    """A named size, such as vivit-ti-16x2-fe. Default: the size of the --init weights, else vivit-b-16x2-fe."""
     num_frames: PositiveInt | None = None
-    """Frames of a clip; by default as the weights have it that training starts from, else 32."""
+    """Frames in a clip. Default: as the --init weights, else 32."""
     frame_stride: PositiveInt | None = None
-    """Frames of the video from one frame of the clip to the next; by default as the start has it, else 2."""
+    """Take every n-th frame of the video. Default: as the --init weights, else 2."""
     image_size: PositiveInt | None = None
-    """Side of the square crop, in pixels; by default as the start has it, else 224."""
+    """Side of the square crop in pixels. Default: as the --init weights, else 224."""
     resize: PositiveInt | None = None
-    """Shorter side before the crop, in pixels; by default as the start has it, or as 256 is to a crop of 224."""
+    """Shorter side in pixels before the crop. Default: as the --init weights, else 256 for a crop of 224, in
+    proportion."""
     architecture: dict[str, Any] = {}
-    """Further fields of ModelConfig."""
+    """Other fields of ModelConfig."""
 
     epochs: PositiveInt = 30
     min_steps: Annotated[int, Field(ge=0)] = 0
-    """Where the epochs have fewer steps than this, as with few videos, there are more epochs."""
+    """Train for more epochs if the epochs have fewer steps than this, as they do with few videos."""
     batch_size: PositiveInt = 64
-    """Clips of an update, of all processes together."""
+    """Clips per update, over all processes."""
     accumulate: PositiveInt = 1
-    """Parts in which each process computes its clips of an update, one after the other, to save memory."""
+    """Compute each update in this many micro-batches, to save memory."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
     learning_rate: Positive = 0.1
-    """The highest, after warm-up; it falls to 0 along a cosine."""
+    """Peak learning rate, reached after warm-up; from there it follows a cosine to 0."""
     learning_rate_batch: PositiveInt | None = None
-    """The batch that this learning rate is for; with another batch it changes in proportion."""
+    """Batch size that the learning rate is meant for; for another one, scale the rate in proportion."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of each layer as a share of that of the one above it; 1 is the same for all."""
+    """Multiply the learning rate by this for each layer below the head; 1 gives all layers the same rate."""
     warmup_epochs: NotNegative = 2.5
+    """Epochs of linear warm-up."""
     weight_decay: NotNegative = 0.0
-    """On kernels only, not on biases, norms, tokens and positions."""
+    """Decay of kernels; biases, norms, tokens and positions have none."""
     clip_norm: Positive | None = 1.0
-    """The gradient's norm is scaled down to this."""
+    """Clip the gradient to this norm; None never clips."""
     label_smoothing: Rate = 0.0
+    """Spread this fraction of each label over all classes."""
     stochastic_depth: Rate = 0.0
+    """Rate of skipping the last layer; it falls linearly to 0 at the first layer."""
     dropout: Rate = 0.0
+    """Dropout rate."""
     token_dropping: Rate = 0.0
-    """Share of each training clip's tokens that is dropped, drawn anew each time; 0.75 keeps a quarter."""
+    """Drop this fraction of each training clip's tokens, drawn anew each time; 0.75 leaves a quarter."""
     freeze_spatial: bool = False
-    """Train only what follows the factorised encoder's spatial encoder, from features that are computed once."""
+    """Freeze the factorised encoder's spatial encoder and train the rest, from features that are computed once."""
     adapter_size: PositiveInt | None = None
-    """Width of a bottleneck between the factorised encoder's two encoders; None leaves it out."""
+    """Width of a bottleneck between the factorised encoder's two encoders; None adds no bottleneck."""
     cached_clips: PositiveInt = 1
-    """With a frozen spatial encoder: how many clips of each video are seen, in turn, over the epochs."""
+    """With --freeze-spatial: encode this many clips of each video and use them in turn, one per epoch."""
     ema: Rate = 0.0
-    """The model that is kept is an average of the weights over the steps, which decays by this; 0 is the last."""
+    """Keep an exponential moving average of the weights with this decay; 0 keeps the last weights."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
-    """Of most arithmetic; the weights are float32. auto is bf16 on a GPU that has it, else float32."""
+    """Precision of most arithmetic; weights stay float32. auto: bf16 on a GPU that supports it, else float32."""
     position_std: Positive = 0.02
-    """Deviation of fresh position embeddings. A small model that learns from scratch where things move starts faster
-    with more, of the size of its tokens."""
+    """Standard deviation of new position embeddings. From scratch, a small model learns motion sooner if this is about
+    the size of its tokens."""
     scale_jitter: tuple[Positive, Positive] | None = (0.9, 1.33)
-    """Height and width of a clip are each scaled by a factor between these two before the crop."""
+    """Scale height and width of a clip, each by a random factor in this range, before the crop; None never does."""
     flip: Probability | None = None
-    """How often a clip is mirrored: by default half the time, but never where a class name speaks of left or right and
-    no other class is its mirror."""
+    """How often to mirror a clip. Default: 0.5, or 0 if a class name says left or right and no other class is its
+    mirror image."""
     mirrored: dict[str, str] = {}
-    """Classes that become each other in a mirrored clip, where their names do not tell."""
+    """Pairs of classes that swap when a clip is mirrored, if their names do not show it."""
     colour_jitter: Probability = 0.8
-    """How often brightness, saturation, contrast and hue of a clip change."""
+    """How often to change the brightness, saturation, contrast and hue of a clip."""
     grey_scale: Probability = 0.0
-    """How often a clip loses its colours."""
+    """How often to turn a clip grey."""
     randaugment: tuple[PositiveInt, NotNegative] | None = None
-    """How many operations in a row, and their magnitude up to 30."""
+    """RandAugment: number of operations in a row, and their magnitude from 0 to 30."""
     mixup: NotNegative = 0.0
-    """Two clips are averaged, by a share of Beta(this, this)."""
+    """Mixup: blend pairs of clips with a weight from Beta(a, a), a being this value; 0 is off."""
     cutmix: NotNegative = 0.0
-    """A box of one clip is put into another, by a share of Beta(this, this); with Mixup, either for each batch."""
+    """CutMix: paste a box of one clip into another, of a size from Beta(a, a); with Mixup, each batch gets either."""
     unreadable: Probability = 0.05
-    """Training stops when a larger share of the videos cannot be read; until then others are drawn in their place."""
+    """Stop if more than this fraction of the training videos is unreadable; up to it, replace them by others."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Seed of everything random."""
 
     @property
     def mixes(self) -> bool:
-        """Whether clips of a batch are put together in pairs."""
+        """Whether Mixup or CutMix mixes pairs of clips in a batch."""
         return bool(self.mixup or self.cutmix)
 
     def build_config(self, heads: Mapping[str, int], multi_label: bool = False) -> ModelConfig:
-        """The architecture for so many classes of each head; the one without a name is "classes".
+        """The architecture of a model trained from scratch.
 
-        Raises ValueError where the fields contradict each other.
+        Args:
+            heads: head → number of classes; a single head without a name is "classes".
+            multi_label: whether any number of classes applies to a video.
+
+        Raises:
+            ValueError: the fields contradict each other.
         """
         fields = {
             "num_frames": self.num_frames or 32,
@@ -110,7 +119,7 @@ class Recipe(BaseModel):
             "token_dropping": self.token_dropping,
             "adapter_size": self.adapter_size,
             "multi_label": multi_label,
-            **({"num_classes": heads["classes"]} if list(heads) == ["classes"] else {"heads": dict(heads)}),
+            **head_fields(heads),
         }
         return ModelConfig.named(self.model or "vivit-b-16x2-fe", **{**fields, **self.architecture})
 
