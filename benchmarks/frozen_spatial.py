@@ -212,7 +212,7 @@ def take_accuracy(videos: int, seeds: int, epochs: int, folder: Path) -> None:
         torch.manual_seed(recipe.seed)
         model = start_of(way, before, classes, recipe)
         seconds = learn(model, way, only(train_set, classes), recipe)
-        score = evaluate(model, only(val_set, classes), num_clips=1, num_crops=1).accuracy(1)
+        score = evaluate(model, only(val_set, classes)).accuracy(1)
         PROGRESS.print(f"seed {recipe.seed}, {len(classes)} classes: {way.words}, {score:.1%}, {seconds:.0f} s")
         found.setdefault(classes, {}).setdefault(way.words, []).append((score, seconds))
         return model

@@ -201,7 +201,7 @@ def take_accuracy(kept: float, seconds: float, rounds: int, videos: int, seeds: 
     for seed in range(seeds):
         for share in shares:
             model, took = learn(train_set, recipe.model_copy(update={"seed": seed}), share, steps[share])
-            scores[share].append(evaluate(model, val_set, num_clips=1, num_crops=1).accuracy(1))
+            scores[share].append(evaluate(model, val_set).accuracy(1))
             real[share].append(took)
             PROGRESS.print(f"seed {seed}, {share:.0%} of the tokens: {scores[share][-1]:.1%} in {took:.0f} s")
     print(f"{len(train_set.videos)} videos to learn from, {len(val_set.videos)} held out; {seconds:g} s for each.\n")

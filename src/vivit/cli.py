@@ -244,21 +244,20 @@ def evaluate(arguments: Sequence[str]) -> int:
         decoder: ReadWith = "pyav",
         timeout: Timeout = None,
     ) -> None:
-        from vivit.evaluation.report import evaluate_and_report
+        from vivit.evaluation.score import score_model
+        from vivit.inference.views import Views
+        from vivit.video.options import ReadOptions
 
-        evaluate_and_report(
+        score_model(
             data,
             model,
-            views=views,
+            views=Views.parse(views, average),
             split=split,
             out=out,
-            average=average,
             per_video=per_video,
             videos_in=videos,
             device=device,
-            workers=workers,
-            decoder=decoder,
-            timeout=timeout,
+            read=ReadOptions(decoder, timeout, workers),
         )
 
     _parse("evaluate", command, arguments)

@@ -14,23 +14,30 @@ TOP = (1, 5)
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of one head, or of all heads together."""
+    """A score between 0 and 1 of one head, or of several heads jointly."""
 
-    head: str
-    """The head, or the name of the joint label, such as "action"; "" if there is only one head."""
-    kind: str
-    """ "top1", "top5" or "mAP"."""
+    heads: tuple[str, ...]
+    """The head that it scores; if several, a video counts only when all of them are right."""
+    top: int | None
+    """k of the top-k accuracy; None is the mean average precision."""
+    head: str = ""
+    """The head's name, or the name of the joint label, such as "action"; "" if the label space has only one head."""
     tells: bool = True
     """False for a top-5 among five classes or fewer, which is always right."""
 
     @property
+    def kind(self) -> str:
+        """ "top1", "top5" or "mAP"."""
+        return "mAP" if self.top is None else f"top{self.top}"
+
+    @property
     def key(self) -> str:
-        """As files name it: "top1", "verb_top1", "mAP"."""
+        """The name in files: "top1", "verb_top1", "mAP"."""
         return f"{self.head}_{self.kind}" if self.head else self.kind
 
     @property
     def title(self) -> str:
-        """As people read it: "top-1", "verb top-1", "mAP"."""
+        """The name for people: "top-1", "verb top-1", "mAP"."""
         return f"{self.head} {self.kind.replace('top', 'top-')}".lstrip()
 
 
@@ -77,15 +84,15 @@ class LabelSpace:
         return name if self.single else f"{head}_{name}"
 
     def metrics(self) -> Iterator[Metric]:
-        """Every metric: top-1 and top-5 of each head and then of all together, or mAP where labels are many."""
+        """Top-1 and top-5 of each head, then of all heads jointly; or the mAP of each head if multi_label."""
         for head, names in self.classes.items():
             name = "" if self.single else head
             if self.multi_label:
-                yield Metric(name, "mAP")
+                yield Metric((head,), None, name)
             else:
-                yield from (Metric(name, f"top{k}", tells=k == 1 or len(names) > k) for k in TOP)
+                yield from (Metric((head,), k, name, tells=k == 1 or len(names) > k) for k in TOP)
         if not self.single and not self.multi_label:
-            yield from (Metric(self.joint, f"top{k}") for k in TOP)
+            yield from (Metric(self.heads, k, self.joint) for k in TOP)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
         """Logits (…, K) of one head to probabilities: their softmax, or each one's sigmoid where labels are many."""

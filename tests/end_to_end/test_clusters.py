@@ -207,7 +207,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         record(**settings)
         return SimpleNamespace(report=())
 
-    for verb in ("training.train.train", "evaluation.report.evaluate_and_report", "data.pack.pack_and_tell"):
+    for verb in ("training.train.train", "evaluation.score.score_model", "data.pack.pack_and_tell"):
         monkeypatch.setattr(f"vivit.{verb}", record)
     monkeypatch.setattr("vivit.weights.convert.convert", convert)
     return recorded

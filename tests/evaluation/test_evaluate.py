@@ -8,9 +8,10 @@ from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
-from vivit.inference.views import clip_spec, mean_logits
+from vivit.evaluation.pictures import draw_confusions
+from vivit.inference.views import Views, clip_spec, mean_logits
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
-from vivit.report.pictures import draw_confusions
 from vivit.training.recipe import Recipe
 from vivit.video.clips import read_views
 from vivit.video.options import ReadOptions
@@ -31,7 +32,7 @@ def model(tiny_recipe: Recipe) -> ViViT:
 def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None:
     videos = open_split(bright_dark, "all")
     # Twelve videos of six views are more than go through the network at once.
-    found = evaluate(model, videos, num_clips=2, num_crops=3)
+    found = evaluate(model, videos, Views(2, 3))
     assert not model.training
     for index, video in enumerate(videos.videos):
         views = read_views(video.source, clip_spec(model), 2, 3)
@@ -39,13 +40,13 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
             each = torch.cat([model(view[None]) for view in views])
         assert len(each) == 6
         torch.testing.assert_close(found.logits["classes"][index], each.mean(dim=0), rtol=1e-4, atol=1e-5)
-    assert found.labels["classes"].tolist() == [0] * 6 + [1] * 6
-    assert found.classes == {"classes": ("bright", "dark")}
+    assert found.truth["classes"].tolist() == [0] * 6 + [1] * 6
+    assert found.space == LabelSpace({"classes": ("bright", "dark")})
 
 
 def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) -> None:
     videos = open_split(bright_dark, "val")
-    found = evaluate(model, videos, num_clips=2, num_crops=3, average="probabilities")
+    found = evaluate(model, videos, Views(2, 3, "probabilities"))
     for index, video in enumerate(videos.videos):
         with torch.no_grad():
             each = model(read_views(video.source, clip_spec(model), 2, 3))
@@ -57,7 +58,7 @@ def test_scores_of_logits_from_elsewhere_are_the_same(bright_dark: Path, tmp_pat
     data = shutil.copytree(bright_dark, tmp_path / "data")
     (data / "dark" / "dark1.mp4").write_bytes(b"no video")
     videos = open_split(data, "all")
-    found = evaluate(model, videos, num_clips=1, num_crops=1)
+    found = evaluate(model, videos)
     again = evaluation_of(videos, found.logits, {7: "dark1.mp4: no video"})
     assert list(found.failures) == list(again.failures) == [7]
     assert again.scores() == found.scores()
@@ -77,8 +78,8 @@ def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
 
 def test_twice_is_the_same_and_workers_do_not_matter(bright_dark: Path, model: ViViT) -> None:
     videos = open_split(bright_dark, "val")
-    first = evaluate(model.train(), videos, num_clips=2, num_crops=1)
-    second = evaluate(model.train(), videos, num_clips=2, num_crops=1, options=ReadOptions(workers=1))
+    first = evaluate(model.train(), videos, Views(2))
+    second = evaluate(model.train(), videos, Views(2), read=ReadOptions(workers=1))
     assert torch.equal(first.logits["classes"], second.logits["classes"])
 
 
@@ -87,8 +88,8 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
     broken = data / "bright" / "bright2.mp4"
     broken.write_bytes(b"no video")
     done: list[int] = []
-    found = evaluate(model, open_split(data, "all"), num_clips=1, num_crops=1, progress=done.append)
-    whole = evaluate(model, open_split(bright_dark, "all"), num_clips=1, num_crops=1)
+    found = evaluate(model, open_split(data, "all"), progress=done.append)
+    whole = evaluate(model, open_split(bright_dark, "all"))
 
     assert list(found.failures) == [2]
     assert found.failures[2].startswith(f"{broken}: ")
@@ -105,7 +106,7 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
 def test_no_readable_video_at_all(tmp_path: Path, model: ViViT) -> None:
     (tmp_path / "x.mp4").write_bytes(b"")
     videos = VideoSet((LabelledVideo(tmp_path / "x.mp4", {"classes": 0}),), {"classes": ("a", "b")}, "")
-    scores = evaluate(model, videos, num_clips=1, num_crops=1).scores()
+    scores = evaluate(model, videos).scores()
     assert scores == {"top1": 0.0, "top5": 0.0, "videos": 1, "unreadable": 1}
 
 
@@ -113,7 +114,12 @@ NAN = [float("nan")] * 7
 
 
 def of(logits: list[list[float]], labels: list[int]) -> Evaluation:
-    return Evaluation({"classes": Tensor(logits)}, {"classes": torch.tensor(labels)}, {"classes": tuple("abcdefg")}, {})
+    space = LabelSpace({"classes": tuple("abcdefg")})
+    return Evaluation(space, {"classes": Tensor(logits)}, {"classes": torch.tensor(labels)}, {})
+
+
+def telling(evaluation: Evaluation) -> dict[str, float]:
+    return {metric.title: value for metric, value in evaluation.metrics().items() if metric.tells}
 
 
 def test_scores_by_hand() -> None:
@@ -129,10 +135,10 @@ def test_scores_by_hand() -> None:
 def test_a_top_5_that_cannot_be_missed_is_not_told() -> None:
     """Of five classes every one is among the first five; the scores in a file have both all the same."""
     logits, labels = Tensor([[5.0, 4.0, 3.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]]), torch.tensor([0, 4])
-    five = Evaluation({"classes": logits}, {"classes": labels}, {"classes": tuple("abcde")}, {})
-    assert five.shares_in_words() == {"top-1": 0.5}
+    five = Evaluation(LabelSpace({"classes": tuple("abcde")}), {"classes": logits}, {"classes": labels}, {})
+    assert telling(five) == {"top-1": 0.5}
     assert five.scores() == {"top1": 0.5, "top5": 1.0, "videos": 2, "unreadable": 0}
-    assert of([[*range(7)]], [1]).shares_in_words() == {"top-1": 0.0, "top-5": 0.0}
+    assert telling(of([[*range(7)]], [1])) == {"top-1": 0.0, "top-5": 0.0}
 
 
 def test_calibration_is_of_the_videos_that_could_be_read() -> None:
@@ -214,7 +220,7 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
         {"verb": VERBS, "noun": NOUNS},
         "",
     )
-    found = evaluate(model, videos, num_clips=2, num_crops=1)
+    found = evaluate(model, videos, Views(2))
 
     hits = {f"{head}_top{k}": 0 for head in ("verb", "noun", "action") for k in (1, 5)}
     for path, label in zip(paths, labels, strict=True):
@@ -242,7 +248,7 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
     assert scores == pytest.approx({name: count / 12 for name, count in hits.items()})
     # The case tells the scores apart.
     assert len(set(hits.values())) > 3
-    assert found.shares_in_words()["action top-5"] == scores["action_top5"]
+    assert telling(found)["action top-5"] == scores["action_top5"]
 
     written = draw_confusions(found, tmp_path)
     assert [path.name for path in written] == ["confusion_verb.png", "confusion_noun.png"]
@@ -257,8 +263,8 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
 def test_heads_of_other_names_are_joined_under_them() -> None:
     logits = {"who": Tensor([[1, 0], [1, 0]]), "where": Tensor([[1, 0], [1, 0]])}
     labels = {"who": torch.tensor([0, 0]), "where": torch.tensor([0, 1])}
-    found = Evaluation(logits, labels, {"who": ("a", "b"), "where": ("c", "d")}, {})
-    assert found.shares() == {
+    found = Evaluation(LabelSpace({"who": ("a", "b"), "where": ("c", "d")}), logits, labels, {})
+    assert {metric.key: value for metric, value in found.metrics().items()} == {
         **{"who_top1": 1.0, "who_top5": 1.0, "where_top1": 0.5, "where_top5": 1.0},
         **{"who+where_top1": 0.5, "who+where_top5": 1.0},
     }
@@ -276,7 +282,7 @@ def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_p
         "",
         multi_label=True,
     )
-    found = evaluate(model, videos, num_clips=2, num_crops=1)
+    found = evaluate(model, videos, Views(2))
 
     each = [plain_logits(model, path) for path in paths]
     expected: list[float | None] = []
@@ -294,7 +300,7 @@ def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_p
     known = [value for value in expected if value is not None]
     assert len(known) == 6
     assert found.scores() == {"mAP": pytest.approx(sum(known) / 6), "videos": 12, "unreadable": 1}
-    assert found.shares_in_words() == {"mAP": found.scores()["mAP"]}
+    assert telling(found) == {"mAP": found.scores()["mAP"]}
     rows = found.per_class()
     assert [row["average_precision"] for row in rows[:6]] == pytest.approx(known)
     assert rows[6] == {"class": "towel", "videos": 0, "average_precision": None}

@@ -13,7 +13,8 @@ from vivit.data.datasets import VideoSet, open_split
 from vivit.evaluation import partial
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.partial import PartialLogits
-from vivit.evaluation.report import evaluate_and_report
+from vivit.evaluation.score import score_model
+from vivit.inference.views import Average, Views
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
 
@@ -60,11 +61,11 @@ def stop_after(count: int) -> Callable[[int], None]:
 
 
 def run(
-    model: ViViT, videos: VideoSet, out: Path | None = None, progress: Callable[[int], None] | None = None
+    model: ViViT, videos: VideoSet, out: Path | None = None, progress: Callable[[int], object] = lambda done: None
 ) -> Evaluation:
     """Four views of each: four videos go through the network at once."""
     kept = PartialLogits(out, "a") if out is not None else None
-    return evaluate(model, videos, num_clips=4, num_crops=1, progress=progress, partial=kept)
+    return evaluate(model, videos, Views(4), progress=progress, partial=kept)
 
 
 def assert_same(some: Evaluation, other: Evaluation) -> None:
@@ -140,16 +141,17 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from vivit.evaluation import evaluate, partial, report
+from vivit.evaluation import evaluate, partial, score
+from vivit.inference.views import Views
 
 def progress_and_die(*args, progress, **kwargs):
     return evaluate.evaluate(*args, progress=lambda done: done == 11 and os.kill(os.getpid(), signal.SIGKILL), **kwargs)
 
 torch.set_num_threads(1)
 partial.SAVE_EVERY = 0.0
-report.evaluate = progress_and_die
+score.evaluate = progress_and_die
 data, model, out = map(Path, sys.argv[1:])
-report.evaluate_and_report(data, model, views="4x1", split="all", out=out, device="cpu", workers=0)
+score.score_model(data, model, views=Views(4), split="all", out=out, device="cpu")
 """
 
 
@@ -158,8 +160,8 @@ def test_a_killed_command_goes_on_where_it_was(
 ) -> None:
     model.save_pretrained(tmp_path / "model")
 
-    def score(out: Path, views: str = "4x1") -> str:
-        evaluate_and_report(data, tmp_path / "model", views=views, split="all", out=out, device="cpu", workers=0)
+    def score(out: Path, views: Views = Views(4)) -> str:
+        score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu")
         return capsys.readouterr().out
 
     out = tmp_path / "out"
@@ -167,7 +169,7 @@ def test_a_killed_command_goes_on_where_it_was(
     assert killed.returncode == -9
     assert not (out / "scores.json").exists()
     # Other views are another evaluation, and leave this one as it is.
-    assert "going on" not in score(out, "2x1")
+    assert "going on" not in score(out, Views(2))
     assert "going on after 8 of 12 videos\n" in score(out)
     assert "going on" not in score(tmp_path / "whole")
     for file in ("scores.json", "per_video.csv"):
@@ -185,18 +187,10 @@ def test_other_weights_or_videos_are_another_evaluation(
     (out / "scores.json").mkdir()
     (out / "scores.json" / "in_the_way").touch()
 
-    def goes_on(average: str = "logits") -> bool:
+    def goes_on(average: Average = "logits") -> bool:
         with pytest.raises(Exception, match=r"scores\.json"):
-            evaluate_and_report(
-                data,
-                tmp_path / "model",
-                views="1x1",
-                split="all",
-                out=out,
-                device="cpu",
-                workers=0,
-                average="probabilities" if average == "probabilities" else "logits",
-            )
+            views = Views(average=average)
+            score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu")
         return "going on" in capsys.readouterr().out
 
     monkeypatch.setattr("vivit.evaluation.evaluate.BATCH", 4)

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from vivit.data.datasets import VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate
+from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
+from vivit.runtime import Ranks
 from vivit.training.recipe import Recipe
 from vivit.weights.store import load
 
@@ -27,7 +29,9 @@ from accelerate.utils import gather_object
 from safetensors.torch import save_file
 from vivit.data.datasets import VideoSet, open_split
 from vivit.evaluation.evaluate import evaluate
-from vivit.evaluation.report import evaluate_and_report
+from vivit.evaluation.score import score_model
+from vivit.inference.views import Views
+from vivit.runtime import Ranks
 from vivit.weights.store import load
 
 data, folder = map(Path, sys.argv[1:])
@@ -42,7 +46,7 @@ def share(rank, size, count, port):
     state = join(rank, size, port)
     videos = open_split(data, "all")
     found = evaluate(load(folder / "model"), VideoSet(videos.videos[:count], videos.classes, ""),
-                     num_clips=2, num_crops=1, rank=rank, world_size=size, gather=gather_object)
+                     Views(2), ranks=Ranks(rank, size, gather_object))
     name = f"{size} processes, {count} videos, {rank}"
     save_file(dict(found.logits), folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps([list(found.failures.items()), found.scores()]))
@@ -52,7 +56,7 @@ def command(rank, size, count, port):
     state = join(rank, size, port)
     (folder / "printed").mkdir(exist_ok=True)
     sys.stdout = open(folder / "printed" / f"{rank}.txt", "w")
-    evaluate_and_report(data, folder / "model", views="2x1", split="all", out=folder / "out", device="cpu", workers=0)
+    score_model(data, folder / "model", views=Views(2), split="all", out=folder / "out", device="cpu")
     sys.stdout.close()
     state.destroy_process_group()
 
@@ -107,7 +111,7 @@ def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(data: Path, folder: Path, count: int) -> Evaluation:
     videos = open_split(data, "all")
     few = VideoSet(videos.videos[:count], videos.classes, "")
-    return evaluate(load(folder / "model"), few, num_clips=2, num_crops=1)
+    return evaluate(load(folder / "model"), few, Views(2))
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 12), (3, 11), (3, 2)])
@@ -140,4 +144,4 @@ def test_of_the_command_one_process_prints_and_writes(data: Path, shared: Path) 
 def test_parts_that_nobody_puts_together_are_refused(data: Path, tiny_recipe: Recipe) -> None:
     model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
     with pytest.raises(ValueError, match="gather"):
-        evaluate(model, open_split(data, "all"), num_clips=1, num_crops=1, rank=0, world_size=2)
+        evaluate(model, open_split(data, "all"), ranks=Ranks(0, 2))

@@ -22,6 +22,7 @@ from vivit.data.manifest import data_hash
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
+from vivit.labels import LabelSpace
 from vivit.report.curves import MOST_POINTS, draw_curves, extremes, running_mean
 from vivit.report.run_page import CLIP_BYTES, MOST_CLIPS, write_report
 from vivit.training.recipe import Recipe
@@ -172,7 +173,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path, held_
     logits = {"classes": torch.tensor([[3.0, 0.0], [2.0, 0.0]])}
     labels = {"classes": torch.tensor([video.labels["classes"] for video in held_out.videos])}
     assert sorted(labels["classes"].tolist()) == [0, 1]
-    evaluation = Evaluation(logits, labels, held_out.classes, {})
+    evaluation = Evaluation(LabelSpace(held_out.classes), logits, labels, {})
     write_per_video(evaluation, held_out, folder / "val_predictions.csv")
     save_file({"a": torch.zeros(1000, 300), "b": torch.zeros(7)}, folder / "model.safetensors")
     return folder

@@ -287,7 +287,7 @@ def test_more_videos_cost_their_shards_alone(videos: VideoSet, tmp_path: Path, e
         encoded.clear()
         logits = validation_logits(model, some, tmp_path)
         assert len(encoded) == computed
-        torch.testing.assert_close(logits, evaluate(model, some, num_clips=1, num_crops=1).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits, evaluate(model, some).logits, rtol=0, atol=1e-5)
 
 
 def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
@@ -454,7 +454,7 @@ def test_validation_logits_are_those_of_evaluate(fields: dict[str, Any], broken:
     ]
     headed = VideoSet(tuple(labelled), {head: broken.classes["classes"] for head in names}, broken.source)
     logits, failures = FeatureCache(model, tmp_path / "features").validation(headed, clip_spec(model)).logits(part)
-    expected = evaluate(model, headed, num_clips=1, num_crops=1)
+    expected = evaluate(model, headed)
     assert logits.keys() == names.keys()
     for head, values in logits.items():
         torch.testing.assert_close(values, expected.logits[head], rtol=0, atol=1e-5, equal_nan=True)

@@ -96,7 +96,7 @@ def test_learns_bright_from_dark_and_leaves_true_records(
         assert predictor.predict(bright_dark / name / f"{name}0.mp4").labels[0].label == name
 
     # An evaluation done anew, with the weights on the disk, gives the numbers in the records.
-    again = evaluate(load(run), open_split(bright_dark, "val"), num_clips=1, num_crops=1)
+    again = evaluate(load(run), open_split(bright_dark, "val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -318,7 +318,7 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
     rows = read_metrics(tmp_path / "run")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["verb_top1"] == 1.0
-    again = evaluate(load(tmp_path / "run"), open_split(verbs_and_nouns, "val"), num_clips=1, num_crops=1)
+    again = evaluate(load(tmp_path / "run"), open_split(verbs_and_nouns, "val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     assert {"verb_top1", "noun_top5", "action_top1"} < again.scores().keys()
     # To be seen: on the terminal, as curves and as pictures.
@@ -386,7 +386,7 @@ def test_any_number_of_labels_is_learnt_and_scored(
     # Three classes that are as likely as not have a loss of 3 · log 2 = 2.08 before the first step.
     assert 1.5 < rows[0]["loss"] < 2.5
     assert rows[-1]["loss"] < 1.0
-    again = evaluate(load(run), open_split(data, "val"), num_clips=1, num_crops=1)
+    again = evaluate(load(run), open_split(data, "val"))
     assert [row["videos"] for row in again.per_class()] == [2, 0, 3]
     light, never, _ = again.per_class()
     assert (light["class"], light["average_precision"]) == ("light", 1.0)

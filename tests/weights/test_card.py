@@ -13,9 +13,13 @@ from markdown_it import MarkdownIt
 from safetensors import safe_open
 
 from vivit.config import ModelConfig, Preprocessing
+from vivit.labels import Metric
 from vivit.model.vivit import ViViT
 from vivit.weights.card import card, score_card
 from vivit.weights.store import save
+
+TOP1, TOP5 = (Metric(("classes",), k) for k in (1, 5))
+SCORES = {TOP1: 0.5, TOP5: 1.0}
 
 SIZES: dict[str, Any] = {
     "variant": "factorised_encoder",
@@ -84,7 +88,7 @@ def build(names: list[str] | None = None, **fields: Any) -> ViViT:
 
 
 def test_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:
-    about: dict[str, Any] = {"licence": "apache-2.0", "data": "Kinetics", "scores": {"top1": 0.81237, "top5": 0.95}}
+    about: dict[str, Any] = {"licence": "apache-2.0", "data": "Kinetics", "scores": {TOP1: 0.81237, TOP5: 0.95}}
     save(build(["wave", "jump"]), tmp_path / "gestures", **about)
     metadata, text = read(tmp_path / "gestures" / "README.md")
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("vivit", "video-classification")
@@ -103,7 +107,7 @@ def test_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:
 
 def test_text_tells_the_model(tmp_path: Path) -> None:
     model = build(["wave", "jump"])
-    save(model, tmp_path / "gestures", licence="mit", data="clips of a test", scores={"top1": 0.81237})
+    save(model, tmp_path / "gestures", licence="mit", data="clips of a test", scores={TOP1: 0.81237})
     _, text = read(tmp_path / "gestures" / "README.md")
     assert list(text.sections) == SECTIONS
     architecture, scores = text.tables
@@ -187,10 +191,10 @@ PLAIN = ["a|b", "key: value", "C#", "😀", "naïve", "50% off"]
 
 @pytest.mark.parametrize("name", [*HOSTILE, *PLAIN])
 def test_class_names_break_nothing(tmp_path: Path, name: str) -> None:
-    save(build(["wave", "jump", "run"]), tmp_path / "plain", scores={"top1": 0.5})
+    save(build(["wave", "jump", "run"]), tmp_path / "plain", scores={TOP1: 0.5})
     _, plain = read(tmp_path / "plain" / "README.md")
     for names in ([name, "wave", "jump"], ["wave", name, "jump"], ["wave", "jump", name]):
-        save(build(names), tmp_path / "model", licence="apache-2.0", scores={"top1": 0.5})
+        save(build(names), tmp_path / "model", licence="apache-2.0", scores={TOP1: 0.5})
         metadata, text = read(tmp_path / "model" / "README.md")
         assert metadata["license"] == "apache-2.0"
         assert list(text.sections) == SECTIONS
@@ -204,7 +208,7 @@ def test_class_names_break_nothing(tmp_path: Path, name: str) -> None:
 def test_hostile_words_of_the_author_break_nothing(tmp_path: Path) -> None:
     data = "My: data | set #1 \"quoted\" 'twice' {a} [b] & * ! %"
     folder = tmp_path / "a: b # c - [d] 😀"
-    save(build(["wave", "jump"]), folder, data=data, licence="other: #1", scores={"top1": 0.5})
+    save(build(["wave", "jump"]), folder, data=data, licence="other: #1", scores={TOP1: 0.5})
     metadata, text = read(folder / "README.md")
     assert metadata["license"] == "other: #1"
     assert metadata["model-index"][0]["name"] == folder.name
@@ -216,7 +220,7 @@ def test_hostile_words_of_the_author_break_nothing(tmp_path: Path) -> None:
 def test_name_of_the_scored_data_does_not_break_the_table(tmp_path: Path) -> None:
     model = build(["wave", "jump"])
     save(model, tmp_path, licence="mit")
-    score_card(tmp_path, model, {"top1": 0.5, "top5": 1.0}, "my|data, val, 4x3 views")
+    score_card(tmp_path, model, SCORES, "my|data, val, 4x3 views")
     metadata, text = read(tmp_path / "README.md")
     assert metadata["model-index"][0]["results"][0]["dataset"]["name"] == "my|data, val, 4x3 views"
     _, scores = text.tables
@@ -226,10 +230,10 @@ def test_name_of_the_scored_data_does_not_break_the_table(tmp_path: Path) -> Non
 
 def test_scores_do_not_replace_a_card_written_by_hand_or_make_one(tmp_path: Path) -> None:
     model = build(["wave", "jump"])
-    score_card(tmp_path, model, {"top1": 0.5, "top5": 1.0}, "data")
+    score_card(tmp_path, model, SCORES, "data")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "README.md").write_text("mine")
-    score_card(tmp_path, model, {"top1": 0.5, "top5": 1.0}, "data")
+    score_card(tmp_path, model, SCORES, "data")
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
@@ -237,7 +241,7 @@ def test_a_card_written_by_hand_stays(tmp_path: Path) -> None:
     save(build(["wave", "jump"]), tmp_path, licence="mit")
     by_hand = b"---\nlicense: mit\n---\r\n# My model\nas I tell it \xff\n"
     (tmp_path / "README.md").write_bytes(by_hand)
-    save(build(["run", "sit"]), tmp_path, licence="apache-2.0", scores={"top1": 0.5})
+    save(build(["run", "sit"]), tmp_path, licence="apache-2.0", scores={TOP1: 0.5})
     assert (tmp_path / "README.md").read_bytes() == by_hand
     (tmp_path / "README.md").write_bytes(b"")
     save(build(["run", "sit"]), tmp_path)
@@ -257,8 +261,8 @@ def test_a_card_of_ours_taken_over_by_hand_stays(tmp_path: Path) -> None:
 
 
 def test_a_card_of_ours_is_replaced(tmp_path: Path) -> None:
-    save(build(["wave", "jump"]), tmp_path, scores={"top1": 0.25})
-    save(build(["run", "sit"]), tmp_path, scores={"top1": 0.75})
+    save(build(["wave", "jump"]), tmp_path, scores={TOP1: 0.25})
+    save(build(["run", "sit"]), tmp_path, scores={TOP1: 0.75})
     metadata, text = read(tmp_path / "README.md")
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
     assert text.sections["Classes"] == ["run, sit"]
@@ -273,7 +277,7 @@ def test_metadata_spoilt_by_hand_does_not_stop_saving(tmp_path: Path, metadata: 
     text = (tmp_path / "README.md").read_text()
     _, _, rest = text.split("---\n", 2)
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n{rest}")
-    score_card(tmp_path, build(["run", "sit"]), {"top1": 0.5, "top5": 1.0}, "data")
+    score_card(tmp_path, build(["run", "sit"]), SCORES, "data")
     _, written = read(tmp_path / "README.md")
     assert written.sections["Classes"] == ["run, sit"]
 
@@ -292,7 +296,7 @@ def test_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(ModelCard, "validate", connect)
-    save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={"top1": 0.5})
+    save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={TOP1: 0.5})
     # Over one of ours too, which is read again.
-    save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={"top1": 0.5})
+    save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={TOP1: 0.5})
     assert (tmp_path / "README.md").is_file()

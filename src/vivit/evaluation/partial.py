@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, on disk, so that one that was stopped goes on where it was."""
+"""The logits that an evaluation has so far, on disk, so that an interrupted one can continue."""
 
 import shutil
 import time
@@ -12,50 +12,47 @@ from torch import Tensor
 
 from vivit.files import as_weights, make_folder, write_files
 
-# Seconds of work that may be lost.
+# Seconds between two files: at most this much work is lost.
 SAVE_EVERY = 20.0
-# Which videos a file is of; what else it has begins with HEAD.
+# Tensors in a file: the videos' indices, and the logits of each head under this prefix.
 INDICES, HEAD = "indices", "logits."
 
 
 class PartialLogits:
-    """The logits of the videos that are done, in a folder of files each of which is there whole or not at all.
-
-    Several processes may write to it at once, each for videos of its own.
-    """
+    """The logits of the finished videos, in a folder of files; several ranks may write, each for its own videos."""
 
     def __init__(self, out: Path, key: str) -> None:
-        """Read what there is; a file that is damaged counts as not there.
+        """Read what has been saved; damaged files are ignored.
 
         Args:
             out: the folder of the evaluation.
-            key: a name that tells all that the logits depend on; under another key there are other logits.
+            key: names everything the logits depend on; logits under another key are not seen.
         """
         self.folder = out / f"unfinished-{key}"
         self.done = _read(self.folder)
-        """The number of a video → head → (K,), as it was when this was made."""
+        """Video index → head → (K,), as found on disk."""
         self._unsaved: dict[int, dict[str, Tensor]] = {}
         self._saved_at = time.monotonic()
 
     def add(self, indices: Sequence[int], logits: Mapping[str, Tensor]) -> None:
-        """Take logits (len(indices), K) of each head; from time to time what was taken is written.
+        """Add logits, head → (len(indices), K); they are saved every SAVE_EVERY seconds.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: they cannot be written.
         """
         for row, index in enumerate(indices):
             self._unsaved[index] = {head: values[row] for head, values in logits.items()}
         if time.monotonic() - self._saved_at >= SAVE_EVERY:
             rows = {HEAD + head: torch.stack([row[head] for row in self._unsaved.values()]) for head in logits}
             make_folder(self.folder)
-            # The first video is in no other file.
+            # No other file has this video.
             file = self.folder / f"{next(iter(self._unsaved)):09d}.safetensors"
             write_files({file: as_weights({INDICES: torch.tensor(list(self._unsaved)), **rows})})
             self._unsaved.clear()
             self._saved_at = time.monotonic()
 
     def remove(self) -> None:
-        """Once the evaluation is at its end."""
+        """Delete the folder, once the evaluation is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

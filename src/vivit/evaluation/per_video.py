@@ -1,6 +1,5 @@
-"""What a model said of each video, as a table in CSV or Parquet."""
+"""A model's answer to each video, as a table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,10 @@ from torch import Tensor
 from vivit.data.datasets import VideoSet
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.metrics import label_ranks
+from vivit.labels import LabelSpace
 from vivit.tables import write_table
 
-# Of many labels: those named, with their probabilities, whether or not they are predicted.
+# If multi_label: how many labels are named with their probabilities, predicted or not.
 TOP_LABELS = 5
 NO_NUMBERS = "the model's answer is not a number (NaN)"
 
@@ -19,11 +19,13 @@ NO_NUMBERS = "the model's answer is not a number (NaN)"
 def per_video_rows(evaluation: Evaluation, videos: VideoSet) -> list[dict[str, Any]]:
     """A row for each video, in their order.
 
-    Of every row: `video`, `start` and `end` (seconds; None for a whole video), `error` (why there is no answer, else
-    ""). Then of each head, with "verb_" before them for the head "verb" where there are several: `label`, `predicted`,
-    `probability` (of what is predicted), `label_probability` and `label_rank` (1 for the most probable class). Where a
-    video has many labels: `labels`, `predicted` (those more probable than not), `top_labels` (the five most probable
-    ones) and their `top_probabilities`, each joined by ";". Without an answer the model's columns are "" or None.
+    Every row has `video`, `start` and `end` (seconds; None for a whole video), and `error` (why there is no answer, or
+    ""). Each head adds columns, prefixed by "verb_" for the head "verb" if there are several:
+    - `label`, `predicted`, `probability` (of the predicted class), `label_probability` and `label_rank` (1 for the most
+      probable class);
+    - if multi_label: `labels`, `predicted` (those with a probability above 0.5), `top_labels` (the five most probable)
+      and `top_probabilities`, each joined by ";".
+    Without an answer, the model's columns are "" or None.
     """
     read = evaluation.read.tolist()
     rows: list[dict[str, Any]] = []
@@ -31,33 +33,26 @@ def per_video_rows(evaluation: Evaluation, videos: VideoSet) -> list[dict[str, A
         start, end = video.span or (None, None)
         error = evaluation.failures.get(index, "" if read[index] else NO_NUMBERS)
         rows.append({"video": str(video.source), "start": start, "end": end, "error": error})
-    of_head = _many_labels if evaluation.multi_label else _one_label
-    for head, names in evaluation.classes.items():
-        prefix = "" if len(evaluation.classes) == 1 else f"{head}_"
-        columns = of_head(evaluation.logits[head].double(), evaluation.labels[head], names, read)
+    space = evaluation.space
+    answer = _many_labels if space.multi_label else _one_label
+    for head in space.heads:
+        columns = answer(space, head, evaluation.logits[head].double(), evaluation.truth[head], read)
         for row, of_video in zip(rows, columns, strict=True):
-            row.update({prefix + column: value for column, value in of_video.items()})
+            row.update({space.column(head, column): value for column, value in of_video.items()})
     return rows
 
 
 def write_per_video(evaluation: Evaluation, videos: VideoSet, path: Path) -> None:
-    """Write `per_video_rows` to a .csv or .parquet file.
-
-    In CSV, text that a spreadsheet would run as a formula has a ' before it: names of files and classes come from
-    whoever made the data. Parquet has it as it is.
-
-    Raises:
-        UserError: another kind of file, pyarrow is missing, or the file cannot be written.
-    """
+    """Write `per_video_rows` as `write_table` does. Raises UserError."""
     rows = per_video_rows(evaluation, videos)
     write_table(path, rows, {column: _type(column) for column in rows[0]})
 
 
-def _one_label(logits: Tensor, labels: Tensor, names: Sequence[str], read: Sequence[bool]) -> list[dict[str, Any]]:
-    probabilities = logits.softmax(dim=1)
-    predicted, ranks = logits.argmax(dim=1).tolist(), label_ranks(logits, labels).tolist()
+def _one_label(space: LabelSpace, head: str, logits: Tensor, truth: Tensor, read: list[bool]) -> list[dict[str, Any]]:
+    names, probabilities = space.classes[head], space.probabilities(logits)
+    predicted, ranks = logits.argmax(dim=1).tolist(), label_ranks(logits, truth).tolist()
     columns = []
-    for row, label in enumerate(labels.tolist()):
+    for row, label in enumerate(truth.tolist()):
         answer: dict[str, Any] = {"predicted": "", "probability": None, "label_probability": None, "label_rank": None}
         if read[row]:
             answer = {
@@ -70,18 +65,16 @@ def _one_label(logits: Tensor, labels: Tensor, names: Sequence[str], read: Seque
     return columns
 
 
-def _many_labels(logits: Tensor, labels: Tensor, names: Sequence[str], read: Sequence[bool]) -> list[dict[str, Any]]:
-    probabilities, order = logits.sigmoid().sort(dim=1, descending=True, stable=True)
+def _many_labels(space: LabelSpace, head: str, logits: Tensor, truth: Tensor, read: list[bool]) -> list[dict[str, Any]]:
     columns = []
-    for row, has in enumerate(labels.tolist()):
-        ranked = [(names[k], p) for k, p in zip(order[row].tolist(), probabilities[row].tolist(), strict=True)]
-        answered = ranked if read[row] else []
+    for row, applies in enumerate(truth.tolist()):
+        ranked = space.ranked(head, logits[row]) if read[row] else []
         columns.append(
             {
-                "labels": ";".join(name for name, applies in zip(names, has, strict=True) if applies),
-                "predicted": ";".join(name for name, probability in answered if probability > 0.5),
-                "top_labels": ";".join(name for name, _ in answered[:TOP_LABELS]),
-                "top_probabilities": ";".join(f"{probability:.6g}" for _, probability in answered[:TOP_LABELS]),
+                "labels": ";".join(name for name, it in zip(space.classes[head], applies, strict=True) if it),
+                "predicted": ";".join(name for name, probability in ranked if probability > 0.5),
+                "top_labels": ";".join(name for name, _ in ranked[:TOP_LABELS]),
+                "top_probabilities": ";".join(f"{probability:.6g}" for _, probability in ranked[:TOP_LABELS]),
             }
         )
     return columns

@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vivit.errors import UserError
-from vivit.evaluation.report import evaluate_and_report
+from vivit.evaluation.score import score_model
 from vivit.experiments.camera_motion import generate
 from vivit.inference.predictor import Predictor
+from vivit.inference.views import Views
 from vivit.report.demo_page import Example, Trained, write_page
 from vivit.report.run_page import write_report
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.train import train
+from vivit.video.options import ReadOptions
 
 VIEWS = "4x1"
 EXAMPLES = 18
@@ -47,9 +49,8 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
         say(f"\n[bold]{name}[/bold]")
         train(data, folder, its_recipe, device=device, workers=workers, keep_decoded=True)
         write_report(folder)
-        evaluation = evaluate_and_report(
-            data, folder, views=VIEWS, split="val", out=folder / "evaluation", device=device, workers=workers
-        )
+        read = ReadOptions(workers=workers)
+        evaluation = score_model(data, folder, views=Views.parse(VIEWS), device=device, read=read)
         trained.append(Trained(name, folder, evaluation))
 
     say("\n[bold]predictions[/bold] for videos that were not trained on")

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from vivit.errors import UserError
-from vivit.inference.views import clip_spec, mean_logits
+from vivit.inference.views import Views, clip_spec, mean_logits
+from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.runtime import pick_device
 from vivit.video.clips import read_views
 from vivit.video.options import ReadOptions
-from vivit.video.sampling import parse_views
 from vivit.weights.store import load
 
 
@@ -19,16 +17,16 @@ from vivit.weights.store import load
 class ScoredLabel:
     label: str
     score: float
-    """Of the logits averaged over the views: their softmax, or each one's sigmoid where labels are many."""
+    """Its probability: the softmax of the logits averaged over the views, or their sigmoid if multi_label."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in a video."""
+    """The labels that a model gives a video."""
 
     video: Path
     heads: dict[str, tuple[ScoredLabel, ...]]
-    """head → its labels, the most probable first; the one head of a model without named heads is "classes"."""
+    """head → its labels, the most probable first."""
 
     @property
     def labels(self) -> tuple[ScoredLabel, ...]:
@@ -37,46 +35,42 @@ class Prediction:
         return labels
 
     def to_json(self, top: int) -> dict[str, Any]:
-        """{"video": …, "predictions": [{"label": …, "score": …}, …]}; several named heads are head → such a list."""
+        """{"video": …, "predictions": [{"label": …, "score": …}, …]}; named heads give head → such a list."""
         lists = {
             head: [{"label": scored.label, "score": scored.score} for scored in labels[:top]]
             for head, labels in self.heads.items()
         }
-        return {"video": str(self.video), "predictions": lists.get("classes", lists)}
+        return {"video": str(self.video), "predictions": lists.get(ONLY_HEAD, lists)}
 
 
 class Predictor:
-    """A model, ready for video files."""
+    """A model that labels video files."""
 
-    def __init__(self, model: str | Path, device: str = "auto", options: ReadOptions = ReadOptions()) -> None:
+    def __init__(self, model: str | Path, device: str = "auto", read: ReadOptions = ReadOptions()) -> None:
         """Load a model folder or Hub id.
 
         Args:
-            options: how videos are read; with a timeout, a file that crashes the decoder does no harm to this process.
+            read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
 
         Raises:
             UserError: there is no such model, or it has no class names.
         """
+        read.check()
         self.model = load(model)
         if self.model.classes is None:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
-        self.classes = self.model.classes
+        self.labels = LabelSpace(self.model.classes, self.model.config.multi_label)
         self.model.to(pick_device(device))
-        self.read, self.decoder = options.reader(), options.decoder
+        self._read, self._decoder = read.reader(), read.decoder
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
-        """Label a video, from `views` clips x crops of it. Raises VideoError where it cannot be read."""
-        num_clips, num_crops = parse_views(views)
-        clips = self.read(read_views, Path(video), clip_spec(self.model), num_clips, num_crops, None, self.decoder)
-        multi_label = self.model.config.multi_label
+        """Label a video by the mean over views, given as clips x crops. Raises VideoError if it cannot be read."""
+        wanted = Views.parse(views)
+        spec = clip_spec(self.model)
+        clips = self._read(read_views, Path(video), spec, wanted.clips, wanted.crops, None, self._decoder)
+        logits = mean_logits(self.model, [clips])
         heads = {
-            head: _rank(values[0], self.classes[head], multi_label)
-            for head, values in mean_logits(self.model, [clips]).items()
+            head: tuple(ScoredLabel(*scored) for scored in self.labels.ranked(head, values[0]))
+            for head, values in logits.items()
         }
         return Prediction(Path(video), heads)
-
-
-def _rank(logits: Tensor, names: tuple[str, ...], multi_label: bool) -> tuple[ScoredLabel, ...]:
-    probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=0)
-    scores, order = probabilities.sort(descending=True, stable=True)
-    return tuple(ScoredLabel(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True))

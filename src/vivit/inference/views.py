@@ -2,22 +2,48 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vivit.labels import by_head
 from vivit.model.vivit import ViViT
 from vivit.video.clips import ClipSpec
+from vivit.video.sampling import parse_views
 
 Average = Literal["logits", "probabilities"]
-# How many views go through the network at once.
+# Views that go through the network at once.
 BATCH = 16
 
 
+@dataclass(frozen=True)
+class Views:
+    """Which views of a video a model sees, and how their answers become one."""
+
+    clips: int = 1
+    crops: int = 1
+    """Of each clip."""
+    average: Average = "logits"
+    """See `mean_over_views`."""
+
+    @classmethod
+    def parse(cls, text: str, average: Average = "logits") -> Self:
+        """Read "4x3", which means 4 clips x 3 crops. Raises UserError."""
+        return cls(*parse_views(text), average)
+
+    @property
+    def count(self) -> int:
+        return self.clips * self.crops
+
+    def __str__(self) -> str:
+        return f"{self.clips}x{self.crops}"
+
+
 def clip_spec(model: ViViT) -> ClipSpec:
-    """The clips that the model was trained on."""
+    """The kind of clip that the model was trained on."""
     config, preprocessing = model.config, model.preprocessing
     return ClipSpec(
         num_frames=config.num_frames,
@@ -30,20 +56,19 @@ def clip_spec(model: ViViT) -> ClipSpec:
 
 @torch.inference_mode()
 def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logits") -> dict[str, Tensor]:
-    """Each video's logits, averaged over its views.
+    """The logits of each video, averaged over its views.
 
     Args:
-        videos: of each its views, (V, T, C, H, W) uint8; V may differ.
+        videos: the views of each video, (V, T, C, H, W) uint8; V may differ.
         average: see `mean_over_views`.
 
     Returns:
-        head → (number of videos, K) on the CPU; the one head of a model without named heads is "classes".
+        head → (number of videos, K) on the CPU.
     """
     device = next(model.parameters()).device
     answers: dict[str, list[Tensor]] = {}
     for views in torch.cat(list(videos)).split(BATCH):
-        logits = model(views.to(device))
-        for head, values in (logits if isinstance(logits, dict) else {"classes": logits}).items():
+        for head, values in by_head(model(views.to(device))).items():
             answers.setdefault(head, []).append(values.float().cpu())
     counts = [len(views) for views in videos]
     multi_label = model.config.multi_label
@@ -54,18 +79,18 @@ def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logi
 
 
 def mean_over_views(logits: Tensor, average: Average, multi_label: bool) -> Tensor:
-    """One answer out of those for each view: (V, K) → (K,).
+    """The logits of all views as one: (V, K) → (K,).
 
     Args:
-        average: "logits" is their mean, as the official code has it by default (Scenic: `test_step` of
-            `vivit/train_utils.py`). "probabilities" is that whose softmax is the mean of the views' softmaxes or, where
-            labels are many, whose sigmoid is the mean of their sigmoids. So either is a logit to all that comes after.
+        average: "logits" takes their mean, the default of the official code (Scenic: `test_step` in
+            `vivit/train_utils.py`). "probabilities" returns logits whose softmax (sigmoid if multi_label) is the mean
+            of the views' softmaxes (sigmoids), so that later code treats both alike.
     """
     if average == "logits":
         return logits.mean(dim=0)
     logits = logits.double()
     if multi_label:
-        # The log of p / (1 − p) for the mean p; the number of views is in both sums.
+        # log(p / (1 − p)) of the mean p; the number of views cancels out.
         mean = F.logsigmoid(logits).logsumexp(dim=0) - F.logsigmoid(-logits).logsumexp(dim=0)
     else:
         mean = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))

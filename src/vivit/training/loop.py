@@ -20,8 +20,8 @@ from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import Interrupted, Stopped, UserError
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
+from vivit.evaluation.pictures import draw_confusions
 from vivit.model.vivit import ViViT
-from vivit.report.pictures import draw_confusions
 from vivit.runtime import peak_memory
 from vivit.training.checkpoint import Checkpoints, kept_weights
 from vivit.training.distributed import everyones, summed
@@ -77,14 +77,15 @@ class Scorer:
         if self.accelerator.is_main_process:
             row = {"epoch": epoch, "step": step, "loss": loss, **evaluation.scores(), "data_hash": self.val_hash}
             self.run.note_epoch(row)
-            self.accelerator.log({f"val/{name}": value for name, value in evaluation.shares().items()}, step=step)
+            metrics = evaluation.metrics()
+            self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=step)
             draw_confusions(evaluation, self.run.path)
             write_per_video(evaluation, self.val_set, self.run.path / "val_predictions.csv")
             self.kept.save_pretrained(self.run.path)
             scored_on = f"{evaluation.num_videos} videos, data {self.val_hash[:HASH_DIGITS]}"
             words = f"{self.data_name}, val, 1x1 views, {scored_on}"
-            score_card(self.run.path, self.kept, evaluation.shares_that_tell(), words)
-            said = "  ".join(f"{name} {value:6.1%}" for name, value in evaluation.shares_in_words().items())
+            score_card(self.run.path, self.kept, metrics, words)
+            said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.tells)
             say(f"epoch {epoch:3d}  loss {loss:.3f}  val {said}")
         self.model.train()
         return evaluation

@@ -56,12 +56,8 @@ class FromVideos:
         return evaluate(
             model,
             val_set,
-            num_clips=1,
-            num_crops=1,
-            options=self.options,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            gather=ranks.gather,
+            read=reading.options,
+            ranks=ranks,
             stopping=reading.stopping,
             progress=lambda done: reading.report(f"{min(done * ranks.world_size, count)}/{count} scored"),
         )

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from vivit.files import as_text, write_files
+from vivit.labels import Metric
 
 if TYPE_CHECKING:
     from vivit.model.vivit import ViViT
@@ -16,7 +17,6 @@ CARD_FILE = "README.md"
 OURS = "<!-- Written by vivit with the weights. Take this line out and the text is yours: it is not replaced then. -->"
 SHOWN_CLASSES = 20
 ESCAPED_BAR = r"\|"  # within a table
-METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean average precision"}
 
 
 def is_written_by_hand(folder: Path) -> bool:
@@ -25,7 +25,7 @@ def is_written_by_hand(folder: Path) -> bool:
     return path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace")
 
 
-def score_card(folder: Path, model: "ViViT", scores: Mapping[str, float], scored_on: str) -> None:
+def score_card(folder: Path, model: "ViViT", scores: Mapping[Metric, float], scored_on: str) -> None:
     """Put scores into the card in a model's folder, where there is one of ours; the licence that it names stays."""
     path = folder / CARD_FILE
     if path.is_file() and not is_written_by_hand(folder):
@@ -40,7 +40,7 @@ def card(
     *,
     licence: str | None = None,
     data: str | None = None,
-    scores: Mapping[str, float] | None = None,
+    scores: Mapping[Metric, float] | None = None,
     scored_on: str | None = None,
 ) -> str:
     """The text of a card.
@@ -48,20 +48,21 @@ def card(
     Args:
         licence: as the Hub names licences; it says nothing of one that it is not told.
         data: what the model was trained on, where its origin does not say so.
-        scores: metric → value between 0 and 1.
+        scores: metric → value between 0 and 1; those that tell nothing are left out.
         scored_on: the data and views of the scores.
     """
     config = model.config
+    told = {metric: value for metric, value in (scores or {}).items() if metric.tells}
     results = [
         EvalResult(
             task_type="video-classification",
             dataset_type="custom",
             dataset_name=scored_on or data or "unnamed",
-            metric_type="mean_average_precision" if metric.endswith("mAP") else "accuracy",
+            metric_type="mean_average_precision" if metric.top is None else "accuracy",
             metric_name=_in_words(metric),
             metric_value=round(value, 4),
         )
-        for metric, value in (scores or {}).items()
+        for metric, value in told.items()
     ]
     metadata = ModelCardData(
         library_name="vivit",
@@ -113,9 +114,9 @@ def card(
         "## Scores",
         "",
     ]
-    if scores:
+    if told:
         lines += [f"| {(scored_on or 'metric').replace('|', ESCAPED_BAR)} | value |", "|---|---|"]
-        lines += [f"| {_in_words(metric)} | {value:.1%} |" for metric, value in scores.items()]
+        lines += [f"| {_in_words(metric)} | {value:.1%} |" for metric, value in told.items()]
     else:
         lines.append("None measured.")
     lines += ["", "## Classes", ""]
@@ -129,10 +130,9 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-def _in_words(metric: str) -> str:
-    """ "top-1 accuracy"; "verb top-1 accuracy" for one of several heads."""
-    head, _, of_head = metric.rpartition("_")
-    return f"{head} {METRICS[of_head]}".lstrip() if of_head in METRICS else metric
+def _in_words(metric: Metric) -> str:
+    """ "top-1 accuracy", "verb top-1 accuracy", "mean average precision"."""
+    return f"{metric.head} mean average precision".lstrip() if metric.top is None else f"{metric.title} accuracy"
 
 
 def _millions(count: int) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, model_val
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.files import as_json, as_text, as_weights, make_folder, write_files
+from vivit.labels import Metric
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface
 from vivit.weights.adapt import Classes, KernelInit, fit, named
@@ -51,7 +52,7 @@ def save(
     *,
     licence: str | None = None,
     data: str | None = None,
-    scores: Mapping[str, float] | None = None,
+    scores: Mapping[Metric, float] | None = None,
     name: str | None = None,
 ) -> None:
     """Write the model folder; what stood there is replaced whole or not at all, but for a card written by hand.

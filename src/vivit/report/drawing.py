@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from vivit.evaluation.evaluate import Evaluation
-from vivit.evaluation.metrics import Calibration
 from vivit.files import write_files
 
 # With more classes than this numbers do not fit into their cells.
@@ -26,35 +24,10 @@ DPI = 120
 PIXELS, BESIDE = 3, 7.5
 
 
-def draw_confusions(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write confusion.png, or confusion_HEAD.png for each of several heads; nothing where a video has many labels.
-
-    Returns:
-        The files written.
-    """
-    if evaluation.multi_label:
-        return []
-    paths = _paths(evaluation, folder, "confusion")
-    for head, path in paths.items():
-        draw_confusion(evaluation.confusion(head), evaluation.classes[head], path)
-    return list(paths.values())
-
-
-def draw_reliabilities(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write reliability.png, or one for each head, as `draw_confusions` does; nothing where no video could be read."""
-    written = []
-    for head, path in _paths(evaluation, folder, "reliability").items():
-        calibration = evaluation.calibration(head)
-        if calibration is not None:
-            draw_reliability(calibration, path)
-            written.append(path)
-    return written
-
-
-def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
-    """Write a picture of (K, K) counts, rows the true classes; colours are shares of the row."""
+def write_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a PNG of (K, K) counts: rows are the true classes, colours the fractions of a row."""
     number = len(classes)
-    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
     names = [_drawable(name) for name in classes]
     counted, named = number <= MOST_COUNTED, number <= MOST_NAMED
     with _any_text():
@@ -72,7 +45,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
             _tell_confusions(confusion, names, beside)
         # Without numbers in them, the cells of a few videos of a class must still be seen.
         colours = PowerNorm(1.0 if counted else 0.3, vmin=0, vmax=1)
-        axes.imshow(shares.numpy(), cmap="Blues", norm=colours, interpolation="nearest")
+        axes.imshow(shares, cmap="Blues", norm=colours, interpolation="nearest")
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if counted:
@@ -84,43 +57,43 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
         write_files({path: lambda unfinished: figure.savefig(unfinished, dpi=DPI, format="png")})
 
 
-def draw_reliability(calibration: Calibration, path: Path) -> None:
-    """Write a picture of accuracy over confidence, and below it how many predictions have which confidence."""
-    width = 1 / len(calibration.counts)
-    lefts = [number * width for number in range(len(calibration.counts))]
+def write_reliability(
+    path: Path,
+    error: float,
+    counts: Sequence[int],
+    confidence: Sequence[float | None],
+    accuracy: Sequence[float | None],
+) -> None:
+    """Write a PNG of accuracy over confidence, above a histogram of the confidence.
+
+    Args:
+        error: the expected calibration error.
+        counts, confidence, accuracy: predictions in each bin of equal width from 0 to 1, and their means or None.
+    """
+    width = 1 / len(counts)
+    lefts = [number * width for number in range(len(counts))]
     with _any_text():
         figure = Figure(figsize=(5.0, 6.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.bar(lefts, [value or 0.0 for value in calibration.accuracy], width, align="edge", edgecolor="white")
+        above.bar(lefts, [value or 0.0 for value in accuracy], width, align="edge", edgecolor="white")
         above.plot((0, 1), (0, 1), "--", color="grey", linewidth=1)
-        known = [
-            (confidence, accuracy)
-            for confidence, accuracy in zip(calibration.confidence, calibration.accuracy, strict=True)
-            if confidence is not None
-        ]
+        known = [pair for pair in zip(confidence, accuracy, strict=True) if None not in pair]
         above.plot(*zip(*known, strict=True), "o", color="black", markersize=4)
-        above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
-        count = sum(calibration.counts)
-        above.set_title(f"expected calibration error {calibration.error:.1%}, {count:,} predictions", fontsize=10)
-        below.bar(lefts, calibration.counts, width, align="edge", edgecolor="white")
+        above.set(xlim=(0, 1), ylim=(0, 1), ylabel="fraction that is right")
+        above.set_title(f"expected calibration error {error:.1%}, {sum(counts):,} predictions", fontsize=10)
+        below.bar(lefts, counts, width, align="edge", edgecolor="white")
         below.set(xlabel="probability of the predicted class", ylabel="predictions")
         write_files({path: lambda unfinished: figure.savefig(unfinished, dpi=DPI, format="png")})
 
 
-def _paths(evaluation: Evaluation, folder: Path, name: str) -> dict[str, Path]:
-    single = len(evaluation.classes) == 1
-    return {head: folder / (f"{name}.png" if single else f"{name}_{head}.png") for head in evaluation.classes}
-
-
-def _tell_confusions(confusion: Tensor, names: Sequence[str], axes: Axes) -> None:
+def _tell_confusions(confusion: np.ndarray, names: Sequence[str], axes: Axes) -> None:
     """The most frequent confusions, in words."""
-    wrong = confusion.clone()
-    wrong.fill_diagonal_(0)
-    counts, places = wrong.flatten().sort(descending=True, stable=True)
-    of_class = confusion.sum(dim=1).tolist()
+    wrong = confusion.flatten()
+    wrong[:: len(names) + 1] = 0
+    of_class = confusion.sum(axis=1)
     lines = []
-    for count, place in zip(counts[:TOLD].tolist(), places[:TOLD].tolist(), strict=True):
-        if count:
+    for place in np.argsort(-wrong, kind="stable")[:TOLD].tolist():
+        if count := wrong[place]:
             true, predicted = divmod(place, len(names))
             lines.append(f"{count} of {of_class[true]}   {names[true]} ({true}) as {names[predicted]} ({predicted})")
     axes.axis("off")

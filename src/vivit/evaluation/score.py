@@ -1,4 +1,4 @@
-"""`vivit evaluate`: the scores on the terminal, in scores.json and as pictures, and a table of every video."""
+"""`vivit evaluate`: score a model; print the scores and write them, pictures and a table of all videos."""
 
 import hashlib
 import json
@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import vivit
 from vivit.data.datasets import VideoSet, open_split
@@ -19,52 +17,46 @@ from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.partial import PartialLogits
 from vivit.evaluation.per_video import write_per_video
+from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
-from vivit.inference.views import Average
+from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
-from vivit.report.pictures import draw_confusions, draw_reliabilities
-from vivit.runtime import pick_device
+from vivit.progress import console, progress_bar
+from vivit.runtime import Ranks, pick_device
 from vivit.tables import check_table
 from vivit.video.decode import Decoder
 from vivit.video.options import ReadOptions
-from vivit.video.sampling import parse_views
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
 from vivit.weights.store import load
 
 
-def evaluate_and_report(
+def score_model(
     data: str | Path,
     model_source: Path | str,
     *,
-    views: str,
-    split: str,
-    out: Path | None,
-    device: str,
-    workers: int,
-    average: Average = "logits",
+    views: Views,
+    split: str = "val",
+    out: Path | None = None,
     per_video: Path | None = None,
     videos_in: Path | None = None,
-    decoder: Decoder = "pyav",
-    timeout: float | None = None,
+    device: str = "auto",
+    read: ReadOptions = ReadOptions(),
 ) -> Evaluation:
-    """Score a model folder or Hub id; writes scores.json, per_video.csv and pictures to `out`.
+    """Score a model folder or Hub id; write scores.json, per_video.csv and pictures to `out`.
 
-    An evaluation that was stopped goes on where it was when it is called again. Under torchrun the processes share the
-    videos, and the first of them writes.
+    Has one parameter for each option of `vivit evaluate`. If an evaluation was interrupted, the same call continues it.
+    Under torchrun each rank evaluates its slice of the videos, and rank 0 writes.
 
     Args:
-        out: by default in the model's folder.
-        average: see `mean_over_views`.
-        workers, decoder, timeout: see `ReadOptions`.
-        per_video: a .csv or .parquet file, for the table of the videos once more.
+        out: by default `evaluation/` in the model's folder.
+        per_video: another file for the table of all videos, in a format that `write_table` knows.
+        videos_in: the folder of the videos, if they are not where the data lists them.
 
     Raises:
         UserError: the model, the data or the views do not fit, no video can be read, or a file cannot be written.
     """
-    num_clips, num_crops = parse_views(views)
-    options = ReadOptions(decoder, timeout, workers)
-    options.check()
+    read.check()
     if per_video is not None:
         check_table(per_video)
     model = load(model_source)
@@ -76,30 +68,17 @@ def evaluate_and_report(
         out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")
     make_folder(out)
     processes = PartialState(cpu=device == "cpu")
+    ranks = Ranks(processes.process_index, processes.num_processes, gather_object)
+    main = processes.is_main_process
     model.to(pick_device(device))
-    console = Console(soft_wrap=True, markup=False, quiet=not processes.is_main_process)
-    console.print(f"{model_source} on {len(videos.videos)} videos ({videos.source}), {views} views each")
-    partial = PartialLogits(out, _key(model_hash, videos, hashed, views, average, options))
+    say = console(main).print
+    say(f"{model_source} on {len(videos.videos)} videos ({videos.source}), {views} views each")
+    partial = PartialLogits(out, _key(model_hash, videos, hashed, views, read.decoder))
     if partial.done:
-        console.print(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos", highlight=False)
-    columns = (TextColumn("evaluate"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not processes.is_main_process) as progress:
-        share = range(processes.process_index, len(videos.videos), processes.num_processes)
-        bar = progress.add_task("", total=len(share))
-        evaluation = evaluate(
-            model,
-            videos,
-            num_clips=num_clips,
-            num_crops=num_crops,
-            average=average,
-            options=options,
-            progress=lambda done: progress.update(bar, completed=done),
-            partial=partial,
-            rank=processes.process_index,
-            world_size=processes.num_processes,
-            gather=gather_object,
-        )
-    if not processes.is_main_process:
+        say(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos")
+    with progress_bar("evaluate", len(range(ranks.rank, len(videos.videos), ranks.world_size)), main) as progress:
+        evaluation = evaluate(model, videos, views, read=read, ranks=ranks, partial=partial, progress=progress)
+    if not main:
         return evaluation
     failures = list(evaluation.failures.values())
     if len(failures) == len(videos.videos):
@@ -111,11 +90,12 @@ def evaluate_and_report(
     }
     for table in written["each video"]:
         write_per_video(evaluation, videos, table)
-    calibrations = {head: evaluation.calibration(head) for head in evaluation.classes}
+    space = evaluation.space
+    calibrations = {head: evaluation.calibration(head) for head in space.heads}
     scores = {
         **evaluation.scores(),
-        "views": views,
-        "average": average,
+        "views": str(views),
+        "average": views.average,
         "data": _printable(data),
         "split": split,
         "data_hash": hashed,
@@ -124,25 +104,24 @@ def evaluate_and_report(
         "versions": {"vivit": vivit.__version__, "torch": torch.__version__},
         "failures": failures,
         "calibration": _of_heads({head: found and asdict(found) for head, found in calibrations.items()}),
-        "per_class": _of_heads({head: evaluation.per_class(head) for head in evaluation.classes}),
+        "per_class": _of_heads({head: evaluation.per_class(head) for head in space.heads}),
     }
     write_files({out / "scores.json": as_json(scores)})
     partial.remove()
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
-    averaged = ", their probabilities averaged" if average == "probabilities" else ""
-    words = f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}"
-    score_card(Path(model_source), model, evaluation.shares_that_tell(), words)
+    averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
+    metrics = evaluation.metrics()
+    score_card(Path(model_source), model, metrics, f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}")
     for failure in failures:
-        console.print(f"not read, counted as wrong: {failure}")
-    shares = "   ".join(f"{name} {value:.1%}" for name, value in evaluation.shares_in_words().items())
-    console.print(f"{shares}   ({scored_on})", highlight=False)
+        say(f"not read, counted as wrong: {failure}")
+    shown = "   ".join(f"{metric.title} {value:.1%}" for metric, value in metrics.items() if metric.tells)
+    say(f"{shown}   ({scored_on})")
     for head, found in calibrations.items():
         if found is not None:
-            of_head = "" if len(calibrations) == 1 else f"{head} "
-            console.print(f"{of_head}expected calibration error {found.error:.1%}", highlight=False)
+            say(f"{'' if space.single else f'{head} '}expected calibration error {found.error:.1%}")
     for what, files in written.items():
         for file in files:
-            console.print(f"{what}: {file}")
+            say(f"{what}: {file}")
     return evaluation
 
 
@@ -156,10 +135,10 @@ def hash_model(model: ViViT) -> str:
     return digest.hexdigest()
 
 
-def _key(model_hash: str, videos: VideoSet, hashed: str, views: str, average: Average, options: ReadOptions) -> str:
-    """A hash of all that the logits depend on: also of the order of the videos, which `data_hash` does not tell."""
+def _key(model_hash: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
+    """A hash of everything the saved logits depend on, including the order of the videos, which `data_hash` ignores."""
     order = [[str(video.source), video.span] for video in videos.videos]
-    depends_on = [model_hash, hashed, order, list(videos.classes), views, average, options.decoder]
+    depends_on = [model_hash, hashed, order, list(videos.classes), str(views), views.average, decoder]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:HASH_DIGITS]
 
 
@@ -169,5 +148,5 @@ def _of_heads(values: dict[str, Any]) -> Any:
 
 
 def _printable(name: str | Path) -> str:
-    """Names of files may have bytes that are not text."""
+    """File names may contain bytes that are not text."""
     return str(name).encode("utf-8", "backslashreplace").decode()

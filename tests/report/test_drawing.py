@@ -12,8 +12,9 @@ from PIL import Image
 
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.evaluation.evaluate import Evaluation, evaluation_of
-from vivit.report import pictures
-from vivit.report.pictures import draw_confusion, draw_confusions, draw_reliabilities
+from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
+from vivit.report import drawing
+from vivit.report.drawing import write_confusion
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -31,7 +32,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
             figures.append(self)
 
-    monkeypatch.setattr(pictures, "Figure", Kept)
+    monkeypatch.setattr(drawing, "Figure", Kept)
     return figures
 
 
@@ -44,12 +45,12 @@ def test_names_of_any_kind_are_drawn_without_a_warning(number: int, tmp_path: Pa
     names = ["日本 🎉", r"$\frac{", "two\nlines", "bytes \udcff", "x" * 500, "", "<b>%s{}"] * 20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_confusion(torch.ones(number, number, dtype=torch.long), names[:number], tmp_path / "c.png")
+        write_confusion(tmp_path / "c.png", np.ones((number, number), int), names[:number])
     assert pixels(tmp_path / "c.png").min() < 50
 
 
 def test_few_classes_have_their_counts_in_the_cells(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw_confusion(torch.tensor([[11, 0], [4, 7]]), ["push_up", "sit_up"], tmp_path / "c.png")
+    write_confusion(tmp_path / "c.png", np.array([[11, 0], [4, 7]]), ["push_up", "sit_up"])
     written = texts(drawn[0])
     assert [written.count(text) for text in ("11", "4", "7", "0")] == [1, 1, 1, 0]
     assert {"push up", "sit up"} <= set(written)
@@ -58,10 +59,10 @@ def test_few_classes_have_their_counts_in_the_cells(tmp_path: Path, drawn: list[
 @pytest.mark.parametrize("number", [41, 174, 400])
 def test_one_video_of_fifty_is_seen_among_many_classes(number: int, tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(number)]
-    confusion = 50 * torch.eye(number, dtype=torch.long)
-    draw_confusion(confusion, names, tmp_path / "right.png")
+    confusion = 50 * np.eye(number, dtype=int)
+    write_confusion(tmp_path / "right.png", confusion, names)
     confusion[30, 10], confusion[30, 30] = 1, 49
-    draw_confusion(confusion, names, tmp_path / "wrong.png")
+    write_confusion(tmp_path / "wrong.png", confusion, names)
     right, wrong = pixels(tmp_path / "right.png"), pixels(tmp_path / "wrong.png")
     assert right.shape == wrong.shape
     # Left of the words; a cell of at least two pixels each way.
@@ -70,9 +71,9 @@ def test_one_video_of_fifty_is_seen_among_many_classes(number: int, tmp_path: Pa
 
 
 def test_most_frequent_confusions_of_many_classes_are_told(tmp_path: Path, drawn: list[Figure]) -> None:
-    confusion = 5 * torch.eye(200, dtype=torch.long)
+    confusion = 5 * np.eye(200, dtype=int)
     confusion[7, 150], confusion[150, 7], confusion[3, 4] = 2, 9, 4
-    draw_confusion(confusion, [f"name_{i}" for i in range(200)], tmp_path / "c.png")
+    write_confusion(tmp_path / "c.png", confusion, [f"name_{i}" for i in range(200)])
     (told,) = [text for text in texts(drawn[0]) if "most frequent" in text]
     assert told.splitlines()[2:] == [
         "9 of 14   name 150 (150) as name 7 (7)",

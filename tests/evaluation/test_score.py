@@ -14,8 +14,10 @@ from pyarrow import parquet
 from vivit.data.datasets import open_split
 from vivit.data.manifest import data_hash
 from vivit.errors import UserError
-from vivit.evaluation import report
+from vivit.evaluation import score
 from vivit.evaluation.evaluate import Evaluation, evaluate
+from vivit.inference.views import Views
+from vivit.labels import Metric
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
 
@@ -31,10 +33,10 @@ def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None
     return folder
 
 
-def score(data: Path, model: Path, out: Path | None = None, **options: Any) -> Evaluation:
-    return report.evaluate_and_report(
-        data, model, views="2x1", split="val", out=out, device="cpu", workers=0, **options
-    )
+def score_on_val(
+    data: Path, model: Path, out: Path | None = None, views: Views = Views(2), **options: Any
+) -> Evaluation:
+    return score.score_model(data, model, views=views, out=out, device="cpu", **options)
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def test_scores_stand_beside_what_they_are_of(
     shutil.copytree(bright_dark, data / "val")
     (data / "val" / "dark" / "dark3.mp4").write_bytes(b"no video")
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["dark", "bright"]}, {"classes": 2})
-    found = score(data, model)
+    found = score_on_val(data, model)
 
     scores = read_scores(model / "evaluation")
     hashed = data_hash(open_split(data, "val"))
@@ -99,10 +101,8 @@ def test_probabilities_are_averaged_and_every_table_is_written(
 ) -> None:
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     table, out = tmp_path / "table.parquet", tmp_path / "out"
-    found = score(bright_dark, model, out, average="probabilities", per_video=table)
-    expected = evaluate(
-        report.load(model), open_split(bright_dark, "val"), num_clips=2, num_crops=1, average="probabilities"
-    )
+    found = score_on_val(bright_dark, model, out, Views(2, 1, "probabilities"), per_video=table)
+    expected = evaluate(score.load(model), open_split(bright_dark, "val"), Views(2, 1, "probabilities"))
     assert torch.equal(found.logits["classes"], expected.logits["classes"])
     assert read_scores(out)["average"] == "probabilities"
     assert "2x1 views, their probabilities averaged, " in " ".join((model / "README.md").read_text().split())
@@ -117,12 +117,12 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
-    monkeypatch.setattr(report, "evaluate", None)
+    monkeypatch.setattr(score, "evaluate", None)
     with pytest.raises(UserError, match=r"table\.txt"):
-        score(bright_dark, model, per_video=tmp_path / "table.txt")
+        score_on_val(bright_dark, model, per_video=tmp_path / "table.txt")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot create this folder"):
-        score(bright_dark, model, tmp_path / "file")
+        score_on_val(bright_dark, model, tmp_path / "file")
 
 
 def test_where_no_video_can_be_read_one_of_them_is_named(
@@ -135,25 +135,25 @@ def test_where_no_video_can_be_read_one_of_them_is_named(
     with pytest.raises(
         UserError, match=r"data: none of the 2 videos can be read; .*bright\d\.mp4: not a readable video"
     ):
-        score(data, model, tmp_path / "out")
+        score_on_val(data, model, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_models_hash_is_of_its_weights_and_of_what_they_mean(tmp_path: Path, tiny_recipe: Recipe) -> None:
     folder = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     hashes = {
-        report.hash_model(report.load(folder)),
-        report.hash_model(report.load(shutil.copytree(folder, tmp_path / "b"))),
+        score.hash_model(score.load(folder)),
+        score.hash_model(score.load(shutil.copytree(folder, tmp_path / "b"))),
     }
     assert len(hashes) == 1
-    model = report.load(folder)
+    model = score.load(folder)
     model.state_dict()["heads.classes.bias"][0] += 1e-6
-    hashes.add(report.hash_model(model))
+    hashes.add(score.hash_model(model))
     saved(tiny_recipe, tmp_path / "other", {"classes": ["dark", "bright"]}, {"classes": 2})
-    hashes.add(report.hash_model(report.load(tmp_path / "other")))
+    hashes.add(score.hash_model(score.load(tmp_path / "other")))
     strided = tiny_recipe.model_copy(update={"frame_stride": 2})
     hashes.add(
-        report.hash_model(report.load(saved(strided, tmp_path / "c", {"classes": ["bright", "dark"]}, {"classes": 2})))
+        score.hash_model(score.load(saved(strided, tmp_path / "c", {"classes": ["bright", "dark"]}, {"classes": 2})))
     )
     assert len(hashes) == 4
 
@@ -164,7 +164,7 @@ def test_the_hash_is_that_of_the_data_and_not_of_the_models_order_of_classes(
     hashes = []
     for number, names in enumerate((["bright", "dark"], ["dark", "unseen", "bright"])):
         model = saved(tiny_recipe, tmp_path / f"model{number}", {"classes": names}, {"classes": len(names)})
-        score(bright_dark, model, tmp_path / f"out{number}")
+        score_on_val(bright_dark, model, tmp_path / f"out{number}")
         hashes.append(read_scores(tmp_path / f"out{number}")["data_hash"])
     assert hashes[0] == hashes[1] == data_hash(open_split(bright_dark, "val"))
 
@@ -184,12 +184,12 @@ def test_several_heads_have_scores_and_pictures_each(
     heads = {"noun": 7, "verb": 2}
     model = saved(tiny_recipe, tmp_path / "model", {"noun": NOUNS, "verb": VERBS}, heads)
     for_the_card: list[Any] = []
-    monkeypatch.setattr(report, "score_card", lambda *given: for_the_card.append(given))
-    score(data, model, tmp_path / "out")
+    monkeypatch.setattr(score, "score_card", lambda *given: for_the_card.append(given))
+    score_on_val(data, model, tmp_path / "out")
 
     scores = read_scores(tmp_path / "out")
     videos = open_split(data, "val", {"verb": VERBS, "noun": NOUNS})
-    expected = evaluate(report.load(model), videos, num_clips=2, num_crops=1)
+    expected = evaluate(score.load(model), videos, Views(2))
     named = {f"{head}_top{k}" for head in ("verb", "noun", "action") for k in (1, 5)}
     assert {name: scores[name] for name in named} == {name: expected.scores()[name] for name in named}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -204,7 +204,7 @@ def test_several_heads_have_scores_and_pictures_each(
     assert f"action top-1 {scores['action_top1']:.1%}   action top-5 {scores['action_top5']:.1%}" in said
     ((folder, _, given, words),) = for_the_card
     assert folder == model
-    assert given["action_top5"] == scores["action_top5"]
+    assert given[Metric(("noun", "verb"), 5, "action")] == scores["action_top5"]
     assert words == f"kitchen.csv, val, 2x1 views, 12 videos, data {scores['data_hash'][:16]}"
 
 
@@ -218,8 +218,8 @@ def test_many_labels_have_a_table_of_average_precisions(
     labels = [";".join(noun for k, noun in enumerate(NOUNS[:6]) if i % (k + 1) == 0) for i in range(12)]
     data = kitchen(bright_dark, tmp_path, "labels", labels)
     model = saved(tiny_recipe, tmp_path / "model", {"classes": NOUNS}, {"classes": 7})
-    monkeypatch.setattr(report, "score_card", lambda *_: None)
-    score(data, model, tmp_path / "out")
+    monkeypatch.setattr(score, "score_card", lambda *_: None)
+    score_on_val(data, model, tmp_path / "out")
     scores = read_scores(tmp_path / "out")
     assert [row["class"] for row in scores["per_class"]] == NOUNS
     precisions = [row["average_precision"] for row in scores["per_class"]]
@@ -236,12 +236,12 @@ def test_model_of_other_heads_than_the_data_is_refused_with_both(
     data = kitchen(bright_dark, tmp_path, "verb,noun", [f"{VERBS[i % 2]},{NOUNS[i % 3]}" for i in range(12)])
     other = saved(tiny_recipe, tmp_path / "other", {"verb": VERBS, "place": NOUNS}, {"verb": 2, "place": 7})
     with pytest.raises(UserError, match=r"kitchen\.csv.*verb, noun.*verb, place") as error:
-        score(data, other)
+        score_on_val(data, other)
     assert "\n" not in str(error.value)
     single = saved(tiny_recipe, tmp_path / "single", {"classes": VERBS}, {"classes": 2})
     with pytest.raises(UserError, match=r"verb, noun.*one head without a name"):
-        score(data, single)
+        score_on_val(data, single)
     nameless = saved(tiny_recipe, tmp_path / "nameless", None, {"verb": 2, "noun": 7})
     with pytest.raises(UserError, match=r"nameless: has no class names"):
-        score(data, nameless)
+        score_on_val(data, nameless)
     assert not list(tmp_path.rglob("scores.json"))
