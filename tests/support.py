@@ -56,12 +56,13 @@ def tiny_config(**fields: Any) -> ModelConfig:
 def tiny_model(
     classes: dict[str, Sequence[str]] | None = None,
     preprocessing: Preprocessing | None = None,
+    origin: Sequence[str] = (),
     std: float = 0.4,
     seed: int = 0,
     **fields: Any,
 ) -> ViViT:
     """A model of `tiny_config(**fields)` with random weights, in evaluation mode."""
-    model = ViViT(tiny_config(**fields), classes=classes, preprocessing=preprocessing)
+    model = ViViT(tiny_config(**fields), classes=classes, preprocessing=preprocessing, origin=origin)
     return random_weights(model, std, seed).eval()
 
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import frozen_spatial
 from benchmarks.frozen_spatial import BEFORE, FROM_SCRATCH, FROZEN, NEW, WAYS_OF_NEW, Way, only, start_of
+from tests.support import random_weights
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.model.vivit import ViViT
 from vivit.training.recipes import RECIPES
@@ -16,10 +17,7 @@ from vivit.training.recipes import RECIPES
 def trained_before() -> ViViT:
     recipe = RECIPES["demo"]
     model = ViViT(recipe.build_config({"classes": len(BEFORE)}), preprocessing=recipe.build_preprocessing())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    return model
+    return random_weights(model, std=1.0)
 
 
 @pytest.mark.parametrize("way", WAYS_OF_NEW, ids=lambda way: way.words)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support import random_weights
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
 from vivit.evaluation.pictures import draw_confusions
@@ -22,11 +23,7 @@ from vivit.video.source import VideoError
 def model(tiny_recipe: Recipe) -> ViViT:
     """Every weight random, so that every view gives another answer."""
     model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return random_weights(model, std=0.3)
 
 
 def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None:
@@ -181,11 +178,7 @@ VERBS, NOUNS = ("take", "put"), ("cup", "door", "knife", "lid", "pan", "tap", "t
 def random_model(recipe: Recipe, classes: dict[str, tuple[str, ...]]) -> ViViT:
     heads = {head: len(names) for head, names in classes.items()}
     model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return random_weights(model, std=0.3, seed=1)
 
 
 def with_a_broken_video(bright_dark: Path, folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import random_weights
 from vivit.data.datasets import VideoSet, open_split
 from vivit.evaluation import partial
 from vivit.evaluation.evaluate import Evaluation, evaluate
@@ -27,11 +28,7 @@ def model(tiny_recipe: Recipe) -> ViViT:
         classes={"classes": ["bright", "dark"]},
         preprocessing=tiny_recipe.build_preprocessing(),
     )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return random_weights(model, std=0.3)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support import random_weights
 from vivit.data.datasets import VideoSet, open_split
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.inference.views import Views
@@ -98,10 +99,7 @@ def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes={"classes": ["bright", "dark"]},
         preprocessing=recipe.build_preprocessing(),
     )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
+    random_weights(model, std=0.3)
     model.save_pretrained(folder / "model")
     run = subprocess.run([sys.executable, "-c", SHARED, data, folder], timeout=240, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from tests.support import random_weights
 from vivit.data.datasets import open_split
 from vivit.data.manifest import data_hash
 from vivit.errors import UserError
@@ -25,10 +26,7 @@ from vivit.training.recipe import Recipe
 def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:
     """A model of random weights in a folder."""
     model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
+    random_weights(model, std=0.3, seed=1)
     model.save_pretrained(folder)
     return folder
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import random_weights
 from vivit.inference.views import mean_logits, mean_over_views
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
@@ -60,9 +61,8 @@ def test_probabilities_too_small_for_a_float_keep_their_order(multi_label: bool)
 def test_the_model_tells_which_probabilities_are_meant(multi_label: bool, tiny_recipe: Recipe) -> None:
     torch.manual_seed(0)
     model = ViViT(tiny_recipe.build_config({"classes": 5}, multi_label)).eval()
+    random_weights(model, std=0.3)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
         clips = torch.randint(0, 256, (5, 4, 3, 32, 32), dtype=torch.uint8)
         each = model(clips).numpy()
     found = mean_logits(model, [clips[:2], clips[2:]], "probabilities")["classes"].numpy()

@@ -6,31 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from vivit.config import ModelConfig, Variant
+from tests.support import tiny_model
+from vivit.config import Variant
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 
-SIZES: dict[str, Any] = {
-    "num_frames": 4,
-    "image_size": 32,
-    "tubelet_size": (2, 8, 8),
-    "hidden_size": 16,
-    "num_layers": 3,
-    "num_heads": 4,
-    "mlp_dim": 24,
-    "num_classes": 5,
-}
 CHANCE: dict[str, Any] = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.3)
 each_variant = pytest.mark.parametrize("variant", get_args(Variant))
 
 
 def build(variant: Variant, checkpointing: bool) -> ViViT:
-    """A small model in training with all chance there is, every weight of it random."""
-    torch.manual_seed(0)
-    model = ViViT(ModelConfig(variant=variant, **SIZES, **CHANCE))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
+    """A small model in training mode, with dropout, stochastic depth and token dropping all on."""
+    model = tiny_model(variant=variant, num_frames=4, image_size=32, num_layers=3, **CHANCE)
     for encoder in encoders(model):
         encoder.activation_checkpointing = checkpointing
     return model.train()

@@ -7,6 +7,7 @@ import torch
 from scipy.ndimage import zoom
 from torch import Tensor
 
+from tests.support import tiny_model
 from vivit.config import ModelConfig
 from vivit.model.vivit import ViViT
 from vivit.weights.adapt import adapt
@@ -53,14 +54,8 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 each_embedding = pytest.mark.parametrize("embedding", EMBEDDINGS)
 
 
-def build(variant: str, embedding: str = "tubelet") -> ViViT:
-    """A small model, every weight of it random."""
-    model = ViViT(ModelConfig(**SIZES, **VARIANTS[variant], **EMBEDDINGS[embedding]))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model.eval()
+def build(variant: str, embedding: str = "tubelet", **fields: Any) -> ViViT:
+    return tiny_model(**{**SIZES, **VARIANTS[variant], **EMBEDDINGS[embedding], **fields})
 
 
 def clip(frames: int, height: int, width: int) -> Tensor:
@@ -120,11 +115,8 @@ def test_bytes_are_taken_of_any_size_too() -> None:
 
 
 def test_named_heads_of_any_size() -> None:
-    model = ViViT(ModelConfig(**{**SIZES, "num_classes": None, "heads": {"verb": 3, "noun": 4}})).eval()
-    torch.manual_seed(0)
+    model = build("spatiotemporal", num_classes=None, heads={"verb": 3, "noun": 4})
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
         video = clip(12, 16, 40)
         logits, expected = model(video, any_size=True), of_size(model, 12, 16, 40)(video)
     assert list(logits) == ["verb", "noun"]

@@ -7,21 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.support import random_weights, tiny_config
 from vivit.config import ModelConfig
 from vivit.model.vivit import ViViT
 
 Weights = dict[str, Tensor]
 
-SIZES: dict[str, Any] = {
-    "num_frames": 6,
-    "image_size": (16, 24),
-    "tubelet_size": (2, 8, 8),
-    "hidden_size": 16,
-    "num_layers": 2,
-    "num_heads": 4,
-    "mlp_dim": 24,
-    "num_classes": 5,
-}
 UNIFORM = {"embedding": "uniform_frames", "num_frames": 10, "sampled_frames": 4}
 UNIFORM_INDICES = [2, 4, 6, 8]  # a step of 10 / (4 + 1)
 
@@ -45,13 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(case: str) -> ViViT:
-    """A model in float64, every weight of it random, those included that start at zero or one."""
-    torch.manual_seed(0)
-    model = ViViT(ModelConfig(**{**SIZES, "variant": case.split(",")[0], **CASES[case]})).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model
+    """In float64, so that only a wrong formula makes a difference."""
+    return random_weights(ViViT(tiny_config(variant=case.split(",")[0], **CASES[case])).double()).eval()
 
 
 def random_video(config: ModelConfig) -> Tensor:

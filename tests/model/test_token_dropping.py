@@ -9,21 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vivit.config import ModelConfig
+from tests.support import random_weights, tiny_config
 from vivit.model.embedding import Positions, TokenDropping
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 
-SIZES: dict[str, Any] = {
-    "num_frames": 6,
-    "image_size": (24, 32),
-    "tubelet_size": (2, 8, 8),
-    "hidden_size": 16,
-    "num_layers": 2,
-    "num_heads": 4,
-    "mlp_dim": 24,
-    "num_classes": 5,
-}
 TIMES, PLACES = 3, 12
 VARIANTS: dict[str, dict[str, Any]] = {
     "spatiotemporal": {"variant": "spatiotemporal"},
@@ -38,18 +28,13 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant: str, share: float) -> ViViT:
-    """A model in float64, every weight of it random; the same weights for any share."""
-    torch.manual_seed(0)
-    model = ViViT(ModelConfig(**SIZES, **VARIANTS[variant], token_dropping=share)).double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model
+    """In float64 and in training mode; the same random weights whatever fraction is dropped."""
+    config = tiny_config(**VARIANTS[variant], image_size=(24, 32), token_dropping=share)
+    return random_weights(ViViT(config).double()).train()
 
 
 def random_video(batch: int) -> Tensor:
-    shape = (batch, SIZES["num_frames"], 3, *SIZES["image_size"])
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return torch.rand((batch, 6, 3, 24, 32), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,22 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support import random_clips, tiny_config, tiny_model
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
 from vivit.model.cost import multiply_adds
 from vivit.model.encoder import Encoder, StochasticDepth
 from vivit.model.vivit import ViViT
 
-SIZES: dict[str, Any] = {
-    "num_frames": 6,
-    "image_size": (16, 24),
-    "tubelet_size": (2, 8, 8),
-    "hidden_size": 16,
-    "num_layers": 3,
-    "num_heads": 4,
-    "mlp_dim": 24,
-    "num_classes": 5,
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "spatiotemporal": {"variant": "spatiotemporal"},
     "factorised encoder": {"variant": "factorised_encoder", "temporal_layers": 3},
@@ -36,18 +27,12 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant: str, **fields: Any) -> ViViT:
-    """A small model, every weight of it random; the same weights for the same shapes."""
-    model = ViViT(ModelConfig(**{**SIZES, **VARIANTS[variant], **fields}))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model
+    """In training mode; the same random weights for the same shapes."""
+    return tiny_model(**{"num_layers": 3, **VARIANTS[variant], **fields}).train()
 
 
 def random_video(model: ViViT, batch: int = 2) -> Tensor:
-    shape = (batch, model.config.num_frames, 3, *model.config.image_size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return random_clips(model.config, batch)
 
 
 # The paper's table 2 and section 4.2: B/16x2 on 32 frames of 224 × 224.
@@ -100,7 +85,7 @@ def assert_lecun(weight: Tensor, inputs: int) -> None:
 def test_initialisation(variant: str) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "mlp_dim": 320, "num_layers": 2, "image_size": 64, "representation_size": 96}
-    model = ViViT(ModelConfig(**{**SIZES, **VARIANTS[variant], **sizes}))
+    model = ViViT(tiny_config(**{"num_layers": 3, **VARIANTS[variant], **sizes}))
     seen = set()
     for name, value in model.state_dict().items():
         if name.endswith("qkv.weight"):
@@ -145,7 +130,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_they_were(variant: str) -
 
 
 def test_training_starts_from_equal_logits() -> None:
-    model = ViViT(ModelConfig(**SIZES))
+    model = ViViT(tiny_config())
     assert torch.count_nonzero(model(random_video(model))) == 0
 
 
@@ -316,7 +301,7 @@ def test_named_heads_each_see_the_same_features() -> None:
 
 
 def test_classes_must_fit_the_heads() -> None:
-    config = ModelConfig(**SIZES)
+    config = tiny_config()
     assert ViViT(config, classes={"classes": list("abcde")}).classes == {"classes": tuple("abcde")}
     for classes in ({"classes": ["a"]}, {"verb": list("abcde")}):
         with pytest.raises(ValueError, match=r"classes: .*1|classes: .*verb.*'classes': 5"):
@@ -426,7 +411,7 @@ def test_the_adapter_is_its_formula_on_what_the_spatial_encoder_gives() -> None:
 
 def test_a_fresh_adapter_changes_nothing_and_learns() -> None:
     plain = build("factorised encoder").eval()
-    model = ViViT(ModelConfig(**{**SIZES, **VARIANTS["factorised encoder"], "adapter_size": 4})).eval()
+    model = ViViT(tiny_config(num_layers=3, **VARIANTS["factorised encoder"], adapter_size=4)).eval()
     left = model.load_state_dict(plain.state_dict(), strict=False)
     assert all(name.startswith("model.adapter.") for name in left.missing_keys) and not left.unexpected_keys
     assert torch.equal(model(random_video(model)), plain(random_video(plain)))
@@ -437,9 +422,7 @@ def test_a_fresh_adapter_changes_nothing_and_learns() -> None:
 
 def test_a_fresh_adapters_way_down_is_xavier_uniform() -> None:
     torch.manual_seed(0)
-    model = ViViT(
-        ModelConfig(**{**SIZES, **VARIANTS["factorised encoder"], "hidden_size": 128, "adapter_size": 32})
-    ).state_dict()
+    model = ViViT(tiny_config(**VARIANTS["factorised encoder"], hidden_size=128, adapter_size=32)).state_dict()
     assert_uniform(model["model.adapter.down.weight"], math.sqrt(6 / (128 + 32)))
     assert torch.equal(model["model.adapter.norm.weight"], torch.ones(128))
     for name in ("norm.bias", "down.bias", "up.weight", "up.bias"):

@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VivitConfig, VivitForVideoClassification, VivitImageProcessor, VivitModel
 from transformers.utils import logging
 
 import vivit
+from tests.support import random_weights, tiny_model
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
@@ -91,31 +92,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def randomise(model: nn.Module) -> None:
-    """Every parameter random, so that a weight in the wrong place shows."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2, generator=generator)
-
-
 def partner(**fields: Any) -> Any:
     """A classifier of transformers, with its plain attention."""
     model = VivitForVideoClassification(VivitConfig(**SIZES | {"attn_implementation": "eager"} | fields))
-    randomise(model)
-    return model.eval()
+    return random_weights(model, std=0.2, seed=7).eval()
 
 
 def headless(add_pooling_layer: bool = True, **fields: Any) -> Any:
     model = VivitModel(VivitConfig(**SIZES | {"attn_implementation": "eager"} | fields), add_pooling_layer)
-    randomise(model)
-    return model.eval()
+    return random_weights(model, std=0.2, seed=7).eval()
 
 
 def build(**fields: Any) -> ViViT:
-    model = ViViT(ModelConfig(**OURS | fields))
-    randomise(model)
-    return model.eval()
+    return tiny_model(**OURS | fields, std=0.2, seed=7)
 
 
 def clip_for(config: Any) -> Tensor:
@@ -422,8 +411,7 @@ def test_the_processor_crops_and_scales_as_our_model_does(
 ) -> None:
     config = ModelConfig(**OURS | {"image_size": image_size})
     model = ViViT(config, preprocessing=None if resize is None else Preprocessing(resize=resize))
-    randomise(model)
-    model.eval()
+    random_weights(model, std=0.2, seed=7).eval()
     to_huggingface(model, tmp_path)
     processor = VivitImageProcessor.from_pretrained(tmp_path)
     assert processor.size["shortest_edge"] == min(height, width)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vivit.config import ModelConfig, uniform_frame_indices
+from tests.support import tiny_model
+from vivit.config import uniform_frame_indices
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights.image_vit import TubeletInit, init_from_image_vit
@@ -42,13 +43,7 @@ SIZES: dict[str, Any] = {
 
 
 def build(**fields: Any) -> ViViT:
-    """A small model whose every weight is random, so that what is copied, zeroed or left shows."""
-    torch.manual_seed(0)
-    model = ViViT(ModelConfig(**{**SIZES, **fields}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model.eval()
+    return tiny_model(**{**SIZES, **fields}, std=0.2)
 
 
 def image_vit(image: Tensor) -> tuple[Tensor, Tensor]:

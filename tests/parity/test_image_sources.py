@@ -30,6 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 import vivit
+from tests.support import random_weights, tiny_model
 from vivit.config import ModelConfig
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
@@ -85,17 +86,8 @@ class Source:
         )
 
 
-@torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        parameter.normal_(std=0.2)
-
-
 def build(**fields: Any) -> ViViT:
-    torch.manual_seed(0)
-    model = ViViT(ModelConfig(**{**SIZES, **fields}))
-    randomise(model)
-    return model.eval()
+    return tiny_model(**{**SIZES, **fields}, std=0.2)
 
 
 def hf_config(**fields: Any) -> dict[str, Any]:
@@ -120,9 +112,8 @@ def hf(
     **fields: Any,
 ) -> Source:
     """A ViT of transformers, saved as transformers does."""
-    torch.manual_seed(1)
     model = kind(ViTConfig(**hf_config(**fields))).eval()
-    randomise(model)
+    random_weights(model, std=0.2, seed=1)
     model.to(dtype).save_pretrained(folder, **(saving or {}))
     if pickled:
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
@@ -608,9 +599,8 @@ def test_a_first_layer_that_is_left_alone_is_not_said_to_normalise(tmp_path: Pat
 
 
 def test_a_distilled_model_of_transformers_is_read_without_its_distillation_token(tmp_path: Path) -> None:
-    torch.manual_seed(1)
     image = DeiTModel(DeiTConfig(**hf_config())).eval()
-    randomise(image)
+    random_weights(image, std=0.2, seed=1)
     image.save_pretrained(tmp_path)
     image = image.double()
 
@@ -669,9 +659,8 @@ def test_positions_of_the_same_grid_are_not_said_to_be_resized(tmp_path: Path) -
 
 @pytest.mark.parametrize("width", [WIDTH, 20])
 def test_the_pooler_is_the_representation_of_a_model_that_has_one(width: int, tmp_path: Path) -> None:
-    torch.manual_seed(1)
     image = ViTModel(ViTConfig(**hf_config(pooler_output_size=width))).eval()
-    randomise(image)
+    random_weights(image, std=0.2, seed=1)
     image.save_pretrained(tmp_path)
     model = build(num_frames=2, temporal_layers=0, representation_size=width, norm_eps=OTHER_EPS).double()
     init_from_image_vit(model, tmp_path)

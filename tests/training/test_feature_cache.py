@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support import random_weights
 from vivit.config import ModelConfig
 from vivit.data.datasets import LabelledVideo, VideoSet, open_split
 from vivit.data.loader import Batch, TrainingClips, training_batches
@@ -71,11 +72,7 @@ def build(**fields: Any) -> ViViT:
     sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "mlp_dim": 64, "temporal_layers": 1}
     config = {"variant": "factorised_encoder", "num_frames": 4, "image_size": 32, "num_classes": 2, "adapter_size": 4}
     model = ViViT(ModelConfig(**{**sizes, **config, **fields}))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model
+    return random_weights(model, std=0.2)
 
 
 def asked(model: ViViT, videos: VideoSet, changes: dict[str, Any]) -> tuple[TrainingClips, Order]:

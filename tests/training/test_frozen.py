@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
+from tests.support import random_weights
 from vivit.config import ModelConfig
 from vivit.data.datasets import open_split
 from vivit.errors import Stopped, UserError
@@ -50,11 +51,7 @@ each_kind = pytest.mark.parametrize(
 def build(**fields: Any) -> ViViT:
     """A small model, every weight of it random."""
     model = ViViT(ModelConfig(**{**SIZES, **fields}))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model
+    return random_weights(model)
 
 
 def clips(model: ViViT, batch: int = 3) -> Tensor:
@@ -200,10 +197,7 @@ def image_vit(tmp_path: Path) -> str:
     """An image ViT of transformers, every weight of it random."""
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     image = ViTModel(ViTConfig(image_size=32, patch_size=8, intermediate_size=64, **sizes))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in image.parameters():
-            parameter.normal_(std=0.3)
+    random_weights(image, std=0.3)
     image.save_pretrained(tmp_path / "image")
     return str(tmp_path / "image")
 

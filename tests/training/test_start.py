@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTModel, VivitConfig, VivitForVideoClassification, VivitModel
 from transformers.utils import logging
 
+from tests.support import random_weights
 from vivit.config import ModelConfig, Preprocessing
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
@@ -51,20 +52,13 @@ def videos(*names: str, count: int = 4, multi_label: bool = False, **heads: Sequ
     )
 
 
-@torch.no_grad()
-def randomise(model: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.2, generator=generator)
-
-
 def vivit_folder(
     folder: Path, classes: Any = None, preprocessing: Preprocessing | None = None, **fields: Any
 ) -> tuple[str, ViViT]:
     """Where a video model is saved, every weight of it random, and the model."""
     names = None if classes is None else classes if isinstance(classes, dict) else {"classes": classes}
     model = ViViT(ModelConfig(**{**SIZES, **fields}), classes=names, preprocessing=preprocessing, origin=["by hand"])
-    randomise(model)
+    random_weights(model, std=0.2)
     model.save_pretrained(folder)
     return str(folder), model.eval()
 
@@ -73,7 +67,7 @@ def image_folder(folder: Path, **fields: Any) -> tuple[str, Any]:
     """Where an image ViT of transformers is saved, every weight of it random, and the model."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     image = ViTModel(ViTConfig(image_size=32, patch_size=8, **{**sizes, **fields})).eval()
-    randomise(image)
+    random_weights(image, std=0.2)
     image.save_pretrained(folder)
     return str(folder), image
 
@@ -92,7 +86,7 @@ def hf_vivit(folder: Path, kind: Any = VivitForVideoClassification, **fields: An
             **fields,
         )
     ).eval()
-    randomise(theirs)
+    random_weights(theirs, std=0.2)
     theirs.save_pretrained(folder)
     return str(folder), theirs
 

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import zoom
 from torch import Tensor
 
+from tests.support import random_weights, tiny_model
 from vivit.config import ModelConfig, Preprocessing, Variant
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
@@ -48,18 +49,8 @@ each_of_few = pytest.mark.parametrize("variant", FEW)
 each_init = pytest.mark.parametrize("tubelet_init", ["filter_inflation", "central_frame"])
 
 
-def randomise(model: ViViT) -> ViViT:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model.eval()
-
-
 def build(variant: str = "spatiotemporal", classes: Any = None, **fields: Any) -> ViViT:
-    """A small model, every weight of it random."""
-    config = ModelConfig(**{**SIZES, **VARIANTS[variant], **fields})
-    return randomise(ViViT(config, classes=classes))
+    return tiny_model(classes, **{**SIZES, **VARIANTS[variant], **fields})
 
 
 def noise(frames: int, height: int, width: int) -> Tensor:
@@ -488,7 +479,7 @@ def test_a_fresh_adapter_leaves_the_logits_as_they_were(before: int | None, dtyp
     bare = build("factorised encoder").to(dtype)
     model = bare
     if before is not None:
-        model = randomise(adapt(bare, adapter_size=before))
+        model = random_weights(adapt(bare, adapter_size=before))
     adapted = adapt(model, adapter_size=6)
     assert adapted.report[-1] == "fresh adapter of width 6, untrained: it changes nothing yet"
     assert adapted.get_parameter("model.adapter.down.weight").shape == (6, 32)
@@ -505,7 +496,7 @@ def test_a_fresh_adapter_leaves_the_logits_as_they_were(before: int | None, dtyp
 
 
 def test_an_adapter_that_is_asked_for_anew_stays() -> None:
-    model = randomise(adapt(build("factorised encoder"), adapter_size=6))
+    model = random_weights(adapt(build("factorised encoder"), adapter_size=6))
     assert_same_state(adapt(model, adapter_size=6, num_frames=8).state_dict(), copy_state(model))
 
 
@@ -524,7 +515,7 @@ def test_from_one_head_to_several_and_back() -> None:
     assert several.report == ("fresh head of 3 verb, 4 noun classes, untrained: the weights have 5",)
     assert {name: tuple(x.shape) for name, x in several(clip_of(model)).items()} == {"verb": (2, 3), "noun": (2, 4)}
 
-    randomise(several)
+    random_weights(several)
     one = adapt(several, num_classes=7)
     assert_fresh(one, several, {"classes": 7})
     assert one.config.heads is None
@@ -827,7 +818,7 @@ def released(kind: str, path: Path, **fields: Any) -> tuple[ViViT, dict[str, np.
     config = ModelConfig(
         **RELEASED[kind], hidden_size=8, num_layers=2 if kind == "joint" else 1, num_heads=2, mlp_dim=12, **fields
     )
-    model = randomise(ViViT(config, preprocessing=Preprocessing(frame_stride=1 if epic else 2, resize=256)))
+    model = random_weights(ViViT(config, preprocessing=Preprocessing(frame_stride=1 if epic else 2, resize=256)))
     state = model.state_dict()
     rules = [rule for rule in key_map(config) if rule.ours[0] in state]
     arrays = {name: array.numpy() for name, array in keymap.write(state, rules).items()}

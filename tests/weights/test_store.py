@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support import random_weights
 from vivit import files as writing
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
@@ -36,10 +37,7 @@ def build(**fields: Any) -> ViViT:
         else {"classes": ("wave", "jump")},
         preprocessing=Preprocessing(frame_stride=3, resize=56, short_clips="pad"),
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    return model
+    return random_weights(model, std=1.0)
 
 
 @pytest.mark.parametrize("fields", [{"num_classes": 2}, {"heads": {"verb": 3, "noun": 4}}])
