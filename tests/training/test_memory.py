@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
+from tests.support import refused
 from vivit import runtime
 from vivit.config import ModelConfig, Variant
 from vivit.errors import UserError
@@ -24,7 +25,7 @@ from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 from vivit.runtime import free_memory, out_of_memory
 from vivit.training import memory
-from vivit.training.memory import check_memory, estimate_step
+from vivit.training.memory import StepCost, check_memory, estimate_step
 
 SIZES: dict[str, Any] = {
     "num_frames": 8,
@@ -36,7 +37,7 @@ SIZES: dict[str, Any] = {
     "mlp_dim": 256,
     "num_classes": 5,
 }
-PLAIN: dict[str, Any] = {"precision": "float32", "optimiser": "sgd", "ema": False, "device": torch.device("cpu")}
+CPU = torch.device("cpu")
 each_variant = pytest.mark.parametrize("variant", get_args(Variant))
 
 
@@ -50,9 +51,9 @@ def build(variant: Variant = "spatiotemporal", checkpointing: bool = False, **fi
 
 def estimate(model: ViViT, clips: int = 2, **other: Any) -> int:
     checkpointing = any(module.activation_checkpointing for module in model.modules() if isinstance(module, Encoder))
-    return estimate_step(
-        model, clips, **{**PLAIN, "accumulate": 1, "shards": 1, "activation_checkpointing": checkpointing, **other}
-    )
+    settings = {"activation_checkpointing": checkpointing, **other}
+    # `clips` counts those that go through the model together.
+    return estimate_step(model, StepCost(clips * settings.get("accumulate", 1), CPU, **settings))
 
 
 def activations(model: ViViT, clips: int = 2, **other: Any) -> int:
@@ -277,22 +278,20 @@ def needed(*args: Any, **settings: Any) -> int:
     return int(memory.WITH_FRAGMENTS * estimate(*args, **settings))
 
 
-def advice(model: ViViT, clips: int, free: int, monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
-    """What is said with `free` bytes for the step, the parameters among them, which are there already."""
+def advice(model: ViViT, clips: int, free: int, **other: Any) -> str:
+    """What is said with `free` bytes for the step, including the parameters, which are there already."""
     there = sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(memory, "free_memory", lambda device: free - there)
-    with pytest.raises(UserError) as error:
-        check_memory(model, clips, **{**PLAIN, "accumulate": 1, **other})
-    return str(error.value)
+    checkpointing = any(module.activation_checkpointing for module in model.modules() if isinstance(module, Encoder))
+    cost = StepCost(clips, CPU, activation_checkpointing=checkpointing, **other)
+    return refused(lambda: check_memory(model, cost, free - there))
 
 
 @pytest.mark.parametrize("share", [0.6, 0.35, 0.2])
-def test_what_is_advised_is_the_least_that_fits(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_advised_is_the_least_that_fits(share: float) -> None:
     model = build(num_layers=3)
     free = int(share * needed(model, 12))
-    said = advice(model, 12, free, monkeypatch)
-    assert said.startswith("a step of 12 clips at once needs about ")
-    assert "\n" not in said
+    said = advice(model, 12, free)
+    assert said.startswith("a step with 12 clips at once needs about ")
 
     without, _, with_checkpointing = said.partition(", or ")
     for text, checkpointing in ((without, False), (with_checkpointing, True)):
@@ -307,64 +306,55 @@ def test_what_is_advised_is_the_least_that_fits(share: float, monkeypatch: pytes
             assert needed(model, -(-12 // fewer), accumulate=fewer, **settings) > free
 
 
-def test_parts_of_clips_that_are_mixed_are_whole_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_clips_that_are_mixed_are_whole_pairs() -> None:
     """Six clips in two parts are 4 and 2 where they are mixed in pairs, else 3 and 3."""
     model = build(num_layers=3)
     for paired, at_once in ((True, 4), (False, 3)):
-        said = advice(model, 6, 1 << 20, monkeypatch, accumulate=2, paired=paired)
-        assert said.startswith(f"a step of {at_once} clips at once ")
+        said = advice(model, 6, 1 << 20, accumulate=2, paired=paired)
+        assert said.startswith(f"a step with {at_once} clips at once ")
 
 
-def test_what_fits_in_one_part_is_advised_though_two_would_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_in_one_part_is_advised_though_two_would_need_more() -> None:
     model = build(num_layers=3, hidden_size=512, mlp_dim=2048)
     free = needed(model, 2, activation_checkpointing=True)
     assert free < needed(model, 1, accumulate=2, activation_checkpointing=True)
-    assert advice(model, 2, free, monkeypatch).endswith(" GiB with --activation-checkpointing")
+    assert advice(model, 2, free).endswith(" GiB with --activation-checkpointing")
 
 
-def test_advice_goes_on_from_the_settings_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_goes_on_from_the_settings_there_are() -> None:
     model = build(checkpointing=True, num_layers=3)
     total = needed(model, 6, accumulate=2)
-    said = advice(model, 12, total - 1, monkeypatch, accumulate=2)
-    assert said.startswith("a step of 6 clips at once ")
+    said = advice(model, 12, total - 1, accumulate=2)
+    assert said.startswith("a step with 6 clips at once ")
     assert said.endswith(" with --accumulate 4")
     assert "--activation-checkpointing" not in said
 
 
-def test_where_nothing_fits_smaller_clips_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = advice(build(), 12, 1 << 20, monkeypatch)
+def test_where_nothing_fits_smaller_clips_are_advised() -> None:
+    said = advice(build(), 12, 1 << 20)
     assert "even one clip at once" in said
     assert "--image-size" in said
     assert "--accumulate" not in said
 
 
-def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fits_is_let_be_and_one_that_ran_out_is_not() -> None:
     model = build(num_layers=3)
-    total = needed(model, 12)
-    free = total - sum(p.nbytes for p in model.parameters())
-    monkeypatch.setattr(memory, "free_memory", lambda device: free)
-    settings = {**PLAIN, "accumulate": 1}
-    assert re.fullmatch(
-        r"a step of 12 clips at once needs about .* MiB and .* MiB are free", check_memory(model, 12, **settings)
-    )
-    with pytest.raises(UserError, match="needs about"):
-        monkeypatch.setattr(memory, "free_memory", lambda device: free - 1)
-        check_memory(model, 12, **settings)
-    with pytest.raises(UserError, match=r"ran out: a step of 12 .* with --accumulate 2, or .* --activation-check"):
-        monkeypatch.setattr(memory, "free_memory", lambda device: 1 << 50)
-        check_memory(model, 12, **settings, ran_out=True)
+    cost = StepCost(12, CPU)
+    free = needed(model, 12) - sum(p.nbytes for p in model.parameters())
+    assert re.search("a step with 12 clips .* MiB, .* MiB are free", check_memory(model, cost, free))
+    refused(lambda: check_memory(model, cost, free - 1), "needs about")
+    ran_out = "ran out: a step with 12 .* with --accumulate 2, or .* --activation-check"
+    refused(lambda: check_memory(model, cost, None), ran_out)
 
 
 # What is there.
 
 
-def test_free_memory_is_that_of_the_machine_or_less_under_a_limit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_free_memory_is_that_of_the_machine_or_less_under_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     available = namedtuple("available", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available(1000))
     for left, expected in (([], 1000), ([2000], 1000), ([2000, 300], 300), ([-5], 0)):
-        monkeypatch.setattr(memory, "left_in_control_groups", lambda left=left: iter(left))
+        monkeypatch.setattr(runtime, "left_in_control_groups", lambda left=left: iter(left))
         assert free_memory(torch.device("cpu")) == expected
 
 

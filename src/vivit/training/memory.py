@@ -1,11 +1,12 @@
-"""The memory that a training step needs: estimated before the first one, with advice where it is not there.
+"""The memory that a training step needs, estimated before the first one, with advice if there is too little.
 
-The step is run on fake tensors, which have shapes and no numbers: the operators, and so what they keep for the
-gradients, are those of the real step, and it takes neither its memory nor its time.
+The estimate runs the step on fake tensors, which have shapes but no data: the same operators keep the same activations
+for the backward pass as in a real step, but take neither its memory nor its time.
 """
 
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -21,148 +22,124 @@ from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
-from vivit.runtime import DTYPES, Precision, free_memory
+from vivit.runtime import DTYPES, Precision
 
-STATES = {"sgd": 1, "adamw": 2}  # numbers that the optimiser keeps for each trained one
-# Freed pieces that nothing fits into stay with the allocator.
+STATES = {"sgd": 1, "adamw": 2}  # numbers that the optimiser keeps for each trained parameter
+# The allocator holds on to free pieces that are too small for anything.
 WITH_FRAGMENTS = 1.15
-# Where memory ran out the estimate was too low, or others took theirs: what is then advised needs this share of it.
+# If memory ran out, the estimate was too low or other programs took some: advise only what needs this much less.
 CLEARLY_LESS = 0.8
 
 
-def estimate_step(
-    model: ViViT,
-    clips_at_once: int,
-    *,
-    accumulate: int,
-    precision: Precision,
-    optimiser: Literal["sgd", "adamw"],
-    ema: bool,
-    device: torch.device,
-    shards: int,
-    activation_checkpointing: bool,
-) -> int:
+@dataclass(frozen=True)
+class StepCost:
+    """All that decides how much memory an update takes in one process, besides the model."""
+
+    clips: int
+    """Clips per update in this process."""
+    device: torch.device
+    """An existing device; kernels differ between devices, and with them what they keep."""
+    accumulate: int = 1
+    """Micro-batches per update. From the second one on, gradients exist from the start."""
+    paired: bool = False
+    """Whether clips are mixed in pairs, see `split_batch`."""
+    precision: Precision = "float32"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    ema: bool = False
+    """Whether weights are averaged. If so, or if they are sharded, the model that is scored is a copy."""
+    shards: int = 1
+    """Processes that FSDP2 spreads the blocks over."""
+    activation_checkpointing: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """Clips in the largest micro-batch."""
+        return max(map(len, split_batch(self.clips, self.accumulate, self.paired)))
+
+
+def estimate_step(model: ViViT, cost: StepCost) -> int:
     """Bytes on one device at the worst moment of a training step, parameters included.
 
-    What the device takes for itself (context, fragments, scratch space) is not. The model is neither run nor changed,
-    and nothing is drawn; frozen parameters and dropped tokens count as it has them.
-
-    Args:
-        clips_at_once: clips that go through the model together.
-        accumulate: parts that an update is computed in; from the second part on, gradients are there from the start.
-        device: where the step will run, since kernels differ; one that is there.
-        shards: processes that FSDP2 shards the blocks over.
-        ema: the weights are averaged. Then, or where they are sharded, there is a whole copy of the model besides.
+    What the device takes for itself (context, fragments, scratch space) is not included. The model is neither run nor
+    changed, and no random numbers are drawn; its frozen parameters and dropped tokens count as they are.
     """
     parameters = _bytes(model.parameters())
-    copy = parameters if ema or shards > 1 else 0
+    copy = parameters if cost.ema or cost.shards > 1 else 0
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
-    optimiser_state = (STATES[optimiser] + ema) * gradients
-    if shards > 1:
-        # Whole are all parameters outside of the blocks, those of the block at work, and those of the next; and all
-        # gradients, where they are added up over parts.
+    optimiser_state = (STATES[cost.optimiser] + cost.ema) * gradients
+    if cost.shards > 1:
+        # Unsharded are the parameters outside of the blocks, those of the block at work and of the next one, and all
+        # gradients while micro-batches add to them.
         blocks = [_bytes(block.parameters()) for encoder in _encoders(model) for block in encoder.blocks]
         whole = parameters - sum(blocks) + 2 * max(blocks)
-        parameters = parameters // shards + whole
-        optimiser_state //= shards
-        gradients = gradients // shards + (gradients if accumulate > 1 else min(gradients, whole))
-    gradients_first = accumulate > 1 or shards > 1
-    peak = _peak_of_step(model, clips_at_once, precision, device, activation_checkpointing, gradients_first)
+        parameters = parameters // cost.shards + whole
+        optimiser_state //= cost.shards
+        gradients = gradients // cost.shards + (gradients if cost.accumulate > 1 else min(gradients, whole))
+    gradients_first = cost.accumulate > 1 or cost.shards > 1
+    peak = _peak_of_step(model, cost, gradients_first)
     return parameters + copy + optimiser_state + peak + gradients_first * gradients
 
 
-def check_memory(
-    model: ViViT,
-    clips: int,
-    *,
-    accumulate: int,
-    precision: Precision,
-    optimiser: Literal["sgd", "adamw"],
-    ema: bool,
-    device: torch.device,
-    shards: int = 1,
-    paired: bool = False,
-    ran_out: bool = False,
-) -> str:
-    """Say what an update needs and what is free; raise UserError, which says what would help, where that is too little.
-
-    To be called before the optimiser has state; what is not named here is as in `estimate_step`.
+def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
+    """Say how much memory an update needs and how much is free.
 
     Args:
-        clips: clips of an update in this process.
-        paired: they are mixed, as in `split_batch`.
-        ran_out: memory has run out in such an update: raise, whatever is free by now.
-    """
+        free: free bytes on the device before the optimiser has state; None: memory ran out in such an update.
 
-    def at_once(parts: int) -> int:
-        return max(map(len, split_batch(clips, parts, paired)))
+    Raises:
+        UserError: memory does not suffice, or ran out; the message says which flags would help.
+    """
 
     @cache
     def needed(checkpointing: bool, parts: int) -> int:
-        estimate = estimate_step(
-            model,
-            at_once(parts),
-            accumulate=parts,
-            precision=precision,
-            optimiser=optimiser,
-            ema=ema,
-            device=device,
-            shards=shards,
-            activation_checkpointing=checkpointing,
+        return int(
+            WITH_FRAGMENTS
+            * estimate_step(model, replace(cost, accumulate=parts, activation_checkpointing=checkpointing))
         )
-        return int(WITH_FRAGMENTS * estimate)
 
-    checkpoints = all(encoder.activation_checkpointing for encoder in _encoders(model))
-    total = needed(checkpoints, accumulate)
-    said = f"a step of {at_once(accumulate)} clips at once needs about {_gib(total)}"
-    if ran_out:
+    checkpointing, accumulate = cost.activation_checkpointing, cost.accumulate
+    total = needed(checkpointing, accumulate)
+    said = f"a step with {cost.at_once} clips at once needs about {_gib(total)}"
+    if free is None:
         room = int(CLEARLY_LESS * total)
         said = f"memory ran out: {said}"
     else:
-        room = free_memory(device) + _bytes(p for p in model.parameters() if p.device.type == device.type)
-        said = f"{said} and {_gib(room)} are free"
+        room = free + _bytes(p for p in model.parameters() if p.device.type == cost.device.type)
+        said = f"{said}, {_gib(room)} are free"
         if total <= room:
             return said
 
-    # Twice as many each time, and at last one clip at once.
-    parts = [accumulate << power for power in range(clips.bit_length()) if accumulate << power < clips]
-    parts.append(max(accumulate, clips))
+    # Twice as many micro-batches each time, and at last one clip in each.
+    parts = [accumulate << power for power in range(cost.clips.bit_length()) if accumulate << power < cost.clips]
+    parts.append(max(accumulate, cost.clips))
 
     helpful = []
-    for checkpointing in sorted({checkpoints, True}):
-        # Parts need the gradients from the start, so that more of them may need more.
-        fewest = next((number for number in parts if needed(checkpointing, number) <= room), None)
+    for with_checkpointing in sorted({checkpointing, True}):
+        # Several micro-batches need the gradients from the start, so two of them may need more than one.
+        fewest = next((number for number in parts if needed(with_checkpointing, number) <= room), None)
         if fewest is not None:
-            flags = ["--activation-checkpointing"] if checkpointing > checkpoints else []
+            flags = ["--activation-checkpointing"] if with_checkpointing > checkpointing else []
             flags += [f"--accumulate {fewest}"] if fewest > accumulate else []
-            helpful.append(f"{_gib(needed(checkpointing, fewest))} with {' '.join(flags)}")
+            helpful.append(f"{_gib(needed(with_checkpointing, fewest))} with {' '.join(flags)}")
     if helpful:
         raise UserError(f"{said}; it would need {', or '.join(helpful)}")
     raise UserError(
-        f"{said}; even one clip at once, with --activation-checkpointing, would need "
-        f"{_gib(needed(True, parts[-1]))}: take a smaller --model, or smaller or shorter clips (--image-size, "
-        "--num-frames)"
+        f"{said}; even one clip at once with --activation-checkpointing would need {_gib(needed(True, parts[-1]))}: "
+        "use a smaller --model, or smaller or shorter clips (--image-size, --num-frames)"
     )
 
 
-def _peak_of_step(
-    model: ViViT,
-    clips: int,
-    precision: Precision,
-    device: torch.device,
-    activation_checkpointing: bool,
-    gradients_first: bool,
-) -> int:
-    """The most bytes that a forward and backward pass takes beside parameters, and gradients that are there before."""
-    # A twin of fake parameters stays what it is when the model itself is compiled, sharded or moved.
+def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
+    """The most bytes that forward and backward take, besides parameters and gradients that exist beforehand."""
+    # A twin with fake parameters stays as it is when the model itself is compiled, sharded or moved.
     with torch.device("meta"):
         twin = ViViT(model.config).train()
     for encoder in _encoders(twin):
-        encoder.activation_checkpointing = activation_checkpointing
+        encoder.activation_checkpointing = cost.activation_checkpointing
     with FakeTensorMode():
         there_before: list[Tensor] = []
         for (name, meta), theirs in zip([*twin.named_parameters()], model.parameters(), strict=True):
-            fake = nn.Parameter(torch.empty(meta.shape, dtype=meta.dtype, device=device), theirs.requires_grad)
+            fake = nn.Parameter(torch.empty(meta.shape, dtype=meta.dtype, device=cost.device), theirs.requires_grad)
             module, _, last = name.rpartition(".")
             setattr(twin.get_submodule(module), last, fake)
             there_before.append(fake)
@@ -170,16 +147,16 @@ def _peak_of_step(
                 fake.grad = torch.empty_like(fake)
                 there_before.append(fake.grad)
         with _LiveStorages(there_before) as live:
-            shape = (clips, model.config.num_frames, CHANNELS, *model.config.image_size)
-            video = torch.empty(shape, dtype=torch.uint8, device=device)
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+            shape = (cost.at_once, model.config.num_frames, CHANNELS, *model.config.image_size)
+            video = torch.empty(shape, dtype=torch.uint8, device=cost.device)
+            with torch.autocast(cost.device.type, DTYPES[cost.precision], enabled=cost.precision != "float32"):
                 logits = twin(video)
             torch.stack([head.float().sum() for head in tree_leaves(logits)]).sum().backward()
     return live.peak
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Follows the bytes of the storages that operators make, from their making to their end: now, and at most."""
+    """Counts the bytes of live storages that operators have made: the current number and the peak."""
 
     def __init__(self, there_before: Iterable[Tensor]) -> None:
         super().__init__()

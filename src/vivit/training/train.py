@@ -17,7 +17,7 @@ from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
-from vivit.runtime import Ranks, device_name, out_of_memory, pick_device, pick_precision
+from vivit.runtime import Ranks, device_name, free_memory, out_of_memory, pick_device, pick_precision
 from vivit.training.checkpoint import training_tensors
 from vivit.training.distributed import (
     Tracker,
@@ -30,9 +30,9 @@ from vivit.training.distributed import (
 )
 from vivit.training.initialise import freeze_spatial
 from vivit.training.loop import Display, Scorer, StopRequest, Training
-from vivit.training.memory import check_memory
+from vivit.training.memory import StepCost, check_memory
 from vivit.training.optim import WeightAverage, build_optimiser
-from vivit.training.plan import how_it_went, plan_run, say_plan
+from vivit.training.plan import Plan, how_it_went, plan_run, say_plan
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
@@ -110,20 +110,19 @@ def train(
     encoders = [module for module in trained.modules() if isinstance(module, Encoder)]
     for encoder in encoders:
         encoder.activation_checkpointing = activation_checkpointing
-    memory_check = partial(
-        check_memory,
-        model,
+    cost = StepCost(
         max(map(len, split_batch(schedule.batch_size, world_size, recipe.mixes))),
+        accelerator.device,
         accumulate=recipe.accumulate,
+        paired=recipe.mixes,
         precision=precision,
         optimiser=recipe.optimiser,
         ema=bool(recipe.ema),
-        device=accelerator.device,
         shards=world_size if shard else 1,
-        paired=recipe.mixes,
+        activation_checkpointing=activation_checkpointing,
     )
     if not recipe.freeze_spatial:
-        say(together(memory_check))
+        say(together(lambda: check_memory(model, cost, free_memory(accelerator.device))))
     # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
     # copy.
     kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
@@ -179,7 +178,7 @@ def train(
         say(f"{out} is trained already")
         scorer.take_weights()
     else:
-        with plain_words(out, partial(memory_ran_out, recipe, memory_check)):
+        with plain_words(out, partial(memory_ran_out, plan, cost)):
             start_trackers(accelerator, out, training.done, recipe, track)
             training.go()
         training.say_unreadable(say)
@@ -193,13 +192,13 @@ def train(
     return kept.eval()
 
 
-def memory_ran_out(recipe: Recipe, check: Callable[..., str]) -> None:
-    """Raises UserError, which says what would help."""
-    if recipe.freeze_spatial:
+def memory_ran_out(plan: Plan, cost: StepCost) -> None:
+    """Raise UserError, which says what would help."""
+    if plan.recipe.freeze_spatial:
         raise UserError(
-            "memory ran out; take a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
+            "memory ran out: use a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
         )
-    check(ran_out=True)
+    check_memory(plan.model, cost, free=None)
 
 
 @contextmanager
