@@ -160,7 +160,7 @@ def start_of(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) 
     config = before.config.model_copy(update={"num_classes": len(classes)})
     model = ViViT(config, classes={"classes": classes}, preprocessing=before.preprocessing)
     model.initialise(position_std=recipe.position_std)
-    parts = ["embedding.", "model.spatial_"] * way.spatial_kept + ["model.temporal_"] * (way.temporal == "kept")
+    parts = ["embedding.", "encoder.spatial."] * way.spatial_kept + ["encoder.temporal."] * (way.temporal == "kept")
     kept = {name: value for name, value in before.state_dict().items() if name.startswith(tuple(parts))}
     model.load_state_dict(kept, strict=False)
     if way.temporal == "as the spatial one":

@@ -27,7 +27,7 @@ def test_each_way_starts_from_what_it_names(way: Way) -> None:
     same = {name for name, value in state.items() if name in kept and torch.equal(value, kept[name])}
     spatial, temporal = (
         {name for name in kept if name.startswith(parts)}
-        for parts in (("embedding.", "model.spatial_"), ("model.temporal_",))
+        for parts in (("embedding.", "encoder.spatial."), ("encoder.temporal.",))
     )
     assert same == (spatial if way.spatial_kept else set()) | (temporal if way.temporal == "kept" else set())
 

@@ -131,7 +131,7 @@ def test_data_and_start_alone_give_a_useful_model(folder: Path, trained: str, he
         r"^recipe finetune, the default with --init$",
         r"^factorised encoder of 64,930 parameters, starting from image_vit$",
         r"^how its pixels were normalised is not told; \[-1, 1\] assumed$",
-        r"^not from the image model: heads, model\.temporal_encoder, model\.temporal_positions$",
+        r"^not from the image model: encoder\.temporal, heads$",
         r"^clips of 32 frames at a stride of 2, 32 × 32 pixels .* image_size as the start has it",
         r"^200 steps of 8 clips, in 100 epochs \(10 would be too few steps\)$",
         r"^on .* in float32$",

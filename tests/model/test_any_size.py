@@ -143,7 +143,7 @@ def test_gradients_reach_every_position(variant: str, size: str) -> None:
 def test_gradients_of_resized_positions_are_those_of_finite_differences() -> None:
     model = build("factorised encoder").double()
     video = clip(12, 16, 56).double()
-    parameter = model.get_parameter("model.spatial_positions.embedding")
+    parameter = model.get_parameter("encoder.spatial.positions.embedding")
     model(video, any_size=True)[0, 1].backward()
     assert parameter.grad is not None
     direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -174,7 +174,7 @@ def test_a_clip_that_is_not_of_whole_tubelets_is_refused(frames: int, height: in
     video = torch.zeros(1, frames, 3, height, width)
     with pytest.raises(ValueError, match=r"\(B, 8, 3, 24, 40\), not \(1, "):
         model(video)
-    with pytest.raises(ValueError, match=f"{frames} × {height} × {width} is not of whole tubelets of 2 × 8 × 8"):
+    with pytest.raises(ValueError, match=f"{frames} × {height} × {width} does not divide into tubelets of 2 × 8 × 8"):
         model(video, any_size=True)
 
 

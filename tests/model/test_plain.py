@@ -86,34 +86,35 @@ def mix_half_and_half(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat([over_time, over_space], dim=3)
 
 
-def attention_branch(x: Tensor, w: Weights, heads: int, how: Any) -> Tensor:
-    mixed = how(*queries_keys_values(norm(x, part(w, "norm")), part(w, "attention"), heads))
-    return mixed.flatten(-2) @ w["attention.out.weight"].T + w["attention.out.bias"]
+def attend(x: Tensor, w: Weights, heads: int, how: Any) -> Tensor:
+    mixed = how(*queries_keys_values(x, w, heads))
+    return mixed.flatten(-2) @ w["proj.weight"].T + w["proj.bias"]
 
 
-def mlp_branch(x: Tensor, w: Weights) -> Tensor:
-    x = norm(x, part(w, "norm")) @ w["mlp.hidden.weight"].T + w["mlp.hidden.bias"]
+def mlp(x: Tensor, w: Weights) -> Tensor:
+    x = x @ w["fc1.weight"].T + w["fc1.bias"]
     x = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
-    return x @ w["mlp.out.weight"].T + w["mlp.out.bias"]
+    return x @ w["fc2.weight"].T + w["fc2.bias"]
 
 
-def encode(x: Tensor, w: Weights, layers: int, heads: int, attentions: dict[str, Any]) -> Tensor:
+def encode(x: Tensor, w: Weights, layers: int, heads: int, attentions: dict[str, tuple[str, Any]]) -> Tensor:
+    """attentions: the name of each one's LayerNorm → its own name, and how it mixes tokens."""
     for layer in range(layers):
         block = part(w, f"blocks.{layer}")
-        for name, how in attentions.items():
-            x = x + attention_branch(x, part(block, name), heads, how)
-        x = x + mlp_branch(x, part(block, "mlp"))
+        for norm_name, (name, how) in attentions.items():
+            x = x + attend(norm(x, part(block, norm_name)), part(block, name), heads, how)
+        x = x + mlp(norm(x, part(block, "norm2" if "norm1" in attentions else "norm_mlp")), part(block, "mlp"))
     return norm(x, part(w, "norm"))
 
 
-def encode_tokens(x: Tensor, w: Weights, positions: str, encoder: str, layers: int, heads: int) -> Tensor:
+def encode_tokens(x: Tensor, w: Weights, layers: int, heads: int) -> Tensor:
     """(B, N, D) → (B, D): positions, class token if there is one, full attention, and what is classified."""
-    p = part(w, positions)
+    p = part(w, "positions")
     x = x + p["embedding"].reshape(-1, x.shape[-1])
     if "class_token" in p:
         token = (p["class_token"] + p["class_position"]).repeat(len(x), 1, 1)
         x = torch.cat([token, x], dim=1)
-    x = encode(x, part(w, encoder), layers, heads, {"attention": mix})
+    x = encode(x, w, layers, heads, {"norm1": ("attn", mix)})
     return x[:, 0] if "class_token" in p else x.mean(dim=1)
 
 
@@ -124,27 +125,25 @@ def plain(w: Weights, config: ModelConfig, video: Tensor) -> Tensor:
         video = video[:, UNIFORM_INDICES]
     x = F.conv3d(video.transpose(1, 2), w["embedding.weight"], w["embedding.bias"], stride=config.tubelet_size)
     x = x.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, D, T, n_h, n_w) → (B, T, S, D)
-    model = part(w, "model")
+    encoder = part(w, "encoder")
     if config.variant == "spatiotemporal":
-        x = encode_tokens(x.flatten(1, 2), model, "positions", "encoder", layers, heads)
+        x = encode_tokens(x.flatten(1, 2), encoder, layers, heads)
     elif config.variant == "factorised_encoder":
-        frames = [
-            encode_tokens(x[:, t], model, "spatial_positions", "spatial_encoder", layers, heads)
-            for t in range(x.shape[1])
-        ]
+        frames = [encode_tokens(x[:, t], part(encoder, "spatial"), layers, heads) for t in range(x.shape[1])]
         x = torch.stack(frames, dim=1)
         if config.temporal_layers:
-            x = encode_tokens(x, model, "temporal_positions", "temporal_encoder", config.temporal_layers, heads)
+            x = encode_tokens(x, part(encoder, "temporal"), config.temporal_layers, heads)
         else:
             x = x.mean(dim=1)
     else:
-        attentions: dict[str, Any] = {"attention": mix_half_and_half}
+        space, time = ("attn_space", mix_over_space), ("attn_time", mix_over_time)
+        attentions: dict[str, tuple[str, Any]] = {"norm1": ("attn", mix_half_and_half)}
         if config.attention_order == "space_time":
-            attentions = {"space": mix_over_space, "time": mix_over_time}
+            attentions = {"norm_space": space, "norm_time": time}
         if config.attention_order == "time_space":
-            attentions = {"time": mix_over_time, "space": mix_over_space}
-        x = x + model["positions.embedding"].flatten(1, 2)
-        x = encode(x, part(model, "encoder"), layers, heads, attentions).mean(dim=(1, 2))
+            attentions = {"norm_time": time, "norm_space": space}
+        x = x + encoder["positions.embedding"].flatten(1, 2)
+        x = encode(x, encoder, layers, heads, attentions).mean(dim=(1, 2))
     if "representation.weight" in w:
         x = torch.tanh(x @ w["representation.weight"].T + w["representation.bias"])
     return x @ w["heads.classes.weight"].T + w["heads.classes.bias"]

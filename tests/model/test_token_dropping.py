@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support import random_weights, tiny_config
-from vivit.model.embedding import Positions, TokenDropping
+from vivit.model.embedding import TokenDropping
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
 
@@ -43,7 +43,7 @@ def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:
 
     def record(module: TokenDropping, args: tuple[Tensor], output: Tensor) -> None:
         # Model 2 has another such module, for temporal tokens, of which none is dropped.
-        if module.share:
+        if module.rate:
             before, after = (x if x.ndim == 3 else x.transpose(1, 2).flatten(2) for x in (args[0], output))
             same = (before[:, None] == after[:, :, None]).all(dim=3)  # (rows, kept, tokens)
             assert torch.equal(same.sum(dim=2), torch.ones_like(same[:, :, 0], dtype=torch.long))
@@ -56,37 +56,32 @@ def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:
     return logits, kept[0]
 
 
-def encode(tokens: Tensor, positions: Positions, encoder: nn.Module) -> Tensor:
+def encode(tokens: Tensor, encoder: Encoder) -> Tensor:
     """(N, D) → (D,): with a class token, if there is one."""
+    positions = encoder.positions
     if positions.class_token is None or positions.class_position is None:
-        return encoder(tokens[None], examples=1)[0].mean(dim=0)
+        return encoder.encode(tokens[None], 1)[0].mean(dim=0)
     tokens = torch.cat([(positions.class_token + positions.class_position)[None], tokens])
-    return encoder(tokens[None], examples=1)[0, 0]
+    return encoder.encode(tokens[None], 1)[0, 0]
 
 
 def logits_of_kept(model: ViViT, clip: Tensor, kept: Tensor) -> Tensor:
     """(K,) of one clip, from only the tokens of these numbers; `kept` has a row for the clip, or one for each time."""
-    network: Any = model.model
+    network: Any = model.encoder
     tokens = model.embedding(clip[None])[0].flatten(1, 2)  # (T, S, D)
     if model.config.variant == "spatiotemporal":
         tokens = tokens.flatten(0, 1) + network.positions.embedding.flatten(0, 2)
-        features = encode(tokens[kept[0]], network.positions, network.encoder)
+        features = encode(tokens[kept[0]], network)
     elif model.config.variant == "factorised_encoder":
-        tokens = tokens + network.spatial_positions.embedding.flatten(0, 1)
-        features = torch.stack(
-            [
-                encode(tokens[time][kept[time]], network.spatial_positions, network.spatial_encoder)
-                for time in range(TIMES)
-            ]
-        )
-        if network.temporal_encoder is None:
+        tokens = tokens + network.spatial.positions.embedding.flatten(0, 1)
+        features = torch.stack([encode(tokens[time][kept[time]], network.spatial) for time in range(TIMES)])
+        if network.temporal is None:
             features = features.mean(dim=0)
         else:
-            features = features + network.temporal_positions.embedding
-            features = encode(features, network.temporal_positions, network.temporal_encoder)
+            features = encode(features + network.temporal.positions.embedding, network.temporal)
     else:
         tokens = tokens + network.positions.embedding.flatten(1, 2)
-        features = network.encoder(tokens[:, kept[0]][None], examples=1)[0].mean(dim=(0, 1))
+        features = network.encode(tokens[:, kept[0]][None], 1)[0].mean(dim=(0, 1))
     return model.heads["classes"](features)
 
 
@@ -134,9 +129,9 @@ def test_gradients_reach_the_pixels_and_positions_of_kept_tokens_alone(variant: 
     tubes = video.grad.view(TIMES, 2, 3, 3, 8, 4, 8)  # (T, t, C, n_h, h, n_w, w)
     assert torch.equal(tubes.abs().amax(dim=(1, 2, 4, 6)).flatten(1) > 0, reached)
 
-    network: Any = model.model
+    network: Any = model.encoder
     if model.config.variant == "factorised_encoder":
-        positions, reached = network.spatial_positions.embedding.grad.flatten(0, 1), reached.any(dim=0)
+        positions, reached = network.spatial.positions.embedding.grad.flatten(0, 1), reached.any(dim=0)
     else:
         positions = network.positions.embedding.grad.flatten(1, 2)
     assert torch.equal(positions.abs().amax(dim=-1) > 0, reached)

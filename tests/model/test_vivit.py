@@ -12,7 +12,7 @@ from tests.support import random_clips, tiny_config, tiny_model
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
 from vivit.model.cost import multiply_adds
-from vivit.model.encoder import Encoder, StochasticDepth
+from vivit.model.encoder import MLP, Encoder, StochasticDepth
 from vivit.model.vivit import ViViT
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -91,11 +91,11 @@ def test_initialisation(variant: str) -> None:
         if name.endswith("qkv.weight"):
             for kernel in value.view(4, 3, 32, 128).unbind(1):
                 assert_uniform(kernel, math.sqrt(6 / 256))
-        elif name.endswith("attention.out.weight"):
+        elif name.endswith(("attn.proj.weight", "attn_space.proj.weight", "attn_time.proj.weight")):
             assert_uniform(value, math.sqrt(6 / 256))
-        elif name.endswith(("mlp.hidden.weight", "mlp.out.weight")):
+        elif name.endswith(("mlp.fc1.weight", "mlp.fc2.weight")):
             assert_uniform(value, math.sqrt(6 / (128 + 320)))
-        elif name.endswith(("mlp.hidden.bias", "mlp.out.bias")):
+        elif name.endswith(("mlp.fc1.bias", "mlp.fc2.bias")):
             assert 0.5e-6 < value.std() < 1.5e-6
         elif name.endswith("positions.embedding") and value.numel() > 1000:
             assert_normal(value, 0.02)
@@ -105,13 +105,13 @@ def test_initialisation(variant: str) -> None:
             assert_lecun(value, 3 * 2 * 8 * 8)
         elif name == "representation.weight":
             assert_lecun(value, 128)
-        elif name.endswith("norm.weight"):
+        elif "norm" in name and name.endswith("weight"):
             assert torch.equal(value, torch.ones_like(value))
         else:
             assert name.startswith("heads.") or name.endswith(("class_token", "bias")), name
             assert torch.count_nonzero(value) == 0, name
         seen.add(name.rsplit(".", 2)[-2] + "." + name.rsplit(".", 2)[-1])
-    assert {"qkv.weight", "out.weight", "hidden.bias", "norm.bias", "classes.weight", "representation.bias"} <= seen
+    assert {"qkv.weight", "proj.weight", "fc1.bias", "norm.bias", "classes.weight", "representation.bias"} <= seen
 
 
 @each_variant
@@ -238,11 +238,11 @@ def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
             module.register_forward_hook(record(name))
     model(random_video(model, batch=8))
     width, hidden = model.config.hidden_size, model.config.mlp_dim
-    expected = {("model.dropout", width)}
+    expected: set[tuple[str, int]] = set()
     for name, module in model.named_modules():
-        if isinstance(module, SelfAttention):
-            expected.add((name.removesuffix("attention") + "dropout", width))
-        if name.endswith(".mlp.mlp"):
+        if isinstance(module, SelfAttention | Encoder):
+            expected.add((f"{name}.dropout", width))
+        if isinstance(module, MLP):
             expected |= {(f"{name}.dropout", hidden), (f"{name}.dropout", width)}
     assert dropped == expected
 
@@ -252,7 +252,7 @@ def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
 
 def logits_of_tokens(model: ViViT, tokens: Tensor) -> Tensor:
     with torch.no_grad():
-        return model.model(tokens)
+        return model.encoder(tokens)
 
 
 @each_variant
@@ -275,13 +275,13 @@ def test_order_comes_from_positions_alone(variant: str) -> None:
     times = [2, 0, 1]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("model.positions.embedding", "temporal_positions.embedding")):
+            if name.endswith(("encoder.positions.embedding", "temporal.positions.embedding")):
                 parameter.copy_(parameter[times].clone())
     torch.testing.assert_close(logits_of_tokens(model, tokens[:, times]), expected, rtol=1e-11, atol=1e-11)
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("model.positions.embedding", "spatial_positions.embedding")):
+            if name.endswith(("encoder.positions.embedding", "spatial.positions.embedding")):
                 parameter.copy_(parameter.flip(-3))
     torch.testing.assert_close(logits_of_tokens(model, tokens[:, times].flip(2)), expected, rtol=1e-11, atol=1e-11)
 
@@ -339,7 +339,7 @@ class RecordOperators(TorchDispatchMode):
 def test_attention_copies_no_token(
     attention: type[SelfAttention], train: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = attention(32, 4, dropout=0.0).train(train)
+    module = attention(ModelConfig(hidden_size=32, num_heads=4)).train(train)
     qkv = torch.randn(2, 8, 9, 96, generator=torch.Generator().manual_seed(0)).requires_grad_(train)
     inputs: list[Tensor] = []
     original = F.scaled_dot_product_attention
@@ -363,7 +363,7 @@ def test_attention_copies_no_token(
 def test_half_the_heads_see_time_and_half_see_space() -> None:
     """What changes at one token reaches its own frame and its own place, and nothing else."""
     torch.manual_seed(0)
-    attention = FactorisedDotProductAttention(16, 4, dropout=0.0).double().eval()
+    attention = FactorisedDotProductAttention(ModelConfig(hidden_size=16, num_heads=4)).double().eval()
     x = torch.randn(1, 3, 5, 16, dtype=torch.float64)
     changed = x.clone()
     changed[0, 1, 2] += 1
@@ -380,7 +380,7 @@ def test_half_the_heads_see_time_and_half_see_space() -> None:
 
 def plain_adapter(model: ViViT, x: Tensor) -> Tensor:
     """The formula, weight by weight."""
-    weights = {name.removeprefix("model.adapter."): value for name, value in model.state_dict().items()}
+    weights = {name.removeprefix("encoder.adapter."): value for name, value in model.state_dict().items()}
     centred = x - x.mean(dim=-1, keepdim=True)
     normed = centred / (centred.square().mean(dim=-1, keepdim=True) + model.config.norm_eps).sqrt()
     hidden = (normed * weights["norm.weight"] + weights["norm.bias"]) @ weights["down.weight"].T + weights["down.bias"]
@@ -395,15 +395,13 @@ def test_the_adapter_is_its_formula_on_what_the_spatial_encoder_gives() -> None:
     def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         seen["given"], seen["made"] = given[0], made
 
-    model.model.get_submodule("adapter").register_forward_hook(note)
+    model.encoder.get_submodule("adapter").register_forward_hook(note)
     logits = model(random_video(model))
     torch.testing.assert_close(seen["made"], plain_adapter(model, seen["given"]), rtol=0, atol=1e-5)
     without = build("factorised encoder").eval()
     without.load_state_dict({k: v for k, v in model.state_dict().items() if "adapter" not in k})
     frames: list[Tensor] = []
-    without.model.get_submodule("temporal_positions").register_forward_pre_hook(
-        lambda module, given: frames.append(given[0])
-    )
+    without.encoder.get_submodule("temporal").register_forward_pre_hook(lambda module, given: frames.append(given[0]))
     plain_logits = without(random_video(model))
     torch.testing.assert_close(seen["given"], frames[0])
     assert not torch.allclose(logits, plain_logits)
@@ -413,20 +411,20 @@ def test_a_fresh_adapter_changes_nothing_and_learns() -> None:
     plain = build("factorised encoder").eval()
     model = ViViT(tiny_config(num_layers=3, **VARIANTS["factorised encoder"], adapter_size=4)).eval()
     left = model.load_state_dict(plain.state_dict(), strict=False)
-    assert all(name.startswith("model.adapter.") for name in left.missing_keys) and not left.unexpected_keys
+    assert all(name.startswith("encoder.adapter.") for name in left.missing_keys) and not left.unexpected_keys
     assert torch.equal(model(random_video(model)), plain(random_video(plain)))
     model(random_video(model)).sum().backward()
-    gradient = model.get_parameter("model.adapter.up.weight").grad
+    gradient = model.get_parameter("encoder.adapter.up.weight").grad
     assert gradient is not None and gradient.abs().max() > 0
 
 
 def test_a_fresh_adapters_way_down_is_xavier_uniform() -> None:
     torch.manual_seed(0)
     model = ViViT(tiny_config(**VARIANTS["factorised encoder"], hidden_size=128, adapter_size=32)).state_dict()
-    assert_uniform(model["model.adapter.down.weight"], math.sqrt(6 / (128 + 32)))
-    assert torch.equal(model["model.adapter.norm.weight"], torch.ones(128))
+    assert_uniform(model["encoder.adapter.down.weight"], math.sqrt(6 / (128 + 32)))
+    assert torch.equal(model["encoder.adapter.norm.weight"], torch.ones(128))
     for name in ("norm.bias", "down.bias", "up.weight", "up.bias"):
-        assert torch.count_nonzero(model[f"model.adapter.{name}"]) == 0, name
+        assert torch.count_nonzero(model[f"encoder.adapter.{name}"]) == 0, name
 
 
 def test_features_and_heads_are_the_logits() -> None:

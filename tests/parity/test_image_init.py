@@ -108,7 +108,7 @@ def test_official_kernel_positions_and_features(case: str, source: str) -> None:
     state = model.state_dict()
     kernel = state["embedding.weight"].permute(2, 3, 4, 1, 0).numpy()  # (D, C, t, h, w) → (t, h, w, C, D)
     np.testing.assert_array_equal(kernel[0] if uniform else kernel, io["embedding_kernel"].astype(np.float32))
-    prefix = "model.spatial_positions." if official["variant"] == "fe" else "model.positions."
+    prefix = "encoder.spatial.positions." if official["variant"] == "fe" else "encoder.positions."
     positions = state[f"{prefix}embedding"].flatten(0, -2)
     if f"{prefix}class_position" in state:
         positions = torch.cat([state[f"{prefix}class_position"][None], positions])
@@ -143,7 +143,7 @@ def test_a_still_video_is_seen_as_the_image_is(source: str, tubelet_init: Tubele
 
     video = image.permute(0, 3, 1, 2)[:, None].repeat(1, 8, 1, 1, 1)
     encoded: list[Tensor] = []
-    model.get_submodule("model.spatial_encoder").register_forward_hook(lambda *call: encoded.append(call[-1]))
+    model.get_submodule("encoder.spatial.norm").register_forward_hook(lambda *call: encoded.append(call[-1]))
     with torch.no_grad():
         features = model.features(video)
     times = model.config.grid[0]
@@ -160,10 +160,10 @@ def test_a_still_video_is_seen_as_the_image_is(source: str, tubelet_init: Tubele
 def test_attention_over_time_starts_at_nothing_and_learns(source: str, attention_order: str) -> None:
     model = build(variant="factorised_self_attention", attention_order=attention_order)
     init_from_image_vit(model, IMAGE_VIT / source)
-    blocks = [f"model.encoder.blocks.{layer}" for layer in range(3)]
+    blocks = [f"encoder.blocks.{layer}" for layer in range(3)]
     branches: list[Tensor] = []
     for block in blocks:
-        model.get_submodule(f"{block}.time").register_forward_hook(lambda *call: branches.append(call[-1]))
+        model.get_submodule(f"{block}.attn_time").register_forward_hook(lambda *call: branches.append(call[-1]))
     torch.manual_seed(1)
     video, direction = torch.rand(2, 8, 3, 32, 32) * 2 - 1, torch.randn(2, 32)
 
@@ -172,13 +172,13 @@ def test_attention_over_time_starts_at_nothing_and_learns(source: str, attention
     assert len(branches) == 3
     assert all(torch.count_nonzero(branch) == 0 for branch in branches)
     for block in blocks:
-        assert_nonzero_gradient(model.get_parameter(f"{block}.time.attention.out.weight").grad)
-        assert_nonzero_gradient(model.get_parameter(f"{block}.time.attention.out.bias").grad)
+        assert_nonzero_gradient(model.get_parameter(f"{block}.attn_time.proj.weight").grad)
+        assert_nonzero_gradient(model.get_parameter(f"{block}.attn_time.proj.bias").grad)
     optimizer.step()
     optimizer.zero_grad()
     (model.features(video) * direction).sum().backward()
     for block in blocks:
-        gradient = model.get_parameter(f"{block}.time.attention.qkv.weight").grad
+        gradient = model.get_parameter(f"{block}.attn_time.qkv.weight").grad
         assert gradient is not None
         for part in gradient.view(4, 3, 8, 32).unbind(1):
             assert_nonzero_gradient(part)
@@ -199,9 +199,9 @@ def test_what_the_image_model_does_not_have_stays(variant: str) -> None:
 
     expected = {name for name in before if name.startswith("heads.")}
     if variant == "factorised_encoder":
-        expected |= {name for name in before if name.startswith("model.temporal_")}
+        expected |= {name for name in before if name.startswith("encoder.temporal.")}
     if variant == "factorised_self_attention":
-        expected |= {name for name in before if ".time.norm." in name or ".time.attention.qkv." in name}
+        expected |= {name for name in before if ".norm_time." in name or ".attn_time.qkv." in name}
     assert kept == expected
 
 

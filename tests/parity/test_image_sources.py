@@ -293,7 +293,7 @@ def random_video(model: ViViT, clips: int = 2) -> Tensor:
 def spatial_tokens(model: ViViT, video: Tensor) -> Tensor:
     """What the spatial encoder gives, (B, T, 1 + S, D)."""
     encoded: list[Tensor] = []
-    encoder = model.get_submodule("model.spatial_encoder")
+    encoder = model.get_submodule("encoder.spatial.norm")
     handle = encoder.register_forward_hook(lambda *call: encoded.append(call[-1]))
     with torch.no_grad():
         model.features(video)
@@ -377,7 +377,7 @@ def test_what_is_not_taken_and_what_is_not_there_is_said(tmp_path: Path) -> None
     assert "not from the image model: heads" in report
     report = init_from_image_vit(build(representation_size=WIDTH), image)
     assert not [line for line in report if line.startswith("not used")]
-    assert [line for line in report if line.startswith("not from the image model: heads, model.temporal_")]
+    assert [line for line in report if line == "not from the image model: encoder.temporal, heads"]
 
     weights = timm_weights(9)
     del weights["cls_token"]
@@ -417,7 +417,7 @@ def test_every_variant_takes_the_same_weights(name: str, variant: str, tmp_path:
 
     state, theirs = model.state_dict(), source.weights
     fe, fsa = model.config.variant == "factorised_encoder", model.config.variant == "factorised_self_attention"
-    prefix = "model.spatial_" if fe else "model."
+    prefix = "encoder.spatial." if fe else "encoder."
     kernel = state["embedding.weight"]
     assert torch.equal(kernel[:, :, 1], theirs["patch_embed.proj.weight"])
     assert torch.count_nonzero(kernel[:, :, 0]) == 0
@@ -433,20 +433,20 @@ def test_every_variant_takes_the_same_weights(name: str, variant: str, tmp_path:
         assert torch.equal(state[f"{prefix}positions.class_position"], theirs["pos_embed"][0, 0])
 
     for part in ("weight", "bias"):
-        assert torch.equal(state[f"{prefix}encoder.norm.{part}"], theirs[f"norm.{part}"])
+        assert torch.equal(state[f"{prefix}norm.{part}"], theirs[f"norm.{part}"])
         for layer in range(LAYERS):
-            ours = f"{prefix}encoder.blocks.{layer}"
-            attention = f"{ours}.space" if fsa else f"{ours}.attention"
+            ours = f"{prefix}blocks.{layer}"
+            attention = f"{ours}.attn_space" if fsa else f"{ours}.attn"
             modules = {
-                f"{attention}.norm": "norm1",
-                f"{attention}.attention.out": "attn.proj",
-                f"{ours}.mlp.norm": "norm2",
-                f"{ours}.mlp.mlp.hidden": "mlp.fc1",
-                f"{ours}.mlp.mlp.out": "mlp.fc2",
+                f"{ours}.norm_space" if fsa else f"{ours}.norm1": "norm1",
+                f"{attention}.proj": "attn.proj",
+                f"{ours}.norm_mlp" if fsa else f"{ours}.norm2": "norm2",
+                f"{ours}.mlp.fc1": "mlp.fc1",
+                f"{ours}.mlp.fc2": "mlp.fc2",
             }
             for our_name, their_name in modules.items():
                 assert torch.equal(state[f"{our_name}.{part}"], theirs[f"blocks.{layer}.{their_name}.{part}"]), our_name
-            rows = state[f"{attention}.attention.qkv.{part}"]
+            rows = state[f"{attention}.qkv.{part}"]
             depth = WIDTH // HEADS
             for number, their_rows in enumerate(theirs[f"blocks.{layer}.attn.qkv.{part}"].chunk(3)):
                 for head in range(HEADS):
@@ -616,8 +616,8 @@ def test_a_distilled_model_of_transformers_is_read_without_its_distillation_toke
     report = init_from_image_vit(model, tmp_path)
     assert [line for line in report if "distillation token has no place" in line]
     rows = image.embeddings.position_embeddings[0]
-    assert torch.equal(model.state_dict()["model.spatial_positions.class_position"], rows[0])
-    assert torch.equal(model.state_dict()["model.spatial_positions.embedding"], rows[2:].view(2, 3, WIDTH))
+    assert torch.equal(model.state_dict()["encoder.spatial.positions.class_position"], rows[0])
+    assert torch.equal(model.state_dict()["encoder.spatial.positions.embedding"], rows[2:].view(2, 3, WIDTH))
     assert_sees_middle_frames(model, source)
 
 
@@ -643,7 +643,7 @@ def test_positions_of_another_grid_are_scipys(image_size: tuple[int, int], varia
     grid = rows[1:].view(2, 3, WIDTH).double().numpy()
     expected = torch.from_numpy(scipy.ndimage.zoom(grid, (height / 2, width / 3, 1), order=1))
     state, fe = model.state_dict(), variant == "fe"
-    prefix = "model.spatial_" if fe else "model."
+    prefix = "encoder.spatial." if fe else "encoder."
     embedding = state[f"{prefix}positions.embedding"]
     for places in [embedding] if fe else list(embedding):
         assert_near(places.double(), expected, 1e-6)

@@ -189,7 +189,7 @@ def test_a_change_of_what_is_trained_computes_nothing_again(
             parameter.add_(1.0)
     assert_same(features(model, videos, tmp_path), before)
     other = build(temporal_layers=2, adapter_size=None, dropout=0.5, num_classes=None, heads={"a": 2, "b": 3})
-    spatial = {k: v for k, v in model.state_dict().items() if k.startswith(("embedding.", "model.spatial_"))}
+    spatial = {k: v for k, v in model.state_dict().items() if k.startswith(("embedding.", "encoder.spatial."))}
     other.load_state_dict(spatial, strict=False)
     relabelled = dataclasses.replace(
         videos, videos=tuple(LabelledVideo(video.source, {"classes": 1}) for video in videos.videos)
@@ -207,7 +207,7 @@ def _change_embedding(model: ViViT, videos: VideoSet) -> dict[str, Any]:
 
 def _change_last_norm(model: ViViT, videos: VideoSet) -> dict[str, Any]:
     with torch.no_grad():
-        model.get_parameter("model.spatial_encoder.norm.weight")[-1] += 1e-3
+        model.get_parameter("encoder.spatial.norm.weight")[-1] += 1e-3
     return {}
 
 
@@ -500,7 +500,7 @@ def test_the_hash_is_of_the_spatial_encoder_alone() -> None:
     model = build()
     before = encoder_hash(model)
     assert before == encoder_hash(build(temporal_layers=3, adapter_size=None, stochastic_depth=0.5))
-    spatial = [name for name, _ in model.named_parameters() if name.startswith(("embedding.", "model.spatial_"))]
+    spatial = [name for name, _ in model.named_parameters() if name.startswith(("embedding.", "encoder.spatial."))]
     for name in spatial:
         changed = build()
         with torch.no_grad():

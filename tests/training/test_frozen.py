@@ -36,7 +36,7 @@ SIZES: dict[str, Any] = {
     "temporal_layers": 2,
     "num_classes": 5,
 }
-SPATIAL = ("embedding.", "model.spatial_")
+SPATIAL = ("embedding.", "encoder.spatial.")
 each_kind = pytest.mark.parametrize(
     "fields",
     [
@@ -114,10 +114,10 @@ def test_temporal_blocks_start_as_the_last_spatial_ones(temporal: int, spatial: 
     assert said == f"the last {len(copied)} temporal layers start as copies of the last spatial ones"
     for name, value in model.state_dict().items():
         source = name
-        if name.startswith("model.temporal_encoder."):
+        if name.startswith(("encoder.temporal.blocks.", "encoder.temporal.norm.")):
             source = name.replace("temporal", "spatial")
             for ours, theirs in copied.items():
-                if name.startswith(f"model.temporal_encoder.blocks.{ours}."):
+                if name.startswith(f"encoder.temporal.blocks.{ours}."):
                     source = source.replace(f"blocks.{ours}.", f"blocks.{theirs}.")
                     break
             else:
@@ -128,7 +128,7 @@ def test_temporal_blocks_start_as_the_last_spatial_ones(temporal: int, spatial: 
 def test_features_are_without_dropout_and_leave_the_modes_as_they_were() -> None:
     model = build(dropout=0.5, stochastic_depth=0.5, token_dropping=0.5)
     part = freeze_spatial(model).train()
-    model.model.get_submodule("spatial_encoder").eval()
+    model.encoder.get_submodule("spatial").eval()
     modes = {name: module.training for name, module in model.named_modules()}
     features = frame_features(model, clips(model))
     assert {name: module.training for name, module in model.named_modules()} == modes
@@ -205,8 +205,8 @@ def image_vit(tmp_path: Path) -> str:
 def temporal_and_spatial_blocks(model: ViViT) -> list[dict[str, Tensor]]:
     """The state of the last block of each."""
     encoder = factorised_encoder_of(model)
-    assert encoder.temporal_encoder is not None
-    return [one.blocks[-1].state_dict() for one in (encoder.temporal_encoder, encoder.spatial_encoder)]
+    assert encoder.temporal is not None
+    return [one.blocks[-1].state_dict() for one in (encoder.temporal, encoder.spatial)]
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -149,7 +149,7 @@ def test_gradients_and_the_optimisers_state_are_counted_by_hand() -> None:
 def test_shards_divide_all_but_what_is_gathered(accumulate: int) -> None:
     model = build(num_layers=8, hidden_size=128)
     size = size_of(model.parameters())
-    blocks = [size_of(block.parameters()) for block in model.model.encoder.blocks]  # type: ignore
+    blocks = [size_of(block.parameters()) for block in model.encoder.blocks]  # type: ignore
     gathered = size - sum(blocks) + 2 * blocks[0]
     # Weights, momentum, variance and gradients; the gradients of several parts are whole until the last. And the copy
     # that is scored.

@@ -37,14 +37,14 @@ def test_decay_shrinks_kernels_and_nothing_else(tiny_recipe: Recipe, optimiser: 
     assert decayed == {
         "embedding.weight",
         "heads.classes.weight",
-        *(f"model.{encoder}_encoder.blocks.0.{part}.weight" for encoder in ("spatial", "temporal") for part in KERNELS),
+        *(f"encoder.{encoder}.blocks.0.{part}.weight" for encoder in ("spatial", "temporal") for part in KERNELS),
     }
     for name in decayed:
         value = model.get_parameter(name)
         torch.testing.assert_close(value, torch.full_like(value, 0.95))
 
 
-KERNELS = ("attention.attention.qkv", "attention.attention.out", "mlp.mlp.hidden", "mlp.mlp.out")
+KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
 def test_sgd_has_momentum(tiny_recipe: Recipe) -> None:
@@ -88,42 +88,42 @@ def by_share(moves: dict[str, float]) -> dict[float, set[str]]:
 def test_each_layer_of_a_factorised_encoder_learns_half_as_fast_as_the_one_above() -> None:
     model = tiny("vivit-ti-16x2-fe", temporal_layers=2, adapter_size=4, representation_size=5)
     assert by_share(moved_by(model, Recipe(layer_decay=0.5))) == {
-        1.0: {"heads.classes", "representation", "model.temporal_encoder.norm"},
-        1 / 2: {"model.temporal_encoder.1"},
-        1 / 4: {"model.temporal_encoder.0"},
+        1.0: {"heads.classes", "representation", "encoder.temporal.norm"},
+        1 / 2: {"encoder.temporal.1"},
+        1 / 4: {"encoder.temporal.0"},
         1 / 8: {
-            "model.temporal_positions",
-            "model.spatial_encoder.norm",
-            *(f"model.adapter.{layer}" for layer in ("norm", "down", "up")),
+            "encoder.temporal.positions",
+            "encoder.spatial.norm",
+            *(f"encoder.adapter.{layer}" for layer in ("norm", "down", "up")),
         },
-        1 / 16: {"model.spatial_encoder.1"},
-        1 / 32: {"model.spatial_encoder.0"},
-        1 / 64: {"embedding", "model.spatial_positions"},
+        1 / 16: {"encoder.spatial.1"},
+        1 / 32: {"encoder.spatial.0"},
+        1 / 64: {"embedding", "encoder.spatial.positions"},
     }
 
 
 @pytest.mark.parametrize("name", ["vivit-ti-16x2", "vivit-ti-16x2-fsa", "vivit-ti-16x2-fdp"])
 def test_each_layer_of_a_single_encoder_learns_half_as_fast_as_the_one_above(name: str) -> None:
     assert by_share(moved_by(tiny(name), Recipe(layer_decay=0.5))) == {
-        1.0: {"heads.classes", "model.encoder.norm"},
-        1 / 2: {"model.encoder.1"},
-        1 / 4: {"model.encoder.0"},
-        1 / 8: {"embedding", "model.positions"},
+        1.0: {"heads.classes", "encoder.norm"},
+        1 / 2: {"encoder.1"},
+        1 / 4: {"encoder.0"},
+        1 / 8: {"embedding", "encoder.positions"},
     }
 
 
 def test_layers_of_the_average_pooling_baseline_end_in_the_spatial_encoder() -> None:
     assert by_share(moved_by(tiny("vivit-ti-16x2-fe", temporal_layers=0), Recipe(layer_decay=0.5))) == {
-        1.0: {"heads.classes", "model.spatial_encoder.norm"},
-        1 / 2: {"model.spatial_encoder.1"},
-        1 / 4: {"model.spatial_encoder.0"},
-        1 / 8: {"embedding", "model.spatial_positions"},
+        1.0: {"heads.classes", "encoder.spatial.norm"},
+        1 / 2: {"encoder.spatial.1"},
+        1 / 4: {"encoder.spatial.0"},
+        1 / 8: {"embedding", "encoder.spatial.positions"},
     }
 
 
 def test_twelve_blocks_are_in_the_order_of_their_numbers() -> None:
     above = layers_above(tiny("vivit-ti-16x2", num_layers=12))
-    assert [above[f"model.encoder.blocks.{block}.mlp.norm.bias"] for block in range(12)] == list(range(12, 0, -1))
+    assert [above[f"encoder.blocks.{block}.norm2.bias"] for block in range(12)] == list(range(12, 0, -1))
 
 
 def test_a_head_may_be_named_like_a_layer() -> None:

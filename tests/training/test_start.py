@@ -17,7 +17,7 @@ from vivit.config import ModelConfig, Preprocessing
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
 from vivit.model.encoder import StochasticDepth
-from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.initialise import build_model, start_lines
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES, default_recipe
@@ -157,9 +157,9 @@ def test_each_frame_of_a_still_video_is_seen_as_transformers_sees_the_picture(tm
     assert model.config == ModelConfig(**SIZES | {"num_frames": 32, "temporal_layers": 4, "num_classes": 2} | numerics)
     assert model.preprocessing == Preprocessing(frame_stride=2, resize=37)  # 32 · 256 / 224
     video = clip(model)[:, :1].repeat(1, 32, 1, 1, 1)
-    assert isinstance(model.model, FactorisedEncoderModel)
+    assert isinstance(model.encoder, FactorisedEncoder)
     with torch.no_grad():
-        seen = model.model.frame_representations(model.embedding(video))  # (B, T, D)
+        seen = model.encoder.over_space(model.embedding(video))  # (B, T, D)
         expected = image(video[:, 0]).last_hidden_state[:, :1].expand(-1, 16, -1)
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
     assert torch.count_nonzero(logits(model, clip(model))) == 0
@@ -235,9 +235,9 @@ def test_what_an_image_vit_cannot_give_is_refused(fields: dict[str, Any], messag
 def test_fresh_temporal_positions_have_the_recipes_deviation(std: float, tmp_path: Path) -> None:
     init, _ = image_folder(tmp_path)
     model = build_model(recipe(position_std=std, num_frames=64), videos("a", "b"), init, "clips")
-    assert isinstance(model.model, FactorisedEncoderModel)
-    assert model.model.temporal_positions is not None
-    assert float(model.model.temporal_positions.embedding.detach().std()) == pytest.approx(std, rel=0.1)
+    assert isinstance(model.encoder, FactorisedEncoder)
+    assert model.encoder.temporal is not None
+    assert float(model.encoder.temporal.positions.embedding.detach().std()) == pytest.approx(std, rel=0.1)
 
 
 # From a video model.
@@ -332,13 +332,13 @@ def test_an_adapter_is_fresh_and_changes_nothing_yet(kind: str, tmp_path: Path) 
         init, _ = vivit_folder(tmp_path, adapter_size=3 if "another" in kind else None)
     torch.manual_seed(0)
     model = build_model(recipe(num_frames=8, adapter_size=5), videos("a", "b"), init, "clips").eval()
-    assert isinstance(model.model, FactorisedEncoderModel)
-    assert model.model.adapter is not None
-    assert model.model.adapter.down.weight.shape == (5, 32)
-    assert model.model.adapter.down.weight.any()
+    assert isinstance(model.encoder, FactorisedEncoder)
+    assert model.encoder.adapter is not None
+    assert model.encoder.adapter.down.weight.shape == (5, 32)
+    assert model.encoder.adapter.down.weight.any()
     with torch.no_grad():
         features = model.features(clip(model))
-        model.model.adapter = None
+        model.encoder.adapter = None
         assert torch.equal(features, model.features(clip(model)))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert any("adapter" in line for line in model.report)
@@ -541,7 +541,7 @@ def test_weights_are_named_and_never_warned_of(tmp_path: Path) -> None:
     )
     lines = lines_of(recipe(), videos("a", "b"), init)
     assert f"factorised encoder of 7.2 M parameters, starting from {init}" in lines
-    assert any(line.startswith("not from the image model: heads, model.temporal_encoder") for line in lines)
+    assert any(line.startswith("not from the image model: encoder.temporal, heads") for line in lines)
     assert not any("little" in line for line in lines)
 
 

@@ -120,9 +120,9 @@ def test_positions_are_zoomed_along_time_height_and_width_and_nothing_else_chang
     height, width = (size, size) if isinstance(size, int) else size
     times, places = changes.get("num_frames", 8) // 2, (height // 8, width // 8)
     grids = {
-        "model.positions.embedding": (times, *places),
-        "model.spatial_positions.embedding": places,
-        "model.temporal_positions.embedding": (times,),
+        "encoder.positions.embedding": (times, *places),
+        "encoder.spatial.positions.embedding": places,
+        "encoder.temporal.positions.embedding": (times,),
     }
     after = adapted.state_dict()
     resized = [name for name in after if name.endswith("positions.embedding")]
@@ -155,9 +155,9 @@ def test_positions_of_uniform_frames_follow_how_many_are_taken(
     places = (4, 4) if "image_size" in changes else (3, 5)
     after = adapted.state_dict()
     for name, grid in {
-        "model.positions.embedding": (times, *places),
-        "model.spatial_positions.embedding": places,
-        "model.temporal_positions.embedding": (times,),
+        "encoder.positions.embedding": (times, *places),
+        "encoder.spatial.positions.embedding": places,
+        "encoder.temporal.positions.embedding": (times,),
     }.items():
         if name in after:
             torch.testing.assert_close(after[name], scipy_zoom(before[name], grid), rtol=0, atol=2e-6)
@@ -172,16 +172,16 @@ def test_positions_of_time_alone_stay_so(variant: str, image_size: tuple[int, in
     """In a grid of 4 × 3 × 5, as of 16 × 14 × 14, no axis may be mistaken for part of another."""
     model = build(variant)
     times = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
-    positions = model.get_parameter("model.positions.embedding")
+    positions = model.get_parameter("encoder.positions.embedding")
     positions.data.copy_(times[:, None, None].expand_as(positions))
-    resized = adapt(model, image_size=image_size, num_frames=num_frames).get_parameter("model.positions.embedding")
+    resized = adapt(model, image_size=image_size, num_frames=num_frames).get_parameter("encoder.positions.embedding")
     expected = scipy_zoom(times, (num_frames // 2,))[:, None, None].expand_as(resized)
     torch.testing.assert_close(resized.detach(), expected, rtol=0, atol=2e-6)
     assert (resized[0] - resized[-1]).abs().max() > 0.5
 
 
 def positions_of_places(model: ViViT) -> str:
-    return f"model.{'spatial_' if model.config.variant == 'factorised_encoder' else ''}positions.embedding"
+    return f"encoder.{'spatial.' if model.config.variant == 'factorised_encoder' else ''}positions.embedding"
 
 
 @each_of_few
@@ -482,11 +482,11 @@ def test_a_fresh_adapter_leaves_the_logits_as_they_were(before: int | None, dtyp
         model = random_weights(adapt(bare, adapter_size=before))
     adapted = adapt(model, adapter_size=6)
     assert adapted.report[-1] == "fresh adapter of width 6, untrained: it changes nothing yet"
-    assert adapted.get_parameter("model.adapter.down.weight").shape == (6, 32)
+    assert adapted.get_parameter("encoder.adapter.down.weight").shape == (6, 32)
     assert {value.dtype for value in adapted.state_dict().values()} == {dtype}
 
     def others(model: ViViT) -> dict[str, Tensor]:
-        return {name: value for name, value in model.state_dict().items() if not name.startswith("model.adapter.")}
+        return {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.adapter.")}
 
     assert_same_state(others(adapted), others(model))
     video = clip_of(model).to(dtype)
@@ -834,10 +834,10 @@ def test_the_file_is_laid_out_as_the_official_code_has_it(kind: str, tmp_path: P
     stem = "SpatialTransformer" if factorised else "Transformer"
     x = np.random.default_rng(0).normal(size=8).astype(np.float32)
 
-    block = "model.spatial_encoder.blocks.0" if factorised else "model.encoder.blocks.0"
+    block = "encoder.spatial.blocks.0" if factorised else "encoder.blocks.0"
     with torch.no_grad():
-        qkv = model.get_submodule(f"{block}.attention.attention.qkv")(torch.from_numpy(x)).view(2, 3, 4)
-        out = model.get_submodule(f"{block}.attention.attention.out")(torch.from_numpy(x)).numpy()
+        qkv = model.get_submodule(f"{block}.attn.qkv")(torch.from_numpy(x)).view(2, 3, 4)
+        out = model.get_submodule(f"{block}.attn.proj")(torch.from_numpy(x)).numpy()
     attention = f"{stem}/encoderblock_0/MultiHeadDotProductAttention_0"
     for i, part in enumerate(("query", "key", "value")):
         projected = np.einsum("i,ihd->hd", x, arrays[f"{attention}/{part}/kernel"]) + arrays[f"{attention}/{part}/bias"]
@@ -854,12 +854,12 @@ def test_the_file_is_laid_out_as_the_official_code_has_it(kind: str, tmp_path: P
     rows = arrays[f"{stem}/posembed_input/pos_embedding"]
     if factorised:
         assert rows.shape == (1, 1 + 14 * 14, 8)
-        place = model.state_dict()["model.spatial_positions.embedding"][3, 9]
+        place = model.state_dict()["encoder.spatial.positions.embedding"][3, 9]
         np.testing.assert_array_equal(rows[0, 1 + 3 * 14 + 9], place.numpy())
         assert arrays["TemporalTransformer/posembed_input/pos_embedding"].shape == (1, 1 + 16, 8)
     else:
         assert rows.shape == (1, 1 + 16 * 14 * 14, 8)
-        place = model.state_dict()["model.positions.embedding"][5, 3, 9]
+        place = model.state_dict()["encoder.positions.embedding"][5, 3, 9]
         np.testing.assert_array_equal(rows[0, 1 + (5 * 14 + 3) * 14 + 9], place.numpy())
     outputs = x @ arrays["output_projection/kernel"] + arrays["output_projection/bias"]
     with torch.no_grad():
@@ -948,13 +948,13 @@ def test_the_positions_of_a_released_checkpoint_are_zoomed(kind: str, tmp_path: 
     state = load(path, num_frames=16, image_size=(224, 256)).state_dict()
     if kind == "joint":
         rows = torch.from_numpy(arrays["Transformer/posembed_input/pos_embedding"][0, 1:].reshape(16, 14, 14, 8))
-        wanted = {"model.positions.embedding": scipy_zoom(rows, (8, 14, 16))}
+        wanted = {"encoder.positions.embedding": scipy_zoom(rows, (8, 14, 16))}
     else:
         places = torch.from_numpy(arrays["SpatialTransformer/posembed_input/pos_embedding"][0, 1:].reshape(14, 14, 8))
         times = torch.from_numpy(arrays["TemporalTransformer/posembed_input/pos_embedding"][0, 1:])
         wanted = {
-            "model.spatial_positions.embedding": scipy_zoom(places, (14, 16)),
-            "model.temporal_positions.embedding": scipy_zoom(times, (8,)),
+            "encoder.spatial.positions.embedding": scipy_zoom(places, (14, 16)),
+            "encoder.temporal.positions.embedding": scipy_zoom(times, (8,)),
         }
     for name, expected in wanted.items():
         torch.testing.assert_close(state[name], expected, rtol=0, atol=2e-6)

@@ -152,7 +152,7 @@ def test_a_video_model_of_uniform_frames_is_not_quietly_taken_for_an_image_model
 
 def image_positions(model: ViViT) -> Tensor:
     """(T, n_h, n_w, D) of a spatio-temporal model: the image model's, at every temporal index."""
-    positions = model.state_dict()["model.positions.embedding"]
+    positions = model.state_dict()["encoder.positions.embedding"]
     assert torch.equal(positions, positions[:1].expand_as(positions))
     return positions[0]
 

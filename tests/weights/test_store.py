@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -54,7 +55,8 @@ def test_round_trip(tmp_path: Path, fields: dict[str, Any]) -> None:
     assert not loaded.training
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     video = torch.randint(0, 256, (1, 4, 3, 32, 48), dtype=torch.uint8)
-    torch.testing.assert_close(loaded(video), model.eval()(video), rtol=0, atol=0)
+    # A copy, since products of mapped memory, which may not be aligned, can differ in the last bit.
+    torch.testing.assert_close(copy.deepcopy(loaded)(video), model.eval()(video), rtol=0, atol=0)
 
 
 def edit_config(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vivit.errors import UserError
-from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.model.vivit import FactorisedEncoder, ViViT
 
 
 class TemporalPart(nn.Module):
@@ -18,9 +18,9 @@ class TemporalPart(nn.Module):
         """Raises UserError where the model is no factorised encoder with temporal layers."""
         super().__init__()
         encoder = factorised_encoder_of(model)
-        shared = ("dropout", "adapter", "temporal_positions", "temporal_encoder")
-        parts = {name: part for name, part in encoder.named_children() if name in shared}
-        self.model = nn.ModuleDict(parts)
+        self.encoder = nn.ModuleDict(
+            {name: part for name, part in encoder.named_children() if name in ("temporal", "adapter")}
+        )
         self.representation = model.representation
         self.heads = model.heads
         # Methods, so that what is spatial does not become a part of this module.
@@ -49,19 +49,19 @@ def frame_features(model: ViViT, clips: Tensor, dtype: torch.dtype = torch.float
     try:
         device = model.embedding.weight.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return encoder.frame_representations(model.embedding(clips.to(device))).float().cpu()
+            return encoder.over_space(model.embedding(clips.to(device))).float().cpu()
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def factorised_encoder_of(model: ViViT) -> FactorisedEncoderModel:
+def factorised_encoder_of(model: ViViT) -> FactorisedEncoder:
     """Raises UserError where the model is no factorised encoder with temporal layers."""
-    if not isinstance(model.model, FactorisedEncoderModel) or model.model.temporal_encoder is None:
+    if not isinstance(model.encoder, FactorisedEncoder) or model.encoder.temporal is None:
         kind = model.config.variant.replace("_", " ")
-        without = " without temporal layers" if isinstance(model.model, FactorisedEncoderModel) else ""
+        without = " without temporal layers" if isinstance(model.encoder, FactorisedEncoder) else ""
         raise UserError(
             f"freeze_spatial: this is a {kind} model{without}; only a factorised encoder with temporal layers has a "
             "spatial encoder that can be frozen"
         )
-    return model.model
+    return model.encoder

@@ -2,29 +2,32 @@
 
 Shapes: B batch, T temporal positions, S spatial positions, N tokens, H heads, d width of a head, D = H · d.
 
-Queries, keys and values come from one matrix whose rows are ordered (H, 3, d), head by head. Its output then is
-(…, T, S, H, 3, d), in which S and H lie next to each other: attention over time takes S · H as its heads, attention
-over space takes B · T as its batch, and both are views; no token is moved. `docs/log.md` has the measurements.
+One matrix gives queries, keys and values; its rows are ordered (H, 3, d), head by head. Its output is therefore
+(…, T, S, H, 3, d), where S and H are adjacent: attention over time treats S · H as its heads, attention over space
+treats B · T as its batch. Both are views, so no token is moved. `docs/log.md` has the measurements.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vivit.config import ModelConfig
+
 
 class SelfAttention(nn.Module):
-    """Attention over the second to last axis: all tokens of (B, N, D), or those of one time in (B, T, S, D)."""
+    """Attention over the second to last axis: over all tokens of (B, N, D), or over space in (B, T, S, D)."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
+        width = config.hidden_size
+        self.num_heads = config.num_heads
+        self.attention_dropout = config.attention_dropout
         self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x)
-        return self.out(self.attend(qkv, self.num_heads))
+        return self.dropout(self.proj(self.attend(self.qkv(x), self.num_heads)))
 
     def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
         """(…, N, H · 3 · d) → (…, N, D)."""
@@ -35,12 +38,12 @@ class SelfAttention(nn.Module):
     def _attention(self, heads: Tensor) -> Tensor:
         """Attention over the second axis: (B, N, H, 3, d) → (B, N, H · d)."""
         q, k, v = heads.permute(3, 0, 2, 1, 4).unbind(0)  # (B, N, H, 3, d) → 3 × (B, H, N, d)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
         return mixed.transpose(1, 2).flatten(2)  # (B, H, N, d) → (B, N, H · d)
 
 
 class TemporalSelfAttention(SelfAttention):
-    """Attention over the temporal axis of (B, T, S, D): each token sees those at its own place."""
+    """Attention over the temporal axis of (B, T, S, D): each token sees the tokens at its own spatial position."""
 
     def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
         """(B, T, S, H · 3 · d) → (B, T, S, D)."""
@@ -60,4 +63,4 @@ class FactorisedDotProductAttention(TemporalSelfAttention):
         half = self.num_heads // 2
         over_time = self.attend(F.linear(x, time_weight, time_bias), half)
         over_space = SelfAttention.attend(self, F.linear(x, space_weight, space_bias), half)
-        return self.out(torch.cat([over_time, over_space], dim=-1))
+        return self.dropout(self.proj(torch.cat([over_time, over_space], dim=-1)))

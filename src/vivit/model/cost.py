@@ -1,4 +1,4 @@
-"""What a model costs: counted on a model without weights."""
+"""The cost of a model, counted on the meta device."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,7 +9,7 @@ from vivit.model.vivit import ViViT
 
 
 def multiply_adds(config: ModelConfig) -> int:
-    """Multiply-adds of the matrix products for one clip; what the paper's table 2 calls FLOPs."""
+    """Multiply-adds of the matrix products for one clip; table 2 of the paper calls them FLOPs."""
     with torch.device("meta"):
         model = ViViT(config).eval()
         video = torch.empty(1, config.num_frames, CHANNELS, *config.image_size)

@@ -14,10 +14,10 @@ CHANNELS = 3
 
 
 class TubeletEmbedding(nn.Module):
-    """A linear map of every frames × height × width tube of pixels: a 3-D convolution whose stride is its kernel.
+    """A linear map of each tubelet of frames × height × width pixels: a 3-D convolution whose stride is its kernel.
 
-    It runs as one matrix product, which is several times faster than a convolution; `weight` keeps the convolution's
-    shape (D, C, frames, height, width). Uniform frame sampling is the case of one-frame tubes over chosen frames.
+    It runs as one matrix product, several times faster than a convolution; `weight` keeps the convolution's shape
+    (D, C, frames, height, width). Uniform frame sampling uses tubelets of one frame, over the sampled frames.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -36,13 +36,13 @@ class TubeletEmbedding(nn.Module):
 
         Args:
             video: (B, frames, C, height, width), floating point in [−1, 1] or uint8.
-            any_size: take clips of another size than the configured one, of whole tubelets.
+            any_size: also take clips of other sizes, if they consist of whole tubelets.
 
         Returns:
             Tokens, (B, T, n_h, n_w, D).
 
         Raises:
-            ValueError: the clip is not of the size that the model was built for, or not of whole tubelets.
+            ValueError: the clip has another size than the configured one, or does not consist of whole tubelets.
         """
         t, h, w = self.tubelet_size
         if video.ndim != 5 or video.shape[2] != CHANNELS or (not any_size and video.shape[1:] != self.clip_size):
@@ -60,49 +60,49 @@ class TubeletEmbedding(nn.Module):
         batch, frames, channels, height, width = video.shape
         if frames % t or height % h or width % w or 0 in (frames, height, width):
             raise ValueError(
-                f"a clip of {frames} × {height} × {width} is not of whole tubelets of {t} × {h} × {w} (frames, height, "
-                "width)"
+                f"a clip of {frames} × {height} × {width} does not divide into tubelets of {t} × {h} × {w} (frames, "
+                "height, width)"
             )
-        tubes = video.view(batch, frames // t, t, channels, height // h, h, width // w, w)
-        # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): each tube's pixels as the kernel has them
-        tubes = tubes.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
-        if tubes.dtype == torch.uint8:
-            # The copy above moves bytes, and only then do they become four times as large.
-            tubes = tubes.to(self.weight.dtype).mul_(2 / 255).sub_(1)
-        return F.linear(tubes, self.weight.flatten(1), self.bias)
+        tubelets = video.view(batch, frames // t, t, channels, height // h, h, width // w, w)
+        # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): pixels in the order of the kernel
+        tubelets = tubelets.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
+        if tubelets.dtype == torch.uint8:
+            # Converted after the copy above, which so moves a quarter of the bytes.
+            tubelets = tubelets.to(self.weight.dtype).mul_(2 / 255).sub_(1)
+        return F.linear(tubelets, self.weight.flatten(1), self.bias)
 
 
 class TokenDropping(nn.Module):
-    """Drops a share of the tokens in training, drawn for each row: as many of each, and the order stays.
+    """Drops a fraction of the tokens in training, drawn for each row; every row keeps the same number, in order.
 
-    A row is a clip, or in the factorised encoder one temporal index of a clip. Where attention goes along time at each
-    place, whole places are dropped, so that a grid is left.
+    A row is a clip, or in the factorised encoder one temporal index of a clip. Models that attend over time at each
+    spatial position drop whole positions, so that the remaining tokens still form a grid.
     """
 
-    def __init__(self, share: float) -> None:
-        """share: of the tokens that are dropped, from 0 to less than 1; one token is kept in any case."""
+    def __init__(self, rate: float) -> None:
+        """rate: the fraction of tokens to drop, in [0, 1); at least one token is kept."""
         super().__init__()
-        self.share = share
+        self.rate = rate
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, kept, D); or (B, T, S, D) → (B, T, kept, D), the same places at all times of a clip."""
-        if not self.training or self.share == 0.0:
+        """(B, N, D) → (B, kept, D); or (B, T, S, D) → (B, T, kept, D), the same spatial positions at all times."""
+        if not self.training or self.rate == 0.0:
             return tokens
         batch, *times, count, width = tokens.shape
-        kept = max(1, round((1 - self.share) * count))
+        kept = max(1, round((1 - self.rate) * count))
         chosen = torch.rand(batch, count, device=tokens.device).argsort(dim=1)[:, :kept].sort(dim=1).values
         chosen = chosen.view(batch, *[1] * len(times), kept, 1).expand(-1, *times, -1, width)
         return tokens.gather(-2, chosen)
 
     def extra_repr(self) -> str:
-        return f"share={self.share}"
+        return f"rate={self.rate}"
 
 
 class Positions(nn.Module):
-    """Adds a learned position embedding to every token, and a class token with a position of its own before them.
+    """Adds a learned position embedding to every token, then prepends a class token with a position of its own.
 
-    Tokens that are dropped in training are so in between: they have their positions by then, and the class token stays.
-    `embedding` keeps its axes, (T, n_h, n_w, D) or fewer, so that it can be resized along each.
+    Tokens are dropped between these two steps, so that each has its position and the class token always stays.
+    `embedding` keeps its axes, (T, n_h, n_w, D) or fewer, so that it can be resized along each of them.
     """
 
     def __init__(self, grid: tuple[int, ...], width: int, class_token: bool, token_dropping: float = 0.0) -> None:
@@ -113,26 +113,26 @@ class Positions(nn.Module):
         self.token_dropping = TokenDropping(token_dropping)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *axes, D) → (B, N, D), or (B, 1 + N, D) with a class token; another grid than ours resizes ours to it."""
+        """(B, *grid, D) → (B, N, D), or (B, 1 + N, D) with a class token; the embedding is resized to another grid."""
         tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
         tokens = self.token_dropping(tokens.flatten(1, -2))
         if self.class_token is None or self.class_position is None:
             return tokens
-        class_token = (self.class_token + self.class_position).expand(len(tokens), 1, -1)
+        class_token = (self.class_token + self.class_position).expand(tokens.shape[0], 1, -1)
         return torch.cat([class_token, tokens], dim=1)
 
 
 def resize_positions(embedding: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Interpolate position embeddings linearly along every axis, corner to corner; never through a √N × √N square.
+    """Interpolate position embeddings linearly along every axis, with corners aligned.
 
-    That is how the official code does it (Scenic: `model_utils.interpolate_positional_embeddings`).
+    This is what the official code does (Scenic: `model_utils.interpolate_positional_embeddings`).
 
     Args:
         embedding: (*old grid, D), with one to three axes before D.
         grid: the new lengths of those axes.
 
     Returns:
-        (*grid, D); the very same values where the grid stays.
+        (*grid, D); unchanged values if the grid is the same.
     """
     for axis, length in enumerate(grid):
         if embedding.shape[axis] != length:

@@ -1,9 +1,8 @@
 """Transformer blocks and encoders: pre-norm, GELU, stochastic depth on every residual branch.
 
-Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width.
+Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width; R rows of the first axis, which are
+clips or, in the factorised encoder's spatial encoder, the B · T temporal indices of all clips.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,135 +10,121 @@ from torch.utils.checkpoint import checkpoint
 
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
+from vivit.model.embedding import Positions
 
 GELU = {"gelu_tanh": "tanh", "gelu": "none"}  # PyTorch's names for the forms of GELU
 
 
 class StochasticDepth(nn.Module):
-    """Drops a residual branch for some of the examples in training (Scenic: `EncoderBlock.get_drop_pattern`).
+    """Drops a residual branch for some of the clips in training (Scenic: `EncoderBlock.get_drop_pattern`).
 
-    As in the official code the branches that stay are not scaled up.
+    As in the official code, the branches that stay are not scaled up.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Tensor, examples: int) -> Tensor:
-        """branch: (B, …), or (B · T, …) where each example has T rows that are kept or dropped together."""
+    def forward(self, branch: Tensor, clips: int) -> Tensor:
+        """branch: (R, …); the R / clips rows of one clip are kept or dropped together."""
         if not self.training or self.rate == 0.0:
             return branch
-        keep = torch.rand(examples, device=branch.device) >= self.rate
-        keep = keep.repeat_interleave(len(branch) // examples, output_size=len(branch))
+        rows = branch.shape[0]
+        keep = torch.rand(clips, device=branch.device) >= self.rate
+        keep = keep.repeat_interleave(rows // clips, output_size=rows)
         return branch * keep.view(-1, *[1] * (branch.ndim - 1))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
 
 
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+
+
 class MLP(nn.Module):
-    """Two layers with GELU between them: in its tanh form, which Flax has by default, or exact."""
+    """Two layers with a GELU between them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.hidden = nn.Linear(config.hidden_size, config.mlp_dim)
+        self.fc1 = nn.Linear(config.hidden_size, config.mlp_dim)
         self.activation = nn.GELU(approximate=GELU[config.activation])
-        self.out = nn.Linear(config.mlp_dim, config.hidden_size)
+        self.fc2 = nn.Linear(config.mlp_dim, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.out(self.dropout(self.activation(self.hidden(x)))))
-
-
-class AttentionBranch(nn.Module):
-    """LayerNorm, attention, dropout: one residual branch."""
-
-    def __init__(self, config: ModelConfig, attention: type[SelfAttention]) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.attention = attention(config.hidden_size, config.num_heads, config.attention_dropout)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.attention(self.norm(x)))
-
-
-class MLPBranch(nn.Module):
-    """LayerNorm, MLP: one residual branch."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = MLP(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.norm(x))
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each beside a residual connection: a layer of models 1, 2 and 4."""
-
-    def __init__(
-        self, config: ModelConfig, stochastic_depth: float, attention: type[SelfAttention] = SelfAttention
-    ) -> None:
-        super().__init__()
-        self.attention = AttentionBranch(config, attention)
-        self.mlp = MLPBranch(config)
-        self.stochastic_depth = StochasticDepth(stochastic_depth)
-
-    def forward(self, x: Tensor, examples: int) -> Tensor:
-        x = x + self.stochastic_depth(self.attention(x), examples)
-        return x + self.stochastic_depth(self.mlp(x), examples)
-
-
-class DotProductBlock(Block):
-    """A layer of model 4: half the heads attend over space, half over time."""
+    """A layer of models 1, 2 and 4: attention, then the MLP, each on a residual branch."""
 
     def __init__(self, config: ModelConfig, stochastic_depth: float) -> None:
-        super().__init__(config, stochastic_depth, FactorisedDotProductAttention)
+        super().__init__()
+        attention = FactorisedDotProductAttention if config.variant == "factorised_dot_product" else SelfAttention
+        self.norm1 = layer_norm(config)
+        self.attn = attention(config)
+        self.norm2 = layer_norm(config)
+        self.mlp = MLP(config)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        x = x + self.stochastic_depth(self.attn(self.norm1(x)), clips)
+        return x + self.stochastic_depth(self.mlp(self.norm2(x)), clips)
 
 
 class FactorisedBlock(nn.Module):
-    """A layer of model 3: attention over space, attention over time (in either order), then the MLP."""
+    """A layer of model 3: attention over space and attention over time, in the configured order, then the MLP."""
 
     def __init__(self, config: ModelConfig, stochastic_depth: float) -> None:
         super().__init__()
-        self.space = AttentionBranch(config, SelfAttention)
-        self.time = AttentionBranch(config, TemporalSelfAttention)
-        self.mlp = MLPBranch(config)
+        self.norm_space = layer_norm(config)
+        self.attn_space = SelfAttention(config)
+        self.norm_time = layer_norm(config)
+        self.attn_time = TemporalSelfAttention(config)
+        self.norm_mlp = layer_norm(config)
+        self.mlp = MLP(config)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
         self.time_first = config.attention_order == "time_space"
 
-    def forward(self, x: Tensor, examples: int) -> Tensor:
-        for attention in (self.time, self.space) if self.time_first else (self.space, self.time):
-            x = x + self.stochastic_depth(attention(x), examples)
-        return x + self.stochastic_depth(self.mlp(x), examples)
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        space, time = (self.norm_space, self.attn_space), (self.norm_time, self.attn_time)
+        for norm, attn in (time, space) if self.time_first else (space, time):
+            x = x + self.stochastic_depth(attn(norm(x)), clips)
+        return x + self.stochastic_depth(self.mlp(self.norm_mlp(x)), clips)
 
 
 class Encoder(nn.Module):
-    """A stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first block.
+    """Positions, a stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first.
 
-    `activation_checkpointing`, to be set from outside, keeps only each block's input in training and computes the block
-    a second time for its gradients, to the very same values: less memory, more time.
+    Set `activation_checkpointing` from outside to keep only each block's input in training and compute the block again
+    for its gradients, which have the same values: less memory, more time.
     """
 
     def __init__(
-        self, config: ModelConfig, num_layers: int, block: Callable[[ModelConfig, float], nn.Module] = Block
+        self, config: ModelConfig, grid: tuple[int, ...], num_layers: int, *, token_dropping: float = 0.0
     ) -> None:
         super().__init__()
+        block = FactorisedBlock if config.variant == "factorised_self_attention" else Block
         last = max(num_layers - 1, 1)
+        self.positions = Positions(grid, config.hidden_size, config.pooling == "token", token_dropping)
+        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = layer_norm(config)
         self.activation_checkpointing = False
 
-    def forward(self, x: Tensor, examples: int) -> Tensor:
-        """Encode tokens; the shape stays.
+    def forward(self, tokens: Tensor, clips: int | None = None) -> Tensor:
+        """(R, *grid, D) → (R, D): the class token if there is one, else the mean of the tokens.
 
-        Args:
-            x: (B, N, D) or (B, T, S, D); the factorised encoder's spatial tokens are (B · T, N, D).
-            examples: how many clips the first axis holds.
+        clips: how many clips the rows belong to; by default each row is one.
         """
+        x = self.encode(self.positions(tokens), clips or tokens.shape[0])  # (R, *grid, D) → (R, N, D)
+        return x.mean(dim=1) if self.positions.class_token is None else x[:, 0]
+
+    def encode(self, x: Tensor, clips: int) -> Tensor:
+        """Run dropout, the blocks and the LayerNorm on tokens that have their positions; the shape stays."""
+        x = self.dropout(x)
         checkpointed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, examples, use_reentrant=False) if checkpointed else block(x, examples)
+            x = checkpoint(block, x, clips, use_reentrant=False) if checkpointed else block(x, clips)
         return self.norm(x)

@@ -11,39 +11,61 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vivit.config import ModelConfig, Preprocessing
+from vivit.config import ModelConfig, Preprocessing, Variant
 from vivit.model.attention import SelfAttention
 from vivit.model.embedding import Positions, TokenDropping, TubeletEmbedding
-from vivit.model.encoder import GELU, Block, DotProductBlock, Encoder, FactorisedBlock
+from vivit.model.encoder import GELU, MLP, Encoder, layer_norm
 
 
-class SpatiotemporalModel(nn.Module):
+class SpatiotemporalEncoder(Encoder):
     """Model 1: every token attends to every other, over space and time."""
 
     def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, config.grid, config.num_layers, token_dropping=config.token_dropping)
+
+
+class FactorisedEncoder(nn.Module):
+    """Model 2: a spatial encoder sees each temporal index alone, then a temporal encoder sees its outputs.
+
+    Without temporal layers the outputs are averaged: the paper's average-pooling baseline.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.positions = Positions(
-            config.grid, config.hidden_size, class_token=config.pooling == "token", token_dropping=config.token_dropping
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.encoder = Encoder(config, config.num_layers, Block)
+        times, *places = config.grid
+        self.spatial = Encoder(config, tuple(places), config.num_layers, token_dropping=config.token_dropping)
+        self.temporal = Encoder(config, (times,), config.temporal_layers) if config.temporal_layers else None
+        self.adapter = Adapter(config, config.adapter_size) if config.adapter_size else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, n_h, n_w, D) → (B, D)."""
-        x = self.dropout(self.positions(tokens))  # (B, T, n_h, n_w, D) → (B, N, D)
-        return pool(self.encoder(x, examples=len(x)), self.positions)
+        return self.over_time(self.over_space(tokens))
+
+    def over_space(self, tokens: Tensor) -> Tensor:
+        """Encode each temporal index: (B, T, n_h, n_w, D) → (B, T, D)."""
+        batch = tokens.shape[0]
+        x = self.spatial(tokens.flatten(0, 1), clips=batch)  # (B, T, n_h, n_w, D) → (B · T, D)
+        return x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """Encode the outputs of the spatial encoder: (B, T, D) → (B, D)."""
+        if self.temporal is None:
+            return x.mean(dim=1)
+        if self.adapter is not None:
+            x = self.adapter(x)
+        return self.temporal(x)
 
 
 class Adapter(nn.Module):
-    """A bottleneck beside a residual connection, between two encoders (Gowda et al. 2023, arXiv 2306.04822).
+    """A residual bottleneck between two encoders (Gowda et al. 2023, arXiv 2306.04822).
 
-    It lets a temporal encoder have what a frozen spatial encoder gives in a form of its own; a fresh one changes
-    nothing. The LayerNorm is in the branch, as in a block: a frozen encoder's outputs have any size.
+    It lets the temporal encoder reshape the outputs of a frozen spatial encoder; a fresh adapter changes nothing. The
+    LayerNorm is on the branch, as in a block, because a frozen encoder's outputs may have any scale.
     """
 
     def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = layer_norm(config)
         self.down = nn.Linear(config.hidden_size, size)
         self.activation = nn.GELU(approximate=GELU[config.activation])
         self.up = nn.Linear(size, config.hidden_size)
@@ -53,76 +75,25 @@ class Adapter(nn.Module):
         return x + self.up(self.activation(self.down(self.norm(x))))
 
 
-class FactorisedEncoderModel(nn.Module):
-    """Model 2: a spatial encoder sees each temporal index on its own, then a temporal encoder sees its outputs.
-
-    Without temporal layers the outputs are averaged: the average-pooling baseline.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        times, *places = config.grid
-        class_token = config.pooling == "token"
-        self.dropout = nn.Dropout(config.dropout)
-        self.spatial_positions = Positions(tuple(places), config.hidden_size, class_token, config.token_dropping)
-        self.spatial_encoder = Encoder(config, config.num_layers, Block)
-        self.temporal_positions: Positions | None = None
-        self.temporal_encoder: Encoder | None = None
-        if config.temporal_layers:
-            self.temporal_positions = Positions((times,), config.hidden_size, class_token)
-            self.temporal_encoder = Encoder(config, config.temporal_layers, Block)
-        self.adapter = None if config.adapter_size is None else Adapter(config, config.adapter_size)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, n_h, n_w, D) → (B, D)."""
-        return self.over_time(self.frame_representations(tokens))
-
-    def frame_representations(self, tokens: Tensor) -> Tensor:
-        """What the spatial encoder makes of each temporal index: (B, T, n_h, n_w, D) → (B, T, D)."""
-        batch = len(tokens)
-        x = self.dropout(self.spatial_positions(tokens.flatten(0, 1)))  # (B, T, n_h, n_w, D) → (B · T, S, D)
-        x = pool(self.spatial_encoder(x, examples=batch), self.spatial_positions)
-        return x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
-
-    def over_time(self, x: Tensor) -> Tensor:
-        """What follows the spatial encoder: (B, T, D) → (B, D)."""
-        if self.temporal_positions is None or self.temporal_encoder is None:
-            return x.mean(dim=1)
-        if self.adapter is not None:
-            x = self.adapter(x)
-        x = self.dropout(self.temporal_positions(x))
-        return pool(self.temporal_encoder(x, examples=len(x)), self.temporal_positions)
-
-
-class FactorisedAttentionModel(nn.Module):
+class FactorisedAttentionEncoder(Encoder):
     """Models 3 and 4: attention over space and over time in every layer, one after the other or in half the heads."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        block = FactorisedBlock if config.variant == "factorised_self_attention" else DotProductBlock
-        self.positions = Positions(config.grid, config.hidden_size, class_token=False)
+        super().__init__(config, config.grid, config.num_layers)
         self.token_dropping = TokenDropping(config.token_dropping)
-        self.dropout = nn.Dropout(config.dropout)
-        self.encoder = Encoder(config, config.num_layers, block)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, clips: int | None = None) -> Tensor:
         """(B, T, n_h, n_w, D) → (B, D)."""
         x = self.positions(tokens).view_as(tokens).flatten(2, 3)  # (B, T, n_h, n_w, D) → (B, T, S, D)
-        x = self.dropout(self.token_dropping(x))
-        return self.encoder(x, examples=len(x)).mean(dim=(1, 2))
+        return self.encode(self.token_dropping(x), clips or x.shape[0]).mean(dim=(1, 2))
 
 
-MODELS: dict[str, type[nn.Module]] = {
-    "spatiotemporal": SpatiotemporalModel,
-    "factorised_encoder": FactorisedEncoderModel,
-    "factorised_self_attention": FactorisedAttentionModel,
-    "factorised_dot_product": FactorisedAttentionModel,
+ENCODERS: dict[Variant, type[nn.Module]] = {
+    "spatiotemporal": SpatiotemporalEncoder,
+    "factorised_encoder": FactorisedEncoder,
+    "factorised_self_attention": FactorisedAttentionEncoder,
+    "factorised_dot_product": FactorisedAttentionEncoder,
 }
-
-
-def pool(x: Tensor, positions: Positions) -> Tensor:
-    """(B, N, D) → (B, D): the class token where there is one, else the mean of the tokens."""
-    return x.mean(dim=1) if positions.class_token is None else x[:, 0]
 
 
 class ViViT(nn.Module):
@@ -170,7 +141,7 @@ class ViViT(nn.Module):
                 raise ValueError(f"heads: {head!r} is a name that PyTorch uses itself; choose another")
 
         self.embedding = TubeletEmbedding(config)
-        self.model = MODELS[config.variant](config)
+        self.encoder = ENCODERS[config.variant](config)
         width = config.hidden_size
         self.representation: nn.Linear | None = None
         if config.representation_size is not None:
@@ -193,7 +164,7 @@ class ViViT(nn.Module):
         Raises:
             ValueError: the clip is of another size, or with `any_size` not of whole tubelets.
         """
-        return self.represent(self.model(self.embedding(video, any_size)))
+        return self.represent(self.encoder(self.embedding(video, any_size)))
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
         """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads.
@@ -275,11 +246,11 @@ class ViViT(nn.Module):
                     nn.init.normal_(module.class_position, std=position_std)
             elif isinstance(module, SelfAttention):
                 # The fused matrix is (3 D, D), but each of its three kernels counts as a (D, D) one.
-                bound = math.sqrt(6 / (2 * module.out.in_features))
+                bound = math.sqrt(6 / (2 * module.proj.in_features))
                 nn.init.uniform_(module.qkv.weight, -bound, bound)
-                nn.init.xavier_uniform_(module.out.weight)
+                nn.init.xavier_uniform_(module.proj.weight)
                 nn.init.zeros_(module.qkv.bias)
-                nn.init.zeros_(module.out.bias)
+                nn.init.zeros_(module.proj.bias)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -287,10 +258,11 @@ class ViViT(nn.Module):
                 nn.init.xavier_uniform_(module.down.weight)
                 for zero in (module.down.bias, module.up.weight, module.up.bias):
                     nn.init.zeros_(zero)
-        for name, module in self.named_modules():
-            if name.endswith(("mlp.mlp.hidden", "mlp.mlp.out")):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.normal_(module.bias, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, MLP):
+                for layer in (module.fc1, module.fc2):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.normal_(layer.bias, std=1e-6)
         if self.representation is not None:
             lecun_normal_(self.representation.weight)
             nn.init.zeros_(self.representation.bias)

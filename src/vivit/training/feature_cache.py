@@ -270,7 +270,7 @@ def encoder_hash(model: ViViT) -> str:
     """
     encoder = factorised_encoder_of(model)
     found = hashlib.sha256(model.config.model_dump_json(exclude=NOT_SPATIAL).encode())
-    for module in (model.embedding, encoder.spatial_positions, encoder.spatial_encoder):
+    for module in (model.embedding, encoder.spatial):
         for name, value in module.state_dict().items():
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())

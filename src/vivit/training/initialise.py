@@ -12,7 +12,7 @@ from vivit.data.datasets import VideoSet, count_classes
 from vivit.data.entries import shortened
 from vivit.errors import UserError, one_line
 from vivit.inference.features import TemporalPart, factorised_encoder_of
-from vivit.model.vivit import FactorisedEncoderModel, ViViT
+from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES, default_recipe
@@ -106,7 +106,7 @@ def freeze_spatial(model: ViViT) -> TemporalPart:
     """
     part = TemporalPart(model)
     encoder = factorised_encoder_of(model)
-    for frozen in (model.embedding, encoder.spatial_positions, encoder.spatial_encoder):
+    for frozen in (model.embedding, encoder.spatial):
         frozen.requires_grad_(False)
     return part
 
@@ -124,11 +124,11 @@ def start_temporal_as_spatial(model: ViViT) -> str:
         UserError: the model is no factorised encoder with temporal layers.
     """
     encoder = factorised_encoder_of(model)
-    assert encoder.temporal_encoder is not None
-    pairs = list(zip(reversed(encoder.temporal_encoder.blocks), reversed(encoder.spatial_encoder.blocks), strict=False))
+    assert encoder.temporal is not None
+    pairs = list(zip(reversed(encoder.temporal.blocks), reversed(encoder.spatial.blocks), strict=False))
     for block, source in pairs:
         block.load_state_dict(source.state_dict())
-    encoder.temporal_encoder.norm.load_state_dict(encoder.spatial_encoder.norm.state_dict())
+    encoder.temporal.norm.load_state_dict(encoder.spatial.norm.state_dict())
     return f"the last {len(pairs)} temporal layers start as copies of the last spatial ones"
 
 
@@ -206,8 +206,8 @@ def _from_image_vit(
             raise UserError(f"{init}: {field}: {wanted[field]} asked for, but the image model has {value}")
     fields = {"variant": expected["variant"], "tubelet_size": tubelet, **wanted}
     model = new_from(image, init, "central_frame", train_set.classes, fields)
-    if isinstance(model.model, FactorisedEncoderModel) and (positions := model.model.temporal_positions) is not None:
-        for fresh in (positions.embedding, positions.class_position):
+    if isinstance(model.encoder, FactorisedEncoder) and (temporal := model.encoder.temporal) is not None:
+        for fresh in (temporal.positions.embedding, temporal.positions.class_position):
             if fresh is not None:
                 nn.init.normal_(fresh, std=recipe.position_std)
     if recipe.freeze_spatial:

@@ -1,7 +1,6 @@
 """Optimisers, and the share of the learning rate that each layer gets (paper, table 7)."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vivit.data.order import steps_per_epoch
+from vivit.model.embedding import Positions, TubeletEmbedding
+from vivit.model.encoder import Encoder
+from vivit.model.vivit import Adapter
 from vivit.training.recipe import Recipe
 
 
@@ -24,10 +26,13 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         model: a ViViT or a part of one, on its device; where it is to be sharded, after that.
     """
     above = layers_above(model)
+    positions = {
+        parameter for part in model.modules() if isinstance(part, Positions) for parameter in part.parameters()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kernel = parameter.ndim > 1 and not name.endswith("positions.embedding")
+            kernel = parameter.ndim > 1 and parameter not in positions
             key = (recipe.weight_decay if kernel else 0.0, recipe.layer_decay ** above[name])
             groups.setdefault(key, []).append(parameter)
     parameters = [
@@ -50,24 +55,21 @@ def layers_above(model: nn.Module) -> dict[str, int]:
     A block is a layer. Below the first lie the embedding and its positions as one, and so does, between the factorised
     encoder's two encoders, all that stands there. What follows the last block belongs to the heads.
     """
-    names = [name for name, _ in model.named_parameters()]
-    over_time = any("temporal_encoder." in name for name in names)
-    places = {name: _place(name, over_time) for name in names}
-    layers = sorted(set(places.values()), reverse=True)
-    return {name: layers.index(place) for name, place in places.items()}
-
-
-def _place(name: str, over_time: bool) -> tuple[int, int]:
-    """Where a parameter stands on the way from the video to the logits: its stage, and in an encoder the block."""
-    if "heads." in name:
-        return 4, 0
-    if block := re.search(r"(temporal_)?encoder\.blocks\.(\d+)\.", name):
-        return 3 if block[1] else 1, int(block[2])
-    if "temporal_positions." in name or "adapter." in name or (over_time and "spatial_encoder.norm." in name):
-        return 2, 0
-    if "embedding." in name or "positions." in name:
-        return 0, 0
-    return 4, 0
+    modules = list(model.modules())
+    adapters = [module for module in modules if isinstance(module, Adapter)]
+    encoders = [module for module in modules if isinstance(module, Encoder)]
+    layers: list[list[nn.Module]] = [[module for module in modules if isinstance(module, TubeletEmbedding)]]
+    for encoder in encoders:
+        layers[-1] += [encoder.positions, *(adapters if encoder is encoders[-1] else ())]
+        layers += [[block] for block in encoder.blocks]
+        layers.append([encoder.norm])
+    above = {
+        parameter: number
+        for number, layer in enumerate(reversed(layers))
+        for module in layer
+        for parameter in module.parameters()
+    }
+    return {name: above.get(parameter, 0) for name, parameter in model.named_parameters()}
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -22,7 +22,7 @@ CHANGEABLE = (
     *("num_classes", "heads", "adapter_size"),
     *("multi_label", "dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 )
-ADAPTER = "model.adapter."  # how the names of its parameters begin
+ADAPTER = "encoder.adapter."  # how the names of its parameters begin
 
 
 def adapt(
@@ -161,9 +161,9 @@ def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, change
 
 def _resized(name: str, embedding: Tensor, config: ModelConfig, lines: list[str]) -> Tensor:
     times, *places = config.grid
-    if "spatial_" in name:
+    if ".spatial." in name:
         what, grid = "spatial positions", tuple(places)
-    elif "temporal_" in name:
+    elif ".temporal." in name:
         what, grid = "temporal positions", (times,)
     else:
         what, grid = "positions", config.grid

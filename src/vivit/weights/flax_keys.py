@@ -18,12 +18,12 @@ def key_map(config: ModelConfig) -> list[Rule]:
     heads, counts = zip(*config.class_counts.items(), strict=True)
     if config.variant == "factorised_encoder":
         encoders = [
-            *encoder("SpatialTransformer", "cls_SpatialTransformer", "model.spatial_", tuple(places), config, BLOCK),
-            *encoder("TemporalTransformer", "cls_TemporalTransformer", "model.temporal_", (times,), config, BLOCK),
+            *encoder("SpatialTransformer", "cls_SpatialTransformer", "encoder.spatial.", tuple(places), config, BLOCK),
+            *encoder("TemporalTransformer", "cls_TemporalTransformer", "encoder.temporal.", (times,), config, BLOCK),
         ]
     else:
         block = FACTORISED_BLOCK if config.variant == "factorised_self_attention" else BLOCK
-        encoders = encoder("Transformer", "cls", "model.", config.grid, config, block)
+        encoders = encoder("Transformer", "cls", "encoder.", config.grid, config, block)
     return [
         Rule(("embedding/kernel",), ("embedding.weight",), kernel(single_frames=config.embedding == "uniform_frames")),
         Rule(("embedding/bias",), ("embedding.bias",), SAME),
@@ -59,9 +59,9 @@ def encoder(
             rule
             for i in range(layers)
             for name, (our_name, part) in block.items()
-            for rule in part(f"{theirs}/encoderblock_{i}/{name}", f"{ours}encoder.blocks.{i}.{our_name}", config)
+            for rule in part(f"{theirs}/encoderblock_{i}/{name}", f"{ours}blocks.{i}.{our_name}", config)
         ),
-        *norm(f"{theirs}/encoder_norm", f"{ours}encoder.norm"),
+        *norm(f"{theirs}/encoder_norm", f"{ours}norm"),
     ]
 
 
@@ -103,8 +103,8 @@ def attention(theirs: str, ours: str, config: ModelConfig) -> list[Rule]:
             tuple(f"{theirs}/{x}/kernel" for x in parts), (f"{ours}.qkv.weight",), Layout(read_kernels, write_kernels)
         ),
         Rule(tuple(f"{theirs}/{x}/bias" for x in parts), (f"{ours}.qkv.bias",), Layout(read_biases, write_biases)),
-        Rule((f"{theirs}/out/kernel",), (f"{ours}.out.weight",), out),
-        Rule((f"{theirs}/out/bias",), (f"{ours}.out.bias",), SAME),
+        Rule((f"{theirs}/out/kernel",), (f"{ours}.proj.weight",), out),
+        Rule((f"{theirs}/out/bias",), (f"{ours}.proj.bias",), SAME),
     ]
 
 
@@ -118,19 +118,19 @@ def kernel(single_frames: bool) -> Layout:
 Part = Callable[[str, str, ModelConfig], list[Rule]]
 # Scenic's names in a block → ours, and what stands there: models 1, 2 and 4.
 BLOCK: dict[str, tuple[str, Part]] = {
-    "LayerNorm_0": ("attention.norm", norm),
-    "MultiHeadDotProductAttention_0": ("attention.attention", attention),
-    "LayerNorm_1": ("mlp.norm", norm),
-    "MlpBlock_0/Dense_0": ("mlp.mlp.hidden", dense),
-    "MlpBlock_0/Dense_1": ("mlp.mlp.out", dense),
+    "LayerNorm_0": ("norm1", norm),
+    "MultiHeadDotProductAttention_0": ("attn", attention),
+    "LayerNorm_1": ("norm2", norm),
+    "MlpBlock_0/Dense_0": ("mlp.fc1", dense),
+    "MlpBlock_0/Dense_1": ("mlp.fc2", dense),
 }
 # Model 3.
 FACTORISED_BLOCK: dict[str, tuple[str, Part]] = {
-    "LayerNorm_space": ("space.norm", norm),
-    "MultiHeadDotProductAttention_space": ("space.attention", attention),
-    "LayerNorm_time": ("time.norm", norm),
-    "MultiHeadDotProductAttention_time": ("time.attention", attention),
-    "LayerNorm_mlp": ("mlp.norm", norm),
-    "MlpBlock/Dense_0": ("mlp.mlp.hidden", dense),
-    "MlpBlock/Dense_1": ("mlp.mlp.out", dense),
+    "LayerNorm_space": ("norm_space", norm),
+    "MultiHeadDotProductAttention_space": ("attn_space", attention),
+    "LayerNorm_time": ("norm_time", norm),
+    "MultiHeadDotProductAttention_time": ("attn_time", attention),
+    "LayerNorm_mlp": ("norm_mlp", norm),
+    "MlpBlock/Dense_0": ("mlp.fc1", dense),
+    "MlpBlock/Dense_1": ("mlp.fc2", dense),
 }

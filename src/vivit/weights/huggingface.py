@@ -34,21 +34,21 @@ ACTIVATIONS = {
 }
 # A block under the names of the published checkpoints, which transformers writes to this day → ours.
 PUBLISHED_BLOCK: Block = (
-    ("layernorm_before", "attention.norm"),
-    (("attention.attention.query", "attention.attention.key", "attention.attention.value"), "attention.attention.qkv"),
-    ("attention.output.dense", "attention.attention.out"),
-    ("layernorm_after", "mlp.norm"),
-    ("intermediate.dense", "mlp.mlp.hidden"),
-    ("output.dense", "mlp.mlp.out"),
+    ("layernorm_before", "norm1"),
+    (("attention.attention.query", "attention.attention.key", "attention.attention.value"), "attn.qkv"),
+    ("attention.output.dense", "attn.proj"),
+    ("layernorm_after", "norm2"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
 )
 # And under the names that its modules have today.
 TODAYS_BLOCK: Block = (
-    ("layernorm_before", "attention.norm"),
-    (("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.attention.qkv"),
-    ("attention.o_proj", "attention.attention.out"),
-    ("layernorm_after", "mlp.norm"),
-    ("mlp.fc1", "mlp.mlp.hidden"),
-    ("mlp.fc2", "mlp.mlp.out"),
+    ("layernorm_before", "norm1"),
+    (("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attn.qkv"),
+    ("attention.o_proj", "attn.proj"),
+    ("layernorm_after", "norm2"),
+    ("mlp.fc1", "mlp.fc1"),
+    ("mlp.fc2", "mlp.fc2"),
 )
 
 
@@ -74,18 +74,18 @@ def key_map(
     return [
         weight if kernel is None else Rule(weight.theirs, weight.ours, kernel),
         bias,
-        Rule((f"{prefix}embeddings.cls_token",), ("model.positions.class_token",), ROW),
+        Rule((f"{prefix}embeddings.cls_token",), ("encoder.positions.class_token",), ROW),
         Rule(
             (f"{prefix}embeddings.position_embeddings",),
-            ("model.positions.class_position", "model.positions.embedding"),
+            ("encoder.positions.class_position", "encoder.positions.embedding"),
             position_grid(config.grid, True, left_out),
         ),
         *(
             rule
             for i in range(config.num_layers)
-            for rule in torch_block(f"{prefix}{layers}.{i}", block, f"model.encoder.blocks.{i}", config, qkv_bias)
+            for rule in torch_block(f"{prefix}{layers}.{i}", block, f"encoder.blocks.{i}", config, qkv_bias)
         ),
-        *module(f"{prefix}layernorm", "model.encoder.norm"),
+        *module(f"{prefix}layernorm", "encoder.norm"),
         *module(f"{prefix}pooler.dense", "representation"),
         *module("classifier", "heads.classes"),
     ]

@@ -23,21 +23,14 @@ from vivit.weights.weight_file import Shape, WeightFile
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
-    "LayerNorm_0": ("attention.norm", flax_keys.norm),
-    "MultiHeadDotProductAttention_1": ("attention.attention", flax_keys.attention),
-    "LayerNorm_2": ("mlp.norm", flax_keys.norm),
-    "MlpBlock_3/Dense_0": ("mlp.mlp.hidden", flax_keys.dense),
-    "MlpBlock_3/Dense_1": ("mlp.mlp.out", flax_keys.dense),
+    "LayerNorm_0": ("norm1", flax_keys.norm),
+    "MultiHeadDotProductAttention_1": ("attn", flax_keys.attention),
+    "LayerNorm_2": ("norm2", flax_keys.norm),
+    "MlpBlock_3/Dense_0": ("mlp.fc1", flax_keys.dense),
+    "MlpBlock_3/Dense_1": ("mlp.fc2", flax_keys.dense),
 }
-# timm's names, which DeiT's and DINO's own files have too → ours.
-TIMM_BLOCK: Block = (
-    ("norm1", "attention.norm"),
-    ("attn.qkv", "attention.attention.qkv"),
-    ("attn.proj", "attention.attention.out"),
-    ("norm2", "mlp.norm"),
-    ("mlp.fc1", "mlp.mlp.hidden"),
-    ("mlp.fc2", "mlp.mlp.out"),
-)
+# timm's names, which DeiT's and DINO's own files use too; ours are the same.
+TIMM_BLOCK: Block = tuple((name, name) for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"))
 TIMM_SEPARATE_BLOCK: Block = tuple(
     (("attn.q_proj", "attn.k_proj", "attn.v_proj"), ours) if theirs == "attn.qkv" else (theirs, ours)
     for theirs, ours in TIMM_BLOCK
@@ -123,7 +116,7 @@ def _from_flax(file: WeightFile) -> ImageViT:
     rules = [
         Rule(("embedding/kernel",), ("embedding.weight",), flax_keys.kernel(single_frames=True)),
         Rule(("embedding/bias",), ("embedding.bias",), SAME),
-        *flax_keys.encoder("Transformer", "cls", "model.", config.grid, config, block),
+        *flax_keys.encoder("Transformer", "cls", "encoder.", config.grid, config, block),
         *flax_keys.dense("pre_logits", "representation"),
     ]
     image = _image_vit(config, file, rules)
@@ -202,10 +195,10 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
     weight, kernel_bias = module("patch_embed.proj", "embedding")
     rules = [Rule(weight.theirs, weight.ours, IMAGE_KERNEL), kernel_bias]
-    places: tuple[str, ...] = ("model.positions.embedding",)
+    places: tuple[str, ...] = ("encoder.positions.embedding",)
     if token:
-        rules.append(Rule(("cls_token",), ("model.positions.class_token",), ROW))
-        class_position = ("model.positions.class_position",)
+        rules.append(Rule(("cls_token",), ("encoder.positions.class_token",), ROW))
+        class_position = ("encoder.positions.class_position",)
         if placed_token:
             places = (*class_position, *places)
         else:
@@ -215,9 +208,9 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
         *(
             rule
             for i in range(config.num_layers)
-            for rule in torch_block(f"blocks.{i}", block, f"model.encoder.blocks.{i}", config, bias)
+            for rule in torch_block(f"blocks.{i}", block, f"encoder.blocks.{i}", config, bias)
         ),
-        *module("norm", "model.encoder.norm"),
+        *module("norm", "encoder.norm"),
         *module("pre_logits.fc", "representation"),
     ]
     wanted = about.get("pretrained_cfg", about)

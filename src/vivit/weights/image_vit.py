@@ -147,7 +147,7 @@ def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]
     if image.config.representation_size is not None and model.config.representation_size is None:
         lines.append("not used: the image model's layer before its head (pre_logits, pooler)")
     # Whole encoders and attentions, not each of their weights.
-    parts = {re.sub(r"(temporal_\w+|adapter|blocks\.\d+\.time|heads)\..*", r"\1", name) for name in untouched}
+    parts = {re.sub(r"(temporal|adapter|_time|heads)\..*", r"\1", name) for name in untouched}
     parts = {re.sub(r"blocks\.\d+", "blocks.*", part) for part in parts}
     if parts:
         lines.append(f"not from the image model: {', '.join(sorted(parts))}")
@@ -157,22 +157,26 @@ def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]
 def _video_state(image: ViViT, model: ViViT, tubelet_init: TubeletInit) -> dict[str, Tensor]:
     """The image model's weights under the names of the video model's parameters."""
     theirs, config = image.state_dict(), model.config
-    prefix = "model.spatial_" if config.variant == "factorised_encoder" else "model."
+    prefix = "encoder.spatial." if config.variant == "factorised_encoder" else "encoder."
     state = {
-        name.replace("model.", prefix, 1): value for name, value in theirs.items() if name.startswith("model.encoder.")
+        name.replace("encoder.", prefix, 1): value
+        for name, value in theirs.items()
+        if name.startswith(("encoder.blocks.", "encoder.norm."))
     }
     if config.variant == "factorised_self_attention":
-        state = {name.replace(".attention.", ".space.", 1): value for name, value in state.items()}
+        parts = {".norm1.": ".norm_space.", ".attn.": ".attn_space.", ".norm2.": ".norm_mlp."}
+        for part, ours in parts.items():
+            state = {name.replace(part, ours): value for name, value in state.items()}
         for layer in range(config.num_layers):
-            out = f"model.encoder.blocks.{layer}.time.attention.out"
-            state[f"{out}.weight"] = torch.zeros(config.hidden_size, config.hidden_size)
-            state[f"{out}.bias"] = torch.zeros(config.hidden_size)
+            proj = f"encoder.blocks.{layer}.attn_time.proj"
+            state[f"{proj}.weight"] = torch.zeros(config.hidden_size, config.hidden_size)
+            state[f"{proj}.bias"] = torch.zeros(config.hidden_size)
 
     if config.pooling == "token" and image.config.pooling == "token":
         for name in ("class_token", "class_position"):
-            state[f"{prefix}positions.{name}"] = theirs[f"model.positions.{name}"]
+            state[f"{prefix}positions.{name}"] = theirs[f"encoder.positions.{name}"]
     times, *places = config.grid
-    grid = resize_positions(theirs["model.positions.embedding"][0], tuple(places))
+    grid = resize_positions(theirs["encoder.positions.embedding"][0], tuple(places))
     state[f"{prefix}positions.embedding"] = (
         grid if config.variant == "factorised_encoder" else grid.expand(times, *grid.shape)
     )

@@ -109,7 +109,7 @@ def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_b
     rules = []
     for names, our_name in block:
         target = f"{ours}.{our_name}"
-        if our_name != "attention.attention.qkv":
+        if our_name != "attn.qkv":
             rules += module(f"{theirs}.{names}", target)
             continue
         parts = (names,) if isinstance(names, str) else names
