@@ -91,7 +91,7 @@ class LabelSpace:
                 yield Metric((head,), None, name)
             else:
                 yield from (Metric((head,), k, name, tells=k == 1 or len(names) > k) for k in TOP)
-        if not self.single and not self.multi_label:
+        if len(self.classes) > 1 and not self.multi_label:
             yield from (Metric(self.heads, k, self.joint) for k in TOP)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":

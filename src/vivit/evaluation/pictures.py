@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vivit.evaluation.evaluate import Evaluation
-from vivit.report.drawing import write_confusion, write_reliability
+from vivit.report.drawing import confusion_figure, reliability_figure, write_png
 
 
 def draw_confusions(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -12,7 +12,7 @@ def draw_confusions(evaluation: Evaluation, folder: Path) -> list[Path]:
         return []
     paths = _paths(evaluation, folder, "confusion")
     for head, path in paths.items():
-        write_confusion(path, evaluation.confusion(head).numpy(), evaluation.space.classes[head])
+        write_png(path, confusion_figure(evaluation.confusion(head).numpy(), evaluation.space.classes[head]))
     return list(paths.values())
 
 
@@ -22,7 +22,7 @@ def draw_reliabilities(evaluation: Evaluation, folder: Path) -> list[Path]:
     for head, path in _paths(evaluation, folder, "reliability").items():
         found = evaluation.calibration(head)
         if found is not None:
-            write_reliability(path, found.error, found.counts, found.confidence, found.accuracy)
+            write_png(path, reliability_figure(found.error, found.counts, found.confidence, found.accuracy))
             written.append(path)
     return written
 

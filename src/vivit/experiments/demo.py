@@ -14,7 +14,7 @@ from vivit.evaluation.score import score_model
 from vivit.experiments.camera_motion import generate
 from vivit.inference.predictor import Predictor
 from vivit.inference.views import Views
-from vivit.report.demo_page import Example, Trained, write_page
+from vivit.report.demo_page import Example, Trained, write_demo
 from vivit.report.run_page import write_report
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
@@ -60,7 +60,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     for example in examples[:9]:
         best = example.prediction.labels[0]
         say(f"{example.video.relative_to(out)}  {best.label}  {best.score:.1%}", highlight=False)
-    write_page(out / "report.html", trained, examples, VIEWS)
+    write_demo(out / "report.html", trained, examples, VIEWS)
 
     say("\nheld-out videos named rightly")
     for model in trained:

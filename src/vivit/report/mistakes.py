@@ -1,24 +1,31 @@
-"""What a model got wrong, out of val_predictions.csv: classes, pairs that are taken for each other, single videos."""
+"""What a model got wrong, from val_predictions.csv: classes, confusions, single videos."""
 
 import csv
 import io
+import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.tables import unescaped
+
+# Columns of one head: with one label for each video, and with many.
+ONE = ("label", "predicted", "probability", "label_probability", "label_rank")
+MANY = ("labels", "predicted")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one video, for one head."""
+    """A model's answer to one video, for one head."""
 
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
     probability: float | None = None
-    """Of the predicted class; None where a video has many labels, or could not be read."""
+    """Of the predicted class; None if multi_label or unreadable."""
     label_probability: float | None = None
     label_rank: int | None = None
     """1 for the most probable class."""
@@ -35,137 +42,127 @@ class ScoredVideo:
     error: str
     """Why it could not be read, or ""."""
     answers: dict[str, Answer]
-    """By head; the one head of a set without named heads is "classes"."""
+    """By head."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How many videos of a class are found; unreadable ones are not."""
+
+    name: str
+    videos: int
+    found: int
+    """Videos of this class that are predicted as such."""
+    predicted: int
+    """Videos of any class that are predicted as this one."""
+    taken_for: tuple[str, int] | None = None
+    """The class that its videos are most often mistaken for, and how many of them."""
 
     @property
-    def confidence(self) -> float:
-        """How probable the answer was, of all heads together."""
-        product = 1.0
-        for answer in self.answers.values():
-            product *= answer.probability or 0.0
-        return product
+    def score(self) -> float:
+        """The fraction that is found; NaN without videos."""
+        return self.found / self.videos if self.videos else math.nan
+
+    @property
+    def precision(self) -> float:
+        return self.found / self.predicted if self.predicted else math.nan
 
 
 @dataclass(frozen=True)
 class Predictions:
     """val_predictions.csv."""
 
-    videos: tuple[ScoredVideo, ...] = ()
-    heads: tuple[str, ...] = ()
-    multi_label: bool = False
+    space: LabelSpace
+    videos: tuple[ScoredVideo, ...]
 
     @property
     def unreadable(self) -> list[ScoredVideo]:
         return [video for video in self.videos if video.error]
 
     def worst(self, most: int) -> list[ScoredVideo]:
-        """The wrong answers that were given with the greatest confidence; of many labels, those most often wrong."""
-        wrong = [
-            video
-            for video in self.videos
-            if not (video.error or all(answer.right for answer in video.answers.values()))
+        """The most confident wrong answers; if multi_label, those with the most wrong labels."""
+
+        def badness(video: ScoredVideo) -> float:
+            answers = video.answers.values()
+            if self.space.multi_label:
+                return sum(len(set(answer.labels) ^ set(answer.predicted)) for answer in answers)
+            return math.prod(answer.probability or 0.0 for answer in answers)
+
+        wrong = (video for video in self.videos if not all(answer.right for answer in video.answers.values()))
+        return sorted((video for video in wrong if not video.error), key=badness, reverse=True)[:most]
+
+    def confusion(self, head: str) -> np.ndarray:
+        """(K, K) counts of readable videos: rows are the true classes. Not for multi_label."""
+        numbers = self.space.numbers[head]
+        counts = np.zeros((len(numbers), len(numbers)), dtype=np.int64)
+        for video in self.videos:
+            if not video.error:
+                answer = video.answers[head]
+                counts[numbers[answer.labels[0]], numbers[answer.predicted[0]]] += 1
+        return counts
+
+    def class_scores(self, head: str) -> list[ClassScore]:
+        """The worst classes first, the frequent ones before the rare; those without videos last."""
+        videos: Counter[str] = Counter()
+        found: Counter[str] = Counter()
+        predicted: Counter[str] = Counter()
+        taken_for: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for video in self.videos:
+            answer = video.answers[head]
+            videos.update(answer.labels)
+            predicted.update(answer.predicted)
+            found.update(set(answer.labels) & set(answer.predicted))
+            if not (self.space.multi_label or video.error or answer.right):
+                taken_for[answer.labels[0]][answer.predicted[0]] += 1
+        scores = [
+            ClassScore(name, videos[name], found[name], predicted[name], *taken_for[name].most_common(1))
+            for name in self.space.classes[head]
         ]
-        return sorted(wrong, key=self._badness, reverse=True)[:most]
-
-    def _badness(self, video: ScoredVideo) -> float:
-        if self.multi_label:
-            return sum(len(set(answer.labels) ^ set(answer.predicted)) for answer in video.answers.values())
-        return video.confidence
+        return sorted(scores, key=lambda each: (each.videos == 0, each.score if each.videos else 0.0, -each.videos))
 
 
-@dataclass(frozen=True)
-class ClassScore:
-    """How well the videos of a class are found. Unreadable ones count as not found."""
-
-    name: str
-    videos: int
-    found: int
-    """How many of them are named rightly."""
-    named: int
-    """How many videos, of this class or another, the model gives this name."""
-    taken_for: tuple[str, int] | None = None
-    """What its videos are wrongly named most often, and how many of them."""
-
-    @property
-    def score(self) -> float:
-        """The share that is found; NaN without videos."""
-        return self.found / self.videos if self.videos else float("nan")
-
-    @property
-    def precision(self) -> float:
-        return self.found / self.named if self.named else float("nan")
-
-
-def read_predictions(file: Path) -> Predictions:
-    """What `vivit.evaluation.per_video` wrote; nothing where there is no file. Raises UserError where it is damaged."""
+def read_predictions(file: Path, space: LabelSpace) -> Predictions:
+    """Read what `write_per_video` wrote; no videos if there is no file. Raises UserError if it is damaged."""
     try:
         rows = list(csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8", "surrogateescape"), newline="")))
     except FileNotFoundError:
-        return Predictions()
+        return Predictions(space, ())
     except (OSError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete it, and the report is written without it") from None
-    if not rows:
-        return Predictions()
-    prefixes = [column.removesuffix("predicted") for column in rows[0] if (column or "").endswith("predicted")]
-    multi_label = any(f"{prefix}labels" in rows[0] for prefix in prefixes)
-    # "verb_" stands before the columns of the head "verb".
-    heads = {prefix[:-1] or "classes": prefix for prefix in prefixes}
+        raise UserError(f"{file}: cannot be read ({error}); delete it to get a report without it") from None
+    columns = MANY if space.multi_label else ONE
     try:
         videos = tuple(
             ScoredVideo(
                 unescaped(row["video"]),
                 (float(row["start"]), float(row["end"])) if row["start"] and row["end"] else None,
                 unescaped(row["error"]).removeprefix(f"{unescaped(row['video'])}: "),
-                {head: _answer(row, prefix, multi_label) for head, prefix in heads.items()},
+                {head: _answer({name: row[space.column(head, name)] for name in columns}) for head in space.heads},
             )
             for row in rows
         )
+        predictions = Predictions(space, videos)
+        known = {head: {"", *names} for head, names in space.classes.items()}
+        for video in videos:
+            for head, answer in video.answers.items():
+                if unknown := {*answer.labels, *answer.predicted} - known[head]:
+                    raise ValueError(f"{unknown.pop()!r} is not a class of the model")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: damaged ({error!r}); delete it, and the report is written without it") from None
-    return Predictions(videos, tuple(heads), multi_label)
+        raise UserError(f"{file}: damaged ({error!r}); delete it to get a report without it") from None
+    return predictions
 
 
-def confusions(predictions: Predictions, head: str) -> Counter[tuple[str, str]]:
-    """(true, predicted) → how many videos. Unreadable ones are not in it."""
-    answers = [video.answers[head] for video in predictions.videos if not video.error]
-    return Counter((answer.labels[0], answer.predicted[0]) for answer in answers)
-
-
-def class_scores(predictions: Predictions, head: str, names: Sequence[str]) -> list[ClassScore]:
-    """Of each class, the worst first and those without a video last; of equally bad ones, the more frequent first."""
-    videos: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    named: Counter[str] = Counter()
-    taken_for: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for video in predictions.videos:
-        answer = video.answers[head]
-        videos.update(answer.labels)
-        named.update(answer.predicted)
-        found.update(set(answer.labels) & set(answer.predicted))
-        if not (predictions.multi_label or video.error or answer.right):
-            taken_for[answer.labels[0]][answer.predicted[0]] += 1
-    scores = [
-        ClassScore(name, videos[name], found[name], named[name], next(iter(taken_for[name].most_common(1)), None))
-        for name in names
-    ]
-    return sorted(scores, key=lambda each: (each.videos == 0, each.score if each.videos else 0.0, -each.videos))
-
-
-def _answer(row: dict[str, str], prefix: str, multi_label: bool) -> Answer:
-    if multi_label:
-        return Answer(_several(row[f"{prefix}labels"]), _several(row[f"{prefix}predicted"]))
-    rank = row[f"{prefix}label_rank"]
+def _answer(cells: dict[str, str]) -> Answer:
+    if "labels" in cells:
+        labels, predicted = (tuple(unescaped(cell).split(";")) if cell else () for cell in cells.values())
+        return Answer(labels, predicted)
+    rank = cells["label_rank"]
     return Answer(
-        (unescaped(row[f"{prefix}label"]),),
-        (unescaped(row[f"{prefix}predicted"]),),
-        _number(row[f"{prefix}probability"]),
-        _number(row[f"{prefix}label_probability"]),
+        (unescaped(cells["label"]),),
+        (unescaped(cells["predicted"]),),
+        _number(cells["probability"]),
+        _number(cells["label_probability"]),
         int(rank) if rank else None,
     )
-
-
-def _several(cell: str) -> tuple[str, ...]:
-    return tuple(unescaped(cell).split(";")) if cell else ()
 
 
 def _number(cell: str) -> float | None:

@@ -1,0 +1,75 @@
+"""The files of a run's folder, as its page needs them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vivit.errors import UserError
+from vivit.labels import LabelSpace, Metric, as_classes
+from vivit.report.mistakes import Predictions, read_predictions
+from vivit.weights.files import read_json
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What each file holds; empty if it is missing."""
+
+    path: Path
+    config: Row
+    recipe: Row
+    epochs: list[Row]
+    steps: list[Row]
+    sessions: list[Row]
+    predictions: Predictions
+
+    @property
+    def space(self) -> LabelSpace:
+        return self.predictions.space
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics that were scored and tell something."""
+        scored = {key for row in self.epochs for key in row}
+        return [metric for metric in self.space.metrics() if metric.tells and metric.key in scored]
+
+
+def read_run(run: Path) -> RunFiles:
+    """Read the folder of a run. Raises UserError if it is not one, or if a file is damaged."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; give the --out of vivit train")
+    if not ((run / "recipe.json").exists() or (run / "metrics.jsonl").exists()):
+        raise UserError(f"{run}: is not a run, because it has no recipe.json; give a folder that vivit train wrote")
+    config, recipe = (read_json(file) if file.exists() else {} for file in (run / "config.json", run / "recipe.json"))
+    multi_label = bool((config.get("architecture") or {}).get("multi_label"))
+    space = LabelSpace(as_classes(config.get("classes") or {}), multi_label)
+    return RunFiles(
+        run,
+        config,
+        recipe,
+        epochs=read_lines(run / "metrics.jsonl"),
+        steps=read_lines(run / "steps.jsonl"),
+        sessions=read_lines(run / "sessions.jsonl"),
+        predictions=read_predictions(run / "val_predictions.csv", space),
+    )
+
+
+def read_lines(file: Path) -> list[Row]:
+    """The objects in a JSON-lines file; none if it is missing. Raises UserError if it is damaged."""
+    if not file.exists():
+        return []
+    rows = []
+    lines = file.read_text("utf-8", errors="replace").splitlines(keepends=True)
+    for place, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if place == len(lines) and not line.endswith("\n"):
+                break  # the run is writing it, or was killed while it did
+            raise UserError(f"{file}: line {place} is not JSON; delete that line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}: line {place} is not a JSON object; delete that line")
+        rows.append(row)
+    return rows
