@@ -21,10 +21,10 @@ from statistics import median, quantiles
 from typing import Literal
 
 import av
+import cyclopts
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from benchmarks.setting import on_one_core, setting
@@ -272,7 +272,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def main(
-    files: tyro.conf.Positional[tuple[Path, ...]] = (),
+    files: tuple[Path, ...] = (),
     /,
     sizes: str = "320,720,1080",
     only: str = ",".join(CONTENDERS),
@@ -310,4 +310,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

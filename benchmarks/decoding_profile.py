@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import tyro
+import cyclopts
 
 from benchmarks.decoding import SHORT_SIDE, passes_over
 from benchmarks.setting import on_one_core, setting
@@ -41,7 +41,7 @@ def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
     return opened - begun, read - opened - converting, converting
 
 
-def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), /, rounds: int = 5, folder: Path = FOLDER) -> None:
+def main(files: tuple[Path, ...] = (), /, rounds: int = 5, folder: Path = FOLDER) -> None:
     """Measure and print a table in Markdown.
 
     Args:
@@ -63,4 +63,4 @@ def main(files: tyro.conf.Positional[tuple[Path, ...]] = (), /, rounds: int = 5,
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

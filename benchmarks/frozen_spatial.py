@@ -26,8 +26,8 @@ from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import cyclopts
 import torch
-import tyro
 from rich.console import Console
 from torch import nn
 
@@ -262,4 +262,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

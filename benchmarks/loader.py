@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 import av
+import cyclopts
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -224,4 +224,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

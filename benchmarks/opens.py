@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import cast
 
 import av
+import cyclopts
 import numpy as np
 import torch
-import tyro
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.setting import setting
@@ -124,4 +124,4 @@ def main(count: int = 10_000, decoders: str = "pyav,torchcodec") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import cyclopts
 import torch
-import tyro
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -250,4 +250,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

@@ -26,9 +26,9 @@ from multiprocessing import get_context
 from statistics import median
 from typing import Any, Literal
 
+import cyclopts
 import torch
 import torch.nn.functional as F
-import tyro
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -353,4 +353,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cyclopts.run(main)

@@ -15,6 +15,10 @@ CLIPS = 6  # of each class; one of them is held out
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="rewrite the help pages in tests/end_to_end/transcripts")
+
+
 @pytest.fixture(scope="session")
 def bright_dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the class folders bright/ and dark/ of six videos each. Tests must not write to it."""

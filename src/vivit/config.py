@@ -23,21 +23,28 @@ class ModelConfig(BaseModel):
     Lengths are in frames and pixels. The defaults are the paper's: ViViT-B/16x2 on 32 frames of 224 × 224.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     variant: Variant = "spatiotemporal"
+    """One of the paper's models 1 to 4."""
     num_frames: Annotated[PositiveInt, Field(le=1 << 20)] = 32
+    """Frames of a clip."""
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
     """(height, width); one number stands for a square."""
     tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
     """(frames, height, width); uniformly sampled frames are embedded one by one, so the first is then set to 1."""
     embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
+    """What becomes tokens: tubelets, or patches of uniformly sampled frames."""
     sampled_frames: Annotated[PositiveInt, Field(le=1 << 16)] | None = None
     """How many of the clip's frames `uniform_frames` takes."""
     hidden_size: PositiveInt = 768
+    """Width of the tokens."""
     num_layers: Annotated[Layers, Field(ge=1)] = 12
+    """Layers of the encoder; in a factorised encoder, of its spatial encoder."""
     num_heads: PositiveInt = 12
+    """Attention heads of a layer."""
     mlp_dim: PositiveInt = 3072
+    """Width of a layer's MLP."""
     temporal_layers: Annotated[Layers, Field(ge=0)] | None = None
     """Layers of the factorised encoder's temporal encoder (4 by default); 0 is the average-pooling baseline."""
     adapter_size: PositiveInt | None = None
@@ -49,6 +56,7 @@ class ModelConfig(BaseModel):
     representation_size: PositiveInt | None = None
     """Width of a tanh layer between the encoder and the heads; None leaves it out."""
     num_classes: PositiveInt | None = None
+    """Classes of the only head; 400 by default."""
     heads: dict[str, PositiveInt] | None = None
     """Several named heads and their class counts, in place of `num_classes`."""
     multi_label: bool = False
@@ -58,7 +66,9 @@ class ModelConfig(BaseModel):
     norm_eps: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-6
     """The LayerNorms' epsilon; 1e-6 is Flax's, and so that of the official weights."""
     dropout: Rate = 0.0
+    """Dropout rate of embeddings and layers."""
     attention_dropout: Rate = 0.0
+    """Dropout rate of attention weights."""
     stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The rate at the last layer; it grows linearly from 0 at the first."""
     token_dropping: Rate = 0.0

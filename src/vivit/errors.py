@@ -1,9 +1,13 @@
 """What ends a command in one line: a mistake that the user can mend, or a wish to stop."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from pydantic import ValidationError
 
 SHOWN = 5  # findings of one file in a message
 LONGEST = 900  # characters of a message
+CLOSE = 0.7  # how similar a name must be to be suggested for a wrong one, of 1
 
 
 class UserError(Exception):
@@ -43,3 +47,9 @@ def one_line(error: ValidationError) -> str:
         found.append(f"{field}: {message}" if field else message)
     more = error.error_count() - SHOWN
     return "; ".join(found) + (f"; and {more} more" if more > 0 else "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "did you mean NAME?", or "" if no known name is close to the word."""
+    close = get_close_matches(word, list(known), n=1, cutoff=CLOSE)
+    return f"did you mean {close[0]}?" if close else ""

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from huggingface_hub import constants
 from transformers import ViTConfig, ViTModel, VivitConfig, VivitForVideoClassification
 
 import vivit
+from tests.support import Result
 from vivit import cli
 from vivit.weights import flax_keys
 from vivit.weights.keymap import write
@@ -28,15 +28,6 @@ SCENIC: dict[str, dict[str, Any]] = {
     "kinetics_600/vivit_large_16x2_fe": {"variant": "factorised_encoder", "num_classes": 600},
     "epic_kitchens/vivit_large_16x2_fe": {"variant": "factorised_encoder", "num_classes": 397},
 }
-
-
-@dataclass
-class Result:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 InProcess = Callable[..., Result]

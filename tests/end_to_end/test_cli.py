@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-VIVIT = Path(sys.executable).parent / "vivit"
+from tests.support import run_vivit
+
 SHARED_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
 SMALL = (
     *("--recipe", "demo", "--epochs", "1", "--batch-size", "4", "--num-frames", "4", "--frame-stride", "1"),
@@ -17,58 +15,15 @@ SMALL = (
 )
 
 
-def vivit(*arguments: str | Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [VIVIT, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, env={"OMP_NUM_THREADS": "1"}
-    )
-
-
-def assert_one_line(result: "subprocess.CompletedProcess[str]", *parts: str) -> None:
-    assert result.returncode == 2, result
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("vivit: ")
-    for part in parts:
-        assert part in result.stderr
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Path:
     """A folder with data/ and the run/ that was trained on it."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(bright_dark, folder / "data")
-    result = vivit("train", "data", "--out", "run", *SMALL, folder=folder)
-    assert result.returncode == 0, result.stderr
-    assert "the model is in run" in result.stdout
+    result = run_vivit("train", "data", "--out", "run", *SMALL, folder=folder)
+    assert result.status == 0, result.err
+    assert "the model is in run" in result.out
     return folder
-
-
-def test_help_is_quick_and_lists_the_verbs(tmp_path: Path) -> None:
-    durations = []
-    for _ in range(3):
-        begun = time.monotonic()
-        result = vivit("--help", folder=tmp_path)
-        durations.append(time.monotonic() - begun)
-    assert result.returncode == 0
-    for verb in ("demo", "train", "evaluate", "predict", "experiment"):
-        assert f"\n  {verb} " in result.stdout
-    # The best of three: other work on the machine is not ours.
-    assert min(durations) < 1
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"]])
-def test_help_imports_no_torch(arguments: list[str]) -> None:
-    code = f"""
-import sys
-sys.argv = ["vivit", *{arguments!r}]
-from vivit.cli import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-print("torch" in sys.modules)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.stdout.splitlines()[-1] == "False", result
 
 
 def test_train_leaves_a_run(work: Path) -> None:
@@ -82,7 +37,7 @@ def test_train_leaves_a_run(work: Path) -> None:
 
 
 def test_evaluate(work: Path) -> None:
-    result = vivit(
+    result = run_vivit(
         "evaluate",
         "data",
         "--model",
@@ -97,10 +52,10 @@ def test_evaluate(work: Path) -> None:
         "cpu",
         folder=work,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.err
     scores = json.loads((work / "run" / "evaluation" / "scores.json").read_text())
     assert (scores["videos"], scores["views"], scores["unreadable"], scores["top5"]) == (12, "2x3", 0, 1.0)
-    assert f"top-1 {scores['top1']:.1%}" in result.stdout
+    assert f"top-1 {scores['top1']:.1%}" in result.out
     assert (work / "run" / "evaluation" / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -109,9 +64,9 @@ def test_predict_answers_for_what_can_be_read(work: Path, tmp_path: Path) -> Non
         shutil.copy(work / "data" / f"{source}.mp4", tmp_path / f"{name}.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     flags = ("--model", work / "run", "--json", "--views", "2x1", "--top", "2")
-    result = vivit("predict", "a.mp4", "broken.mp4", "b.mp4", *flags, folder=tmp_path)
-    assert_one_line(result, "broken.mp4")
-    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    result = run_vivit("predict", "a.mp4", "broken.mp4", "b.mp4", *flags, folder=tmp_path)
+    result.one_line("broken.mp4")
+    answers = [json.loads(line) for line in result.out.splitlines()]
     assert [answer["video"] for answer in answers] == ["a.mp4", "b.mp4"]
     for answer in answers:
         assert answer.keys() == {"video", "predictions"}
@@ -123,34 +78,33 @@ def test_predict_answers_for_what_can_be_read(work: Path, tmp_path: Path) -> Non
         assert sum(scores) == pytest.approx(1)
 
     # For people, and one label: the one at the top.
-    plain = vivit("predict", "a.mp4", "--model", work / "run", "--views", "2x1", "--top", "1", folder=tmp_path)
-    assert (plain.returncode, plain.stderr) == (0, "")
+    plain = run_vivit("predict", "a.mp4", "--model", work / "run", "--views", "2x1", "--top", "1", folder=tmp_path)
+    assert (plain.status, plain.err) == (0, "")
     best = answers[0]["predictions"][0]
-    assert plain.stdout.split() == ["a.mp4", f"{best['score']:.1%}", best["label"]]
+    assert plain.out.split() == ["a.mp4", f"{best['score']:.1%}", best["label"]]
 
 
 def test_mistakes_are_one_line(work: Path, tmp_path: Path) -> None:
     video = "data/bright/bright0.mp4"
-    assert_one_line(vivit("predict", video, "--model", "run", "--views", "2x2", folder=work), "views", "2x2")
-    assert_one_line(vivit("predict", video, "--model", "nowhere", folder=work), "nowhere")
-    assert_one_line(vivit("predict", video, "--model", "run", "--top", "0", folder=work), "top")
-    assert_one_line(vivit("dream", folder=work), "dream", "predict")
-    assert_one_line(vivit("train", "nothing", "--out", "new", *SMALL, folder=work), "nothing")
-    assert_one_line(vivit("train", "data", "--out", "run", *SMALL, "--seed", "1", folder=work), "run", "seed 0")
+    run_vivit("predict", video, "--model", "run", "--views", "2x2", folder=work).one_line("views", "2x2")
+    run_vivit("predict", video, "--model", "nowhere", folder=work).one_line("nowhere")
+    run_vivit("predict", video, "--model", "run", "--top", "0", folder=work).one_line("top")
+    run_vivit("train", "nothing", "--out", "new", *SMALL, folder=work).one_line("nothing")
+    run_vivit("train", "data", "--out", "run", *SMALL, "--seed", "1", folder=work).one_line("run", "seed 0")
     assert not (work / "new").exists()
 
 
 def test_model_of_other_classes_than_the_data(work: Path, tmp_path: Path) -> None:
     for source, name in (("bright", "day"), ("dark", "night")):
         shutil.copytree(work / "data" / source, tmp_path / "other" / name)
-    result = vivit("evaluate", tmp_path / "other", "--model", "run", folder=work)
-    assert_one_line(result, "'day', 'night'", "bright, dark")
+    result = run_vivit("evaluate", tmp_path / "other", "--model", "run", folder=work)
+    result.one_line("'day', 'night'", "bright, dark")
 
 
 @pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="the clips are not beside this checkout")
 def test_predict_real_clips(work: Path) -> None:
     videos = sorted(SHARED_VIDEOS.iterdir())
-    result = vivit("predict", *videos, "--model", "run", "--json", folder=work)
-    assert (result.returncode, result.stderr) == (0, "")
-    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    result = run_vivit("predict", *videos, "--model", "run", "--json", folder=work)
+    assert (result.status, result.err) == (0, "")
+    answers = [json.loads(line) for line in result.out.splitlines()]
     assert [answer["video"] for answer in answers] == [str(video) for video in videos]

@@ -210,6 +210,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     for verb in ("training.train.train", "evaluation.score.score_model", "data.pack.pack_and_tell"):
         monkeypatch.setattr(f"vivit.{verb}", record)
     monkeypatch.setattr("vivit.weights.convert.convert", convert)
+    monkeypatch.setattr("vivit.report.run_page.write_report", lambda run: run / "report.html")
     return recorded
 
 
@@ -231,7 +232,7 @@ def test_what_the_kubernetes_manifest_says_in_several_places_is_the_same(calls: 
     assert arguments.shutdown_timeout < template["terminationGracePeriodSeconds"]
     volumes = [volume["name"] for volume in template["volumes"]]
     assert [mount["name"] for mount in container["volumeMounts"]] == volumes
-    cli.train(arguments.training_script_args[1:])
+    cli.build_app()(arguments.training_script_args)
     assert (calls[0]["workers"] + 1) * int(arguments.nproc_per_node) <= container["resources"]["requests"]["cpu"]
 
 
@@ -297,6 +298,6 @@ def test_every_command_of_the_page_is_one_that_there_is(calls: list[dict[str, An
             assert ROOT / words[3] == MANIFEST
         if words[0] == "vivit":
             before = len(calls)
-            cli.VERBS[words[1]](words[2:])
+            cli.build_app()(words[1:])
             assert len(calls) == before + 1, words
     assert programs == {"torchrun", "vivit", "export", "sbatch", "kubectl", "wandb"}

@@ -5,86 +5,35 @@ import math
 import re
 import resource
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors import safe_open
 from torch import Tensor
 from transformers import VivitConfig, VivitForVideoClassification
 from transformers.utils import logging
 
 import vivit
-from vivit import cli
+from tests.end_to_end.conftest import InProcess
+from tests.support import REFERENCE, run_vivit
 from vivit.config import ModelConfig
 from vivit.inference.views import clip_spec
 from vivit.video.clips import read_views
 from vivit.weights.store import save
 
-VIVIT = Path(sys.executable).parent / "vivit"
-REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
 SCENIC, IMAGE_VIT = REFERENCE / "scenic", REFERENCE / "image_init" / "vit32" / "vit.npz"
 SMALL = ("--image-size", "32", "32")
 NAMES = ["wave", "jump", "run", "sit", "lie", "stand", "turn"]
 VARIANTS = ("spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product")
 
 
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-    def succeeded(self) -> str:
-        assert (self.status, self.err) == (0, ""), self
-        return self.out
-
-    def one_line(self, *patterns: str) -> None:
-        assert self.status == 2, self
-        assert self.out == ""
-        assert len(self.err.splitlines()) == 1, self.err
-        assert self.err.startswith("vivit: ")
-        for pattern in patterns:
-            assert re.search(pattern, self.err), self.err
-
-
-Run = Callable[..., Result]
-
-
-def installed(*arguments: str | Path, folder: Path) -> Result:
-    """The installed command, offline."""
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface")}
-    ran = subprocess.run([VIVIT, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
-    return Result(ran.returncode, ran.stdout, ran.stderr)
-
-
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process, which saves the seconds of its imports; in a folder of its own, offline."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def call(*arguments: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["vivit", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            status: Any = 0
-        except SystemExit as end:
-            status = end.code or 0
-        said = capsys.readouterr()
-        return Result(status, said.out, said.err)
-
-    return call
+def run(vivit_here: InProcess) -> InProcess:
+    return vivit_here
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +118,7 @@ def told(out: str) -> dict[str, str]:
     return about
 
 
-def predicted(run: Run, video: Path, model: str) -> dict[str, float]:
+def predicted(run: InProcess, video: Path, model: str) -> dict[str, float]:
     return scores_of(run("predict", video, "--model", model, "--json", "--top", "1000", "--device", "cpu").succeeded())
 
 
@@ -177,7 +126,7 @@ def predicted(run: Run, video: Path, model: str) -> dict[str, float]:
 
 
 def test_a_model_of_transformers_keeps_its_answers(
-    run: Run, video: Path, theirs: VivitForVideoClassification, theirs_folder: Path
+    run: InProcess, video: Path, theirs: VivitForVideoClassification, theirs_folder: Path
 ) -> None:
     assert "written to new" in run("convert", theirs_folder, "new").succeeded()
     with torch.no_grad():
@@ -189,7 +138,7 @@ def test_a_model_of_transformers_keeps_its_answers(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_image_model_becomes_each_variant(run: Run, video: Path, names: Path, variant: str) -> None:
+def test_an_image_model_becomes_each_variant(run: InProcess, video: Path, names: Path, variant: str) -> None:
     out = run("convert", IMAGE_VIT, "new", "--variant", variant, "--num-frames", "4", "--classes", names).succeeded()
     assert "written to new" in out
     model = vivit.load("new")
@@ -206,7 +155,7 @@ def test_an_image_model_becomes_each_variant(run: Run, video: Path, names: Path,
     assert all(score == pytest.approx(1 / 7) for score in scores.values())
 
 
-def test_an_image_model_by_filter_inflation(run: Run) -> None:
+def test_an_image_model_by_filter_inflation(run: InProcess) -> None:
     flags = ("--tubelet-size", "4", "8", "8", "--tubelet-init", "filter_inflation", "--num-classes", "3")
     run("convert", IMAGE_VIT, "new", *flags).succeeded()
     with np.load(IMAGE_VIT) as file:
@@ -216,7 +165,7 @@ def test_an_image_model_by_filter_inflation(run: Run) -> None:
 
 
 @pytest.mark.parametrize("case", ["fe", "joint"])
-def test_a_checkpoint_of_scenic_with_names(run: Run, video: Path, names: Path, case: str) -> None:
+def test_a_checkpoint_of_scenic_with_names(run: InProcess, video: Path, names: Path, case: str) -> None:
     out = run("convert", SCENIC / case / "checkpoint", "new", *SMALL, "--classes", names).succeeded()
     # The names belong to the trained head.
     assert "fresh" not in out
@@ -229,7 +178,7 @@ def test_a_checkpoint_of_scenic_with_names(run: Run, video: Path, names: Path, c
     assert [found[name] for name in NAMES] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_a_checkpoint_of_scenic_with_heads(run: Run, video: Path) -> None:
+def test_a_checkpoint_of_scenic_with_heads(run: InProcess, video: Path) -> None:
     source = SCENIC / "fe_epic" / "checkpoint"
     run("convert", source, "new", *SMALL, "--heads", "noun=5", "verb=3").succeeded()
     model = vivit.load("new")
@@ -242,7 +191,7 @@ def test_a_checkpoint_of_scenic_with_heads(run: Run, video: Path) -> None:
     run("predict", video, "--model", "new").one_line("new: .*class names")
 
 
-def test_our_folder_for_other_clips_and_classes(run: Run, video: Path, ours: Path, tmp_path: Path) -> None:
+def test_our_folder_for_other_clips_and_classes(run: InProcess, video: Path, ours: Path, tmp_path: Path) -> None:
     (tmp_path / "two.txt").write_text("bright\ndark\n")
     flags = ("--num-frames", "16", "--image-size", "48", "32", "--tubelet-size", "4", "8", "8", "--classes", "two.txt")
     out = run("convert", "ours", "new", *flags).succeeded()
@@ -262,7 +211,7 @@ def test_our_folder_for_other_clips_and_classes(run: Run, video: Path, ours: Pat
     assert positions == sorted(positions)
 
 
-def test_info_tells_what_would_be_changed_without_writing(run: Run, ours: Path, tmp_path: Path) -> None:
+def test_info_tells_what_would_be_changed_without_writing(run: InProcess, ours: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     about = told(run("info", "ours", "--num-frames", "16", "--image-size", "48", "32").succeeded())
     assert about["clip"] == "16 frames of 48 × 32"
@@ -271,7 +220,7 @@ def test_info_tells_what_would_be_changed_without_writing(run: Run, ours: Path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_converting_a_folder_into_itself(run: Run, video: Path, ours: Path) -> None:
+def test_converting_a_folder_into_itself(run: InProcess, video: Path, ours: Path) -> None:
     kept = predicted(run, video, "ours")
     run("convert", "ours", "ours").succeeded()
     assert predicted(run, video, "ours") == pytest.approx(kept, abs=1e-6)
@@ -280,7 +229,7 @@ def test_converting_a_folder_into_itself(run: Run, video: Path, ours: Path) -> N
     assert sorted(path.name for path in ours.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_to_transformers_and_back(run: Run, video: Path, names: Path) -> None:
+def test_to_transformers_and_back(run: InProcess, video: Path, names: Path) -> None:
     source = SCENIC / "joint" / "checkpoint"
     run("convert", source, "theirs", *SMALL, "--classes", names, "--to", "huggingface").succeeded()
     model = VivitForVideoClassification.from_pretrained("theirs").eval()
@@ -292,20 +241,20 @@ def test_to_transformers_and_back(run: Run, video: Path, names: Path) -> None:
     assert predicted(run, video, "theirs") == pytest.approx(predicted(run, video, "ours"), abs=1e-5)
 
 
-def test_a_licence_gets_into_the_card(run: Run, theirs_folder: Path) -> None:
+def test_a_licence_gets_into_the_card(run: InProcess, theirs_folder: Path) -> None:
     run("convert", theirs_folder, "new", "--licence", "apache-2.0").succeeded()
     assert "\nlicense: apache-2.0\n" in Path("new/README.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["\ufeffwave\njump\nrun\n", "wave\r\njump\r\n\r\n  run  "])
-def test_a_file_of_names_as_editors_leave_it(run: Run, theirs_folder: Path, tmp_path: Path, text: str) -> None:
+def test_a_file_of_names_as_editors_leave_it(run: InProcess, theirs_folder: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "names.txt").write_bytes(text.encode())
     run("convert", theirs_folder, "new", "--classes", "names.txt").succeeded()
     assert vivit.load("new").classes == {"classes": ("wave", "jump", "run")}
 
 
 def test_an_id_of_the_hub_serves_every_verb(
-    run: Run, video: Path, theirs_folder: Path, tmp_path: Path, bright_dark: Path
+    run: InProcess, video: Path, theirs_folder: Path, tmp_path: Path, bright_dark: Path
 ) -> None:
     snapshot = tmp_path / "hub" / "models--name--model" / "snapshots" / ("0" * 40)
     shutil.copytree(theirs_folder, snapshot)
@@ -324,7 +273,7 @@ def shapes_in(folder: Path) -> dict[str, list[int]]:
         return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
-def test_info_agrees_with_the_files(run: Run, theirs_folder: Path) -> None:
+def test_info_agrees_with_the_files(run: InProcess, theirs_folder: Path) -> None:
     out = run("info", theirs_folder).succeeded()
     about = told(out)
     count = sum(math.prod(shape) for shape in shapes_in(theirs_folder).values())
@@ -342,7 +291,7 @@ def test_info_agrees_with_the_files(run: Run, theirs_folder: Path) -> None:
     assert theirs_folder.name in about["origin"]
 
 
-def test_info_of_an_image_model_says_what_is_not_learned(run: Run) -> None:
+def test_info_of_an_image_model_says_what_is_not_learned(run: InProcess) -> None:
     about = told(run("info", IMAGE_VIT).succeeded())
     assert "image ViT" in about["kind"]
     assert about["tokens"].startswith("1 × 4 × 4")
@@ -353,14 +302,6 @@ def test_info_of_an_image_model_says_what_is_not_learned(run: Run) -> None:
     assert video["clip"] == "8 frames of 32 × 32"
     assert "vit.npz" in video["origin"]
     assert "heads" in video["origin"]
-
-
-def test_both_verbs_explain_themselves(run: Run) -> None:
-    for verb in ("convert", "info"):
-        help_text = run(verb, "--help").out
-        for flag in ("--variant", "--num-frames", "--image-size", "--sampled-frames", "--attention-order", "--heads"):
-            assert flag in help_text
-        assert "Hub id" in help_text
 
 
 # ---- mistakes
@@ -404,7 +345,7 @@ MISTAKES: dict[str, tuple[list[str | Path], list[str]]] = {
 
 @pytest.mark.parametrize(("arguments", "patterns"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    run: Run, ours: Path, video: Path, tmp_path: Path, arguments: list[str | Path], patterns: list[str]
+    run: InProcess, ours: Path, video: Path, tmp_path: Path, arguments: list[str | Path], patterns: list[str]
 ) -> None:
     shutil.copy(video, tmp_path / "clip.mp4")
     (tmp_path / "text.txt").write_text("This is not a model.\n")
@@ -412,21 +353,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     (tmp_path / "nothing").mkdir()
     source, *flags = arguments
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    begun = time.monotonic()
-    run("convert", source, "new", *flags).one_line(*patterns)
-    assert time.monotonic() - begun < 5
+    result = run("convert", source, "new", *flags)
+    result.one_line(*patterns)
+    assert result.out == ""
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("out", ["file", "file/inner"])
 @pytest.mark.parametrize("to", ["vivit", "huggingface"])
-def test_out_that_cannot_be_a_folder(run: Run, theirs_folder: Path, tmp_path: Path, out: str, to: str) -> None:
+def test_out_that_cannot_be_a_folder(run: InProcess, theirs_folder: Path, tmp_path: Path, out: str, to: str) -> None:
     (tmp_path / "file").write_text("stays")
     run("convert", theirs_folder, out, "--to", to).one_line(out)
     assert (tmp_path / "file").read_text() == "stays"
 
 
-def test_other_variants_are_not_made_of_ours(run: Run, ours: Path) -> None:
+def test_other_variants_are_not_made_of_ours(run: InProcess, ours: Path) -> None:
     result = run("convert", "ours", "new", "--variant", "spatiotemporal")
     result.one_line("ours", "spatiotemporal")
     # That is what was asked for; nobody spoke of temporal layers.
@@ -434,7 +375,7 @@ def test_other_variants_are_not_made_of_ours(run: Run, ours: Path) -> None:
     assert not Path("new").exists()
 
 
-def test_names_that_no_file_can_hold_are_one_line(run: Run, theirs_folder: Path, tmp_path: Path) -> None:
+def test_names_that_no_file_can_hold_are_one_line(run: InProcess, theirs_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(theirs_folder, tmp_path / "hostile")
     config = json.loads((tmp_path / "hostile" / "config.json").read_text())
     config["id2label"]["0"] = "\ud800"
@@ -445,7 +386,7 @@ def test_names_that_no_file_can_hold_are_one_line(run: Run, theirs_folder: Path,
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
-def test_a_full_disk_leaves_no_half_written_weights(run: Run, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_written_weights(run: InProcess, tmp_path: Path) -> None:
     size = 60_000
     assert JOINT.stat().st_size > 2 * size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -464,6 +405,6 @@ def test_a_full_disk_leaves_no_half_written_weights(run: Run, tmp_path: Path) ->
 
 def test_the_installed_command(theirs_folder: Path, video: Path, tmp_path: Path) -> None:
     shutil.copytree(theirs_folder, tmp_path / "theirs")
-    assert installed("convert", "theirs", "new", folder=tmp_path).succeeded().endswith("written to new\n")
-    answer = installed("predict", video, "--model", "new", "--json", "--device", "cpu", folder=tmp_path).succeeded()
+    assert run_vivit("convert", "theirs", "new", folder=tmp_path).succeeded().endswith("written to new\n")
+    answer = run_vivit("predict", video, "--model", "new", "--json", "--device", "cpu", folder=tmp_path).succeeded()
     assert sum(scores_of(answer).values()) == pytest.approx(1)

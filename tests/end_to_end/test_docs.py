@@ -46,7 +46,7 @@ def test_the_command_for_every_published_checkpoint(folder: Path, monkeypatch: p
     assert len(commands) == 7
     for command in commands:
         # In this process: a process for each takes seconds.
-        cli.convert(command.split())
+        cli.build_app()(["convert", *command.split()])
         source, out = command.split()
         model = vivit.load(folder / out)
         if source.endswith("/checkpoint"):
@@ -87,7 +87,7 @@ def trained(folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch
     for line in filter(str.strip, blocks("sh", TRAINING).splitlines()):
         program, verb, *words = shlex.split(line)
         assert program == "vivit"
-        small = () if words[0] == "report" else SMALL.get(verb, ())
+        small = SMALL.get(verb, ())
         result = vivit_here(verb, *words, *small)
         assert (result.status, result.err) == (0, ""), line
         printed[line.strip()] = result.out

@@ -3,9 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
 import vivit
-from tests.end_to_end.conftest import InProcess, Result
+from tests.end_to_end.conftest import InProcess
+from tests.support import Result, run_vivit
 from vivit.training import plan
 
 CLASSES = ("lying", "standing")
@@ -81,13 +79,9 @@ def train_image_vit(rng: np.random.Generator) -> ViTForImageClassification:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Iterator[str]:
+def trained(folder: Path) -> str:
     """What the command says, which is given the data and the start and nothing else."""
-    command = [str(Path(sys.executable).parent / "vivit"), "train", "my_videos", "--init", "image_vit"]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    yield result.stdout
+    return run_vivit("train", "my_videos", "--init", "image_vit", folder=folder, COLUMNS="200").succeeded()
 
 
 @pytest.fixture
@@ -217,23 +211,23 @@ def test_a_batch_is_learnt_by_heart_and_it_is_said(
         ("train", ("DATA",)),
         ("train my_videos --recipe nope", ("recipe", "'nope'", "finetune, small", "ssv2-l-fe-official")),
         ("train my_videos --learning-rate -1", ("learning_rate", "greater than 0")),
-        ("train my_videos --learning-rate much", ("--learning-rate", "'much' is no number")),
+        ("train my_videos --learning-rate much", ("--learning-rate", "'much' is not a number")),
         ("train my_videos --batch-size 0", ("batch_size", "greater than or equal to 1")),
-        ("train my_videos --batch-size 1.5", ("--batch-size", "'1.5' is no whole number")),
+        ("train my_videos --batch-size 1.5", ("--batch-size", "'1.5' is not a whole number")),
         ("train my_videos --ema 1 --flip 2", ("ema", "less than 1", "flip", "less than or equal to 1")),
         ("train my_videos --epochs", ("--epochs",)),
-        ("train my_videos --learing-rate 1", ("--learing-rate", "perhaps --learning-rate was meant")),
+        ("train my_videos --learing-rate 1", ("--learing-rate", "did you mean --learning-rate")),
         ("train my_videos --nonsense", ("--nonsense", "vivit train --help")),
         ("train my_videos --optimiser adam", ("'adam'", "--optimiser", "sgd", "adamw")),
-        ("train my_videos --randaugment 2", ("--randaugment", "'2' is not {INT FLOAT}")),
-        ("train my_videos --timeout soon", ("--timeout", "'soon' is not FLOAT")),
+        ("train my_videos --randaugment 2", ("--randaugment", "'2' is not LAYERS MAGNITUDE")),
+        ("train my_videos --timeout soon", ("--timeout", "'soon' is not a number")),
         ("train my_videos --overfit 0", ("overfit", "1 or more")),
         ("train my_videos --device tpu", ("device", "'tpu'")),
-        ("train report", ("RUN", "vivit train report --help")),
-        ("train report my_videos", ("my_videos", "recipe.json")),
+        ("report", ("RUN", "vivit report --help")),
+        ("report my_videos", ("my_videos", "recipe.json")),
         ("evaluate my_videos", ("--model",)),
         ("evaluate my_videos --model x --split half", ("'half'", "--split")),
-        ("predict clip.mp4 --model x --top many", ("--top", "'many' is no whole number")),
+        ("predict clip.mp4 --model x --top many", ("--top", "'many' is not a whole number")),
         ("data show my_videos --count x", ("--count", "'x'", "vivit data show --help")),
         ("data pack my_videos", ("OUT",)),
         ("convert image_vit out --variant fast", ("'fast'", "--variant")),

@@ -16,7 +16,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Recipe(BaseModel):
     """Every setting that decides what a run learns; the defaults are the paper's for Kinetics-400 (table 7)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str | None = None
     """A named size, such as vivit-ti-16x2-fe. Default: the size of the --init weights, else vivit-b-16x2-fe."""
@@ -33,6 +33,7 @@ class Recipe(BaseModel):
     """Other fields of ModelConfig."""
 
     epochs: PositiveInt = 30
+    """Passes over the training videos."""
     min_steps: Annotated[int, Field(ge=0)] = 0
     """Train for more epochs if the epochs have fewer steps than this, as they do with few videos."""
     batch_size: PositiveInt = 64

@@ -1,0 +1,68 @@
+"""The `vivit` command. To add a verb, write `vivit/cli/VERB.py` and add a line to VERBS.
+
+A verb's file defines a function, whose signature and docstring are the command and its help page, and an `app` that
+holds it (see `vivit.cli.command.verb`). The file is imported when the verb is called; the function imports what it
+needs itself, so that help pages do not wait for torch.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from cyclopts import App, Group, Parameter
+
+from vivit import __version__
+from vivit.cli.command import HelpPage, leave_out_none, to_value
+from vivit.cli.errors import exit_status
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry
+
+# Each verb with the first line of its help page.
+VERBS = {
+    "demo": "Make camera-motion videos, learn to name the motion, and write a report.",
+    "train": "Train a model on labelled videos.",
+    "evaluate": "Score a model on labelled videos, from several views of each.",
+    "predict": "Label videos.",
+    "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
+    "data": "Look at videos before training: show, check, pack.",
+    "convert": "Turn weights of any kind into a model folder.",
+    "info": "Show what a model is and where its weights come from.",
+    "experiment": "Make the videos of an experiment.",
+}
+
+
+class Pages(HelpPage):
+    """Help pages, of which the overview describes each verb without importing it."""
+
+    def about(self, entry: "HelpEntry") -> str:
+        return VERBS.get(entry.names[0] if entry.names else "") or super().about(entry)
+
+
+def build_app() -> App:
+    app = App(
+        name="vivit",
+        help="ViViT, a video vision transformer: from video files to labels.",
+        help_epilogue="Start with: vivit demo\nOptions of a verb: vivit VERB --help",
+        usage="Usage: vivit VERB …",
+        version=f"vivit {__version__}",
+        group_commands=Group("Verbs", sort_key=0),
+        help_formatter=Pages(),
+        help_format="plaintext",
+        default_parameter=Parameter(converter=to_value, allow_repeating=True, negative_iterable=""),
+        config=leave_out_none,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for position, verb in enumerate(VERBS):
+        app.command(f"vivit.cli.{verb}:app", name=verb, sort_key=position)
+    app.register_install_completion_command(help="Let the shell complete verbs, options and their values.")
+    options = Group("Options", sort_key=1)
+    for flag in ("--help", "--version", "--install-completion"):
+        app[flag].group = options
+    return app
+
+
+def main() -> None:
+    """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
+    app = build_app()
+    sys.exit(exit_status(lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))

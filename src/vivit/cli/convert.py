@@ -1,0 +1,122 @@
+"""`vivit convert`"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import (
+    MODEL,
+    OUTPUT,
+    AttentionOrder,
+    Heads,
+    ImageSize,
+    NumFrames,
+    SampledFrames,
+    Source,
+    VariantOfWeights,
+)
+from vivit.errors import UserError
+
+app = verb(
+    "convert",
+    "vivit convert google/vivit-b-16x2-kinetics400 b-k400",
+    "vivit convert ViT-B_16.npz start --variant factorised_encoder --num-frames 16",
+    "vivit convert run for_transformers --to huggingface",
+)
+
+
+@app.default
+def convert(
+    source: Source,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
+    /,
+    *,
+    to: Annotated[Literal["vivit", "huggingface"], Parameter(group=OUTPUT, metavar="FORMAT")] = "vivit",
+    licence: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
+    variant: VariantOfWeights = None,
+    attention_order: AttentionOrder = None,
+    tubelet_size: Annotated[tuple[int, int, int] | None, Parameter(group=MODEL, metavar="FRAMES HEIGHT WIDTH")] = None,
+    tubelet_init: Annotated[
+        Literal["central_frame", "filter_inflation", "random"] | None, Parameter(group=MODEL, metavar="HOW")
+    ] = None,
+    num_classes: Annotated[int | None, Parameter(group=MODEL, metavar="N")] = None,
+    classes: Annotated[tuple[str, ...], Parameter(group=MODEL, metavar="FILE…", consume_multiple=True)] = (),
+    heads: Heads = (),
+    num_frames: NumFrames = None,
+    image_size: ImageSize = None,
+    sampled_frames: SampledFrames = None,
+) -> None:
+    """Turn weights of any kind into a model folder.
+
+    The clip, the tubelets and the classes can be changed on the way; each change is printed.
+
+    Args:
+        out: The folder to write.
+        to: A folder of vivit's, or one that transformers loads.
+        licence: The licence of the weights, for the model card.
+        tubelet_size: Size of a tubelet.
+        tubelet_init: How to make the kernel of longer tubelets.
+        num_classes: Start with a fresh head of so many classes.
+        classes: A file with a class name on each line. For several heads: noun=FILE verb=FILE.
+    """
+    from vivit.weights.convert import convert
+
+    model = convert(
+        source,
+        out,
+        to,
+        tubelet_init,
+        _read_classes(classes),
+        licence,
+        variant=variant,
+        num_frames=num_frames,
+        image_size=image_size,
+        tubelet_size=tubelet_size,
+        sampled_frames=sampled_frames,
+        attention_order=attention_order,
+        num_classes=num_classes,
+        heads=read_heads(heads),
+    )
+    for line in model.report:
+        print(line)
+    print(f"written to {out}")
+
+
+def read_heads(heads: Sequence[str]) -> dict[str, int] | None:
+    """The heads of `noun=300 verb=97`; None if there are none."""
+    counts = {}
+    for head in heads:
+        name, _, count = head.partition("=")
+        if not count.isdecimal():
+            raise UserError(f"heads: {head!r}: give a name and a number of classes, such as noun=300")
+        if name in counts:
+            raise UserError(f"heads: {name} is named twice")
+        counts[name] = int(count)
+    return counts or None
+
+
+def _read_classes(files: Sequence[str]) -> list[str] | dict[str, list[str]] | None:
+    """The names in one file, or head → the names in its file."""
+    if len(files) == 1 and "=" not in files[0]:
+        return _read_names(Path(files[0]))
+    names = {}
+    for file in files:
+        head, equals, path = file.partition("=")
+        if not equals or head in names:
+            raise UserError(f"classes: {file!r}: give one file, or one for each head, such as noun=nouns.txt")
+        names[head] = _read_names(Path(path))
+    return names or None
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file in UTF-8"
+        raise UserError(f"{path}: {reason}") from None
+    if not names:
+        raise UserError(f"{path}: no class names")
+    return names

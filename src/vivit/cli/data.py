@@ -1,0 +1,138 @@
+"""`vivit data show`, `vivit data check` and `vivit data pack`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Group, Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import AUGMENTATION, INPUT, OUTPUT, Data, Videos, Workers
+from vivit.cli.recipe import RecipeName, named_recipe
+
+app = App(
+    name="data",
+    help="Look at videos before training: show, check, pack.",
+    help_epilogue="Options of a verb: vivit data VERB --help",
+    usage="Usage: vivit data VERB DATA …",
+    group_commands=Group("Verbs"),
+)
+app["--help"].show = False
+show_app = verb("show", "vivit data show my_videos", "vivit data show my_videos --augment --recipe finetune")
+check_app = verb("check", "vivit data check my_videos", "vivit data check my_videos --full --fix good.csv")
+pack_app = verb(
+    "pack",
+    "vivit data pack my_videos shards",
+    "vivit data pack my_videos s3://bucket/shards --short-side 320 --key-frames 32",
+)
+for position, command in enumerate((show_app, check_app, pack_app)):
+    command.sort_key = position
+    app.command(command)
+
+
+@show_app.default
+def show(
+    data: Data,
+    /,
+    *,
+    split: Annotated[Literal["train", "val", "test", "all"], Parameter(group=INPUT, metavar="NAME")] = "train",
+    count: Annotated[int, Parameter(group=INPUT, metavar="N")] = 4,
+    seed: Annotated[int, Parameter(group=INPUT, metavar="N")] = 0,
+    videos: Videos = None,
+    recipe: Annotated[RecipeName, Parameter(group=AUGMENTATION)] = "small",
+    augment: Annotated[bool, Parameter(group=AUGMENTATION, negative="")] = False,
+    randaugment: Annotated[tuple[int, float] | None, Parameter(group=AUGMENTATION, metavar="LAYERS MAGNITUDE")] = None,
+    out: Annotated[Path, Parameter(group=OUTPUT, metavar="PNG")] = Path("clips.png"),
+) -> None:
+    """Draw some clips, as they are or as training augments them.
+
+    Args:
+        split: Which videos to draw from.
+        count: How many videos.
+        seed: Another seed draws other videos.
+        recipe: Whose clips and augmentation to show.
+        augment: Add rows with the same clips, augmented.
+        randaugment: Use RandAugment too: operations in a row, and their magnitude up to 30.
+        out: The picture.
+    """
+    from vivit.data.contact_sheet import show
+    from vivit.data.datasets import open_split
+    from vivit.training.plan import build_augmentation
+    from vivit.video.clips import ClipSpec
+
+    settings = named_recipe(recipe)
+    if randaugment is not None:
+        settings = settings.model_copy(update={"randaugment": randaugment})
+    preprocessing, side = settings.build_preprocessing(), settings.image_size or 224
+    spec = ClipSpec(
+        num_frames=settings.num_frames or 32,
+        stride=preprocessing.frame_stride,
+        size=(side, side),
+        resize=preprocessing.resize,
+        short=preprocessing.short_clips,
+    )
+    video_set = open_split(data, split, videos=videos)
+    show(video_set, spec, build_augmentation(settings) if augment else None, out, count, seed)
+    print(f"written to {out}")
+
+
+@check_app.default
+def check(
+    data: Data,
+    /,
+    *,
+    videos: Videos = None,
+    full: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
+    fix: Annotated[Path | None, Parameter(group=OUTPUT, metavar="CSV")] = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="JSON")] = None,
+    workers: Workers = 2,
+) -> int:
+    """Read every file, and report what the data holds and what is wrong with it.
+
+    The exit status is 1 if something has to be fixed.
+
+    Args:
+        full: Decode every frame; otherwise five frames of each file.
+        fix: Write a list without the videos that cannot be read.
+        out: The manifest; by default manifest.json in the data's folder.
+    """
+    from vivit.data.check import check
+
+    return check(data, videos=videos, workers=workers, full=full, out=out, fix=fix)
+
+
+@pack_app.default
+def pack(
+    data: Data,
+    out: Annotated[str, Parameter(group=OUTPUT)],
+    /,
+    *,
+    videos: Videos = None,
+    short_side: Annotated[int | None, Parameter(group=OUTPUT, metavar="PIXELS")] = None,
+    key_frames: Annotated[int | None, Parameter(group=OUTPUT, metavar="N")] = None,
+    crf: Annotated[int | None, Parameter(group=OUTPUT, metavar="N")] = None,
+    shard_size: Annotated[int, Parameter(group=OUTPUT, metavar="MIB")] = 512,
+    workers: Workers = 2,
+) -> None:
+    """Write the videos into WebDataset shards, as they are or encoded again.
+
+    With --short-side, --key-frames or --crf the videos are encoded again, so that training decodes less.
+
+    Args:
+        out: Folder for the shards, here or in a store.
+        short_side: Shorter side of the encoded videos, such as 320.
+        key_frames: A key frame every N frames, such as 32.
+        crf: Quality of the encoded videos; lower is better.
+        shard_size: Largest size of a shard, in mebibytes.
+    """
+    from vivit.data.pack import pack_and_tell
+
+    pack_and_tell(
+        data,
+        out,
+        videos=videos,
+        short_side=short_side,
+        key_frames=key_frames,
+        crf=crf,
+        shard_size=shard_size * 2**20,
+        workers=workers,
+    )

@@ -1,0 +1,104 @@
+"""What ends a command: errors as one line on stderr, and exit statuses."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import pydantic
+from cyclopts.argument import Argument
+from cyclopts.exceptions import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+    ValidationError,
+)
+
+from vivit.cli.command import NONE
+from vivit.errors import Stopped, UserError, did_you_mean, one_line
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status: what it returns, or 2 after printing a mistake of the user."""
+    try:
+        return command() or 0
+    except CycloptsError as error:
+        return complain(str(UserError(_in_words(error))))  # escapes what was typed
+    except UserError as error:
+        return complain(str(error))
+    except pydantic.ValidationError as error:
+        return complain(one_line(error))
+    except Stopped as stopped:
+        complain(str(stopped))
+        return stopped.exit_status
+    except KeyboardInterrupt:
+        complain("stopped")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, a pager) has closed it; without this Python would complain at exit.
+        sys.stderr.close()
+        return 0
+
+
+def complain(message: str) -> int:
+    """Print one line on stderr and return 2."""
+    # One write, because several processes of a run may complain at once.
+    sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{message}\n")
+    sys.stderr.flush()
+    return 2
+
+
+def rank() -> int:
+    """The rank of this process among those that torchrun started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _in_words(error: CycloptsError) -> str:
+    """What was typed wrong, in one line."""
+    error.verbose = False
+    message = str(error)
+    argument, cause = error.argument, error.__cause__
+    unexpected = (error.unused_tokens or [""])[0]
+    if isinstance(error, UnknownCommandError) and error.app is not None:
+        verbs = [name for name in error.app if not name.startswith("-")]
+        message = f"no verb {unexpected!r}; {did_you_mean(unexpected, verbs) or 'there are ' + ', '.join(verbs)}"
+    elif isinstance(error, UnknownOptionError):
+        option = error.token.keyword or error.token.value
+        meant = did_you_mean(option, [name for argument in error.argument_collection for name in argument.names])
+        message = f"no option {option}{meant and '; ' + meant}"
+    elif isinstance(error, UnusedCliTokensError):
+        message = f"unexpected argument {unexpected!r}"
+    elif isinstance(error, MissingArgumentError) and argument is not None:
+        message = _missing(argument, error.keyword)
+    elif isinstance(error, CoercionError) and argument is not None:
+        message = _not_a_value(error, argument)
+    elif isinstance(error, ValidationError) and isinstance(cause, pydantic.ValidationError):
+        message = one_line(cause)
+    page = " ".join(["vivit", *(error.command_chain or ())])
+    return f"{message} (see {page} --help)"
+
+
+def _missing(argument: Argument, keyword: str | None) -> str:
+    wanted = argument.token_count()[0]
+    if keyword or argument.tokens:
+        return f"{keyword or argument.name} needs {'a value' if wanted == 1 else f'{wanted} values'}"
+    return f"{argument.name} is missing"
+
+
+def _not_a_value(error: CoercionError, argument: Argument) -> str:
+    word = error.token.value if error.token else " ".join(token.value for token in argument.tokens)
+    choices = argument.get_choices() or ()
+    if error.target_type is int:
+        wanted = "a whole number"
+    elif error.target_type is float:
+        wanted = "a number"
+    elif argument.parameter.metavar and NONE in choices:
+        wanted = f"{argument.parameter.metavar} or None"
+    elif choices:
+        meant = did_you_mean(word, choices)
+        wanted = f"one of {', '.join(choices)}{meant and '; ' + meant}"
+    else:
+        wanted = str(argument.parameter.metavar)
+    return f"{argument.name}: {word!r} is not {wanted}"

@@ -1,0 +1,59 @@
+"""`vivit evaluate`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import CLIPS, INPUT, OUTPUT, Data, Decoder, Device, Model, Timeout, Videos, Views, Workers
+
+app = verb(
+    "evaluate",
+    "vivit evaluate my_videos --model run",
+    "vivit evaluate my_videos --model run --split test --per-video answers.csv",
+)
+
+
+@app.default
+def evaluate(
+    data: Data,
+    /,
+    *,
+    model: Model,
+    split: Annotated[Literal["val", "test", "train", "all"], Parameter(group=INPUT, metavar="NAME")] = "val",
+    videos: Videos = None,
+    views: Views = "4x3",
+    average: Annotated[Literal["logits", "probabilities"], Parameter(group=CLIPS, metavar="WHAT")] = "logits",
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
+    per_video: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    decoder: Decoder = "pyav",
+    timeout: Timeout = None,
+) -> None:
+    """Score a model on labelled videos, from several views of each.
+
+    Every video counts once; one that cannot be read is listed and counts as wrong.
+
+    Args:
+        split: Which videos to score. val is what training held out; all is for data without splits.
+        average: What to average over the views of a video.
+        out: Where scores.json, per_video.csv and confusion matrices go; by default MODEL/evaluation.
+        per_video: A .csv or .parquet file for the answer to each video.
+    """
+    from vivit.evaluation.score import score_model
+    from vivit.inference.views import Views
+    from vivit.video.options import ReadOptions
+
+    score_model(
+        data,
+        model,
+        views=Views.parse(views, average),
+        split=split,
+        out=out,
+        per_video=per_video,
+        videos_in=videos,
+        device=device,
+        read=ReadOptions(decoder, timeout, workers),
+    )

@@ -1,0 +1,35 @@
+"""`vivit experiment`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import INPUT, OUTPUT
+
+app = verb("experiment", "vivit experiment camera-motion --out motion")
+
+
+@app.default
+def experiment(
+    name: Annotated[Literal["camera-motion"], Parameter(group=INPUT)],
+    /,
+    *,
+    train_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 3000,
+    val_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 450,
+    seed: Annotated[int, Parameter(group=INPUT, metavar="N")] = 0,
+    out: Annotated[Path, Parameter(group=OUTPUT, metavar="FOLDER")],
+) -> None:
+    """Make the videos of an experiment.
+
+    Args:
+        name: The experiment; camera-motion is what `vivit demo` learns.
+        train_videos: Videos to train on.
+        val_videos: Videos to hold out.
+        seed: Another seed makes other videos.
+        out: Where train/ and val/ go.
+    """
+    from vivit.experiments.demo import generate_with_progress
+
+    generate_with_progress(out, train_videos, val_videos, seed)

@@ -1,0 +1,94 @@
+"""Options that several verbs share, each declared once, and the groups of the help pages."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+INPUT = Group("Input", sort_key=1)
+MODEL = Group("Model", sort_key=2)
+CLIPS = Group("Clips", sort_key=3)
+TRAINING = Group("Training", sort_key=4)
+REGULARISATION = Group("Regularisation", sort_key=5)
+AUGMENTATION = Group("Augmentation", sort_key=6)
+OUTPUT = Group("Output", sort_key=7)
+HARDWARE = Group("Hardware", sort_key=8)
+ARCHITECTURE = Group("Architecture", sort_key=9)
+
+Variant = Literal["spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"]
+
+Data = Annotated[
+    str,
+    Parameter(
+        group=INPUT,
+        help="Labelled videos: a folder with a folder for each class, a list, a public set's annotations, or shards. "
+        "See docs/data.md.",
+    ),
+]
+Videos = Annotated[
+    Path | None,
+    Parameter(group=INPUT, metavar="FOLDER", help="Where the videos listed in DATA are, if not beside the list."),
+]
+Source = Annotated[
+    str,
+    Parameter(
+        group=INPUT,
+        help="A model folder or run, transformers' ViViT or ViT, a Scenic checkpoint, an .npz file, timm's weights, "
+        "or a Hub id.",
+    ),
+]
+Model = Annotated[str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, or a Hub id.")]
+
+Views = Annotated[
+    str, Parameter(group=CLIPS, metavar="TxS", help="T clips of each video, S crops of each clip; S is 1 or 3.")
+]
+
+Device = Annotated[str, Parameter(group=HARDWARE, metavar="NAME", help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int, Parameter(group=HARDWARE, metavar="N", help="Processes that read videos; 0 reads in the main process.")
+]
+Decoder = Annotated[
+    Literal["pyav", "torchcodec", "nvdec"],
+    Parameter(
+        group=HARDWARE,
+        metavar="NAME",
+        help="What decodes videos. torchcodec, and nvdec on a GPU, need the packages torchcodec and FFmpeg.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    Parameter(
+        group=HARDWARE,
+        metavar="SECONDS",
+        help="Read each video in a process of its own, and kill the process after this time.",
+    ),
+]
+
+# What Scenic checkpoints and image ViTs leave open.
+VariantOfWeights = Annotated[
+    Variant | None,
+    Parameter(
+        group=MODEL, metavar="NAME", help="The variant to make from an image ViT, or that a Scenic checkpoint holds."
+    ),
+]
+NumFrames = Annotated[int | None, Parameter(group=CLIPS, metavar="N", help="Frames of a clip.")]
+ImageSize = Annotated[
+    tuple[int, int] | int | None, Parameter(group=CLIPS, metavar="HEIGHT [WIDTH]", help="Size of the crop, in pixels.")
+]
+SampledFrames = Annotated[
+    int | None,
+    Parameter(group=CLIPS, metavar="N", help="Embed so many uniformly sampled frames, instead of tubelets."),
+]
+AttentionOrder = Annotated[
+    Literal["space_time", "time_space"] | None,
+    Parameter(group=MODEL, metavar="ORDER", help="Order of the attentions in factorised self-attention."),
+]
+Heads = Annotated[
+    tuple[str, ...],
+    Parameter(
+        group=MODEL,
+        metavar="NAME=N…",
+        consume_multiple=True,
+        help="Names and sizes of several heads, such as noun=300 verb=97.",
+    ),
+]

@@ -1,0 +1,90 @@
+"""`vivit train`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.errors import rank
+from vivit.cli.options import HARDWARE, INPUT, OUTPUT, TRAINING, Data, Decoder, Device, Timeout, Videos, Workers
+from vivit.cli.recipe import RecipeFlags, RecipeName, RecipePage, change_recipe, named_recipe
+from vivit.training.recipes import default_recipe
+
+app = verb(
+    "train",
+    "vivit train my_videos",
+    "vivit train my_videos --init google/vivit-b-16x2-kinetics400 --out run",
+    "vivit train my_videos --init ViT-B_16.npz --freeze-spatial --epochs 20",
+    "vivit train --recipe kinetics400-b-fe --help",
+    "torchrun --nproc-per-node 8 -m vivit train my_videos --out run",
+)
+app.help_formatter = RecipePage()
+
+
+@app.default
+def train(
+    data: Data,
+    /,
+    *,
+    init: Annotated[str | None, Parameter(group=INPUT, metavar="SOURCE")] = None,
+    recipe: Annotated[RecipeName | None, Parameter(group=INPUT)] = None,
+    videos: Videos = None,
+    flags: RecipeFlags | None = None,
+    overfit: Annotated[int | None, Parameter(group=TRAINING, metavar="BATCHES")] = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
+    checkpoint_every: Annotated[float, Parameter(group=OUTPUT, metavar="SECONDS")] = 600.0,
+    track: Annotated[Literal["wandb", "trackio"] | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+    decoder: Decoder = "pyav",
+    timeout: Timeout = None,
+    keep_decoded: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+    compile: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+    activation_checkpointing: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+    shard: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+) -> None:
+    """Train a model on labelled videos.
+
+    A recipe sets every option that is not given; the defaults shown here are those of the recipe named by --recipe.
+    The same command continues a run that was stopped.
+
+    Args:
+        init: Weights to start from: a ViViT or an image ViT, any source that `vivit convert` takes.
+        recipe: The recipe; by default small, or finetune with --init. docs/training.md lists them.
+        overfit: Learn so many batches by heart, to check the model and the data.
+        out: The run's folder; by default runs/ and the name of the data. A run that is there is continued.
+        checkpoint_every: Time between checkpoints within an epoch.
+        track: Send curves to this service, besides TensorBoard.
+        keep_decoded: Keep decoded videos in memory; for data that fits.
+        compile: Compile each transformer block.
+        activation_checkpointing: Save memory by computing activations again in the backward pass.
+        shard: With torchrun: shard parameters, gradients and optimiser state over the processes (FSDP2).
+    """
+    settings = change_recipe(named_recipe(recipe or default_recipe(init)), flags or {})
+    from vivit.report.run_page import write_report
+    from vivit.training.train import train
+    from vivit.video.source import name_of
+
+    run = out or Path("runs") / name_of(data)
+    train(
+        data,
+        run,
+        settings,
+        init=init,
+        videos=videos,
+        device=device,
+        workers=workers,
+        keep_decoded=keep_decoded,
+        decoder=decoder,
+        timeout=timeout,
+        compile=compile,
+        activation_checkpointing=activation_checkpointing,
+        shard=shard,
+        checkpoint_every=checkpoint_every,
+        track=track,
+        overfit=overfit,
+    )
+    if rank() == 0:
+        print(f"report: {write_report(run)}")
+        print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
