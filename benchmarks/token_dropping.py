@@ -36,6 +36,7 @@ from vivit.data.order import Order, steps_per_epoch
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
 from vivit.inference.views import clip_spec
+from vivit.labels import LabelSpace
 from vivit.model.embedding import TokenDropping
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import start_processes
@@ -43,7 +44,7 @@ from vivit.training.optim import build_optimiser, learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
-from vivit.training.update import Updater
+from vivit.training.update import Learner, Updater
 
 PAPER: dict[str, Any] = {"num_frames": 32, "image_size": 224}
 SMALL: dict[str, Any] = {"num_frames": 16, "image_size": 112}
@@ -65,17 +66,8 @@ class Trainer:
         self.model = ViViT(config, classes={"classes": classes}, preprocessing=recipe.build_preprocessing()).train()
         self.model.initialise(position_std=recipe.position_std)
         accelerator = start_processes(torch.device("cpu"), "float32", track=None, shard=False)
-        optimiser = accelerator.prepare_optimizer(build_optimiser(self.model, recipe))
-        self.updater = Updater(
-            self.model,
-            optimiser,
-            average=None,
-            accelerator=accelerator,
-            recipe=recipe,
-            heads=config.class_counts,
-            multi_label=False,
-            colours=None,
-        )
+        learner = Learner(self.model, self.model, build_optimiser(self.model, recipe), self.model)
+        self.updater = Updater(learner, accelerator, recipe, LabelSpace({"classes": tuple(classes)}))
         # Another such module of the factorised encoder lies before its temporal encoder, and drops nothing.
         self.droppings = [m for m in self.model.modules() if isinstance(m, TokenDropping) and m.share]
 

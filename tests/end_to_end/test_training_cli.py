@@ -141,7 +141,7 @@ def test_the_folder_of_a_run_is_its_own(folder: Path, trained: str, here: InProc
     assert again.status == 0
     assert "runs/my_videos is trained already" in again.out
     other = ("train", "my_videos", "--out", "runs/my_videos", "--device", "cpu")
-    one_line(here(*other), "runs/my_videos: begun with another", "init image_vit", "--out")
+    one_line(here(*other), "runs/my_videos: this run was started with", "init=image_vit", "--out")
     one_line(here(*other, "--init", "image_vit", "--seed", "1"), "runs/my_videos", "seed 0", "--out")
 
 

@@ -12,11 +12,12 @@ import torch
 
 from vivit.config import SUFFIXES
 from vivit.data.loader import Batch
+from vivit.labels import LabelSpace, as_classes
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import distribute, start_processes
 from vivit.training.optim import WeightAverage, build_optimiser, learning_rate
 from vivit.training.recipe import Recipe
-from vivit.training.update import Updater
+from vivit.training.update import Learner, Updater
 
 STORED = Path(__file__).with_name("golden_curve.json")
 STEPS, CLASSES, CLIPS = 20, 5, 6
@@ -53,16 +54,9 @@ def curve(suffix: str) -> list[float]:
     torch.manual_seed(recipe.seed)
     model = ViViT(recipe.build_config({"classes": CLASSES})).train()
     optimiser = build_optimiser(model, recipe)
-    update = Updater(
-        distribute(model, accelerator, False, "float32"),
-        accelerator.prepare_optimizer(optimiser),
-        WeightAverage(model, recipe.ema),
-        accelerator,
-        recipe,
-        {"classes": CLASSES},
-        False,
-        None,
-    )
+    network = distribute(model, accelerator, False, "float32")
+    learner = Learner(model, network, optimiser, model, WeightAverage(model, recipe.ema))
+    update = Updater(learner, accelerator, recipe, LabelSpace(as_classes([str(k) for k in range(CLASSES)])))
     drawn = np.random.default_rng(0)
     losses = []
     for step in range(STEPS):

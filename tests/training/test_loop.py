@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support import random_weights, refused
 from vivit.data.datasets import open_split
 from vivit.data.loader import Batch, TrainingClips
 from vivit.data.manifest import data_hash
@@ -20,11 +21,12 @@ from vivit.errors import Stopped, UserError
 from vivit.evaluation import evaluate as evaluate_module
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.predictor import Predictor
+from vivit.model.vivit import ViViT
 from vivit.training import sources, update
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.recipe import Recipe
 from vivit.training.train import train
-from vivit.weights.store import load
+from vivit.weights.store import load, save
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -125,10 +127,10 @@ def test_another_recipe_or_data_for_the_same_folder_is_refused(
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     other = recipe.model_copy(update={"learning_rate": 0.5})
-    with pytest.raises(UserError, match=r"run: begun with another learning_rate 0\.003"):
+    with pytest.raises(UserError, match=r"run: .*learning_rate=0\.003; you gave 0\.5"):
         train(bright_dark, run, other, device="cpu", workers=0)
     elsewhere = shutil.copytree(bright_dark, tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="run: begun with another data"):
+    with pytest.raises(UserError, match=r"run: .*data=.*; you gave .*elsewhere"):
         train(elsewhere, run, recipe, device="cpu", workers=0)
     assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
@@ -158,9 +160,7 @@ def test_a_run_does_not_go_on_with_other_videos(
     shutil.copy(data / split / "dark" / f"dark{number}.mp4", data / split / "dark" / "another.mp4")
     changed = data_hash(open_split(data, split))
     was = noted[f"{split}_hash"]
-    with pytest.raises(
-        UserError, match=f"run: begun with other {words} videos .data {was[:16]}, and now {changed[:16]}"
-    ):
+    with pytest.raises(UserError, match=f"run: .* other {words} videos .data {was[:16]}, now {changed[:16]}"):
         train(data, tmp_path / "run", recipe, device="cpu", workers=0)
 
 
@@ -189,7 +189,7 @@ def one_broken(bright_dark: Path, tmp_path: Path) -> Path:
 
 def test_too_many_unreadable_videos_stop_training(one_broken: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = tiny_recipe.model_copy(update={"batch_size": 10})
-    with pytest.raises(UserError, match=r"^1 of 10 training videos cannot be read, more than 5% .*dark2\.mp4") as error:
+    with pytest.raises(UserError, match=r"^1 of 10 training videos .* more than 5% .*dark2\.mp4") as error:
         train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
 
@@ -200,7 +200,7 @@ def test_an_unreadable_video_is_replaced_and_told(
     recipe = tiny_recipe.model_copy(update={"batch_size": 10, "unreadable": 0.1})
     first = train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
     out = capsys.readouterr().out
-    assert out.count("not read, others seen in its place: ") == 1
+    assert out.count("replaced by others: ") == 1
     assert "dark2.mp4: not a readable video" in out
     again = train(one_broken, tmp_path / "again", recipe, device="cpu", workers=2)
     for name, value in first.state_dict().items():
@@ -239,7 +239,7 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
     with pytest.raises(UserError, match=r"^step 3: the loss is nan.*learning rate .0\.00") as error:
         train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
-    assert len(blamed) == 2 and f", by {', '.join(sorted(blamed))}; lower" in str(error.value)
+    assert len(blamed) == 2 and f"because of {', '.join(sorted(blamed))}; lower" in str(error.value)
     # The last checkpoint is from before it.
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
@@ -342,6 +342,30 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_run_whose_start_is_gone_goes_on(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """Also before its first score: from then on the run folder has a model of its own."""
+    start = tmp_path / "start"
+    model = random_weights(ViViT(tiny_recipe.build_config({"classes": 2}), classes={"classes": ("dark", "light")}))
+    save(model, start)
+    recipe = tiny_recipe.model_copy(update={"model": None, "architecture": {}, "freeze_spatial": frozen})
+    run = partial(train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
+    whole = run(out=tmp_path / "whole", init=str(start))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_at(patched, 1)
+        run(out=tmp_path / "halves", init=str(start))
+    assert not (tmp_path / "halves" / "model.safetensors").exists()
+    shutil.rmtree(start)
+    resumed = run(out=tmp_path / "halves", init=str(start))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for name in ("config.json", "metrics.jsonl", "val_predictions.csv"):
+        assert (tmp_path / "halves" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    refused(lambda: run(out=tmp_path / "halves", init="other"), f"started with init={start}; you gave other")
+
+
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Interrupt the run in this step, when the checkpoint of the one before is whole."""
     real_update, taken = update.Updater.__call__, 0
@@ -439,12 +463,12 @@ def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_pa
 def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, keep_decoded=True)
-    with pytest.raises(UserError, match="run: begun with another keep_decoded True"):
+    with pytest.raises(UserError, match=r"run: .*keep_decoded=True; you gave False"):
         train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
 
 
 def test_a_crop_that_does_not_fit_into_the_picture(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="resize: a shorter side of 10 pixels has no room for a crop of 32"):
+    with pytest.raises(UserError, match=r"resize: .*10 pixels .* crop of 32"):
         train(bright_dark, tmp_path / "run", tiny_recipe.model_copy(update={"resize": 10}), device="cpu", workers=0)
     assert not (tmp_path / "run").exists()
 
@@ -470,7 +494,7 @@ def test_a_run_that_has_not_learned_anything_may_be_begun_with_other_settings(
     assert (noted["learning_rate"], noted["unreadable"]) == (0.01, 0.5)
     # From here on it is what it is, but for how much damage it bears.
     train(one_broken, tmp_path / "run", other.model_copy(update={"unreadable": 0.6}), device="cpu", workers=0)
-    with pytest.raises(UserError, match="begun with another learning_rate"):
+    with pytest.raises(UserError, match=r"started with .*learning_rate=0\.01"):
         train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
 
 
@@ -491,7 +515,7 @@ def test_a_run_of_before_a_setting_was_noted_goes_on(
 def test_the_datas_own_folder_is_no_place_for_a_run(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     data = shutil.copytree(bright_dark, tmp_path / "data")
     before = sorted(data.rglob("*"))
-    with pytest.raises(UserError, match="is the data's folder"):
+    with pytest.raises(UserError, match="the data's folder"):
         train(data, data / ".." / "data", tiny_recipe, device="cpu", workers=0)
     assert sorted(data.rglob("*")) == before
 

@@ -121,7 +121,7 @@ def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, t
     process = start(bright_dark, tmp_path / "run", *SETTINGS, processes=2)
     _, complaint = process.communicate(timeout=120)
     assert process.returncode != 0
-    message = f"{tmp_path / 'run'}: cannot create this folder (File exists); give another --out"
+    message = f"{tmp_path / 'run'}: cannot create this folder (File exists)"
     said = [line for line in complaint.splitlines() if line.startswith("vivit: ")]
     assert sorted(said) == [f"vivit: {message}", f"vivit: process 1: {message}"]
     assert_no_traceback(complaint)

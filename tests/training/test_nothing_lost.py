@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support import assert_one_line
 from tests.training.runs import finish, rows, signal_after, start, wait_for
 
 STEPS = 24
@@ -106,7 +107,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp
     _, complaint = second.communicate(timeout=60)
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
-    assert complaint == f"vivit: {run}: another vivit train is at work in it; wait for it, or give another --out\n"
+    assert_one_line(complaint, f"vivit: {run}: in use by another vivit train")
     finish(first)
     assert records(run) == records(whole)
 

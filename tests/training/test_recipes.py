@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from vivit.data.loader import Batch
+from vivit.labels import LabelSpace
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import start_processes
@@ -16,7 +17,7 @@ from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import DESCRIPTIONS, OWN, RECIPES, table
-from vivit.training.update import Updater
+from vivit.training.update import Learner, Updater
 
 # The paper's table 7, column by column: rate, epochs, colour jitter, RandAugment, stochastic depth, label smoothing,
 # Mixup; and the number of classes and of training videos (section 4.1; Scenic's configurations for the last two).
@@ -99,9 +100,10 @@ def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
     model = ViViT(recipe.build_config(heads), preprocessing=recipe.build_preprocessing())
     before = {key: value.clone() for key, value in model.state_dict().items()}
     accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
-    optimiser = accelerator.prepare_optimizer(build_optimiser(model, recipe))
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
-    update = Updater(model, optimiser, average, accelerator, recipe, heads, False, build_augmentation(recipe))
+    learner = Learner(model, model, build_optimiser(model, recipe), model, average)
+    space = LabelSpace({head: tuple(map(str, range(count))) for head, count in heads.items()})
+    update = Updater(learner, accelerator, recipe, space, build_augmentation(recipe))
     clips = torch.randint(256, (8, model.config.num_frames, 3, *model.config.image_size), dtype=torch.uint8)
     labels = {head: torch.arange(8) % count for head, count in heads.items()}
     batch = Batch(clips, labels, torch.arange(8))

@@ -1,7 +1,7 @@
 """An update with fp16, whose loss is scaled, without a GPU: the scaler is a stand-in that knows only its scale."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,10 +9,12 @@ from torch import nn
 
 from vivit.data.loader import Batch
 from vivit.errors import UserError
+from vivit.labels import LabelSpace, as_classes
+from vivit.model.vivit import ViViT
 from vivit.runtime import pick_precision
 from vivit.training.distributed import start_processes
 from vivit.training.recipe import Recipe
-from vivit.training.update import LOWEST_SCALE, NotFinite, Updater
+from vivit.training.update import LOWEST_SCALE, Learner, NotFinite, Updater
 
 
 @dataclass
@@ -37,9 +39,11 @@ def updater(monkeypatch: pytest.MonkeyPatch, scaler: Scaler | None) -> Updater:
     monkeypatch.setattr(accelerator, "backward", lambda loss: loss.backward())
     optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
     optimiser.param_groups[0]["lr_scale"] = 1.0
-    monkeypatch.setattr(optimiser, "step", lambda: None)  # Accelerate's leaves it out
-    recipe = Recipe(clip_norm=1.0)
-    return Updater(network, optimiser, None, accelerator, recipe, {"classes": 3}, False, None)
+    # Accelerate's wrapper skips the step.
+    monkeypatch.setattr(optimiser, "step", lambda: None)
+    monkeypatch.setattr(accelerator, "prepare_optimizer", lambda optimiser: optimiser)
+    learner = Learner(network, network, optimiser, cast(ViViT, network))
+    return Updater(learner, accelerator, Recipe(clip_norm=1.0), LabelSpace(as_classes(["a", "b", "c"])))
 
 
 def batch() -> Batch:
@@ -65,7 +69,7 @@ def test_fp16_leaves_updates_out_until_the_scale_is_not_to_blame(monkeypatch: py
 def test_fp16_is_refused_where_the_loss_would_not_be_scaled() -> None:
     refused: list[tuple[Any, bool]] = [(torch.device("cpu"), False), (torch.device("cuda"), True)]
     for device, shard in refused:
-        with pytest.raises(UserError, match="precision: fp16 is for GPUs"):
+        with pytest.raises(UserError, match="precision: fp16 needs a GPU"):
             pick_precision("fp16", device, shard)
     assert pick_precision("fp16", torch.device("cuda"), False) == "fp16"
     assert pick_precision("auto", torch.device("cpu"), True) == "float32"

@@ -1,19 +1,15 @@
-"""The loop: step by step to the end, with the scores, the checkpoints and the records that belong to the steps."""
+"""The loop over a run's steps, with the scores, checkpoints and records that belong to them."""
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from signal import SIGINT
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Self
 
-from accelerate import Accelerator
 from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
-from vivit.data.datasets import VideoSet
 from vivit.data.entries import shortened
 from vivit.data.loader import Batch
 from vivit.data.manifest import HASH_DIGITS
@@ -21,11 +17,10 @@ from vivit.errors import Interrupted, Stopped, UserError
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions
-from vivit.model.vivit import ViViT
 from vivit.runtime import peak_memory
-from vivit.training.checkpoint import Checkpoints, kept_weights
+from vivit.training.checkpoint import Checkpoints
 from vivit.training.distributed import everyones, summed
-from vivit.training.optim import Schedule, WeightAverage
+from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
 from vivit.training.run_folder import RunFolder, session_of
 from vivit.training.sources import FromFeatures, FromVideos
@@ -33,73 +28,10 @@ from vivit.training.update import NotFinite, Updater
 from vivit.weights.card import score_card
 
 
-class Scorer:
-    """Scores the weights so far, and keeps them; one for a run."""
-
-    def __init__(
-        self,
-        model: ViViT,
-        kept: ViViT,
-        average: WeightAverage | None,
-        val_set: VideoSet,
-        val_hash: str,
-        data_name: str,
-        run: RunFolder,
-        accelerator: Accelerator,
-        evaluated: Callable[[ViViT], Evaluation],
-    ) -> None:
-        """
-        Args:
-            model: that is trained; without a wrapper such as DDP, it may be sharded.
-            kept: that is kept and scored: the model itself, or a copy, which gets its weights or their average.
-            val_set: the validation videos.
-            val_hash: theirs.
-            data_name: what the model's card calls them.
-            evaluated: the evaluation on them, which every process gets.
-        """
-        self.model, self.kept, self.average, self.val_set, self.val_hash = model, kept, average, val_set, val_hash
-        self.data_name = data_name
-        self.run, self.accelerator, self.evaluated = run, accelerator, evaluated
-
-    def __call__(self, step: int, epoch: int, loss: float, say: Callable[[str], None]) -> Evaluation:
-        """Score the weights, and leave them and the score in the run's folder; every process has to call it.
-
-        Args:
-            step, epoch: how many are done.
-            loss: the mean of the epoch.
-
-        Raises:
-            Interrupted: by `evaluated`; nothing is noted then.
-        """
-        self.take_weights()
-        with self.accelerator.autocast():
-            evaluation = self.evaluated(self.kept)
-        if self.accelerator.is_main_process:
-            row = {"epoch": epoch, "step": step, "loss": loss, **evaluation.scores(), "data_hash": self.val_hash}
-            self.run.note_epoch(row)
-            metrics = evaluation.metrics()
-            self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=step)
-            draw_confusions(evaluation, self.run.path)
-            write_per_video(evaluation, self.val_set, self.run.path / "val_predictions.csv")
-            self.kept.save_pretrained(self.run.path)
-            scored_on = f"{evaluation.num_videos} videos, data {self.val_hash[:HASH_DIGITS]}"
-            words = f"{self.data_name}, val, 1x1 views, {scored_on}"
-            score_card(self.run.path, self.kept, metrics, words)
-            said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.tells)
-            say(f"epoch {epoch:3d}  loss {loss:.3f}  val {said}")
-        self.model.train()
-        return evaluation
-
-    def take_weights(self) -> None:
-        """Let the model that is kept have the weights so far; every process has to call it."""
-        if self.kept is not self.model:
-            self.kept.load_state_dict(kept_weights(self.model, self.average))
-
-
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM while it is entered, in place of their ending the process; a second Ctrl-C ends it.
+    """While entered, notes Ctrl-C and SIGTERM instead of ending the process; a second Ctrl-C ends it.
 
-    SIGTERM may come any number of times: torchrun passes on what its workers may have been sent already.
+    SIGTERM may come any number of times: torchrun passes it on to workers that may have had it already.
     """
 
     def __init__(self) -> None:
@@ -108,14 +40,12 @@ class StopRequest:
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python hands out no signals
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -125,7 +55,7 @@ class StopRequest:
             signal.signal(number, self._before[number])
 
 
-# What fits into a terminal of 80 characters; a wider one has a bar, too, and the time so far.
+# These fit into a terminal of 80 characters; a wider one also shows a bar and the elapsed time.
 COLUMNS = (
     TextColumn("epoch {task.fields[epoch]}"),
     TextColumn("step {task.completed}"),
@@ -139,7 +69,7 @@ WIDE = 120
 
 
 class Display:
-    """There while it is entered, and in one process only."""
+    """A line on the terminal that shows how far the run is, while entered."""
 
     def __init__(self, schedule: Schedule, visible: bool) -> None:
         self.schedule = schedule
@@ -153,34 +83,32 @@ class Display:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
     def begin(self, done: int) -> None:
-        """Some steps were done before."""
+        """Show the number of steps that an earlier call has completed."""
         self.epoch = f"{done // self.schedule.steps_per_epoch}/{self.schedule.epochs}"
         self.progress.update(self.bar, completed=done, epoch=self.epoch)
 
     def step(self, done: int, loss: float, rate: float, waiting: float) -> None:
         """
         Args:
-            done: steps.
-            loss: the mean of the epoch.
-            rate: clips a second.
-            waiting: which share of the time.
+            done: steps completed.
+            loss: the epoch's mean so far.
+            rate: clips per second.
+            waiting: the fraction of the time spent waiting for clips.
         """
         self.epoch = f"{(done - 1) // self.schedule.steps_per_epoch + 1}/{self.schedule.epochs}"
         figures = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=figures, waiting=waiting)
 
     def beside(self, words: str) -> None:
-        """Say what is done beside the steps; "" when it is over."""
+        """Say what goes on between steps; "" when it is over."""
         self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
 
     def print(self, line: str) -> None:
-        """Above the line."""
+        """Print a line above this one."""
         self.progress.console.print(line, soft_wrap=True)
 
 
@@ -191,34 +119,29 @@ class Training:
         self,
         plan: Plan,
         run: RunFolder,
-        accelerator: Accelerator,
         update: Updater,
         source: FromVideos | FromFeatures,
-        scorer: Scorer,
-        tensors: Callable[[], Mapping[str, Tensor]],
-        checkpoint_every: float,
         stop: StopRequest,
         display: Display,
+        checkpoint_every: float,
     ) -> None:
         """
         Args:
-            tensors: all that a checkpoint has to hold, themselves and not copies.
-            checkpoint_every: seconds.
+            checkpoint_every: seconds between checkpoints.
         """
-        self.plan, self.schedule, self.run = plan, plan.schedule, run
-        self.accelerator, self.update = accelerator, update
-        self.source, self.scorer, self.tensors = source, scorer, tensors
+        self.plan, self.schedule, self.run, self.update, self.source = plan, plan.schedule, run, update, source
+        self.accelerator, self.learner = update.accelerator, update.learner
         self.checkpoint_every, self.stop, self.display = checkpoint_every, stop, display
         self.checkpoints = Checkpoints(run.checkpoints)
         self.done = 0
-        """Steps."""
+        """Optimiser steps completed."""
         self.losses: list[float] = []
-        """Of the steps of this epoch."""
+        """One for each step of the current epoch."""
         self.unreadable: dict[int, str] = {}
-        """Which training videos could not be read, and why."""
+        """Index of each unreadable training video → why."""
         self.times_scored = 0
         self.evaluation: Evaluation | None = None
-        """The last of this call."""
+        """The last one of this call."""
 
     @property
     def is_over(self) -> bool:
@@ -227,27 +150,29 @@ class Training:
         return self.done == steps and self.times_scored == self.schedule.times_scored(steps)
 
     def resume(self, say: Callable[[str], object]) -> None:
-        """Take the last checkpoint's state, where there is one, and the records up to it."""
-        found = self.checkpoints.load_latest(self.tensors, say)
+        """Load the last checkpoint, if there is one, and the records up to it."""
+        found = self.checkpoints.load_latest(self.learner.tensors, say)
         if found is not None:
             self.done, self.losses = found["step"], found["losses"]
             self.unreadable = {int(index): reason for index, reason in found["unreadable"].items()}
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(found["scaler"])
             say(f"going on after step {self.done} of {self.schedule.num_steps}, from {self.run.checkpoints}")
+        elif self.plan.resumed:
+            raise UserError(f"{self.run.checkpoints}: the checkpoints are gone; call again to start the run afresh")
         self.saved = self.done
         self.saved_at = self.begun = time.monotonic()
         if self.accelerator.is_main_process:
             self.run.go_on(self.done, session_of(self.accelerator, self.done))
-        self.times_scored = everyones([len(self.run.epochs)])[0]  # the first process has the records
+        self.times_scored = everyones([len(self.run.epochs)])[0]  # only the first process has the records
         self.display.begin(self.done)
 
     def go(self) -> None:
-        """All the steps that are left.
+        """Run all remaining steps.
 
         Raises:
-            UserError: a loss is no number, too many videos cannot be read, or something cannot be written.
-            Stopped: Ctrl-C or SIGTERM came to any of the processes; there is a checkpoint of the last step.
+            UserError: a loss is not finite, too many videos are unreadable, or something cannot be written.
+            Stopped: a process got Ctrl-C or SIGTERM; the last step is in a checkpoint.
         """
         with self.stop, self.display:
             try:
@@ -267,10 +192,10 @@ class Training:
             self.checkpoints.wait()
 
     def step(self, batch: Batch, began: float) -> None:
-        """Update the weights, and note it.
+        """Update the weights and record the step.
 
         Args:
-            began: when the batch was asked for.
+            began: when the loop asked for the batch.
         """
         schedule, waited = self.schedule, time.monotonic() - began
         epoch, rate = self.done // schedule.steps_per_epoch, schedule.rate(self.done)
@@ -284,8 +209,8 @@ class Training:
             names = sorted({str(self.plan.train_set.videos[index].source) for index in indices})
             left = "the last checkpoint is from before" if self.saved else "there is no checkpoint yet"
             raise UserError(
-                f"step {self.done + 1}: {trouble}, by {shortened(names, 3) or 'no single clip'}; lower the learning "
-                f"rate ({rate:g}), or look at the clips; {left}"
+                f"step {self.done + 1}: {trouble}, because of {shortened(names, 3) or 'no single clip'}; lower the "
+                f"learning rate ({rate:g}), or look at the clips; {left}"
             ) from None
         self.losses.append(updated.loss)
         self.done += 1
@@ -302,66 +227,92 @@ class Training:
         return sum(self.losses) / len(self.losses)
 
     def check_unreadable(self, batch: Batch) -> None:
-        """Note the videos that could not be read; raises UserError where there are too many."""
+        """Note the videos that could not be read. Raises UserError if there are too many."""
         if not summed([bool(batch.failures)], self.accelerator)[0]:
             return
         self.unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **self.unreadable}
-        videos, share = len(self.plan.train_set.videos), self.plan.recipe.unreadable
-        if len(self.unreadable) > share * videos:
+        videos, most = len(self.plan.train_set.videos), self.plan.recipe.unreadable
+        if len(self.unreadable) > most * videos:
             raise UserError(
-                f"{len(self.unreadable)} of {videos} training videos cannot be read, more than {share:.0%} "
+                f"{len(self.unreadable)} of {videos} training videos are unreadable, more than {most:.0%} "
                 f"(--unreadable): {min(self.unreadable.values())}"
             )
 
     def save_if_due(self) -> None:
-        """Before a score, which may take long; and every so many seconds, by the clock of any process."""
+        """Save before a score, which may take long, and when `checkpoint_every` has passed in any process."""
         overdue = time.monotonic() - self.saved_at > self.checkpoint_every
         if summed([overdue], self.accelerator)[0] or self.schedule.is_scored(self.done):
             self.save()
 
     def save(self) -> None:
-        """In the background."""
+        """Write a checkpoint in the background."""
         state: dict[str, Any] = {"step": self.done, "losses": self.losses, "unreadable": self.unreadable}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        self.checkpoints.save(self.done, self.tensors(), state)
+        self.checkpoints.save(self.done, self.learner.tensors(), state)
         self.saved, self.saved_at = self.done, time.monotonic()
         self.note_session()
 
     def note_session(self) -> None:
-        """How far this call has come, and what it took."""
+        """Record how far this call has come, and its time and memory."""
         if self.accelerator.is_main_process:
             lasted, peak = time.monotonic() - self.begun, peak_memory(self.accelerator.device)
             self.run.note_session(last_step=self.done, seconds=lasted, peak_memory=peak)
 
     def score_if_due(self) -> None:
-        """Score the weights after those steps that the schedule says; raises Interrupted."""
+        """Score the weights after the steps that the schedule names. Raises Interrupted."""
         schedule = self.schedule
-        if not schedule.is_scored(self.done) or self.times_scored == schedule.times_scored(self.done):
-            return
-        self.evaluation = self.scorer(
-            self.done, self.done // schedule.steps_per_epoch, self.mean_loss, self.display.print
-        )
-        self.times_scored += 1
-        self.note_session()
-        self.display.beside("")
+        if schedule.is_scored(self.done) and self.times_scored < schedule.times_scored(self.done):
+            self.evaluation = self.score()
+            self.times_scored += 1
+            self.note_session()
+            self.display.beside("")
+
+    def score(self) -> Evaluation:
+        """Score the weights, and write them and the score to the run folder; every process must call it.
+
+        Raises:
+            Interrupted: by the evaluation; nothing is written then.
+        """
+        kept, run, plan = self.learner.kept, self.run, self.plan
+        self.learner.update_kept()
+        with self.accelerator.autocast():
+            evaluation = self.source.evaluate(kept)
+        if self.accelerator.is_main_process:
+            epoch, val_hash, metrics = (
+                self.done // self.schedule.steps_per_epoch,
+                plan.hashes["val_hash"],
+                evaluation.metrics(),
+            )
+            row = {"epoch": epoch, "step": self.done, "loss": self.mean_loss, **evaluation.scores()}
+            run.note_epoch({**row, "data_hash": val_hash})
+            self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
+            draw_confusions(evaluation, run.path)
+            write_per_video(evaluation, plan.val_set, run.path / "val_predictions.csv")
+            kept.save_pretrained(run.path)
+            scored_on = f"{evaluation.num_videos} videos, data {val_hash[:HASH_DIGITS]}"
+            score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
+            said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.tells)
+            self.display.print(f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}")
+        self.learner.model.train()
+        return evaluation
 
     def break_off_if_asked(self) -> None:
-        """Raises Interrupted in all processes when one was asked to stop."""
+        """Raise Interrupted in all processes if one of them was asked to stop."""
         if summed([self.stop.signal != 0], self.accelerator)[0]:
             raise Interrupted
 
     def leave(self) -> None:
-        """Raises Stopped, when the last step is in a checkpoint."""
+        """Raise Stopped once the last step is in a checkpoint."""
         if self.saved < self.done:
             self.save()
         self.checkpoints.wait()
-        by_hand = bool(summed([self.stop.signal == SIGINT], self.accelerator)[0])
+        by_hand = bool(summed([self.stop.signal == signal.SIGINT], self.accelerator)[0])
         raise Stopped(f"stopped after step {self.done} of {self.schedule.num_steps}; the same command goes on", by_hand)
 
     def say_unreadable(self, say: Callable[[str], object]) -> None:
-        """Which videos could not be read in the run, and which in its last score."""
+        """List the videos that the run could not read, and those that its last score could not."""
         for reason in sorted(set(self.unreadable.values())):
-            say(f"not read, others seen in its place: {reason}")
+            say(f"unreadable, replaced by others: {reason}")
         for reason in self.evaluation.failures.values() if self.evaluation is not None else ():
-            say(f"not read, counted as wrong: {reason}")
+            say(f"unreadable, counted as wrong: {reason}")

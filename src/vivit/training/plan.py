@@ -1,6 +1,6 @@
-"""What a run is: data, start, model and steps, settled before the first one."""
+"""The plan of a run: its data, model and steps, settled before the first step, and said in plain sentences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
 from vivit.data.order import epoch_order
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.training.initialise import build_model, start_lines
 from vivit.training.optim import Schedule
@@ -21,48 +22,62 @@ from vivit.training.update import check_shares
 from vivit.video.augment import Augmentation
 from vivit.video.source import name_of
 
+Say = Callable[[str], object]
 Mirrors = dict[str, dict[int, int]]
+# At least this long is a run that overfits on purpose.
+OVERFIT_STEPS, OVERFIT_EPOCHS = 100, 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The same in every process of a run, and in every call that goes on with it."""
+    """What a run does; the same in all of its processes, and in every call that continues it."""
 
     recipe: Recipe
+    data_name: str
     train_set: VideoSet
     val_set: VideoSet
     hashes: dict[str, str]
-    """ "train_hash" and "val_hash", of the two sets."""
+    """ "train_hash" and "val_hash" of the two sets."""
     mirrors: Mirrors
-    """head → which class each becomes in a mirrored clip; those that have a side and no mirror are left out."""
+    """head → what each class becomes in a mirrored clip; classes with a side but no mirror image are left out."""
     augmentation: Augmentation
     model: ViViT
-    """Before its first step, on the CPU."""
+    """On the CPU, before its first step; of a resumed run, with weights that its checkpoint will replace."""
+    resumed: bool
+    """Whether there is a checkpoint, so that the architecture came from the run folder."""
     schedule: Schedule
 
     @property
-    def heads(self) -> dict[str, int]:
-        """head → number of classes."""
-        return {head: len(names) for head, names in self.train_set.classes.items()}
+    def labels(self) -> LabelSpace:
+        return LabelSpace(self.train_set.classes, self.train_set.multi_label)
 
     @property
     def one_sided(self) -> bool:
-        """Whether a class has a side and no mirror."""
+        """Whether a class has a side, such as left, but no mirror image."""
         return _one_sided(self.mirrors, self.train_set)
 
 
 def plan_run(
-    data: str | Path, recipe: Recipe, init: str | None, videos: Path | None, overfit: int | None, processes: int
+    data: str | Path,
+    recipe: Recipe,
+    init: str | None,
+    videos: Path | None,
+    overfit: int | None,
+    processes: int,
+    begun: ViViT | None,
 ) -> Plan:
-    """Read the data's lists and the weights to start from; the arguments are those of `train`.
+    """Read the data's lists, and the weights to start from unless the run has begun; arguments are those of `train`.
+
+    Args:
+        begun: a model of the run's architecture, if there is a checkpoint to fill it.
 
     Raises:
-        UserError: data, recipe, start and number of processes do not fit.
+        UserError: data, recipe, start and number of processes do not fit together.
     """
     if recipe.freeze_spatial and recipe.cutmix:
-        raise UserError("cutmix: with --freeze-spatial no picture is seen in training that has boxes; --mixup goes")
+        raise UserError("cutmix: --freeze-spatial trains on features, which have no boxes; use --mixup")
     if recipe.freeze_spatial and recipe.token_dropping:
-        raise UserError("token_dropping: with --freeze-spatial features are computed once, of all tokens; leave it out")
+        raise UserError("token_dropping: --freeze-spatial computes the features of all tokens once; leave it out")
     train_set, val_set = (open_split(data, split, videos=videos) for split in ("train", "val"))
     if overfit is not None:
         recipe = without_chance(recipe)
@@ -71,17 +86,22 @@ def plan_run(
     flip = recipe.flip
     if flip is None:
         flip = 0.0 if _one_sided(mirrors, train_set) else 0.5
-    # What is learnt by heart is the very clips that are scored.
+    # A run that overfits is scored on the very clips that it learns.
     augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
-    torch.manual_seed(recipe.seed)
-    model = build_model(recipe, train_set, init, name_of(data))
+    if begun is None:
+        torch.manual_seed(recipe.seed)
+        model = build_model(recipe, train_set, init, name_of(data))
+    else:
+        model = begun.train()
     smallest = min(model.config.image_size)
     if recipe.resize is not None and recipe.resize < smallest:
-        raise UserError(f"resize: a shorter side of {recipe.resize} pixels has no room for a crop of {smallest}")
+        raise UserError(f"resize: a shorter side of {recipe.resize} pixels is too small for a crop of {smallest}")
     schedule = Schedule.planned(recipe, len(train_set.videos))
     check_shares(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
-    return Plan(recipe, train_set, val_set, hashes, mirrors, augmentation, model, schedule)
+    return Plan(
+        recipe, name_of(data), train_set, val_set, hashes, mirrors, augmentation, model, begun is not None, schedule
+    )
 
 
 def build_augmentation(recipe: Recipe) -> Augmentation:
@@ -100,7 +120,7 @@ def build_augmentation(recipe: Recipe) -> Augmentation:
 
 
 def _mirrors(recipe: Recipe, videos: VideoSet) -> Mirrors:
-    """Raises UserError where the recipe names classes that are not there."""
+    """Raises UserError if the recipe names classes that the data does not have."""
     known = {name for names in videos.classes.values() for name in names}
     for name in (*recipe.mirrored, *recipe.mirrored.values()):
         if name not in known:
@@ -116,39 +136,36 @@ def _one_sided(mirrors: Mirrors, videos: VideoSet) -> bool:
     return any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
 
 
-def say_plan(say: Callable[[str], object], plan: Plan, init: str | None, processes: int) -> None:
-    """All that was chosen, and why.
+def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
+    """Say what was chosen, and why.
 
     Args:
-        init: what training starts from, as `train` takes it.
+        init: what training starts from, as for `train`.
     """
-    say_data(say, plan.train_set, plan.val_set, plan.hashes)
+    _say_data(say, plan)
     for line in start_lines(plan.model, plan.recipe, init, len(plan.train_set.videos)):
         say(line)
-    say_mirrors(say, plan)
-    say_schedule(say, plan.recipe, plan.schedule, processes)
+    _say_mirrors(say, plan)
+    _say_schedule(say, plan.recipe, plan.schedule, processes)
 
 
-def say_data(say: Callable[[str], object], train_set: VideoSet, val_set: VideoSet, hashes: Mapping[str, str]) -> None:
-    """What is learnt from and what is scored on."""
-    train_hash, val_hash = (hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
-    say(
-        f"train on {len(train_set.videos)} videos of {count_classes(train_set)} (data {train_hash}): {train_set.source}"
-    )
+def _say_data(say: Say, plan: Plan) -> None:
+    train_set, val_set = plan.train_set, plan.val_set
+    train_hash, val_hash = (plan.hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
+    say(f"train on {len(train_set.videos)} videos, {count_classes(train_set)} (data {train_hash}): {train_set.source}")
     for head, names in train_set.classes.items():
         seen = {number for video in train_set.videos for number in _numbers(video.labels[head])}
         unseen = [name for number, name in enumerate(names) if number not in seen]
         if unseen:
-            say(f"no training video of {shortened(unseen)}: such videos cannot be learned")
+            say(f"no training video of {shortened(unseen)}: the model cannot learn these classes")
     say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
 
 
-def say_mirrors(say: Callable[[str], object], plan: Plan) -> None:
-    """Whether and how clips are mirrored."""
+def _say_mirrors(say: Say, plan: Plan) -> None:
     if plan.recipe.flip is None and plan.one_sided:
         say(
-            "no mirrored clips: a class has a side and no other is its mirror (--mirrored NAME NAME names a pair, "
-            "--flip 0.5 mirrors all the same)"
+            "no clips are mirrored: a class has a side and no other class is its mirror image (--mirrored NAME NAME "
+            "names a pair, --flip 0.5 mirrors anyway)"
         )
     elif plan.augmentation.flip:
         swapped = [
@@ -158,36 +175,29 @@ def say_mirrors(say: Callable[[str], object], plan: Plan) -> None:
             if number < other
         ]
         if swapped:
-            say(f"in mirrored clips these become each other: {shortened(swapped, 3)}")
+            say(f"mirrored clips swap these labels: {shortened(swapped, 3)}")
 
 
-def say_schedule(say: Callable[[str], object], recipe: Recipe, schedule: Schedule, processes: int) -> None:
-    """How long, in which steps, and at which learning rate."""
+def _say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) -> None:
     batch_size, epochs, rate = schedule.batch_size, schedule.epochs, schedule.highest_rate
     shared = f" over {processes} processes" if processes > 1 else ""
-    parts = f", each in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+    parts = f", each in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
     longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
     in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
     say(f"{schedule.num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
     if batch_size < recipe.batch_size:
-        say(f"batches of {batch_size} and not of {recipe.batch_size}: there are no more videos")
+        say(f"batch size {batch_size} instead of {recipe.batch_size}: there are no more videos")
     if rate != recipe.learning_rate:
         say(
-            f"learning rate {rate:g}: {recipe.learning_rate:g} is for batches of {recipe.learning_rate_batch} clips, "
-            f"and these are of {batch_size}"
+            f"learning rate {rate:g}: the recipe's {recipe.learning_rate:g} is for batches of "
+            f"{recipe.learning_rate_batch} clips, and these have {batch_size}"
         )
     if schedule.warmup_steps > schedule.num_steps:
-        say(
-            f"the warm-up of {recipe.warmup_epochs:g} epochs is longer than the run: its learning rate stays below this"
-        )
+        say(f"the warm-up of {recipe.warmup_epochs:g} epochs is longer than the run, which never reaches this rate")
 
 
 def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
     return (label,) if isinstance(label, int) else label
-
-
-OVERFIT_STEPS = 100
-OVERFIT_EPOCHS = 10
 
 
 def without_chance(recipe: Recipe) -> Recipe:
@@ -208,16 +218,16 @@ def without_chance(recipe: Recipe) -> Recipe:
 
 
 def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
-    """The videos of a run's first batches; raises UserError where there is none."""
+    """The videos of a run's first batches. Raises UserError unless there is at least one batch."""
     if number < 1:
-        raise UserError(f"overfit: {number} batches cannot be learnt; give 1 or more")
+        raise UserError(f"overfit: {number} batches are too few; give 1 or more")
     order = epoch_order(len(videos.videos), recipe.seed, 0)[: number * recipe.batch_size]
     words = f"{len(order)} videos of {videos.source}, to be learnt by heart"
     return replace(videos, videos=tuple(videos.videos[index] for index in order), source=words)
 
 
 def how_it_went(steps: Sequence[dict[str, Any]]) -> str:
-    """In words, whether the loss fell as it must."""
+    """Whether a run that overfits on purpose brought the loss down, in words."""
     first, last = steps[0]["loss"], steps[-1]["loss"]
     fell = f"the loss went from {first:.3g} to {last:.3g} in {steps[-1]['step']} steps"
     if last < first / 10:

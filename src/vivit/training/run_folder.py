@@ -1,7 +1,7 @@
-"""A run's folder: whose it is, and the records of its steps, epochs and calls.
+"""A run's folder: which run it belongs to, and the records of its steps, scores and calls.
 
-It is a model folder (config.json, model.safetensors: the weights so far), and has besides
-- recipe.json: what the run is;
+It is a model folder (config.json, model.safetensors: the model so far) that also holds
+- recipe.json: the settings of the run;
 - steps.jsonl, metrics.jsonl, sessions.jsonl: a line for each step, each score and each call of `vivit train`;
 - checkpoints/, tensorboard/, val_predictions.csv, confusion matrices and report.html.
 """
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -24,22 +23,25 @@ from accelerate import Accelerator
 from vivit import __version__
 from vivit.data.manifest import HASH_DIGITS
 from vivit.errors import UserError
-from vivit.files import as_json, as_text, write_files
+from vivit.files import as_json, as_text, make_folder, write_files
+from vivit.model.vivit import ViViT
 from vivit.runtime import device_name
 from vivit.training.checkpoint import checkpoints
+from vivit.training.plan import Plan
 from vivit.training.recipe import Recipe
 from vivit.video.source import place_of
+from vivit.weights.store import CONFIG_FILE, WEIGHTS_FILE, config_content, new_model
 
 Row = dict[str, Any]
 
-# How a batch is computed may change on the way, as the number of processes may; and how many losses are borne with.
+# These may change on the way, as may the number of processes: the numbers stay the same.
 MAY_CHANGE = ("accumulate", "unreadable")
-# What a run was begun with whose note does not say it.
+# The settings of a run that was started before they existed.
 UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
 
 
 class RunFolder:
-    """Records that stay whole when a run is killed, and lose what a resumed run does again."""
+    """Records that stay whole if the run is killed, and lose the steps that a resumed run repeats."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,50 +50,53 @@ class RunFolder:
         self._sessions: list[Row] = []
         self._lock: IO[str] | None = None
 
-    def claim(
-        self,
-        data: str | Path,
-        init: str | None,
-        videos: Path | None,
-        recipe: Recipe,
-        hashes: Mapping[str, str],
-        settings: Row,
-    ) -> None:
-        """Make the folder and note what it is, or raise UserError where it cannot be, is another run's or in use.
+    @property
+    def is_resumable(self) -> bool:
+        """Whether there is a checkpoint, and the architecture of its model."""
+        return bool(checkpoints(self.checkpoints)) and (self.path / CONFIG_FILE).is_file()
+
+    def new_model(self) -> ViViT:
+        """A model of this run's architecture with random weights, to load a checkpoint into."""
+        return new_model(self.path)
+
+    def claim(self, plan: Plan, data: str | Path, init: str | None, videos: Path | None, settings: Row) -> None:
+        """Make the folder and note what run it belongs to; the arguments are those of `train`.
 
         Args:
-            settings: what decides on a run besides the recipe.
+            settings: what decides the run besides the recipe.
+
+        Raises:
+            UserError: the folder cannot be made, belongs to another run, or is in use.
         """
         if isinstance(data, Path | str) and self.path.resolve() == Path(data).resolve():
-            raise UserError(f"{self.path}: is the data's folder, and no place for a run; give another --out")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: no folder can be made there ({error.strerror}); give another --out"
-            ) from None
+            raise UserError(f"{self.path}: this is the data's folder; give another --out")
+        make_folder(self.path)
         self._lock = _lock(self.path)
         note = self.path / "recipe.json"
-        this = {"data": place_of(data), "init": init, **settings, **recipe.model_dump(mode="json")}
-        # Where nothing has been learned yet, another try with other settings is as good as the first.
-        if not note.exists() or not (checkpoints(self.checkpoints) or (self.path / "model.safetensors").exists()):
-            write_files({note: as_json({**this, "videos": None if videos is None else place_of(videos), **hashes})})
+        this = {"data": place_of(data), "init": init, **settings, **plan.recipe.model_dump(mode="json")}
+        # A run that has learned nothing yet may start again with other settings.
+        if not note.exists() or not (checkpoints(self.checkpoints) or (self.path / WEIGHTS_FILE).exists()):
+            where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
+            write_files({note: as_json({**this, **where}), self.path / CONFIG_FILE: config_content(plan.model)})
             return
         found = {**UNSAID, **self._parse(note.read_text("utf-8"), note)}
         other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
         if other:
-            was = ", ".join(f"{name} {found.get(name)}" for name in other)
-            raise UserError(f"{self.path}: begun with another {was}; delete it or give another --out")
+            was = ", ".join(f"{name}={found.get(name)}" for name in other)
+            now = ", ".join(str(this[name]) if len(other) == 1 else f"{name}={this[name]}" for name in other)
+            raise UserError(
+                f"{self.path}: this run was started with {was}; you gave {now}: delete it, or give another --out"
+            )
         for name, which in (("train_hash", "training"), ("val_hash", "validation")):
-            was = found.get(name, "unknown")
-            if was != hashes[name]:
+            was, now = found.get(name, "unknown"), plan.hashes[name]
+            if was != now:
                 raise UserError(
-                    f"{self.path}: begun with other {which} videos (data {was[:HASH_DIGITS]}, "
-                    f"and now {hashes[name][:HASH_DIGITS]}); put {data} back as it was, or give another --out"
+                    f"{self.path}: this run was started with other {which} videos (data {was[:HASH_DIGITS]}, now "
+                    f"{now[:HASH_DIGITS]}); put {data} back as it was, or give another --out"
                 )
 
     def go_on(self, step: int, session: Row) -> None:
-        """Keep what was noted up to a step, and note a new call of `vivit train`."""
+        """Keep the records up to a step, and add one of this call of `vivit train`."""
         self.epochs = [row for row in self._read("metrics.jsonl") if row["step"] <= step]
         self._sessions = [*self._read("sessions.jsonl"), session]
         self._write("metrics.jsonl", self.epochs)
@@ -110,7 +115,7 @@ class RunFolder:
         self._write("metrics.jsonl", self.epochs)
 
     def note_session(self, **changes: Any) -> None:
-        """How far this call has come, and what it took."""
+        """Update the record of this call."""
         self._sessions[-1].update(changes)
         self._write("sessions.jsonl", self._sessions)
 
@@ -121,7 +126,7 @@ class RunFolder:
         file = self.path / name
         if not file.exists():
             return []
-        # A line that a killed run left half-written is the last, and of a step that is done again.
+        # A killed run may leave its last line half-written; its step is repeated.
         lines = file.read_text("utf-8").splitlines(keepends=True)
         return [self._parse(line, file) for line in lines if line.endswith("\n")]
 
@@ -129,13 +134,16 @@ class RunFolder:
         try:
             return json.loads(content)
         except json.JSONDecodeError as error:
-            raise UserError(f"{file}: damaged ({error}); delete {self.path} or give another --out") from None
+            raise UserError(f"{file}: damaged ({error}); delete {self.path}, or give another --out") from None
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """Keep other calls on this machine out of the folder while the file is open; raises UserError where one is in it.
+    """Keep other calls on this machine out of the folder while the returned file is open.
 
-    Of other machines nothing is learned: on shared storage the lock of one that died may stay for long.
+    Calls on other machines are not noticed: on shared storage, the lock of a machine that died might stay for long.
+
+    Raises:
+        UserError: another call is at work in the folder.
     """
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"vivit-{os.getuid()}-{name}.lock"
@@ -144,13 +152,13 @@ def _lock(folder: Path) -> IO[str] | None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return None  # a place without locks
-        raise UserError(f"{folder}: another vivit train is at work in it; wait for it, or give another --out") from None
+            return None  # the file system has no locks
+        raise UserError(f"{folder}: in use by another vivit train; wait for it, or give another --out") from None
     return file
 
 
 def session_of(accelerator: Accelerator, first_step: int) -> dict[str, Any]:
-    """When, where and with what a call of `train` runs."""
+    """The record of a call of `train`: when, where and with which versions it runs."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,

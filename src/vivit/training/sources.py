@@ -1,4 +1,4 @@
-"""Where the batches and the scores of a run come from: its videos, or the features of a frozen spatial encoder."""
+"""Where the batches and scores of a run come from: its videos, or the features of a frozen spatial encoder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,39 +18,39 @@ from vivit.video.options import ReadOptions
 
 @dataclass(frozen=True)
 class Reading:
-    """How videos are read, and by which process."""
+    """How a process reads videos during a run."""
 
     options: ReadOptions
     ranks: Ranks
     stopping: Callable[[], bool]
-    """Once it says so in any process, what is under way is broken off with `Interrupted` in all."""
+    """Once true in any process, reading ends with `Interrupted` in all of them."""
     report: Callable[[str], None]
-    """Told in words what is done beside the steps."""
+    """Told in words what is going on between steps."""
 
 
 class FromVideos:
-    """Clips are read, and seen once each."""
+    """Reads every clip anew."""
 
     def __init__(self, plan: Plan, reading: Reading, *, colours: bool, keep_decoded: bool) -> None:
         """
         Args:
-            colours: whether clips' colours are changed in reading, and not later on their device.
-            keep_decoded: keep the training videos in memory, resized.
+            colours: whether to change colours while reading, not later on the device.
+            keep_decoded: hold the training videos in memory, resized.
         """
         self.plan, self.reading = plan, reading
         self.colours, self.keep_decoded = colours, keep_decoded
-        self.options = replace(reading.options, workers=0) if keep_decoded else reading.options
 
     def prepare(self) -> None:
-        """Nothing is needed before the first step."""
+        """Nothing to do before the first step."""
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """Those of the steps from this one on; as in `training_batches`."""
-        clips = _clips(self.plan, self.options, colours=self.colours, keep_decoded=self.keep_decoded)
+        """The batches from this step on, see `training_batches`."""
+        options = replace(self.reading.options, workers=0) if self.keep_decoded else self.reading.options
+        clips = _clips(self.plan, options, colours=self.colours, keep_decoded=self.keep_decoded)
         return training_batches(clips, _order(self.plan, start_step), self.reading.ranks)
 
     def evaluate(self, model: ViViT) -> Evaluation:
-        """One view of each validation video; as in `evaluate`."""
+        """Score one view of each validation video. Raises Interrupted."""
         reading, ranks, val_set = self.reading, self.reading.ranks, self.plan.val_set
         count = len(val_set.videos)
         return evaluate(
@@ -64,33 +64,33 @@ class FromVideos:
 
 
 class FromFeatures:
-    """Clips are encoded once, and their features read as often as they are seen."""
+    """Encodes clips once and reads their features from then on."""
 
     def __init__(self, plan: Plan, reading: Reading, folder: Path, precision: Precision) -> None:
-        self.plan, self.options = plan, reading.options
-        self.cache = FeatureCache(
-            plan.model,
-            folder,
-            dtype=DTYPES[precision],
-            report=lambda done, to_do: reading.report(f"features of {done}/{to_do} clips"),
-            stopping=reading.stopping,
-            options=reading.options,
-            ranks=reading.ranks,
-        )
-        self.held_out: Features | None = None
+        self.plan, self.reading, self.folder, self.precision = plan, reading, folder, precision
 
     def prepare(self) -> None:
-        """Encode the validation clips: before any step, so that a stop meanwhile loses none."""
-        self.held_out = self.cache.validation(self.plan.val_set, clip_spec(self.plan.model))
+        """Encode the validation clips before any step, so that a stop meanwhile loses none. Raises Interrupted."""
+        reading = self.reading
+        # Not before: a resumed run has its spatial encoder from the checkpoint.
+        self.cache = FeatureCache(
+            self.plan.model,
+            self.folder,
+            dtype=DTYPES[self.precision],
+            options=reading.options,
+            ranks=reading.ranks,
+            report=lambda done, to_do: reading.report(f"features of {done}/{to_do} clips"),
+            stopping=reading.stopping,
+        )
+        self.held_out: Features = self.cache.validation(self.plan.val_set, clip_spec(self.plan.model))
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """Those of the steps from this one on; as in `FeatureCache.training_batches`."""
+        """The batches from this step on, see `FeatureCache.training_batches`. Raises Interrupted."""
         order = replace(_order(self.plan, start_step), clips_of_each=self.plan.recipe.cached_clips)
-        return self.cache.training_batches(_clips(self.plan, self.options), order)
+        return self.cache.training_batches(_clips(self.plan, self.reading.options), order)
 
     def evaluate(self, model: ViViT) -> Evaluation:
-        """One view of each validation video."""
-        assert self.held_out is not None
+        """Score one view of each validation video."""
         return evaluation_of(self.plan.val_set, *self.held_out.logits(TemporalPart(model)))
 
 

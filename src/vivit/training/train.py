@@ -1,24 +1,24 @@
-"""A training run put together: plan, folder, model, processes, and the loop over its steps.
+"""A training run: its plan, folder, model and processes, and then the loop over its steps.
 
-A run is a folder (`vivit.training.run_folder` says what it holds). The same call again goes on where the last one was
-stopped, with the very steps that were left.
+A run is a folder; `vivit.training.run_folder` says what it holds. The same call again continues it where the last one
+was stopped, with exactly the steps that were left.
 """
 
 import copy
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+from accelerate import Accelerator
+from torch import nn
 
 from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT
-from vivit.runtime import Ranks, device_name, free_memory, out_of_memory, pick_device, pick_precision
-from vivit.training.checkpoint import training_tensors
+from vivit.progress import console
+from vivit.runtime import Precision, Ranks, device_name, free_memory, out_of_memory, pick_device, pick_precision
 from vivit.training.distributed import (
     Tracker,
     distribute,
@@ -29,17 +29,16 @@ from vivit.training.distributed import (
     together,
 )
 from vivit.training.initialise import freeze_spatial
-from vivit.training.loop import Display, Scorer, StopRequest, Training
+from vivit.training.loop import Display, StopRequest, Training
 from vivit.training.memory import StepCost, check_memory
 from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.plan import Plan, how_it_went, plan_run, say_plan
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
-from vivit.training.update import Updater
+from vivit.training.update import Learner, Updater
 from vivit.video.decode import Decoder
 from vivit.video.options import ReadOptions
-from vivit.video.source import name_of
 
 
 def train(
@@ -63,147 +62,121 @@ def train(
 ) -> ViViT:
     """Train a model on labelled videos and leave it in the folder `out`.
 
-    Started by torchrun, as many processes as there are share the work.
+    The many parameters are the options of `vivit train`. Started by torchrun, all its processes share the work.
 
     Args:
         data: a data set as `open_split` reads it.
-        out: the run's folder; one that was begun with the same recipe and data is continued.
-        init: what to start from, as `vivit.training.initialise.build_model` takes it; None is from scratch.
-        videos: the folder with the videos, where it is not beside their list.
-        workers: processes that decode, for each process that trains.
-        keep_decoded: keep the training videos in memory once decoded, resized; for sets that fit.
+        out: the run's folder; a run that was started there with the same recipe and data is continued.
+        init: the weights to start from, as for `vivit.training.initialise.build_model`; None trains from scratch.
+        videos: the folder of the videos, if it is not beside their list.
+        workers: processes that decode videos, for each process that trains.
+        keep_decoded: hold the training videos in memory once decoded, resized.
         decoder, timeout: see `ReadOptions`.
         compile: compile each transformer block.
-        activation_checkpointing: compute activations again for the gradient, in place of keeping them.
-        shard: spread weights, gradients and the optimiser's state over the processes (FSDP2).
-        checkpoint_every: seconds between checkpoints; there is one besides whenever the model is scored.
+        activation_checkpointing: save memory: compute activations again for the backward pass instead of keeping them.
+        shard: spread weights, gradients and optimiser state over the processes (FSDP2).
+        checkpoint_every: seconds between checkpoints; there is also one whenever the model is scored.
         track: where curves go besides TensorBoard.
-        overfit: learn so many batches by heart, without augmentation and regularisation, to see that it can be done.
+        overfit: learn this many batches by heart, without augmentation and regularisation, as a check.
 
     Returns:
         The trained model, in eval mode, on its device.
 
     Raises:
-        UserError: data, recipe or start do not fit, a video cannot be read, `out` belongs to another run, memory or
-            disk do not suffice, or the loss is no longer a number.
-        Stopped: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
+        UserError: data, recipe or start do not fit, a video is unreadable, `out` belongs to another run, memory or disk
+            do not suffice, or the loss is not finite.
+        Stopped: Ctrl-C or SIGTERM came; the last step is in a checkpoint.
     """
     if not checkpoint_every >= 0:
-        raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds cannot pass; 0 is after every step")
+        raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds; give 0 (after every step) or more")
     options = ReadOptions(decoder, timeout, workers)
     options.check()
     precision = pick_precision(recipe.precision, pick_device(device), shard)
     accelerator = start_processes(pick_device(device), precision, track, shard)
-    main, world_size = accelerator.is_main_process, accelerator.num_processes
-    say = Console(soft_wrap=True, markup=False, quiet=not main).print
+    main, ranks = accelerator.is_main_process, Ranks(accelerator.process_index, accelerator.num_processes, everyones)
+    say = console(visible=main).print
 
-    plan = together(lambda: plan_run(data, recipe, init, videos, overfit, world_size))
-    recipe, model, schedule = plan.recipe, plan.model, plan.schedule
-    # All of the model, or what follows a frozen part of it, from that part's features.
-    trained = freeze_spatial(model) if recipe.freeze_spatial else model
     run = RunFolder(out)
+    resumed = everyones([run.is_resumable])[0]  # on shared storage, other processes may see an older state
+    plan = together(
+        lambda: plan_run(data, recipe, init, videos, overfit, ranks.world_size, run.new_model() if resumed else None)
+    )
+    # The whole model, or what follows its frozen spatial encoder.
+    trained = freeze_spatial(plan.model) if plan.recipe.freeze_spatial else plan.model
     settings = {"keep_decoded": keep_decoded, "overfit": overfit}
-    together(lambda: run.claim(data, init, videos, recipe, plan.hashes, settings) if main else None)
-    say_plan(say, plan, init, world_size)
+    together(lambda: run.claim(plan, data, init, videos, settings) if main else None)
+    say_plan(say, plan, init, ranks.world_size)
     say(f"on {device_name(accelerator.device)} in {precision}")
 
-    encoders = [module for module in trained.modules() if isinstance(module, Encoder)]
-    for encoder in encoders:
+    recipe, frozen = plan.recipe, plan.recipe.freeze_spatial
+    for encoder in _encoders(plan.model):
         encoder.activation_checkpointing = activation_checkpointing
     cost = StepCost(
-        max(map(len, split_batch(schedule.batch_size, world_size, recipe.mixes))),
+        max(map(len, split_batch(plan.schedule.batch_size, ranks.world_size, recipe.mixes))),
         accelerator.device,
         accumulate=recipe.accumulate,
         paired=recipe.mixes,
         precision=precision,
         optimiser=recipe.optimiser,
         ema=bool(recipe.ema),
-        shards=world_size if shard else 1,
+        shards=ranks.world_size if shard else 1,
         activation_checkpointing=activation_checkpointing,
     )
-    if not recipe.freeze_spatial:
-        say(together(lambda: check_memory(model, cost, free_memory(accelerator.device))))
-    # The model that is kept and scored: where that is an average of the weights, or they are spread over processes, a
-    # copy.
-    kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
-    if compile:
-        for block in (block for encoder in encoders for block in encoder.blocks):
-            block.compile(fullgraph=True)
-    model.to(accelerator.device)
-    network = distribute(trained, accelerator, shard, precision)
-    optimiser = build_optimiser(trained, recipe)
-    average = WeightAverage(trained, recipe.ema) if recipe.ema else None
-    colours_on_device = accelerator.device.type == "cuda" and not recipe.freeze_spatial
-    update = Updater(
-        network,
-        accelerator.prepare_optimizer(optimiser),
-        average,
-        accelerator,
-        recipe,
-        plan.heads,
-        plan.train_set.multi_label,
-        colours=plan.augmentation if colours_on_device else None,
-    )
+    if not frozen:
+        say(together(lambda: check_memory(plan.model, cost, free_memory(accelerator.device))))
+    learner = _learner(plan, trained, accelerator, precision, compile, shard)
+    colours_on_device = accelerator.device.type == "cuda" and not frozen
+    update = Updater(learner, accelerator, recipe, plan.labels, plan.augmentation if colours_on_device else None)
 
-    stop, display = StopRequest(), Display(schedule, visible=main)
-    ranks = Ranks(accelerator.process_index, world_size, everyones)
+    stop, display = StopRequest(), Display(plan.schedule, visible=main)
     reading = Reading(options, ranks, lambda: stop.signal != 0, display.beside)
     source = (
         FromFeatures(plan, reading, out / "features", precision)
-        if recipe.freeze_spatial
-        else FromVideos(
-            plan,
-            reading,
-            colours=not colours_on_device,
-            keep_decoded=keep_decoded,
-        )
+        if frozen
+        else FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
     )
-    scorer = Scorer(
-        model, kept, average, plan.val_set, plan.hashes["val_hash"], name_of(data), run, accelerator, source.evaluate
-    )
-    training = Training(
-        plan,
-        run,
-        accelerator,
-        update,
-        source,
-        scorer,
-        tensors=lambda: training_tensors(model, optimiser, average),
-        checkpoint_every=checkpoint_every,
-        stop=stop,
-        display=display,
-    )
+    training = Training(plan, run, update, source, stop, display, checkpoint_every)
     training.resume(say)
     if training.is_over:
         say(f"{out} is trained already")
-        scorer.take_weights()
+        learner.update_kept()
     else:
-        with plain_words(out, partial(memory_ran_out, plan, cost)):
+        with plain_words(out, plan, cost):
             start_trackers(accelerator, out, training.done, recipe, track)
             training.go()
         training.say_unreadable(say)
 
     if main and overfit is not None:
         say(how_it_went(run.steps))
-    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    # All leave together: who loses a neighbour in the middle of something may be brought down by it.
+    accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
+    # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return kept.eval()
+    return learner.kept.eval()
 
 
-def memory_ran_out(plan: Plan, cost: StepCost) -> None:
-    """Raise UserError, which says what would help."""
-    if plan.recipe.freeze_spatial:
-        raise UserError(
-            "memory ran out: use a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
-        )
-    check_memory(plan.model, cost, free=None)
+def _learner(
+    plan: Plan, trained: nn.Module, accelerator: Accelerator, precision: Precision, compile: bool, shard: bool
+) -> Learner:
+    recipe, model = plan.recipe, plan.model
+    # Averaged or sharded weights are scored and saved in a copy.
+    kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
+    if compile:
+        for block in (block for encoder in _encoders(trained) for block in encoder.blocks):
+            block.compile(fullgraph=True)
+    model.to(accelerator.device)
+    network = distribute(trained, accelerator, shard, precision)
+    optimiser = build_optimiser(trained, recipe)
+    return Learner(model, network, optimiser, kept, WeightAverage(trained, recipe.ema) if recipe.ema else None)
+
+
+def _encoders(model: nn.Module) -> list[Encoder]:
+    return [module for module in model.modules() if isinstance(module, Encoder)]
 
 
 @contextmanager
-def plain_words(out: Path, memory_ran_out: Callable[[], None]) -> Iterator[None]:
-    """A full disk or memory, or the end of another process, as a UserError; the function raises that of memory."""
+def plain_words(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
+    """Turn a full disk, a lack of memory or the end of another process into a UserError."""
     try:
         yield
     except OSError as error:
@@ -214,8 +187,11 @@ def plain_words(out: Path, memory_ran_out: Callable[[], None]) -> Iterator[None]
         ) from None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and lost_another(error):
-            raise UserError("another process of this run has ended; what it says is why") from None
+            raise UserError("another process of this run has ended; its own message says why") from None
         if not out_of_memory(error):
             raise
-        memory_ran_out()
-        raise
+        if not plan.recipe.freeze_spatial:
+            check_memory(plan.model, cost, free=None)
+        raise UserError(
+            "memory ran out: use a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"
+        ) from None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,18 +14,45 @@ from torch import Tensor, nn
 from vivit.data.loader import Batch
 from vivit.data.order import colour_rng, split_batch
 from vivit.errors import UserError
+from vivit.labels import LabelSpace, by_head
+from vivit.model.vivit import ViViT
+from vivit.training.checkpoint import kept_weights, training_tensors
 from vivit.training.distributed import gradients_kept_local, summed
 from vivit.training.mixing import mix
 from vivit.training.optim import WeightAverage, set_learning_rate
 from vivit.training.recipe import Recipe
 from vivit.video.augment import Augmentation, augment_batch
 
-# First in the seed of what Mixup and CutMix draw; the loader has those below.
+# The first number of Mixup's and CutMix's seed; data/order.py has the lower ones.
 MIXING = 4
-# Of the loss, with fp16: where gradients are too large even so, it is not for the scale.
+# fp16 loss scale below which gradients that overflow are not the scale's fault.
 LOWEST_SCALE = 2.0**-10
-# More updates than any run has, times any seed of a few digits.
+# More than the updates of any run times any seed of a few digits.
 PROCESS_STRIDE = 1 << 40
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model in training, and the model that is kept of it."""
+
+    model: nn.Module
+    """The model without a wrapper such as DDP; its parameters may be sharded."""
+    network: nn.Module
+    """What training calls: the model or, after a frozen spatial encoder, the rest of it; wrapped for many processes."""
+    optimiser: torch.optim.Optimizer
+    """Torch's own, not Accelerate's wrapper."""
+    kept: ViViT
+    """The model to score and save: `model` itself, or a copy."""
+    average: WeightAverage | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, not copies."""
+        return training_tensors(self.model, self.optimiser, self.average)
+
+    def update_kept(self) -> None:
+        """Give the kept model the weights, or their average; every process must call it."""
+        if self.kept is not self.model:
+            self.kept.load_state_dict(kept_weights(self.model, self.average))
 
 
 class Update(NamedTuple):
@@ -35,70 +63,64 @@ class Update(NamedTuple):
 
 
 class NotFinite(Exception):
-    """The loss or the gradient of an update is no number; the weights are as they were."""
+    """The loss or gradient of an update is not finite; the weights are unchanged."""
 
     def __init__(self, update: Update, indices: list[int]) -> None:
         super().__init__(f"the loss is {update.loss:g} and its gradient's norm {update.gradient_norm:g}")
         self.indices = indices
-        """The videos of this process's part of the batch whose loss is no number."""
+        """The videos in this process's slice of the batch whose loss is not finite."""
 
 
 class Updater:
-    """Updates a network by batches; one for a run."""
+    """Updates the weights, batch by batch."""
 
     def __init__(
         self,
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        average: WeightAverage | None,
+        learner: Learner,
         accelerator: Accelerator,
         recipe: Recipe,
-        heads: dict[str, int],
-        multi_label: bool,
-        colours: Augmentation | None,
+        labels: LabelSpace,
+        colours: Augmentation | None = None,
     ) -> None:
         """
         Args:
-            network: from clips (B, T, C, H, W), or what else the batches hold, to logits; wrapped for many processes.
-            optimiser: of its parameters, prepared by Accelerate.
-            heads: head → number of classes.
-            colours: what to do to the clips' colours on their device; None where it is done already.
+            colours: the colour augmentation to apply on the device; None if the clips come with it.
         """
-        self.network, self.optimiser, self.average, self.accelerator = network, optimiser, average, accelerator
-        self.recipe, self.heads, self.multi_label, self.colours = recipe, heads, multi_label, colours
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.learner, self.accelerator, self.recipe, self.labels = learner, accelerator, recipe, labels
+        self.colours = colours
+        self.optimiser = accelerator.prepare_optimizer(learner.optimiser)
+        self.parameters = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
 
     def __call__(self, batch: Batch, step: int, epoch: int, rate: float, batch_size: int) -> Update:
-        """Update the weights by this process's part of a batch.
+        """Update the weights with this process's slice of a batch.
 
-        What is drawn on the way (dropout, stochastic depth, tokens) depends on the seed, the step and the process: a
-        resumed run draws the same. Gradients are averaged over the processes, and only then clipped.
+        Random numbers on the way (dropout, stochastic depth, token dropping) depend on seed, step and process alone, so
+        a resumed run draws the same. Gradients are averaged over the processes before they are clipped.
 
         Args:
-            step: how many updates came before.
+            step: the number of updates before this one.
             rate: the learning rate.
-            batch_size: clips of all processes together.
+            batch_size: clips in the batch, over all processes.
 
         Raises:
-            NotFinite: in every process, before the weights are changed.
+            NotFinite: in every process, before the weights change.
         """
-        accelerator, recipe = self.accelerator, self.recipe
+        accelerator, recipe, network = self.accelerator, self.recipe, self.learner.network
         torch.manual_seed(recipe.seed * 1_000_003 + step + accelerator.process_index * PROCESS_STRIDE)
         self.optimiser.zero_grad(set_to_none=True)
-        parts = split_batch(len(batch.clips), recipe.accumulate, recipe.mixes)
+        micro_batches = split_batch(len(batch.clips), recipe.accumulate, recipe.mixes)
         sum_of_losses, bad = 0.0, []
-        for number, chosen in enumerate(parts, start=1):
+        for number, chosen in enumerate(micro_batches, start=1):
             clips, labels = self._prepared(batch, torch.from_numpy(chosen), step, epoch)
-            with gradients_kept_local(self.network, accelerator, local=number < len(parts)):
-                loss = loss_of(self.network(clips), labels, recipe.label_smoothing, self.multi_label)
-                # Processes are averaged over, however many clips each has.
+            with gradients_kept_local(network, accelerator, local=number < len(micro_batches)):
+                loss = loss_of(network(clips), labels, recipe.label_smoothing, self.labels.multi_label)
+                # DDP and FSDP average over processes, however many clips each has.
                 accelerator.backward(loss * (len(chosen) * accelerator.num_processes / batch_size))
             value = loss.item()
             sum_of_losses += value * len(chosen)
             if not math.isfinite(value):
                 bad += batch.indices[chosen].tolist()
-        largest = math.inf if recipe.clip_norm is None else recipe.clip_norm
-        norm = accelerator.clip_grad_norm_(self.parameters, largest)
+        norm = accelerator.clip_grad_norm_(self.parameters, math.inf if recipe.clip_norm is None else recipe.clip_norm)
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
         update = Update(summed([sum_of_losses], accelerator)[0] / batch_size, float(norm))
@@ -106,17 +128,17 @@ class Updater:
             raise NotFinite(update, bad)
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        if self.average is not None:
-            self.average.update(step)
+        if self.learner.average is not None:
+            self.learner.average.update(step)
         return update
 
     def _scale_may_fall(self) -> bool:
-        """With fp16 too large a gradient is nothing unusual: the update is left out, and the loss's scale lowered."""
+        """Whether fp16 may skip this update and lower the loss scale, as it does now and then."""
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() >= LOWEST_SCALE
 
     def _prepared(self, batch: Batch, chosen: Tensor, step: int, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """These clips of a batch on the device, augmented and mixed, and their labels."""
+        """These clips of the batch on the device, augmented and mixed, and their labels."""
         recipe = self.recipe
         clips = batch.clips[chosen].to(self.accelerator.device, non_blocking=True)
         labels = {head: values[chosen] for head, values in batch.labels.items()}
@@ -127,7 +149,7 @@ class Updater:
             return mix(
                 clips,
                 labels,
-                self.heads,
+                self.labels.counts,
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,
                 rng=np.random.default_rng([MIXING, recipe.seed, step]),
@@ -136,7 +158,7 @@ class Updater:
 
 
 def check_shares(batch_size: int, recipe: Recipe, num_processes: int) -> None:
-    """Raises UserError where a process has no clip of a batch, or too few to accumulate over."""
+    """Raise UserError if a process would have no clip of a batch, or fewer clips than micro-batches."""
     smallest = min(map(len, split_batch(batch_size, num_processes, recipe.mixes)))
     if not smallest:
         raise UserError(
@@ -145,31 +167,30 @@ def check_shares(batch_size: int, recipe: Recipe, num_processes: int) -> None:
         )
     if smallest < recipe.accumulate:
         raise UserError(
-            f"accumulate: {smallest} clips of a batch of {batch_size} cannot be computed in {recipe.accumulate} parts; "
+            f"accumulate: {smallest} clips of a batch of {batch_size} do not make {recipe.accumulate} micro-batches; "
             "lower it, or raise --batch-size"
         )
 
 
 def loss_of(
-    logits: Tensor | dict[str, Tensor],
+    logits: Tensor | Mapping[str, Tensor],
     labels: Mapping[str, Tensor],
     label_smoothing: float,
     multi_label: bool,
 ) -> Tensor:
-    """The mean over the heads of their losses (as Scenic has it for EPIC-Kitchens), each the mean over the batch.
+    """The mean of the heads' losses (as in Scenic for EPIC-Kitchens), each a mean over the batch.
 
-    A head's loss is the cross-entropy; where any number of labels applies it is the sum over the classes of their
-    binary cross-entropies, as in Scenic (`weighted_sigmoid_cross_entropy`), which smooths labels in the same way too.
+    A head's loss is the cross-entropy or, with `multi_label`, the sum over the classes of their binary cross-entropies,
+    as in Scenic (`weighted_sigmoid_cross_entropy`), which smooths labels the same way.
 
     Args:
         logits: (B, K), or head → (B, K).
-        labels: head → (B,) int64, or (B, K) float that is a distribution over the classes; with `multi_label`
-            (B, K) float, of each class how far it applies, 0 to 1.
-        label_smoothing: this share of the labels is spread evenly over all classes.
+        labels: head → (B,) int64, or (B, K) float probabilities; with `multi_label` (B, K) float between 0 and 1, the
+            degree to which each class applies.
+        label_smoothing: the fraction of each label to spread evenly over all classes.
     """
-    by_head = logits if isinstance(logits, dict) else {"classes": logits}
     losses = []
-    for head, values in by_head.items():
+    for head, values in by_head(logits).items():
         values, truth = values.float(), labels[head].to(values.device)
         if multi_label:
             smoothed = truth * (1 - label_smoothing) + label_smoothing / values.shape[1]

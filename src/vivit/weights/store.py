@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, model_val
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
-from vivit.files import as_json, as_text, as_weights, make_folder, write_files
+from vivit.files import Content, as_json, as_text, as_weights, make_folder, write_files
 from vivit.labels import Metric
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface
@@ -68,17 +68,28 @@ def save(
     """
     folder = Path(folder)
     make_folder(folder)
-    config = FolderConfig(
-        architecture=model.config, classes=model.classes, preprocessing=model.preprocessing, origin=model.origin
-    )
-    files = {
-        folder / WEIGHTS_FILE: as_weights(model.state_dict()),
-        folder / CONFIG_FILE: as_json(config.model_dump(mode="json")),
-    }
+    files = {folder / WEIGHTS_FILE: as_weights(model.state_dict()), folder / CONFIG_FILE: config_content(model)}
     if not is_written_by_hand(folder):
         name = name or folder.resolve().name
         files[folder / CARD_FILE] = as_text(card(model, name, licence=licence, data=data, scores=scores))
     write_files(files)
+
+
+def config_content(model: ViViT) -> Content:
+    """The model's config.json."""
+    config = FolderConfig(
+        architecture=model.config, classes=model.classes, preprocessing=model.preprocessing, origin=model.origin
+    )
+    return as_json(config.model_dump(mode="json"))
+
+
+def new_model(folder: Path) -> ViViT:
+    """A model as config.json in the folder describes it, with random weights."""
+    path = folder / CONFIG_FILE
+    config = _folder_config(read_json(path), path)
+    model = ViViT(config.architecture, classes=config.classes, preprocessing=config.preprocessing)
+    model.origin = config.origin
+    return model
 
 
 def load(
@@ -149,10 +160,7 @@ def _load_folder(folder: Path, source: str | Path) -> ViViT:
         if content["model_type"] not in IMAGE_TYPES:
             hint = "of transformers' models only vivit is read, and image ViTs to start from"
         raise UserError(f"{folder}: a {content['model_type']} model; {hint}")
-    try:
-        config = FolderConfig.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
+    config = _folder_config(content, path)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a whole model folder")
@@ -166,3 +174,10 @@ def _load_folder(folder: Path, source: str | Path) -> ViViT:
         preprocessing=config.preprocessing,
         origin=config.origin,
     )
+
+
+def _folder_config(content: dict[str, Any], path: Path) -> FolderConfig:
+    try:
+        return FolderConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
