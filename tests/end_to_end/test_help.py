@@ -141,7 +141,8 @@ def test_completion_is_installed_and_knows_verbs_and_options(tmp_path: Path, she
     for word in (*VERBS, "show", "--learning-rate", "--architecture.hidden-size", "factorised_encoder"):
         assert word in text.replace("\\", ""), word
     if shell == "bash":
-        subprocess.run(["bash", "-n", script], check=True)
+        code = f"source {script}; COMP_WORDS=(vivit tr); COMP_CWORD=1; _vivit; echo ${{COMPREPLY[*]}}"
+        assert subprocess.run(["bash", "-c", code], capture_output=True, text=True).stdout == "train\n"
 
 
 def test_recipe_names_are_completed(vivit_here: InProcess) -> None:

@@ -55,10 +55,15 @@ def build_app() -> App:
     )
     for position, verb in enumerate(VERBS):
         app.command(f"vivit.cli.{verb}:app", name=verb, sort_key=position)
-    app.register_install_completion_command(help="Let the shell complete verbs, options and their values.")
+    app.register_install_completion_command()
     options = Group("Options", sort_key=1)
-    for flag in ("--help", "--version", "--install-completion"):
-        app[flag].group = options
+    abouts = {
+        "--help": "Show this page, or a verb's.",
+        "--version": "Show the version.",
+        "--install-completion": "Let the shell complete verbs, options and their values.",
+    }
+    for flag, about in abouts.items():
+        app[flag].group, app[flag].help = options, about
     return app
 
 

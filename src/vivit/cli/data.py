@@ -49,7 +49,7 @@ def show(
         split: Which videos to draw from.
         count: How many videos.
         seed: Another seed draws other videos.
-        recipe: Whose clips and augmentation to show.
+        recipe: The recipe whose clips and augmentation to show.
         augment: Add rows with the same clips, augmented.
         randaugment: Use RandAugment too: operations in a row, and their magnitude up to 30.
         out: The picture.

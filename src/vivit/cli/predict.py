@@ -43,6 +43,7 @@ def predict(
         raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
     from vivit.inference.predictor import Predictor
     from vivit.inference.views import Views as Parsed
+    from vivit.labels import ONLY_HEAD
     from vivit.video.options import ReadOptions
     from vivit.video.source import VideoError
 
@@ -61,6 +62,6 @@ def predict(
         print(file)
         for head, labels in prediction.heads.items():
             for scored in labels[:top]:
-                part = "" if head == "classes" else f"  {head:10s}"
+                part = "" if head == ONLY_HEAD else f"  {head:10s}"
                 print(f"{part}  {scored.score:6.1%}  {scored.label}", flush=True)
     return status

@@ -137,8 +137,8 @@ class RecipePage(HelpPage):
             return entry.default
         value = getattr(RECIPES[_name_on_command_line(tuple(sys.argv[1:]))], field)
         if of_architecture:
-            value = value.get(of_architecture)
-        if value is None or value == {}:
+            value = value.get(of_architecture, {})
+        if value == {}:
             return None
         return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

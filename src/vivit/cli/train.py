@@ -46,8 +46,8 @@ def train(
 ) -> None:
     """Train a model on labelled videos.
 
-    A recipe sets every option that is not given; the defaults shown here are those of the recipe named by --recipe.
-    The same command continues a run that was stopped.
+    Options that are not given come from a recipe; the defaults below are those of the recipe that --recipe names. The
+    same command again continues a run that was stopped.
 
     Args:
         init: Weights to start from: a ViViT or an image ViT, any source that `vivit convert` takes.

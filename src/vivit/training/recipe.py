@@ -19,15 +19,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str | None = None
-    """A named size, such as vivit-ti-16x2-fe. Default: the size of the --init weights, else vivit-b-16x2-fe."""
+    """A named size, such as vivit-ti-16x2-fe. None: the size of the --init weights, else vivit-b-16x2-fe."""
     num_frames: PositiveInt | None = None
-    """Frames in a clip. Default: as the --init weights, else 32."""
+    """Frames in a clip. None: as the --init weights, else 32."""
     frame_stride: PositiveInt | None = None
-    """Take every n-th frame of the video. Default: as the --init weights, else 2."""
+    """Take every n-th frame of the video. None: as the --init weights, else 2."""
     image_size: PositiveInt | None = None
-    """Side of the square crop in pixels. Default: as the --init weights, else 224."""
+    """Side of the square crop in pixels. None: as the --init weights, else 224."""
     resize: PositiveInt | None = None
-    """Shorter side in pixels before the crop. Default: as the --init weights, else 256 for a crop of 224, in
+    """Shorter side in pixels before the crop. None: as the --init weights, else 256 for a crop of 224, in
     proportion."""
     architecture: dict[str, Any] = {}
     """Other fields of ModelConfig."""
@@ -45,7 +45,7 @@ class Recipe(BaseModel):
     learning_rate: Positive = 0.1
     """Peak learning rate, reached after warm-up; from there it follows a cosine to 0."""
     learning_rate_batch: PositiveInt | None = None
-    """Batch size that the learning rate is meant for; for another one, scale the rate in proportion."""
+    """Batch size that the learning rate is meant for; for another one, scale the rate in proportion. None: never."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Multiply the learning rate by this for each layer below the head; 1 gives all layers the same rate."""
     warmup_epochs: NotNegative = 2.5
@@ -78,7 +78,7 @@ class Recipe(BaseModel):
     scale_jitter: tuple[Positive, Positive] | None = (0.9, 1.33)
     """Scale height and width of a clip, each by a random factor in this range, before the crop; None never does."""
     flip: Probability | None = None
-    """How often to mirror a clip. Default: 0.5, or 0 if a class name says left or right and no other class is its
+    """How often to mirror a clip. None: 0.5, or 0 if a class name says left or right and no other class is its
     mirror image."""
     mirrored: dict[str, str] = {}
     """Pairs of classes that swap when a clip is mirrored, if their names do not show it."""
@@ -87,7 +87,7 @@ class Recipe(BaseModel):
     grey_scale: Probability = 0.0
     """How often to turn a clip grey."""
     randaugment: tuple[PositiveInt, NotNegative] | None = None
-    """RandAugment: number of operations in a row, and their magnitude from 0 to 30."""
+    """RandAugment: number of operations in a row, and their magnitude from 0 to 30. None: off."""
     mixup: NotNegative = 0.0
     """Mixup: blend pairs of clips with a weight from Beta(a, a), a being this value; 0 is off."""
     cutmix: NotNegative = 0.0
