@@ -15,16 +15,14 @@ def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: P
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count('<video src="data:video/mp4;base64,') == 9
     assert page.count("data:image/png;base64,") == 2
-    assert "<svg" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert page.count("<svg") == 4
+    assert "http" not in page.replace("http://www.w3.org", "")
     for name in ("factorised_encoder", "average_pooling"):
         scores = json.loads((tmp_path / "demo" / name / "evaluation" / "scores.json").read_text())
         assert scores["videos"] == 9
         printed = f"{name.replace('_', ' '):20s} {scores['top1']:6.1%}"
         assert printed in result.stdout
-        assert f"{100 * scores['top1']:.1f} %" in page
+        assert f"{100 * scores['top1']:.1f}\xa0%" in page
 
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr

@@ -1,12 +1,12 @@
-"""Short videos of nine camera motions, made on the spot: a real task (shot annotation).
+"""Short videos of nine camera motions, made on the spot. Labelling them is a real task: shot annotation.
 
 A class is named after what the *camera* does: `pan_right` moves the scene to the left in the picture, `tilt_up` moves
-it down, `zoom_in` makes it grow, and `roll_clockwise` turns it counter-clockwise. Played backwards, each motion is its
-opposite (`static` stays `static`), and everything else about a video is as likely backwards as forwards. So a model
-that does not see the order of the frames can at best tell five groups apart, not the nine classes.
+it down, `zoom_in` makes it grow, and `roll_clockwise` turns it counter-clockwise. Played backwards, each motion becomes
+its opposite (`static` stays `static`), and everything else about a video is as likely backwards as forwards. So a model
+that ignores the order of the frames can tell five groups apart at best, not the nine classes.
 
-Each video looks at one still picture through a moving window, with what real shots have besides: uneven speed, a hand
-that shakes, things that move, changing light, sensor noise and compression.
+A video looks at one still picture through a moving window. Like a real shot, it has uneven speed, a shaking hand,
+moving objects, changing light, sensor noise and compression.
 """
 
 import json
@@ -24,8 +24,9 @@ import torch.nn.functional as F
 
 from vivit.errors import UserError
 from vivit.experiments.pictures import Split, draw_picture, photograph_folder
+from vivit.files import as_text, make_folder, write_files
 
-# The way of the camera's window over the picture: (x to the right, y downwards, log of its size, clockwise angle).
+# How the camera's window moves over the picture: (x to the right, y downwards, log of its size, clockwise angle).
 _DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
     "pan_left": (-1, 0, 0, 0),
     "pan_right": (1, 0, 0, 0),
@@ -39,7 +40,7 @@ _DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
 }
 CLASSES: tuple[str, ...] = tuple(_DIRECTIONS)
 
-# Mean speed per frame and the most that the hand shakes, in the units of a way: heights of the video, 1, and radians.
+# Speed per frame and the largest shake, in the units of a camera path: heights of the video, 1, radians.
 SLOWEST = np.array([0.020, 0.020, 0.035, np.radians(3.0)])
 QUICKEST = np.array([0.045, 0.045, 0.060, np.radians(5.5)])
 SHAKE = np.array([0.008, 0.008, 0.006, np.radians(0.5)])
@@ -47,7 +48,7 @@ SHAKE = np.array([0.008, 0.008, 0.006, np.radians(0.5)])
 SIZES = ((128, 96), (112, 84), (128, 72))  # (width, height)
 FRAMES = (20, 26)
 FRAME_RATES = (24, 25, 30)
-QUALITIES = (24, 34)  # the constant rate factor of x264: the lowest and highest
+QUALITIES = (24, 34)  # x264's constant rate factor
 
 
 def generate(
@@ -61,17 +62,18 @@ def generate(
 ) -> None:
     """Write `folder`/train/<class>/<number>.mp4 and `folder`/val/<class>/<number>.mp4: H.264 of about a second each.
 
-    A video's pictures depend on the seed, its split and its number alone; class by class the numbers go round, so that
-    the set is balanced. A call that was interrupted left whole videos only, and the same call again makes the rest.
+    A video depends only on the seed, its split and its number. Numbers go through the classes in turn, so the set is
+    balanced. After an interruption, the same call makes the missing videos.
 
     Args:
-        folder: made where missing.
-        train_videos, val_videos: how many in all, at least 0.
-        workers: processes; by default one for each core, at most 8. With 1 the videos are made in this process.
-        progress: called with (videos there, videos in all) before the first and after each video.
+        folder: created if missing.
+        train_videos, val_videos: how many in total, at least 0.
+        workers: processes; by default one for each core, at most 8. 1 makes the videos in this process.
+        progress: called with (finished videos, all videos) before the first and after each video.
 
     Raises:
-        UserError: scikit-image, which has the photographs, is not installed; or the folder holds another set.
+        UserError: scikit-image, which has the photographs, is not installed; the folder holds another set; or a file
+            cannot be written.
     """
     photograph_folder()
     folder = Path(folder)
@@ -85,14 +87,14 @@ def generate(
     report = progress or (lambda done, total: None)
     there = len(videos) - len(missing)
     report(there, len(videos))
-    # Each process takes seconds to start, so more than eight do not pay.
+    # A process takes seconds to start, so more than eight do not pay.
     processes = min(workers or min(os.cpu_count() or 1, 8), len(missing))
     if processes <= 1:
         for done, video in enumerate(missing, start=there + 1):
             _make(video)
             report(done, len(videos))
         return
-    # Forking a process in which PyTorch has started threads can hang, so the workers start afresh.
+    # Forking can hang once PyTorch has started threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         for done, _ in enumerate(executor.map(_make, missing, chunksize=8), start=there + 1):
@@ -116,26 +118,25 @@ class _Video:
 
 
 def _claim(folder: Path, made_with: dict[str, int]) -> None:
-    """Note in the folder what its videos are made with, or raise UserError where they are made otherwise."""
+    """Record the settings in the folder; raise UserError if its videos were made with others."""
     note = folder / "camera_motion.json"
     if not note.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(made_with))
+        make_folder(folder)
+        write_files({note: as_text(json.dumps(made_with))})
     elif (found := json.loads(note.read_text())) != made_with:
         raise UserError(f"{folder} holds videos made with {found}, not {made_with}: delete it or name another folder")
 
 
 def _make(video: _Video) -> None:
-    """Render and encode one video; it appears under its name when it is whole."""
+    """Render and encode one video."""
     rng = np.random.default_rng([video.seed, ["train", "val"].index(video.split), video.number])
     clip = render(video.class_name, rng, draw_picture(rng, video.split))
-    unfinished = video.path.with_name(video.path.name + ".unfinished")
-    _encode(clip, unfinished, int(rng.choice(FRAME_RATES)), int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)))
-    unfinished.replace(video.path)
+    rate, quality = int(rng.choice(FRAME_RATES)), int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
+    write_files({video.path: lambda path: _encode(clip, path, rate, quality)})
 
 
 def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """What a camera sees that looks at a picture and does what the class says.
+    """Film a picture with the camera motion of a class.
 
     Args:
         class_name: one of CLASSES.
@@ -146,14 +147,14 @@ def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np
     """
     frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     width, height = SIZES[rng.integers(len(SIZES))]
-    way = _camera_way(class_name, rng, frames)
+    path = _camera_path(class_name, rng, frames)
 
-    # Window → canvas, both in pixels of the video. The canvas is what the windows of all frames touch together, so no
-    # frame ever sees beyond the edge of the picture.
-    cosine, sine = np.cos(way[:, 3]), np.sin(way[:, 3])
-    turn = np.exp(way[:, 2])[:, None, None] * np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2)
+    # From window to canvas, both in pixels of the video. The canvas just holds the windows of all frames, so no frame
+    # sees beyond the edge of the picture.
+    cosine, sine = np.cos(path[:, 3]), np.sin(path[:, 3])
+    turn = np.exp(path[:, 2])[:, None, None] * np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2)
     half_window = np.array([width, height]) / 2
-    centres = way[:, :2] * height
+    centres = path[:, :2] * height
     reach = np.abs(turn) @ half_window
     low, high = (centres - reach).min(axis=0), (centres + reach).max(axis=0)
     half_canvas = (high - low) / 2
@@ -171,23 +172,23 @@ def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np
     return _film(clip, rng)
 
 
-def _camera_way(class_name: str, rng: np.random.Generator, frames: int) -> np.ndarray:
-    """(T, 4): where the camera's window is in each frame, in the terms of _DIRECTIONS, in heights of the video.
+def _camera_path(class_name: str, rng: np.random.Generator, frames: int) -> np.ndarray:
+    """(T, 4): the camera's window in each frame, with the columns of _DIRECTIONS, in heights of the video.
 
-    Speeds are drawn so that backwards every way is as likely as forwards, in the opposite class: the position in the
-    picture and the tilt at the middle of the video do not depend on the direction.
+    A path is as likely as its reverse is in the opposite class: position and tilt in the middle of the video do not
+    depend on the direction.
     """
     speed = SLOWEST * (QUICKEST / SLOWEST) ** rng.random()
     pace = 1 + rng.uniform(0, 0.6) * _wander(rng, frames, slowest=0.25, quickest=1.0)
     progress = np.cumsum(pace) - pace.sum() / 2
     shake = SHAKE * rng.random() * np.stack([_wander(rng, frames, slowest=0.5, quickest=4.0) for _ in range(4)], axis=1)
-    way = np.array(_DIRECTIONS[class_name]) * speed * progress[:, None] + shake
-    way[:, 3] += np.radians(rng.uniform(-8, 8))
-    return way
+    path = np.array(_DIRECTIONS[class_name]) * speed * progress[:, None] + shake
+    path[:, 3] += np.radians(rng.uniform(-8, 8))
+    return path
 
 
 def _wander(rng: np.random.Generator, frames: int, slowest: float, quickest: float) -> np.ndarray:
-    """(T,) within [−1, 1]: three waves of as many periods in the video as given, at random phases."""
+    """(T,) within [−1, 1]: the mean of three waves with random phases, and with periods per video in a range."""
     periods, phases = rng.uniform(slowest, quickest, size=(3, 1)), rng.random((3, 1))
     return np.sin(2 * np.pi * (periods * np.linspace(-0.5, 0.5, frames) + phases)).mean(axis=0)
 
@@ -195,9 +196,9 @@ def _wander(rng: np.random.Generator, frames: int, slowest: float, quickest: flo
 def _cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int) -> torch.Tensor:
     """A random part of the picture at a random scale, flipped at random; float (1, 3, height, width) in 0–255.
 
-    Of a few parts the one with most to see is taken: on a plain sky no motion shows.
+    The most detailed of three parts is taken, because no motion shows on a plain sky.
     """
-    best, most = None, -1.0
+    best, most_detail = None, -1.0
     largest = min(picture.shape[1] / width, picture.shape[0] / height)
     for _ in range(3):
         scale = largest * rng.uniform(0.3, 0.8)
@@ -206,9 +207,9 @@ def _cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int)
         top = rng.integers(picture.shape[0] - part_height + 1)
         part = picture[top : top + part_height, left : left + part_width]
         coarse = part[:: max(1, part_height // 24), :: max(1, part_width // 24)].astype(np.float32)
-        to_see = min(np.abs(np.diff(coarse, axis=axis)).mean() for axis in (0, 1))
-        if to_see > most:
-            best, most = part, to_see
+        detail = min(np.abs(np.diff(coarse, axis=axis)).mean() for axis in (0, 1))
+        if detail > most_detail:
+            best, most_detail = part, detail
     assert best is not None
     if rng.random() < 0.5:
         best = best[:, ::-1]
@@ -217,10 +218,10 @@ def _cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int)
 
 
 def _light(rng: np.random.Generator, height: int, width: int, video_height: int) -> torch.Tensor:
-    """(height, width) factors: most scenes are lit from above, and their subject more than what surrounds it.
+    """(height, width) factors: most scenes are lit from above, and their subject is brighter than its surroundings.
 
-    The light belongs to the scene and does not follow the camera, so it moves as everything else does. It makes zooms
-    and rolls learnable in minutes; a model may follow it rather than the things that it falls on.
+    The light belongs to the scene, so it moves with it. It makes zooms and rolls learnable in minutes; a model may
+    follow the light rather than the objects.
     """
     y = (torch.arange(height) - height / 2)[:, None] / video_height
     x = (torch.arange(width) - width / 2) / video_height
@@ -230,9 +231,11 @@ def _light(rng: np.random.Generator, height: int, width: int, video_height: int)
 
 
 def _pass_by(clip: torch.Tensor, positions: torch.Tensor, rng: np.random.Generator) -> None:
-    """Lay over the clip, in place, a small thing that goes its own way through the scene.
+    """Draw a small object that moves through the scene, in place.
 
-    clip: (T, 3, H, W); positions: (T, H, W, 2), where in the scene each pixel looks, in heights of the video.
+    Args:
+        clip: (T, 3, H, W).
+        positions: (T, H, W, 2), the point of the scene that each pixel shows, in heights of the video.
     """
     frames, height, width, _ = positions.shape
     start = positions[frames // 2, rng.integers(height), rng.integers(width)]
@@ -246,7 +249,7 @@ def _pass_by(clip: torch.Tensor, positions: torch.Tensor, rng: np.random.Generat
 
 
 def _film(clip: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
-    """(T, 3, H, W) in 0–255 as a sensor records it, (T, H, W, 3) uint8: contrast, changing exposure, noise."""
+    """Record (T, 3, H, W) in 0–255 as a sensor does, with contrast, changing exposure and noise: (T, H, W, 3) uint8."""
     frames, _, height, width = clip.shape
     exposure = rng.uniform(0.8, 1.15) * (1 + rng.uniform(0, 0.12) * _wander(rng, frames, slowest=0.25, quickest=1.5))
     contrast = rng.uniform(0.7, 1.2)
@@ -259,7 +262,7 @@ def _film(clip: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
 
 
 def _encode(clip: np.ndarray, path: Path, frame_rate: int, quality: int) -> None:
-    """Write (T, H, W, 3) uint8 as an H.264 MP4 that browsers play and that can start before it is all there."""
+    """Write (T, H, W, 3) uint8 as an H.264 MP4 that browsers play while it loads."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(
             "libx264", rate=frame_rate, options={"preset": "superfast", "crf": str(quality), "threads": "1"}

@@ -1,8 +1,7 @@
-"""Still pictures for the camera-motion videos to look at: photographs, and textures drawn at random.
+"""Still pictures for the camera-motion videos: photographs and random textures.
 
-The photographs are the ones that scikit-image ships inside its wheel, so nothing is downloaded. Those of the validation
-set are never used for training. A texture is never a plain repeating pattern: a moving camera would look like a
-standing one, or like one that moves the other way.
+The photographs come with scikit-image's wheel, so nothing is downloaded. Training and validation use different ones.
+Textures never repeat exactly, because over a repeating pattern a moving camera can seem to stand still or to move back.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from vivit.errors import UserError
 
 Split = Literal["train", "val"]
 
-# The motorcycle is photographed twice, from the left and the right eye: both stay on the same side.
+# The two motorcycles are a stereo pair, so they must be in the same split.
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "train": (
         "astronaut.png",
@@ -40,7 +39,7 @@ TEXTURE_HEIGHT, TEXTURE_WIDTH = 288, 352
 
 
 def photograph_folder() -> Path:
-    """Where scikit-image keeps the pictures of its wheel. Raises UserError where scikit-image is not installed."""
+    """The folder of scikit-image's pictures. Raises UserError if scikit-image is not installed."""
     try:
         import skimage
     except ImportError:
@@ -52,7 +51,7 @@ def photograph_folder() -> Path:
 
 @cache
 def photograph(name: str) -> np.ndarray:
-    """One of the PHOTOGRAPHS as (height, width, 3) uint8. Raises UserError where scikit-image is not installed."""
+    """One of the PHOTOGRAPHS, (height, width, 3) uint8. Raises UserError if scikit-image is not installed."""
     path = photograph_folder() / name
     if not path.is_file():
         raise UserError(f"{path} is missing: install scikit-image again from its wheel")
@@ -63,7 +62,7 @@ def photograph(name: str) -> np.ndarray:
 
 
 def draw_picture(rng: np.random.Generator, split: Split) -> np.ndarray:
-    """A photograph of the split in colours of its own, or a texture; (height, width, 3) uint8."""
+    """A photograph of the split, perhaps with other colours, or a texture: (height, width, 3) uint8."""
     if rng.random() < 0.5:
         return _draw_texture(rng)
     picture = photograph(PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))])
@@ -78,13 +77,13 @@ def _draw_texture(rng: np.random.Generator) -> np.ndarray:
     """A random texture, (TEXTURE_HEIGHT, TEXTURE_WIDTH, 3) uint8."""
     draw = _TEXTURES[rng.integers(len(_TEXTURES))]
     texture = draw(rng)
-    # A little cloud over everything: no two cells of a check, and no two points of an area, are quite the same.
+    # Clouds over everything keep any two tiles, and any two points of a plain area, from being equal.
     texture += rng.uniform(10, 50) * _clouds(rng, coarsest=4)[..., None]
     return texture.clip(0, 255).astype(np.uint8)
 
 
 def _clouds(rng: np.random.Generator, coarsest: int) -> np.ndarray:
-    """Smooth noise of several octaves, the coarsest with about that many hills in the height; zero mean, spread 1."""
+    """Smooth noise of several octaves with mean 0 and standard deviation 1; `coarsest` counts hills over the height."""
     octaves = [coarsest * 2**i for i in range(rng.integers(2, 5))]
     persistence = rng.uniform(0.4, 0.9)
     total = torch.zeros(1, 1, TEXTURE_HEIGHT, TEXTURE_WIDTH)
@@ -102,7 +101,7 @@ def _colours(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _positions(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of every pixel in heights, turned by a random angle and bent by smooth noise: (height, width) each."""
+    """x and y of every pixel, (height, width) each, in heights, rotated at random and bent by smooth noise."""
     y, x = np.mgrid[0:TEXTURE_HEIGHT, 0:TEXTURE_WIDTH].astype(np.float32) / TEXTURE_HEIGHT
     bend = rng.uniform(0, 0.04)
     x, y = x + bend * _clouds(rng, coarsest=2), y + bend * _clouds(rng, coarsest=2)
@@ -112,7 +111,7 @@ def _positions(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_clouds(rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise, coloured from dark to bright along a few random colours."""
+    """Smooth noise in a gradient of a few random colours."""
     colours = _colours(rng, int(rng.integers(3, 7)))
     height = _clouds(rng, coarsest=int(rng.integers(3, 12))).clip(-2, 2) / 4 + 0.5
     steps = np.linspace(0, 1, len(colours))
@@ -120,7 +119,7 @@ def _draw_clouds(rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_tiles(rng: np.random.Generator) -> np.ndarray:
-    """A floor of tiles, each of a colour of its own, turned and bent; half the time laid like bricks."""
+    """A rotated and bent floor of coloured tiles, half the time laid like bricks."""
     x, y = _positions(rng)
     rows, columns = rng.uniform(4, 14, size=2)
     row = np.floor(y * rows).astype(np.int64)
@@ -132,7 +131,7 @@ def _draw_tiles(rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_weave(rng: np.random.Generator) -> np.ndarray:
-    """Stripes of uneven widths and colours, crossed by others like a tartan."""
+    """Crossed stripes of uneven widths and colours, like a tartan."""
     x, y = _positions(rng)
     texture = np.zeros((*x.shape, 3), np.float32)
     for across in (x, y):
@@ -142,30 +141,30 @@ def _draw_weave(rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_discs(rng: np.random.Generator) -> np.ndarray:
-    """Round and box-shaped things of many sizes, laid over one another on a gradient."""
+    """Overlapping discs and boxes of many sizes on a gradient."""
     y, x = np.mgrid[0:TEXTURE_HEIGHT, 0:TEXTURE_WIDTH].astype(np.float32)
     texture = _gradient(rng)
     colours = _colours(rng, 8)
     boxes = rng.random()
     for _ in range(rng.integers(40, 120)):
         radius = rng.uniform(6, 30)
-        stretch = rng.uniform(0.6, 1.6)
+        aspect = rng.uniform(0.6, 1.6)
         centre_y, centre_x = rng.uniform(0, TEXTURE_HEIGHT), rng.uniform(0, TEXTURE_WIDTH)
         around = (
             slice(max(0, int(centre_y - radius)), int(centre_y + radius) + 1),
-            slice(max(0, int(centre_x - radius * stretch)), int(centre_x + radius * stretch) + 1),
+            slice(max(0, int(centre_x - radius * aspect)), int(centre_x + radius * aspect) + 1),
         )
         colour = colours[rng.integers(len(colours))]
         if rng.random() < boxes:
             texture[around] = colour
         else:
-            inside = (y[around] - centre_y) ** 2 + ((x[around] - centre_x) / stretch) ** 2 < radius**2
+            inside = (y[around] - centre_y) ** 2 + ((x[around] - centre_x) / aspect) ** 2 < radius**2
             texture[around][inside] = colour
     return texture
 
 
 def _draw_city(rng: np.random.Generator) -> np.ndarray:
-    """Houses with lit and dark windows before a sky."""
+    """Houses with lit and dark windows in front of a sky."""
     texture = _gradient(rng)
     for row in range(3):
         left = -int(rng.integers(0, 30))
@@ -184,7 +183,7 @@ def _draw_city(rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_writing(rng: np.random.Generator) -> np.ndarray:
-    """Lines of strokes of uneven lengths, as of a page seen from afar."""
+    """Lines of strokes of uneven lengths, like a page of writing."""
     texture = _gradient(rng)
     ink = _colours(rng, 4)
     line = int(rng.integers(9, 22))
@@ -199,7 +198,7 @@ def _draw_writing(rng: np.random.Generator) -> np.ndarray:
 
 
 def _gradient(rng: np.random.Generator) -> np.ndarray:
-    """One colour passing into another, in a random direction."""
+    """A gradient of two colours in a random direction."""
     y = np.linspace(0, 1, TEXTURE_HEIGHT, dtype=np.float32)[:, None, None]
     x = np.linspace(0, 1, TEXTURE_WIDTH, dtype=np.float32)[None, :, None]
     slant = np.float32(rng.random())
