@@ -1,4 +1,4 @@
-"""What labels mean: the heads of a model or data set, their class names, and the metrics that score them."""
+"""The heads of a model or data set, their class names, and the metrics that score them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # recipes and help pages need the labels without torch
     from torch import Tensor
 
-ONLY_HEAD = "classes"  # the name of the one head of a model whose heads have no names
+ONLY_HEAD = "classes"  # the name of the only head of a model without named heads
 TOP = (1, 5)
 
 
@@ -43,12 +43,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The labels that a model predicts or that a data set has."""
+    """The labels that a model can predict or that a data set can have."""
 
     classes: Mapping[str, tuple[str, ...]]
-    """head → its class names in order; a single head without a name is "classes"."""
+    """head → its class names, in order."""
     multi_label: bool = False
-    """Whether any number of classes applies to a video; otherwise exactly one of each head does."""
+    """Whether a video has any number of classes of a head, instead of exactly one."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ class LabelSpace:
 
     @property
     def single(self) -> bool:
-        """Whether there is only one head."""
+        """Whether there is one head only."""
         return len(self.classes) == 1
 
     @property
@@ -66,13 +66,13 @@ class LabelSpace:
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, int]]:
-        """head → class name → its number."""
+        """head → class name → its index."""
         return {head: {name: number for number, name in enumerate(names)} for head, names in self.classes.items()}
 
     @property
     def joint(self) -> str:
-        """The name of the combined label of several heads; EPIC-Kitchens calls a verb and a noun an action."""
-        # A "+" cannot be part of a head's name.
+        """The name of the joint label of several heads; EPIC-Kitchens calls a verb with a noun an action."""
+        # No head's name contains a "+".
         return "action" if set(self.classes) == {"verb", "noun"} else "+".join(self.classes)
 
     def title(self, head: str) -> str:
@@ -80,7 +80,7 @@ class LabelSpace:
         return "" if head == ONLY_HEAD else head
 
     def column(self, head: str, name: str) -> str:
-        """The column of a table for one head: "predicted", or "verb_predicted" if there are several heads."""
+        """The name of a head's column in a table: "predicted", or "verb_predicted" if there are several heads."""
         return name if self.single else f"{head}_{name}"
 
     def metrics(self) -> Iterator[Metric]:
@@ -95,11 +95,11 @@ class LabelSpace:
             yield from (Metric(self.heads, k, self.joint) for k in TOP)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
-        """Logits (…, K) of one head to probabilities: their softmax, or each one's sigmoid where labels are many."""
+        """The probabilities of one head's logits (…, K): their softmax, or sigmoid if multi_label."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     def ranked(self, head: str, logits: "Tensor") -> list[tuple[str, float]]:
-        """Class names and probabilities of one video, the most probable first; ties in class order. logits: (K,)."""
+        """Class names and probabilities of one video's logits (K,): the most probable first, ties in class order."""
         scores, order = self.probabilities(logits).sort(descending=True, stable=True)
         names = self.classes[head]
         return [(names[i], score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)]
@@ -111,22 +111,22 @@ class LabelSpace:
 
 
 def by_head(logits: "Tensor | Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
-    """A model's output as head → logits, also where it has a single head without a name."""
+    """A model's output as head → logits, whether or not its heads have names."""
     return logits if isinstance(logits, Mapping) else {ONLY_HEAD: logits}
 
 
 def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
-    """The fields of ModelConfig for these heads: `num_classes` for the single head without a name, else `heads`."""
+    """The fields of ModelConfig for these heads: `num_classes` for the only head without a name, else `heads`."""
     if list(counts) == [ONLY_HEAD]:
         return {"num_classes": counts[ONLY_HEAD], "heads": None}
     return {"num_classes": None, "heads": dict(counts)}
 
 
 def as_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """head → class names, from a mapping or from the names of a single head.
+    """head → class names, from such a mapping or from the names of a model's only head.
 
     Raises:
-        ValueError: something else than lists of names.
+        ValueError: a value is not a list of names.
     """
     heads = classes if isinstance(classes, Mapping) else {ONLY_HEAD: classes}
     for names in heads.values():

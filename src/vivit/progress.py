@@ -1,4 +1,4 @@
-"""What a command shows while it works: lines of text, and a bar for what takes long."""
+"""The console and the progress bars of all commands."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def console(visible: bool = True) -> Console:
-    """A console for plain lines: nothing is wrapped, coloured or read as markup. Silent in all ranks but the first."""
+    """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible."""
     return Console(soft_wrap=True, markup=False, highlight=False, quiet=not visible)
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None = None, visible: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar with counts and time left, gone when the work is done; nothing outside a terminal.
+    """A bar with counts and the time left. It disappears at the end, and is not shown outside a terminal.
 
     Yields:
-        A function to call with how many items are done and, if it has become known, how many there are in total.
+        A function to call with the number of finished items and, once it is known, of all items.
     """
     screen = console(visible)
     columns = (TextColumn(title), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())

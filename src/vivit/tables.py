@@ -1,4 +1,4 @@
-"""Rows of named values as a CSV, Parquet or JSON-lines file."""
+"""Tables as CSV, Parquet or JSON-lines files."""
 
 import csv
 import json
@@ -17,16 +17,16 @@ Row = Mapping[str, Any]
 
 
 def write_table(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
-    """Write rows to a file whose ending says the format.
+    """Write rows to a file in the format of its suffix.
 
-    In CSV, text that a spreadsheet would run as a formula gets a ' before it, since names of files and classes come
-    from outside. Parquet and JSON lines keep it as it is.
+    File and class names come from outside. So in CSV, text that a spreadsheet would run as a formula gets a leading '.
+    Parquet and JSON lines keep it as it is.
 
     Args:
-        types: column → str, float or int; a value may also be None. Every row has these columns, in this order.
+        types: column → str, float or int, in the order of the columns. Values may be None.
 
     Raises:
-        UserError: the ending is unknown, pyarrow is missing, or the file cannot be written.
+        UserError: the suffix is unknown, pyarrow is missing, or the file cannot be written.
     """
     check_table(path)
     write = {".csv": _as_csv, ".parquet": _as_parquet, ".jsonl": _as_json_lines}[path.suffix]
@@ -47,13 +47,13 @@ def check_table(path: Path) -> None:
 
 
 def unescaped(cell: str) -> str:
-    """A CSV cell's text without the ' that `write_table` put before a formula."""
+    """The text of a CSV cell, without the ' that `write_table` adds."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def _as_csv(rows: Sequence[Row], types: Mapping[str, type]) -> Content:
     def write(path: Path) -> None:
-        # RFC 4180 line ends: csv then quotes every cell that contains a part of one.
+        # With RFC 4180 line ends, csv quotes every cell that contains a part of one.
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(types)

@@ -1,7 +1,6 @@
-"""The table of the videos, against values worked by hand and read back by other means."""
+"""The table of all videos, against values worked out by hand."""
 
 import csv
-import sys
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from pyarrow import parquet
 from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluation_of
 from vivit.evaluation.per_video import per_video_rows, write_per_video
 
@@ -80,20 +78,11 @@ def test_parquet_has_them_as_they_are(evaluation: Evaluation, videos: VideoSet, 
     }
 
 
-def test_csv_survives_odd_names_and_holds_no_formula(evaluation: Evaluation, videos: VideoSet, tmp_path: Path) -> None:
+def test_csv_holds_no_formula(evaluation: Evaluation, videos: VideoSet, tmp_path: Path) -> None:
     write_per_video(evaluation, videos, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4
-    for row, expected in zip(rows, EXPECTED, strict=True):
-        for column, cell in row.items():
-            value = expected[column]
-            if isinstance(value, str):
-                assert cell == ("'" + value if value[:1] in ("=", "@") else value)
-            elif value is None:
-                assert cell == ""
-            else:
-                assert float(cell) == value
+    assert [row["label"] for row in rows] == ["'=1+1", ODD[2], "'@home", ODD[5]]
     assert not any(cell.startswith(tuple("=+-@")) for row in rows for cell in row.values())
 
 
@@ -130,26 +119,3 @@ def test_many_labels_are_joined(tmp_path: Path) -> None:
     assert rows[2]["top_probabilities"] == ""
     write_per_video(evaluation_of(videos, {"classes": logits}, {}), videos, tmp_path / "t.parquet")
     assert parquet.read_table(tmp_path / "t.parquet")["labels"].to_pylist() == ["b;e", "", "g"]
-
-
-def test_names_that_are_not_text_are_written_all_the_same(tmp_path: Path) -> None:
-    name = b"caf\xe9.mp4".decode(errors="surrogateescape")
-    videos = VideoSet((LabelledVideo(Path(name), {"classes": 0}),), {"classes": ("a", "b")}, "")
-    evaluation = evaluation_of(videos, {"classes": Tensor([[1, 0]])}, {})
-    for suffix in ("csv", "parquet"):
-        write_per_video(evaluation, videos, tmp_path / f"t.{suffix}")
-    assert b"\ncaf\xe9.mp4,," in (tmp_path / "t.csv").read_bytes()
-    assert parquet.read_table(tmp_path / "t.parquet")["video"].to_pylist() == [r"caf\udce9.mp4"]
-
-
-def test_what_cannot_be_written_is_told(
-    evaluation: Evaluation, videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match=r"table\.xlsx: .*\.csv"):
-        write_per_video(evaluation, videos, tmp_path / "table.xlsx")
-    with pytest.raises(UserError, match=r"nowhere: no such folder"):
-        write_per_video(evaluation, videos, tmp_path / "nowhere" / "table.csv")
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install 'vivit\[parquet\]'"):
-        write_per_video(evaluation, videos, tmp_path / "table.parquet")
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
-"""Scores out of logits and labels: accuracy of one head, of several together, average precision and calibration.
+"""Accuracy of one head or of several jointly, average precision, and calibration.
 
-A video that could not be read has logits of NaN. It is never among the right ones, and below everything in a ranking.
+An unreadable video has NaN logits. It is never right, and it ranks below all others.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ CALIBRATION_BINS = 15
 
 
 def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """The place of the true class among all, 1 for the highest logit; of equal ones the lower number comes first.
+    """The rank of the true class: 1 for the highest logit; of equal logits, the lower class number comes first.
 
     Args:
         logits: (N, K).
         labels: (N,) int64.
 
     Returns:
-        (N,) int64; of no meaning for a video that could not be read.
+        (N,) int64; meaningless for unreadable videos.
     """
     truth = logits.gather(1, labels[:, None])
     lower_number = torch.arange(logits.shape[1]) < labels[:, None]
@@ -28,19 +28,19 @@ def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the true class is among the k highest logits, in the order of `label_ranks`: (N,) bool."""
+    """Whether the true class has one of the ranks 1 to k: (N,) bool."""
     return (label_ranks(logits, labels) <= k) & ~logits.isnan().any(dim=1)
 
 
 def joint_top_k_hits(logits: Sequence[Tensor], labels: Sequence[Tensor], k: int) -> Tensor:
-    """Whether the true classes of all heads together are among the k most probable combinations of classes.
+    """Whether the true classes of all heads are among the k most probable combinations of classes.
 
-    A combination is as probable as the product of its classes' softmaxes, as the evaluation of EPIC-Kitchens-100 (its
-    `compute_action_scores`) and Scenic (`joint_top_k`) have it.
+    The probability of a combination is the product of its classes' softmaxes, as in the evaluation of EPIC-Kitchens-100
+    (`compute_action_scores`) and in Scenic (`joint_top_k`).
 
     Args:
-        logits: of each head (N, K); K may differ.
-        labels: of each head (N,) int64.
+        logits: (N, K) for each head; K may differ.
+        labels: (N,) int64 for each head.
 
     Returns:
         (N,) bool.
@@ -48,7 +48,7 @@ def joint_top_k_hits(logits: Sequence[Tensor], labels: Sequence[Tensor], k: int)
     number = len(labels[0])
     log_probability = torch.zeros(number, 1, dtype=torch.float64)
     right = torch.ones(number, 1, dtype=torch.bool)
-    # Only the k best of each head can be part of one of the k best combinations, so the whole table is not needed.
+    # The k best combinations consist of the k best classes of each head, so the full table is not needed.
     for values, truth in zip(logits, labels, strict=True):
         ranked, classes = values.double().log_softmax(dim=1).sort(dim=1, descending=True, stable=True)
         best, is_truth = ranked[:, :k], classes[:, :k] == truth[:, None]
@@ -60,17 +60,17 @@ def joint_top_k_hits(logits: Sequence[Tensor], labels: Sequence[Tensor], k: int)
 
 
 def average_precision(scores: Tensor, relevant: Tensor) -> float | None:
-    """The mean, over the relevant videos, of the share of relevant ones among all that score as high or higher.
+    """The area under the steps of precision over recall, without interpolation.
 
-    This is the area under the steps of precision over recall, without interpolation (scikit-learn's
-    `average_precision_score`); videos of equal scores enter together.
+    It is the mean, over the relevant videos, of the precision among all videos that score at least as high; equal
+    scores enter together (scikit-learn's `average_precision_score`).
 
     Args:
         scores: (N,).
         relevant: (N,) bool.
 
     Returns:
-        0 to 1; None where no video is relevant.
+        0 to 1; None if no video is relevant.
     """
     if not relevant.any():
         return None
@@ -85,30 +85,30 @@ def average_precision(scores: Tensor, relevant: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the probability of the predicted class is from the share of right predictions."""
+    """How far the predicted classes' probabilities are from their accuracy."""
 
     error: float
     """The expected calibration error, 0 to 1."""
     counts: tuple[int, ...]
-    """Predictions in each bin of confidence; the bins are of equal width, the first begins at 0, the last ends at 1."""
+    """Predictions in each bin of confidence; the bins have equal widths and reach from 0 to 1."""
     confidence: tuple[float | None, ...]
-    """Their mean confidence; None where there are none."""
+    """Mean confidence of each bin; None if it is empty."""
     accuracy: tuple[float | None, ...]
-    """The share of them that is right; None where there are none."""
+    """Accuracy of each bin; None if it is empty."""
 
 
 def calibration(confidence: Tensor, right: Tensor, bins: int = CALIBRATION_BINS) -> Calibration | None:
-    """The expected calibration error, and what it is made of (Guo et al. 2017, arXiv 1706.04599, section 2).
+    """The expected calibration error and its bins (Guo et al. 2017, arXiv 1706.04599, section 2).
 
-    Of each bin the distance between mean confidence and accuracy, averaged over the predictions. A bin has its upper
-    end and not its lower one, as in the authors' code (`ECELoss`).
+    The error is the distance between a bin's mean confidence and its accuracy, averaged over the predictions. A bin
+    includes its upper end and excludes its lower one, as in the authors' code (`ECELoss`).
 
     Args:
         confidence: (N,) probabilities of the predicted classes.
         right: (N,) bool, whether the predictions are right.
 
     Returns:
-        None where there is no prediction.
+        None if there are no predictions.
     """
     if not len(confidence):
         return None

@@ -1,4 +1,4 @@
-"""A factorised encoder cut in two: a frozen spatial encoder, and what is trained after it."""
+"""A factorised encoder cut in two: features of each temporal index, and the part that turns them into logits."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,13 @@ from vivit.model.vivit import FactorisedEncoder, ViViT
 
 
 class TemporalPart(nn.Module):
-    """What follows the spatial encoder: adapter, temporal encoder, representation layer and heads.
+    """Everything after the spatial encoder: adapter, temporal encoder, representation layer and heads.
 
-    Its parameters are those of the model that it was made of, under the same names, and no others: to train it is to
-    train the model.
+    It shares these parameters with the model, under the same names, so training it trains the model.
     """
 
     def __init__(self, model: ViViT) -> None:
-        """Raises UserError where the model is no factorised encoder with temporal layers."""
+        """Raises UserError if the model is not a factorised encoder with temporal layers."""
         super().__init__()
         encoder = factorised_encoder_of(model)
         self.encoder = nn.ModuleDict(
@@ -23,25 +22,25 @@ class TemporalPart(nn.Module):
         )
         self.representation = model.representation
         self.heads = model.heads
-        # Methods, so that what is spatial does not become a part of this module.
+        # Bound methods, because the encoder as a submodule would bring its spatial part along.
         self._over_time, self._represent, self._classify = encoder.over_time, model.represent, model.classify
 
     def forward(self, features: Tensor) -> Tensor | dict[str, Tensor]:
-        """(B, T, D), as `frame_features` gives them, to logits: (B, K), or head → (B, K)."""
+        """Features (B, T, D) of `frame_features` to logits: (B, K), or head → (B, K)."""
         return self._classify(self._represent(self._over_time(features)))
 
 
-@torch.no_grad()  # not inference_mode, whose tensors no gradient may pass by
+@torch.no_grad()  # autograd refuses the tensors of inference_mode, and the temporal part is trained on these
 def frame_features(model: ViViT, clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What the spatial encoder makes of each temporal index of clips, without dropout.
+    """The spatial encoder's output for each temporal index, without dropout.
 
     Args:
-        model: put into eval mode meanwhile.
-        clips: (B, T, C, H, W) as the model takes them, on any device.
-        dtype: of most arithmetic; bfloat16 and float16 by autocast.
+        model: in eval mode during the call.
+        clips: (B, frames, C, H, W) as the model takes them, on any device.
+        dtype: bfloat16 and float16 by autocast.
 
     Returns:
-        (B, T, D) float32 on the CPU; T counts temporal indices.
+        (B, T, D) float32 on the CPU.
     """
     encoder = factorised_encoder_of(model)
     modes = {module: module.training for module in model.modules()}
@@ -56,7 +55,7 @@ def frame_features(model: ViViT, clips: Tensor, dtype: torch.dtype = torch.float
 
 
 def factorised_encoder_of(model: ViViT) -> FactorisedEncoder:
-    """Raises UserError where the model is no factorised encoder with temporal layers."""
+    """Raises UserError if the model is not a factorised encoder with temporal layers."""
     if not isinstance(model.encoder, FactorisedEncoder) or model.encoder.temporal is None:
         kind = model.config.variant.replace("_", " ")
         without = " without temporal layers" if isinstance(model.encoder, FactorisedEncoder) else ""
