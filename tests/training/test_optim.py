@@ -1,4 +1,8 @@
+"""Optimisers and learning rates by layer, the EMA of the weights, and the schedule."""
+
 import copy
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,14 +12,20 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vivit.config import ModelConfig
 from vivit.inference.features import TemporalPart
 from vivit.model.vivit import ViViT
 from vivit.training.initialise import freeze_spatial
 from vivit.training.optim import (
+    Schedule,
+    WeightAverage,
     build_optimiser,
     layers_above,
+    learning_rate,
+    planned_epochs,
+    scaled_learning_rate,
     set_learning_rate,
 )
 from vivit.training.recipe import Recipe
@@ -206,3 +216,184 @@ def test_sharded_parameters_learn_alike(tiny_recipe: Recipe, optimiser: str, tmp
         torch.testing.assert_close(step_on(model, build_optimiser(model, recipe)), expected)
     finally:
         dist.destroy_process_group()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+
+
+def walk(model: nn.Module, steps: range) -> Iterator[int]:
+    """Weights on a random walk, the same for the same steps."""
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        yield step
+
+
+def test_the_average_by_hand() -> None:
+    """A weight of 0, then 1, 2 and 3. The decay is 1/10, 2/11, then the 0.2 that is asked for, below 3/12."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average = WeightAverage(model, 0.2)
+    for step, (weight, expected) in enumerate(((1.0, 0.9), (2.0, 1.8), (3.0, 2.76))):
+        nn.init.constant_(model.weight, weight)
+        average.update(step)
+        assert average.state["weight"].item() == pytest.approx(expected)
+    assert model.weight.item() == 3.0
+
+
+def test_a_long_average_is_a_loop_over_the_weights() -> None:
+    model, decay = network(), 0.97
+    average = WeightAverage(model, decay)
+    expected = {name: value.detach().double() for name, value in model.named_parameters()}
+    for step in walk(model, range(400)):
+        average.update(step)
+        keep = min(decay, (1 + step) / (10 + step))
+        for name, value in model.named_parameters():
+            expected[name] = keep * expected[name] + (1 - keep) * value.detach().double()
+    assert average.state.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(average.state[name].double(), expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_once_the_decay_has_grown_it_is_pytorchs_average() -> None:
+    """From the 17th update on a decay of 0.6 is below (1 + n) / (10 + n)."""
+    model = network()
+    average = WeightAverage(model, 0.6)
+    for step in walk(model, range(17)):
+        average.update(step)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.6))
+    for name, value in theirs.module.named_parameters():
+        value.data.copy_(average.state[name])
+    theirs.n_averaged.fill_(1)
+    for step in walk(model, range(17, 60)):
+        average.update(step)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.named_parameters():
+        torch.testing.assert_close(average.state[name], value.detach())
+
+
+def test_a_constant_weight_is_its_own_average() -> None:
+    model = network()
+    average = WeightAverage(model, 0.999)
+    for step in range(50):
+        average.update(step)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(average.state[name], value.detach())
+
+
+def test_a_resumed_average_goes_on_to_the_very_same_bytes() -> None:
+    """Whatever the order of names in the checkpoint."""
+    whole = network()
+    without_stop = WeightAverage(whole, 0.9)
+    for step in walk(whole, range(20)):
+        without_stop.update(step)
+
+    model = network()
+    first = WeightAverage(model, 0.9)
+    for step in walk(model, range(12)):
+        first.update(step)
+    resumed = copy.deepcopy(model)
+    second = WeightAverage(resumed, 0.9)
+    second.state = {name: value.clone() for name, value in reversed(first.state.items())}
+    for step in walk(resumed, range(12, 20)):
+        second.update(step)
+    assert all(torch.equal(value, without_stop.state[name]) for name, value in second.state.items())
+
+
+def test_frozen_weights_are_not_averaged() -> None:
+    model = network()
+    model[0].requires_grad_(False)  # type: ignore[index]
+    assert set(WeightAverage(model, 0.9).state) == {"1.weight", "1.bias"}
+
+
+def test_gradients_do_not_flow_into_the_average() -> None:
+    model = network()
+    average = WeightAverage(model, 0.9)
+    model(torch.ones(1, 5)).sum().backward()
+    average.update(0)
+    assert all(not value.requires_grad and value.grad is None for value in average.state.values())
+
+
+def test_sharded_weights_have_the_same_average(tmp_path: Path) -> None:
+    plain, sharded = network(), network()
+    expected = WeightAverage(plain, 0.5)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        average = WeightAverage(sharded, 0.5)
+        for step in range(12):
+            for model, ema in ((plain, expected), (sharded, average)):
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.mul_(1.1).add_(0.1 * step)
+                ema.update(step)
+        for name, value in average.state.items():
+            assert torch.equal(value.full_tensor(), expected.state[name])  # type: ignore[attr-defined]
+    finally:
+        dist.destroy_process_group()
+
+
+def test_schedule_by_hand() -> None:
+    """Warm-up over 4 of 12 steps to 0.8, then half a cosine over 8."""
+    rates = [learning_rate(step, 0.8, 4, 12) for step in range(12)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    # 0.4 · (1 + cos(π · k / 8)) at k = 0, 2, 4, 6
+    assert rates[4::2] == pytest.approx([0.8, 0.682843, 0.4, 0.117157], abs=1e-6)
+    assert all(later < earlier for earlier, later in pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("warmup", [0, 0.5, 1])
+def test_no_step_is_spent_on_a_rate_of_nothing(steps: int, warmup: float) -> None:
+    assert all(learning_rate(step, 1.0, warmup, steps) > 0 for step in range(steps))
+
+
+def test_schedule_without_warm_up_is_the_cosine_alone() -> None:
+    rates = [learning_rate(step, 1.0, 0, 4) for step in range(4)]
+    assert rates == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def test_warm_up_of_a_fraction_of_a_step_count() -> None:
+    """2.5 epochs of 3 steps are 7.5 steps: step 6 ends at 7 / 7.5, and no rate is above the highest."""
+    rates = [learning_rate(step, 1.0, 7.5, 30) for step in range(30)]
+    assert rates[6] == pytest.approx(7 / 7.5)
+    assert max(rates) <= 1.0
+
+
+def test_warm_up_as_long_as_the_run_never_falls() -> None:
+    rates = [learning_rate(step, 1.0, 5, 5) for step in range(5)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_rate_follows_the_batch() -> None:
+    """0.1 is for 64 clips: 16 get a quarter of it, 256 four times as much."""
+    recipe = Recipe(learning_rate=0.1, learning_rate_batch=64)
+    assert [scaled_learning_rate(recipe, batch) for batch in (16, 64, 256)] == pytest.approx([0.025, 0.1, 0.4])
+    assert scaled_learning_rate(recipe.model_copy(update={"learning_rate_batch": None}), 16) == 0.1
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 200), (2, 100), (3, 67), (19, 11), (20, 10), (1000, 10)])
+def test_few_videos_get_more_epochs(steps_per_epoch: int, epochs: int) -> None:
+    """200 steps at least, in whole epochs, and ten epochs at least."""
+    assert planned_epochs(Recipe(epochs=10, min_steps=200), steps_per_epoch) == epochs
+
+
+def test_a_run_is_scored_as_often_as_its_recipe_has_epochs() -> None:
+    """9 videos are 2 steps; 42 steps are 21 epochs, 5 for each of the recipe's 4, and a score after the last."""
+    recipe = Recipe(epochs=4, min_steps=42, warmup_epochs=1, batch_size=4, learning_rate=0.1, learning_rate_batch=8)
+    schedule = Schedule.planned(recipe, 9)
+    assert (schedule.batch_size, schedule.steps_per_epoch, schedule.epochs, schedule.num_steps) == (4, 2, 21, 42)
+    assert [step for step in range(43) if schedule.is_scored(step)] == [10, 20, 30, 40, 42]
+    assert [schedule.times_scored(step) for step in (0, 10, 20, 40, 42)] == [0, 1, 2, 4, 5]
+    # The warm-up is a quarter of the run, to half the rate, for half the batch.
+    assert max(map(schedule.rate, range(42))) == pytest.approx(0.05, rel=1e-3)
+    assert schedule.rate(8) == pytest.approx(0.05 * 9 / 10.5)
+
+
+def test_a_batch_of_more_videos_than_there_are_is_of_all_of_them() -> None:
+    schedule = Schedule.planned(Recipe(epochs=2, min_steps=0, batch_size=64), 9)
+    assert (schedule.batch_size, schedule.steps_per_epoch, schedule.num_steps) == (9, 1, 2)

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: exact, whole or not there, for any number of processes, and never a pickle.
+"""A run's checkpoints: exact, atomic, independent of the number of processes, and never a pickle.
 
 RUN/checkpoints/step-00000120/ holds
-- shard-00001-model-00001-of-00007.safetensors …: what each process had of the tensors, as torch.distributed.checkpoint
-  writes and reads it: of a sharded one its part, whose place is in the file's metadata;
-- state.json: what else the run needs to go on;
-- SHA256SUMS: of all these, as `sha256sum --check` reads it.
+- shard-00001-model-00001-of-00007.safetensors …: the tensors of each process, written and read by
+  torch.distributed.checkpoint; a file has each sharded tensor's part, and its metadata say which part;
+- state.json: everything else that the run needs to resume;
+- SHA256SUMS: the checksums of all these files, for `sha256sum --check`.
 """
 
 import errno
@@ -33,30 +33,30 @@ from vivit.training.optim import WeightAverage
 
 STATE, SUMS = "state.json", "SHA256SUMS"
 UNFINISHED = ".unfinished-"
-# A file is made up in memory, twice, before it is written: of all tensors at once that would be a lot.
+# Two copies of each file are in memory before it is written, so files must not be too large.
 TENSORS_PER_FILE = 64
 TROUBLES = (OSError, SafetensorError, ValueError)
 Result = TypeVar("Result")
 
-# A run of one process needs no process group. Here, because a filter cannot be set for one thread alone.
+# A run of one process needs no process group. This is set here because filters are not per thread.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 class Failure(Exception):
-    """What went wrong in one of the processes."""
+    """Something went wrong in one of the processes."""
 
 
 class Writer(dcp.HuggingFaceStorageWriter):
-    """Writes the tensors of each process to files, and lets the first process finish when all have."""
+    """Writes the tensors of each process to files; when all have, the first process finishes the checkpoint."""
 
     def __init__(self, folder: Path, file_numbers: dict[str, int], finish: Callable[[list[str]], None]) -> None:
         """
         Args:
-            file_numbers: in which file of a process each tensor comes, from 1.
-            finish: is given the names of all files.
+            file_numbers: tensor → the number of the file, from 1, that each process writes it to.
+            finish: called with the names of all files.
         """
         super().__init__(str(folder), file_numbers, save_distributed=True)
-        # The tensors are in CPU memory; to copy them from a device would make the thread use the first one.
+        # The tensors are in CPU memory; copying from a device would make this thread use the first GPU.
         self.per_thread_copy_ahead = 0
         self._finish = finish
 
@@ -65,9 +65,9 @@ class Writer(dcp.HuggingFaceStorageWriter):
 
 
 class Planner(dcp.DefaultLoadPlanner):
-    """Refuses, before anything is filled, tensors that differ from the checkpoint's in names or shapes.
+    """Refuses tensors whose names or shapes differ from the checkpoint's, before any of them is filled.
 
-    Torch's own passes over what is in a checkpoint and not asked for.
+    Torch's planner ignores tensors that are in the checkpoint but not asked for.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -79,21 +79,21 @@ class Planner(dcp.DefaultLoadPlanner):
     ) -> None:
         assert metadata is not None
         if other := _difference(metadata.state_dict_metadata, state_dict):
-            raise UserError(f"{self._checkpoint}: not of this model and optimiser: {other}; give another --out")
+            raise UserError(f"{self._checkpoint}: from another model or optimiser: {other}; give another --out")
         super().set_up_planner(state_dict, metadata, is_coordinator)
 
 
 class Checkpoints:
-    """The checkpoints in a folder, RUN/checkpoints; the folder has to be one that all processes share.
+    """The checkpoints in RUN/checkpoints, a folder that all processes share.
 
-    Every process has to make one, and to call each method when the others do. What is done in the background does not
-    touch the devices, nor the process group that training uses.
+    Every process makes one, and calls each method when the others do. The work in the background uses neither the
+    devices nor the process group of the training.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         """
         Args:
-            keep: how many of the latest stay, at least 1.
+            keep: how many of the latest checkpoints to leave, at least 1.
         """
         self._folder, self._keep = folder, keep
         many = dist.is_initialized()
@@ -101,27 +101,27 @@ class Checkpoints:
         if self._rank == 0:
             for leftover in folder.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        # No process is through this before all are at it: none writes while leftovers are cleared away.
+        # This waits for all processes, so none writes while leftovers are being deleted.
         self._group = dist.new_group(backend="gloo") if many else None
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._saving: Future[None] | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take the state after `step` steps as it is now, and write it in the background.
+        """Copy the state after `step` steps now, and write it in the background.
 
-        It appears under its name when all of it is on the disk; only then old ones are deleted. A save that is still
-        under way is waited for first.
+        The checkpoint gets its name once all of it is on the disk; only then old ones are deleted. If the save before
+        this one is still under way, wait for it first.
 
         Args:
-            tensors: the same names in every process; sharded ones (DTensor) are written by those that have them, others
-                by the first process.
-            state: what else the run needs to go on, as JSON; the first process's counts.
+            tensors: the same names in every process. Each process writes its part of sharded tensors (DTensor), the
+                first process writes all others.
+            state: everything else that the run needs to resume, as JSON; the first process's is written.
 
         Raises:
-            UserError: the save before this one failed, as on a full disk; it is raised in every process.
+            UserError: in every process, if the save before this one failed, as on a full disk.
         """
         self.wait()
-        # What all processes have alike only the first one writes; the others need no copy of it.
+        # Only the first process writes tensors that are equal in all processes; the others need no copy.
         copies = {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -132,10 +132,10 @@ class Checkpoints:
         self._saving = self._writer.submit(self._write, f"step-{step:08d}", copies, file_numbers, said)
 
     def wait(self) -> None:
-        """Return when the last save is on the disk.
+        """Wait until the last save is on the disk.
 
         Raises:
-            UserError: it failed; it is raised once, in every process.
+            UserError: in every process, once, if it failed.
         """
         if self._saving is not None:
             wait_for([self._saving])
@@ -147,19 +147,19 @@ class Checkpoints:
     ) -> dict[str, Any] | None:
         """Fill the tensors in place from the latest checkpoint that is not damaged.
 
-        Damaged ones on the way are renamed to damaged-step-…, and a line is said of each.
+        Damaged ones on the way are renamed to damaged-step-…, with a line about each.
 
         Args:
-            tensors: called where there is a checkpoint; what it returns may be plain or sharded (DTensor), however it
-                was when it was saved.
+            tensors: called if there is a checkpoint. The tensors may be plain or sharded (DTensor), whatever they were
+                when they were saved.
 
         Returns:
-            The state, "step" in it; None where there is no checkpoint at all.
+            The state, including "step"; None if there is no checkpoint.
 
         Raises:
-            UserError: all are damaged, or it is of other tensors; nothing has been filled.
+            UserError: all checkpoints are damaged, or have other tensors; no tensor was changed.
         """
-        # The first process's listing counts: on a shared file system others may still see an older one.
+        # Use the first process's listing: on a shared file system, others may still see an older one.
         names = self._everyones([path.name for path in reversed(checkpoints(self._folder))])[0]
         if not names:
             return None
@@ -177,11 +177,11 @@ class Checkpoints:
             return state
         reasons = "; ".join(f"{name}: {reason}" for name, reason in damaged.items())
         raise UserError(
-            f"{self._folder}: no checkpoint is whole ({reasons}); delete {self._folder.parent} to begin again"
+            f"{self._folder}: all checkpoints are damaged ({reasons}); delete {self._folder.parent} to start again"
         )
 
     def _load(self, checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Fill the tensors from this checkpoint and return the state; Failure is raised of a damaged one."""
+        """Fill the tensors from this checkpoint and return the state. Raises Failure if it is damaged."""
         state = self._together(lambda: self._checked(checkpoint))
         reader, planner = dcp.HuggingFaceStorageReader(str(checkpoint)), Planner(checkpoint)
         self._together(
@@ -200,7 +200,7 @@ class Checkpoints:
             raise UserError(f"{self._folder}: checkpoint not written ({error}); the one before it is whole") from None
 
     def _finish(self, unfinished: Path, name: str, files: list[str], state: str) -> None:
-        """Put a checkpoint in place of which all processes have written their files."""
+        """Give the checkpoint its name, now that all processes have written their files."""
         if missing := [file for file in files if not (unfinished / file).exists()]:
             raise ValueError(f"{missing[0]} is missing; all processes must share the folder")
         (unfinished / STATE).write_text(state, encoding="utf-8")
@@ -216,19 +216,19 @@ class Checkpoints:
             _delete(old)
 
     def _checked(self, checkpoint: Path) -> dict[str, Any]:
-        """The state in a checkpoint; each process reads its share of the files to see that they are as written."""
+        """The state in a checkpoint; each process verifies the checksums of some of the files."""
         lines = (checkpoint / SUMS).read_text("utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if STATE not in sums:
             raise ValueError(f"{SUMS} lacks {STATE}")
         for number, (name, digest) in enumerate(sums.items()):
             if number % self._processes == self._rank and _sha256(checkpoint / name) != digest:
-                raise ValueError(f"{name} is not as it was written")
+                raise ValueError(f"{name} has changed since it was written")
         state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
         return state
 
     def _together(self, work: Callable[[], Result]) -> Result:
-        """Do the work; where it fails in one process, raise Failure in all."""
+        """Do the work; if it fails in one process, raise Failure in all of them."""
         try:
             result, failure = work(), ""
         except dcp.CheckpointException as error:
@@ -241,7 +241,7 @@ class Checkpoints:
         return result
 
     def _everyones(self, value: Any) -> list[Any]:
-        """This value of each process, in their order."""
+        """The values of all processes, in rank order."""
         if self._group is None:
             return [value]
         values = [None] * self._processes
@@ -255,14 +255,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _difference(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """How they differ in names or shapes, or nothing."""
+    """The first difference in names or shapes, in words; "" if there is none."""
     if unequal := saved.keys() ^ tensors.keys():
         name = min(unequal)
-        return f"{name} is {'not in it' if name in tensors else 'in it and not here'}"
+        return f"{name} is {'not in it' if name in tensors else 'in it, but not in this run'}"
     for name, tensor in tensors.items():
         if saved[name].size != tensor.shape:
             there, here = (" × ".join(map(str, shape)) for shape in (saved[name].size, tensor.shape))
-            return f"{name} is {there} in it and {here} here"
+            return f"{name} is {there} in it and {here} in this run"
     return ""
 
 
@@ -272,12 +272,12 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot do this to a folder, and need not.
+        # Some network file systems cannot sync a folder, and need not.
         if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
             raise
     finally:
@@ -285,7 +285,7 @@ def _sync(path: Path) -> None:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint such that what is left, should this be interrupted, does not look like one."""
+    """Delete a checkpoint; if interrupted, what is left is not taken for a checkpoint."""
     leaving = checkpoint.with_name(f"{UNFINISHED}{checkpoint.name}-deleted")
     with suppress(OSError):
         checkpoint.rename(leaving)
@@ -293,7 +293,7 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _move_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it is not taken for one again."""
+    """Rename a damaged checkpoint, so that it is not read again."""
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):
@@ -303,20 +303,19 @@ def _move_aside(checkpoint: Path) -> None:
 def training_tensors(
     model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
 ) -> dict[str, Tensor]:
-    """All tensors that decide how training goes on, themselves and not copies: to be saved, or to be loaded into.
+    """All tensors that decide how training continues, not copies of them: to be saved, or to be loaded into.
 
-    The state of an optimiser that has not stepped yet is made, as zeros, from which its first step is the same.
+    If the optimiser has not stepped yet, its state is made, as zeros, which leaves its first step the same.
 
     Args:
-        model: without a wrapper such as DDP; it may be sharded.
-        optimiser: torch's own, not Accelerate's around it.
+        model: without a wrapper such as DDP; its parameters may be sharded.
+        optimiser: torch's own, not Accelerate's wrapper.
 
     Returns:
-        "model/NAME", "optimiser/NAME/KEY" and "average/NAME", where NAME is that of the parameter in the model: the
-        number and the order of the processes do not matter.
+        "model/NAME", "optimiser/NAME/KEY" and "average/NAME", where NAME is the parameter's name in the model. They do
+        not depend on the number of processes.
     """
-    # First, because by this a sharded model lets go of what it has gathered, and its parameters are the shards again
-    # that the optimiser knows.
+    # First: this makes a sharded model free its gathered parameters, so that they are the shards the optimiser knows.
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     _make_state(optimiser)
     for name, parameter in model.named_parameters():
@@ -329,9 +328,9 @@ def training_tensors(
 
 
 def kept_weights(model: nn.Module, average: WeightAverage | None) -> dict[str, Tensor]:
-    """The state dict of the model that a run leaves: whole, in CPU memory, and averaged where there is an average.
+    """The state dict of the model to score and save: unsharded, in CPU memory, averaged if there is an average.
 
-    Every process has to call it, and each gets all of it.
+    Every process must call it, and each gets the whole.
     """
     weights = model.state_dict()
     if average is not None:
@@ -344,14 +343,14 @@ def kept_weights(model: nn.Module, average: WeightAverage | None) -> dict[str, T
 
 
 def _make_state(optimiser: torch.optim.Optimizer) -> None:
-    """Make the tensors that the optimiser makes in its first step for those parameters that have none, as zeros."""
+    """Make the state that the optimiser makes in its first step, as zeros, for parameters that have none."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     without = {parameter for parameter in parameters if parameter.requires_grad and not optimiser.state.get(parameter)}
     if not without:
         return
     gradients = [parameter.grad for parameter in parameters]
     rates = [group["lr"] for group in optimiser.param_groups]
-    # A step at rate 0 changes no parameter, and one without a gradient is passed over.
+    # A step at rate 0 changes no parameter, and skips parameters without a gradient.
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter) if parameter in without else None
     for group in optimiser.param_groups:

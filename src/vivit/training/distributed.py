@@ -1,4 +1,4 @@
-"""One process or many: Accelerate starts them, and the model learns nothing of it."""
+"""One process or many: started by Accelerate, unknown to the model."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -30,31 +30,31 @@ def start_processes(device: torch.device, precision: Precision, track: Tracker |
     """Join the processes that torchrun started, or be the only one.
 
     Args:
-        device: its type decides; with several processes each takes the GPU of its local rank.
+        device: only its type matters; of several processes, each takes the GPU of its local rank.
         track: where curves go besides TensorBoard.
-        shard: whether the model is to be spread over them.
+        shard: whether to spread the model over the processes.
 
     Raises:
-        UserError: the tracker is not installed, or there is but one process to shard over.
+        UserError: the tracker is not installed, or there is only one process to shard over.
     """
     if track is not None and importlib.util.find_spec(track) is None:
         raise UserError(f"track: {track} is not installed; pip install {track}")
-    # Accelerate keeps the settings of the run before, where one process has several.
+    # Within one process, Accelerate would keep the settings of an earlier run.
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "float32" else precision,
         log_with=None if track is None else [track],
-        # Gradients lie in what is sent, not in a copy beside it.
+        # Gradients are views of the buffers that are sent, not copies.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if shard and accelerator.num_processes == 1:
-        raise UserError("shard: there is one process; start several with torchrun (docs/clusters.md)")
+        raise UserError("shard: there is only one process; start several with torchrun (docs/clusters.md)")
     return accelerator
 
 
 def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precision: Precision) -> nn.Module:
-    """What to call in place of the network: DDP over it, or the network itself, sharded in place by FSDP2."""
+    """The network to call in training: wrapped in DDP, or sharded in place by FSDP2."""
     network.to(accelerator.device)
     if not shard:
         return accelerator.prepare_model(network)
@@ -72,7 +72,7 @@ def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precis
 
 @contextmanager
 def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> Iterator[None]:
-    """Within it gradients add up in each process and are not averaged, if `local`."""
+    """If `local`, add up gradients in each process for now instead of averaging them over processes."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(not local)
         yield
@@ -84,7 +84,7 @@ def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bo
 
 
 def summed(values: list[float], accelerator: Accelerator) -> list[float]:
-    """Each value's sum over the processes."""
+    """The sum of each value over the processes; every process must call it."""
     if accelerator.num_processes == 1:
         return values
     total: Tensor = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
@@ -92,7 +92,7 @@ def summed(values: list[float], accelerator: Accelerator) -> list[float]:
 
 
 def together(work: Callable[[], Result]) -> Result:
-    """Do the work in every process; where one has a UserError, all raise it, and none waits for it in vain."""
+    """Do the work in every process; if one gets a UserError, all raise it, so that none waits in vain."""
     result, failure = None, ""
     try:
         result = work()
@@ -104,12 +104,12 @@ def together(work: Callable[[], Result]) -> Result:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether this is what a process finds that waits for one that has ended."""
+    """Whether the error means that a process we were waiting for has ended."""
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def start_trackers(accelerator: Accelerator, out: Path, step: int, recipe: Recipe, track: Tracker | None) -> None:
-    """Begin the curves, or go on with them after `step`."""
+    """Start the curves, or continue them after `step`."""
     accelerator.log_with.append(TensorBoardTracker("tensorboard", out, purge_step=step + 1))
     fields: dict[str, Any] = {"name": out.name, "config": recipe.model_dump(mode="json")}
     accelerator.init_trackers("vivit", init_kwargs={} if track is None else {track: fields})

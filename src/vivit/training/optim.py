@@ -1,4 +1,4 @@
-"""Optimisers, and the share of the learning rate that each layer gets (paper, table 7)."""
+"""The optimiser, learning rates by step and layer, the EMA of the weights, and when to score (paper, table 7)."""
 
 import math
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from vivit.training.recipe import Recipe
 
 
 def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW over the parameters that are trained; weight decay on kernels only.
+    """SGD with momentum 0.9, or AdamW, over the trained parameters; weight decay on kernels only.
 
-    Each group has "lr_scale", the share of the learning rate that its layer gets: `layer_decay` for each layer above
-    it, so 1 for the heads (layer-wise learning rate decay, as in BEiT, arXiv 2106.08254). Without layer decay there
-    are two groups, kernels and all else.
+    Each parameter group has "lr_scale", the factor for its layer's learning rate: `layer_decay` to the power of the
+    number of layers above it, hence 1 for the heads (layer-wise learning rate decay as in BEiT, arXiv 2106.08254).
+    Without layer decay there are two groups, kernels and the rest.
 
     Args:
-        model: a ViViT or a part of one, on its device; where it is to be sharded, after that.
+        model: a ViViT or a part of one, on its device, sharded if it is to be sharded.
     """
     above = layers_above(model)
     positions = {
@@ -38,7 +38,7 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [
         {"params": group, "weight_decay": decay, "lr_scale": scale} for (decay, scale), group in groups.items()
     ]
-    # One kernel for all parameters; there is none for SGD on sharded ones.
+    # One kernel updates all parameters; for sharded ones, SGD has no such kernel.
     fused = all(p.device.type in ("cpu", "cuda") and not isinstance(p, DTensor) for p in model.parameters())
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "sgd":
@@ -50,10 +50,10 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def layers_above(model: nn.Module) -> dict[str, int]:
-    """Parameter → how many layers lie between its own and the logits: 0 for the heads, the most for the embedding.
+    """Parameter → the number of layers between its own and the logits: 0 for the heads, the most for the embedding.
 
-    A block is a layer. Below the first lie the embedding and its positions as one, and so does, between the factorised
-    encoder's two encoders, all that stands there. What follows the last block belongs to the heads.
+    Each block is a layer, and so are the embedding with its positions, and everything between the factorised encoder's
+    two encoders. What follows the last block counts as part of the heads.
     """
     modules = list(model.modules())
     adapters = [module for module in modules if isinstance(module, Adapter)]
@@ -73,33 +73,33 @@ def layers_above(model: nn.Module) -> dict[str, int]:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the rate."""
+    """Set the rate of every group, scaled for its layer."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 class WeightAverage:
-    """The exponential moving average of the weights that are trained.
+    """The exponential moving average (EMA) of the trained weights.
 
-    It starts as the weights are. To forget them soon, the decay grows: after n steps it is (1 + n) / (10 + n), up to
-    the one given (TensorFlow: `ExponentialMovingAverage` with `num_updates`), so that the average reaches back over
-    about a tenth of the steps so far.
+    It starts from the initial weights. To forget them soon, the decay grows: after n steps it is (1 + n) / (10 + n), at
+    most the given one (as TensorFlow's `ExponentialMovingAverage` with `num_updates`), so that the average covers about
+    the last tenth of the steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """
         Args:
-            model: on its device; where its parameters are sharded, after that, and the average is sharded alike.
-            decay: what stays of the average at each update, from 0 to below 1.
+            model: on its device, sharded if it is to be sharded; the average is sharded like it.
+            decay: the weight of the old average at each update, from 0 to below 1.
         """
         self.decay = decay
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.state: dict[str, Tensor] = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        """Parameter → its average, float32; all that a resumed run has to restore."""
+        """Parameter → its average, float32; all that a resumed run must restore."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights as they are now, after a step of the optimiser; `step` counts those before it."""
+        """Average in the current weights after optimiser step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [self.state[name] for name in self._weights]
         torch._foreach_lerp_(averages, list(self._weights.values()), 1 - decay)
@@ -107,10 +107,10 @@ class WeightAverage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a run, numbered from 1 where they are done, and from 0 where they are to be."""
+    """The steps of a run. `step` numbers a step from 0; `done` is the number of completed steps."""
 
     batch_size: int
-    """Clips of a step, of all processes together."""
+    """Clips per step, over all processes."""
     steps_per_epoch: int
     epochs: int
     steps_per_score: int
@@ -119,7 +119,7 @@ class Schedule:
 
     @classmethod
     def planned(cls, recipe: Recipe, num_videos: int) -> Self:
-        """That of a recipe for so many training videos."""
+        """The schedule of a recipe for this number of training videos."""
         batch_size = min(recipe.batch_size, num_videos)
         per_epoch = steps_per_epoch(num_videos, recipe.batch_size)
         epochs = planned_epochs(recipe, per_epoch)
@@ -127,7 +127,7 @@ class Schedule:
             batch_size=batch_size,
             steps_per_epoch=per_epoch,
             epochs=epochs,
-            # As often as the recipe's own epochs say: where a few videos have many short epochs, not after each.
+            # As often as the recipe has epochs: a few videos get more and shorter ones, not all of which are scored.
             steps_per_score=per_epoch * (epochs // recipe.epochs),
             warmup_steps=recipe.warmup_epochs / recipe.epochs * epochs * per_epoch,
             highest_rate=scaled_learning_rate(recipe, batch_size),
@@ -138,38 +138,38 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def rate(self, step: int) -> float:
-        """The learning rate of the step that comes after so many."""
+        """The learning rate of this step."""
         return learning_rate(step, self.highest_rate, self.warmup_steps, self.num_steps)
 
     def is_scored(self, done: int) -> bool:
-        """Whether the model is scored when so many steps are done."""
+        """Whether to score the model after this many steps."""
         return done > 0 and (done % self.steps_per_score == 0 or done == self.num_steps)
 
     def times_scored(self, done: int) -> int:
-        """How often the model has been scored when so many steps are done, where it is scored after the last."""
+        """The number of scores so far, including one that is due after the last of these steps."""
         return math.ceil(done / self.steps_per_score)
 
 
 def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The recipe's epochs, or more where they would be fewer steps than it wants.
+    """The recipe's epochs, or more if they have fewer steps than its `min_steps`.
 
-    The warm-up's share of the run stays what it is: `warmup_epochs` of `epochs`.
+    The warm-up keeps its fraction of the run: `warmup_epochs` / `epochs`.
     """
     return max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
 
 
 def scaled_learning_rate(recipe: Recipe, batch: int) -> float:
-    """The highest learning rate for updates of `batch` clips: in proportion to the batch that the recipe's is for."""
+    """The peak learning rate for batches of `batch` clips, in proportion to the recipe's own batch."""
     if recipe.learning_rate_batch is None:
         return recipe.learning_rate
     return recipe.learning_rate * batch / recipe.learning_rate_batch
 
 
 def learning_rate(step: int, highest: float, warmup_steps: float, num_steps: int) -> float:
-    """Linear from 0 over the warm-up, then half a cosine towards 0 at `num_steps`.
+    """Linear warm-up from 0, then half a cosine down to 0 at `num_steps`.
 
-    While it rises a step has the rate of its end, and while it falls that of its beginning: none is spent on a rate of
-    0. (Scenic, train_lib/lr_schedules.py, has those of their beginnings, so its first step changes nothing.)
+    While the rate rises, a step uses its value at the end of the step; while it falls, at the beginning. So no step has
+    rate 0. (Scenic, train_lib/lr_schedules.py, always uses the beginning, so its first step changes nothing.)
     """
     if step + 1 < warmup_steps:
         return highest * (step + 1) / warmup_steps
