@@ -1,5 +1,7 @@
 """What the machine offers: devices, precision, threads and free memory."""
 
+import atexit
+import gc
 import os
 import platform
 import resource
@@ -12,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from vivit.errors import UserError
 
@@ -124,6 +127,32 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; every process has to ask."""
         return any(self.gather([flag]))
+
+
+def leave_process_groups() -> None:
+    """Destroy torch.distributed's process groups, if there are any, and join their threads.
+
+    Call it once every network that DDP wraps has been dropped. A wrapped network holds its group, and one that is freed
+    later joins gloo's threads without releasing the GIL. A thread that is about to free a tensor waits for the GIL: the
+    process never ends.
+    """
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave_gloo_at_exit() -> None:
+    """Join gloo's threads at exit, before the interpreter shuts down; one that frees a tensor later aborts the process.
+
+    NCCL's groups are left to the operating system: after a failure their orderly end may wait for another rank forever.
+    """
+    atexit.register(_leave_gloo)
+
+
+def _leave_gloo() -> None:
+    # An uncaught exception's traceback still holds the networks of its frames.
+    if dist.is_initialized() and dist.get_backend() == "gloo" and not hasattr(sys, "last_traceback"):
+        leave_process_groups()
 
 
 def exit_after(wait: Callable[[], object]) -> None:

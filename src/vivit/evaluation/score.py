@@ -22,7 +22,7 @@ from vivit.files import as_json, make_folder, write_files
 from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
-from vivit.runtime import Ranks, pick_device
+from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
 from vivit.tables import check_table
 from vivit.video.decode import Decoder
 from vivit.video.options import ReadOptions
@@ -68,6 +68,7 @@ def score_model(
         out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")
     make_folder(out)
     processes = PartialState(cpu=device == "cpu")
+    leave_gloo_at_exit()
     ranks = Ranks(processes.process_index, processes.num_processes, gather_object)
     main = processes.is_main_process
     model.to(pick_device(device))

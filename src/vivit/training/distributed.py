@@ -3,8 +3,9 @@
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,34 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from vivit.errors import UserError
+from vivit.errors import Stopped, UserError
 from vivit.model.encoder import Encoder
-from vivit.runtime import DTYPES, Precision
+from vivit.runtime import DTYPES, Precision, leave_gloo_at_exit, leave_process_groups
 from vivit.training.recipe import Recipe
 
 Tracker = Literal["wandb", "trackio"]
 Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+
+
+def leaves_process_groups(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make `run` leave the process groups that it joined.
+
+    A decorator, because the networks in the frame of `run` must be freed first: see `leave_process_groups`.
+    """
+
+    @wraps(run)
+    def leaving(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            result = run(*args, **kwargs)
+        except (UserError, Stopped):
+            # Not at once: a checkpoint may still be written, and a rank that fails alone must first say why.
+            leave_gloo_at_exit()
+            raise
+        leave_process_groups()
+        return result
+
+    return leaving
 
 
 def start_processes(device: torch.device, precision: Precision, track: Tracker | None, shard: bool) -> Accelerator:
@@ -59,6 +81,8 @@ def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precis
     if not shard:
         return accelerator.prepare_model(network)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # DTensor's caches keep the mesh for good. The mesh must not keep its groups, and finds them by name without this.
+    getattr(mesh, "_pg_registry", {}).clear()
     dtype = DTYPES[precision]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
     for module in network.modules():

@@ -23,6 +23,7 @@ from vivit.training.distributed import (
     Tracker,
     distribute,
     everyones,
+    leaves_process_groups,
     lost_another,
     start_processes,
     start_trackers,
@@ -41,6 +42,7 @@ from vivit.video.decode import Decoder
 from vivit.video.options import ReadOptions
 
 
+@leaves_process_groups
 def train(
     data: str | Path,
     out: Path,
@@ -151,7 +153,8 @@ def train(
     accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
     # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return learner.kept.eval()
 
 
