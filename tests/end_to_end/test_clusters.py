@@ -18,7 +18,7 @@ import pytest
 import torch.distributed.run
 import yaml
 
-from tests.training.runs import rows, wait_for
+from tests.training.runs import LONGEST, holding, let_go, rows, wait_until_held
 from vivit import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,8 @@ MANIFEST = ROOT / "docs" / "clusters" / "train.k8s.yaml"
 STEPS = 12
 TINY = ("--recipe", "debug", "--epochs", str(STEPS // 2), "--min-steps", "0", "--batch-size", "4", "--workers", "0")
 
-LONGEST = 120  # seconds that a run may take where others have the cores
+# A torchrun that was told to stop ends when the test has sent all signals.
+STOPS = 'while [ ! -e "$JOB/stop" ]; do sleep 0.05; done'
 JOB_ID = os.getpid()  # from which the batch script has its port
 
 # What a batch script asks of Slurm, on one machine. A node is a process group: Slurm, too, signals all processes of a
@@ -41,6 +42,7 @@ case "$1" in
 esac""",
     "scancel": """
 [ "$*" = "--signal=TERM $SLURM_JOB_ID" ] || exit 1
+echo "$@" >> "$JOB/scancel"
 while read -r node; do kill -TERM -- "-$node"; done < "$JOB/nodes" """,
     "srun": """
 while [[ $1 == --* ]]; do shift; done
@@ -88,8 +90,8 @@ def write_command(job: Path, name: str, body: str) -> None:
     (job / "bin" / name).chmod(0o755)
 
 
-def start_job(job: Path, *words: str, nodes: int) -> "subprocess.Popen[str]":
-    """The batch script as Slurm starts it, with one process on each node."""
+def start_job(job: Path, *words: str, nodes: int, **environment: str) -> "subprocess.Popen[str]":
+    """Start the batch script as Slurm does, with one process on each node."""
     (job / "nodes").write_text("")
     slurm = {"JOB_ID": JOB_ID, "JOB_NUM_NODES": nodes, "JOB_NODELIST": "n", "GPUS_ON_NODE": 1, "CPUS_PER_TASK": 1}
     return subprocess.Popen(
@@ -101,8 +103,16 @@ def start_job(job: Path, *words: str, nodes: int) -> "subprocess.Popen[str]":
             **{**os.environ, "OMP_NUM_THREADS": "1", "JOB": str(job)},
             "PATH": f"{job / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             **{f"SLURM_{name}": str(value) for name, value in slurm.items()},
+            **environment,
         },
     )
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    end = time.monotonic() + LONGEST
+    while not file.exists() or len(file.read_text().splitlines()) < count:
+        assert time.monotonic() < end, f"{file} does not get {count} lines"
+        time.sleep(0.01)
 
 
 def requeued(job: Path) -> list[str]:
@@ -127,10 +137,12 @@ def test_a_slurm_job_whose_time_is_over_stops_and_goes_on_when_requeued(
     (patience,) = re.findall(r"--shutdown-timeout (\d+)", BATCH_SCRIPT.read_text())
     assert int(patience) < int(seconds)
 
-    first = start_job(job, *words, nodes=2)
+    first = start_job(job, *words, nodes=2, **holding(after=3, pace=0.5))
     started.append(first)
-    wait_for(first, run, 3)
+    wait_until_held(first, run)
     first.send_signal(signal.Signals[f"SIG{to_script}"])
+    wait_for_lines(job / "scancel", 1)
+    let_go(run)
     log, _ = first.communicate(timeout=LONGEST)
     stopped_after = len(rows(run / "steps.jsonl"))
     assert 3 <= stopped_after < STEPS, log
@@ -156,11 +168,11 @@ def test_a_slurm_job_whose_time_is_over_stops_and_goes_on_when_requeued(
         ("exit 0", [], 0, False),
         ("exit 1", [], 1, False),
         # Its time is over: torchrun ends some time after its SIGTERM, with 1, or with 0 if the run was done just then.
-        ("trap 'sleep 0.3; exit 1' TERM", ["USR1"], 1, True),
-        ("trap 'sleep 0.3; exit 1' TERM", ["USR1", "USR1", "TERM"], 1, True),
+        (f"trap '{STOPS}; exit 1' TERM", ["USR1"], 1, True),
+        (f"trap '{STOPS}; exit 1' TERM", ["USR1", "USR1", "TERM"], 1, True),
         ("trap 'exit 0' TERM", ["USR1"], 0, False),
         # Cancelled: Slurm signals the nodes and the script.
-        ("trap 'sleep 0.3; exit 1' TERM", ["TERM", "nodes"], 1, False),
+        (f"trap '{STOPS}; exit 1' TERM", ["TERM", "nodes"], 1, False),
     ],
 )
 def test_only_a_job_that_was_told_that_its_time_is_over_is_requeued(
@@ -172,14 +184,18 @@ def test_only_a_job_that_was_told_that_its_time_is_over_is_requeued(
     started.append(process)
     while signals and not (len(list(job.glob("ready-*"))) == len((job / "nodes").read_text().split()) == 2):
         assert process.poll() is None
-    for name in signals:
-        time.sleep(0.1)  # of signals that come at once bash may overlook one
+        time.sleep(0.01)
+    for number, name in enumerate(signals, start=1):
         if name == "nodes":
             for node in (job / "nodes").read_text().split():
                 os.killpg(int(node), signal.SIGTERM)
         else:
             process.send_signal(signal.Signals[f"SIG{name}"])
-    process.communicate(timeout=20)
+        if name == "USR1":
+            # Bash may overlook one of two signals that come at once.
+            wait_for_lines(job / "scancel", number)
+    (job / "stop").touch()
+    process.communicate(timeout=LONGEST)
     assert process.returncode == status
     assert requeued(job) == ([f"requeue incomplete {JOB_ID}"] if again else [])
     words = (job / "words").read_text()
@@ -236,7 +252,9 @@ def test_what_the_kubernetes_manifest_says_in_several_places_is_the_same(calls: 
     assert (calls[0]["workers"] + 1) * int(arguments.nproc_per_node) <= container["resources"]["requests"]["cpu"]
 
 
-def start_pod(container: dict[str, Any], index: int, port: int, *words: str) -> "subprocess.Popen[str]":
+def start_pod(
+    container: dict[str, Any], index: int, port: int, *words: str, **environment: str
+) -> "subprocess.Popen[str]":
     """One pod's container with other words for `vivit train`: Kubernetes starts, and signals, its first process."""
     arguments = container["args"][: container["args"].index("train") + 1]
     changes = {"--nproc-per-node": "1", "--rdzv-endpoint": f"localhost:{port}"}
@@ -252,6 +270,7 @@ def start_pod(container: dict[str, Any], index: int, port: int, *words: str) -> 
         env={
             **{**os.environ, "OMP_NUM_THREADS": "1", "JOB_COMPLETION_INDEX": str(index)},
             **{variable["name"]: variable["value"] for variable in container["env"]},
+            **environment,
         },
     )
 
@@ -265,9 +284,10 @@ def test_an_evicted_pod_stops_the_run_and_its_successor_lets_it_go_on(
     words = (str(bright_dark), "--out", str(run), "--device", "cpu", *TINY)
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    started += [start_pod(container, index, port, *words) for index in (0, 1)]
-    wait_for(started[0], run, 3)
+    started += [start_pod(container, index, port, *words, **holding(after=3, pace=0.5)) for index in (0, 1)]
+    wait_until_held(started[0], run)
     started[1].terminate()
+    let_go(run)
     log, _ = started[1].communicate(timeout=LONGEST)
     assert "stopped after step" in log, log
     assert started[0].poll() is None

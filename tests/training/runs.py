@@ -1,4 +1,4 @@
-"""Runs of `vivit train` as a user starts them, in one process or several, killed or told to stop on the way."""
+"""Runs of `vivit train` as a user starts them, in one process or several, held, killed or told to stop on the way."""
 
 import json
 import os
@@ -9,21 +9,43 @@ import time
 from pathlib import Path
 from typing import Any
 
+HOLD = Path(__file__).parent / "hold"
+LONGEST = 600  # seconds; more than any run takes on a busy machine, and the end of one that hangs
+
+
+def holding(after: int, kill_after: float | None = None, pace: float = 0.0) -> dict[str, str]:
+    """The environment of a run that waits after a step, or is killed so many seconds after it: see `hold`."""
+    paths = [str(HOLD), os.environ.get("PYTHONPATH", "")]
+    kill = {} if kill_after is None else {"KILL_AFTER": str(kill_after)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HOLD_AFTER": str(after), "PACE": str(pace), **kill}
+
 
 def start(
-    data: Path, out: Path, *flags: str, processes: int = 1, restarts: int = 0, **popen: Any
+    data: Path,
+    out: Path,
+    *flags: str,
+    processes: int = 1,
+    restarts: int = 0,
+    hold_after: int | None = None,
+    kill_after: float | None = None,
+    **popen: Any,
 ) -> "subprocess.Popen[str]":
-    """In a process group of its own, as a terminal or a scheduler has it; torchrun starts several anew so often."""
+    """Start `vivit train` in a process group of its own, as a terminal or a scheduler does.
+
+    Several processes are started by torchrun, which restarts them up to `restarts` times. `hold_after` and `kill_after`
+    are those of `holding`.
+    """
     words = [sys.executable]
     if processes > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         words += ["--max-restarts", str(restarts)]
+    held = {} if hold_after is None else holding(hold_after, kill_after)
     return subprocess.Popen(
         [*words, "-m", "vivit", "train", str(data), "--out", str(out), "--device", "cpu", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **held},
         start_new_session=True,
         **popen,
     )
@@ -31,22 +53,31 @@ def start(
 
 def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """What it printed, when it has ended well."""
-    out, complaint = process.communicate(timeout=300)
+    out, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 0, complaint[:4000]
     return out, complaint
 
 
-def signal_after(process: "subprocess.Popen[str]", run: Path, step: int, number: signal.Signals, delay: float) -> None:
-    """Send a signal to all its processes, so many seconds after a step is done."""
-    wait_for(process, run, step)
-    time.sleep(delay)
+def wait_until_held(process: "subprocess.Popen[str]", run: Path) -> None:
+    """Wait until the run has done the step that it is held after."""
+    end = time.monotonic() + LONGEST
+    while not (run.parent / "held").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the run does not get to the step that it is to be held after"
+        time.sleep(0.01)
+
+
+def let_go(run: Path) -> None:
+    """Let a run go on that is held; later ones of the same folder may be held again."""
+    (run.parent / "held").unlink()
+    (run.parent / "go").touch()
+
+
+def signal_held(process: "subprocess.Popen[str]", run: Path, number: signal.Signals) -> None:
+    """Send a signal to all processes of a run while it is held, and let it go on."""
+    wait_until_held(process, run)
     os.killpg(process.pid, number)
-
-
-def wait_for(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
-    """Until a step is done, or the process has ended."""
-    while len(rows(run / "steps.jsonl")) < step and process.poll() is None:
-        time.sleep(0.002)
+    let_go(run)
 
 
 def rows(file: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
-from tests.training.runs import finish, rows, signal_after, start, wait_for
+from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
 
 STEPS = 20
 # Without chance in the network: what dropout draws depends on how many clips a process has. Mixup's pairs do not.
@@ -62,15 +62,15 @@ def test_processes_learn_what_one_learns(
 def test_what_some_processes_began_others_finish(bright_dark: Path, tmp_path: Path, alone: Path) -> None:
     """Two with shards of the weights are told to stop, one goes on and is killed, four finish."""
     run = tmp_path / "run"
-    process = start(bright_dark, run, *SETTINGS, "--shard", processes=2)
-    signal_after(process, run, 6, signal.SIGTERM, delay=0.0)
-    process.communicate(timeout=120)
+    process = start(bright_dark, run, *SETTINGS, "--shard", processes=2, hold_after=6)
+    signal_held(process, run, signal.SIGTERM)
+    process.communicate(timeout=LONGEST)
     assert process.returncode != 0
-    assert 6 <= len(rows(run / "steps.jsonl")) < STEPS
+    assert 6 <= len(rows(run / "steps.jsonl")) <= 8
 
-    process = start(bright_dark, run, *SETTINGS, *ALWAYS)
-    signal_after(process, run, 13, signal.SIGKILL, delay=0.0)
-    process.communicate(timeout=60)
+    process = start(bright_dark, run, *SETTINGS, *ALWAYS, hold_after=13, kill_after=0.0)
+    process.communicate(timeout=LONGEST)
+    assert process.returncode == -signal.SIGKILL
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--shard", processes=4))
     assert "going on after step" in out
     firsts = [row["first_step"] for row in rows(run / "sessions.jsonl")]
@@ -83,11 +83,12 @@ def test_a_process_that_dies_is_started_anew_and_the_run_goes_on(
 ) -> None:
     """Elastic restart: torchrun starts all processes again, and they find the last checkpoint."""
     run = tmp_path / "run"
-    process = start(bright_dark, run, *SETTINGS, *ALWAYS, processes=2, restarts=1)
-    wait_for(process, run, 7)
+    process = start(bright_dark, run, *SETTINGS, *ALWAYS, processes=2, restarts=1, hold_after=7)
+    wait_until_held(process, run)
     workers = [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]
     assert len(workers) == 2
     workers[1].kill()
+    let_go(run)
     finish(process)
     assert [row["first_step"] > 0 for row in rows(run / "sessions.jsonl")] == [False, True]
     assert_same_run(run, alone)
@@ -119,7 +120,7 @@ def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, t
     """Only the first one looks at the run's folder."""
     (tmp_path / "run").touch()
     process = start(bright_dark, tmp_path / "run", *SETTINGS, processes=2)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode != 0
     message = f"{tmp_path / 'run'}: cannot create this folder (File exists)"
     said = [line for line in complaint.splitlines() if line.startswith("vivit: ")]
@@ -136,7 +137,7 @@ def test_videos_that_one_process_cannot_read_are_no_traceback_in_the_other(brigh
     (tmp_path / "data" / "train" / "dark" / "dark0.mp4").write_text("no video")
     few = ("--recipe", "debug", "--epochs", "2", "--min-steps", "0", "--batch-size", "2", "--workers", "0")
     process = start(tmp_path / "data", tmp_path / "run", *few, processes=2)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode != 0
     assert "dark0.mp4" in complaint
     assert_no_traceback(complaint)

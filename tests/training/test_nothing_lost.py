@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.support import assert_one_line
-from tests.training.runs import finish, rows, signal_after, start, wait_for
+from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
 
 STEPS = 24
 KILLS = 5
@@ -50,12 +50,13 @@ def test_a_run_killed_at_random_steps_ends_as_one_that_never_was(
 ) -> None:
     run, drawn = tmp_path / "run", random.Random(0)
     for step in sorted(drawn.sample(range(1, STEPS - KILLS), KILLS)):
-        # The killed process may have gone past this step already: the next one does a step of its own before it dies.
+        # The last process may have gone past this step before it died: this one does a step of its own.
         step = max(step, len(rows(run / "steps.jsonl")) + 1)
-        process = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", str(drawn.randrange(3)))
-        # Anywhere within a step, a score, a checkpoint.
-        signal_after(process, run, step, signal.SIGKILL, delay=drawn.random() * 0.05)
-        _, complaint = process.communicate(timeout=60)
+        workers = str(drawn.randrange(3))
+        # At some moment within a step, a score or a checkpoint.
+        moment = drawn.random() * 0.05
+        process = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", workers, hold_after=step, kill_after=moment)
+        _, complaint = process.communicate(timeout=LONGEST)
         assert process.returncode == -signal.SIGKILL, complaint[-1500:]
     out, _ = finish(start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "1"))
     assert "going on after step" in out
@@ -68,12 +69,12 @@ def test_a_run_told_to_stop_finishes_its_step_and_says_how_to_go_on(
     bright_dark: Path, tmp_path: Path, whole: Path, number: signal.Signals, status: int
 ) -> None:
     run = tmp_path / "run"
-    process = start(bright_dark, run, *SETTINGS, "--workers", "2")
-    signal_after(process, run, 5, number, delay=0.0)
-    _, complaint = process.communicate(timeout=60)
+    process = start(bright_dark, run, *SETTINGS, "--workers", "2", hold_after=5)
+    signal_held(process, run, number)
+    _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == status, complaint[-1500:]
     stopped_after = len(rows(run / "steps.jsonl"))
-    assert 5 <= stopped_after < STEPS
+    assert 5 <= stopped_after <= 6
     assert complaint == f"vivit: stopped after step {stopped_after} of {STEPS}; the same command goes on\n"
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
     assert f"going on after step {stopped_after} of {STEPS}" in out
@@ -90,7 +91,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
     process = start(bright_dark, run, *SETTINGS, "--workers", "0", preexec_fn=no_large_files)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 2, complaint[-1500:]
     (line,) = complaint.strip().splitlines()
     assert line.startswith("vivit: ") and "not written" in line
@@ -100,12 +101,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tm
 
 def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
-    first = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0")
-    wait_for(first, run, 2)
-    first.send_signal(signal.SIGSTOP)  # or it might be through before the second is at it
+    first = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0", hold_after=2)
+    wait_until_held(first, run)
     second = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0")
-    _, complaint = second.communicate(timeout=60)
-    first.send_signal(signal.SIGCONT)
+    _, complaint = second.communicate(timeout=LONGEST)
+    let_go(run)
     assert second.returncode == 2
     assert_one_line(complaint, f"vivit: {run}: in use by another vivit train")
     finish(first)
@@ -124,22 +124,25 @@ def workers_of(pid: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_ctrl_c_while_workers_begin_is_one_line(bright_dark: Path, tmp_path: Path, workers: int) -> None:
     """It goes to every process of the terminal: to the server that workers are forked off, and to those just forked."""
-    process = start(bright_dark, tmp_path / "run", *SETTINGS, "--workers", "2")
+    run = tmp_path / "run"
+    # Held at its first step, it cannot be over before the signal comes.
+    process = start(bright_dark, run, *SETTINGS, "--workers", "2", hold_after=0)
     while len(workers_of(process.pid)) < workers and process.poll() is None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
+    (run.parent / "go").touch()
+    _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 130, complaint[-1500:]
     (line,) = complaint.splitlines()
     assert line.endswith("; the same command goes on")
 
 
 def test_workers_end_with_the_process_that_is_killed(bright_dark: Path, tmp_path: Path) -> None:
-    process = start(bright_dark, tmp_path / "run", *SETTINGS, "--workers", "2")
-    wait_for(process, tmp_path / "run", 2)
+    process = start(bright_dark, tmp_path / "run", *SETTINGS, "--workers", "2", hold_after=2)
+    wait_until_held(process, tmp_path / "run")
     orphans = workers_of(process.pid)
     assert len(orphans) == 3
     process.kill()
-    _, alive = psutil.wait_procs(orphans, timeout=20)
-    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(orphans, timeout=LONGEST)
+    process.communicate(timeout=LONGEST)
     assert alive == []
