@@ -394,7 +394,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_again_by_itself(tmp_pat
     for saved in checkpoints(folder):
         cut(saved / FIRST)
     found = filled(0.0)
-    with pytest.raises(UserError, match=f"no checkpoint is whole .*; delete {tmp_path}/run to begin again") as error:
+    with pytest.raises(UserError, match=f"checkpoints are damaged .*; delete {tmp_path}/run") as error:
         Checkpoints(folder).load_latest(lambda: found, pytest.fail)
     assert "\n" not in str(error.value)
     assert_same(found, filled(0.0))
@@ -404,9 +404,9 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_again_by_itself(tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("model/1"), "model/1 is in it and not here"),
+        (lambda tensors: tensors.pop("model/1"), "model/1 is in it, but not in this run"),
         (lambda tensors: tensors.update({"average/1": torch.zeros(1)}), "average/1 is not in it"),
-        (lambda tensors: tensors.update({"model/1": torch.zeros(4, 2)}), "model/1 is 4 × 3 in it and 4 × 2 here"),
+        (lambda tensors: tensors.update({"model/1": torch.zeros(4, 2)}), "model/1 is 4 × 3 in it and 4 × 2 in this"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_one_line_and_stays(
@@ -416,7 +416,7 @@ def test_a_checkpoint_of_another_model_is_one_line_and_stays(
     tensors = filled(0.0)
     change(tensors)
     before = copied(tensors)
-    with pytest.raises(UserError, match=f"step-00000003: not of this model and optimiser: {message}"):
+    with pytest.raises(UserError, match=f"step-00000003: .*{message}"):
         Checkpoints(tmp_path).load_latest(lambda: tensors, pytest.fail)
     assert_same(tensors, before)
     assert names_in(tmp_path) == ["step-00000003"]
@@ -643,12 +643,12 @@ def trouble_in_one_of_two(folder: Path, recipe: Recipe) -> None:
     said: list[str] = []
     state = Checkpoints(folder).load_latest(lambda: training_tensors(*run), said.append)
     assert state == {"step": 3}
-    assert [f"{SECOND} is not as it was written" in line for line in said] == [True]
+    assert [f"{SECOND} has changed since it was written" in line for line in said] == [True]
     dist.barrier()
     assert names_in(folder) == ["damaged-step-00000005", "step-00000003"]
 
     more = {**training_tensors(*run), "model/new": torch.zeros(1)}
-    with pytest.raises(UserError, match="not of this model and optimiser: model/new is not in it"):
+    with pytest.raises(UserError, match="model/new is not in it"):
         Checkpoints(folder).load_latest(lambda: more, pytest.fail)
 
     # A folder that is not the same one for both.
