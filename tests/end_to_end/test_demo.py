@@ -16,7 +16,7 @@ def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: P
     assert page.count('<video src="data:video/mp4;base64,') == 9
     assert page.count("data:image/png;base64,") == 2
     assert page.count("<svg") == 4
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page.replace("http://www.w3.org", "")
     for name in ("factorised_encoder", "average_pooling"):
         scores = json.loads((tmp_path / "demo" / name / "evaluation" / "scores.json").read_text())
         assert scores["videos"] == 9
