@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.conftest import InProcess
 from tests.support import run_vivit
 
 SHARED_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
@@ -26,6 +27,13 @@ def work(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def here(work: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """The command in this process and in that folder."""
+    monkeypatch.chdir(work)
+    return vivit_here
+
+
 def test_train_leaves_a_run(work: Path) -> None:
     run = work / "run"
     for name in ("config.json", "model.safetensors", "recipe.json", "metrics.jsonl", "confusion.png", "tensorboard"):
@@ -36,8 +44,8 @@ def test_train_leaves_a_run(work: Path) -> None:
     assert json.loads((run / "config.json").read_text())["classes"] == {"classes": ["bright", "dark"]}
 
 
-def test_evaluate(work: Path) -> None:
-    result = run_vivit(
+def test_evaluate(work: Path, here: InProcess) -> None:
+    result = here(
         "evaluate",
         "data",
         "--model",
@@ -50,7 +58,6 @@ def test_evaluate(work: Path) -> None:
         "0",
         "--device",
         "cpu",
-        folder=work,
     )
     assert result.status == 0, result.err
     scores = json.loads((work / "run" / "evaluation" / "scores.json").read_text())
@@ -59,7 +66,7 @@ def test_evaluate(work: Path) -> None:
     assert (work / "run" / "evaluation" / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predict_answers_for_what_can_be_read(work: Path, tmp_path: Path) -> None:
+def test_predict_answers_for_what_can_be_read(work: Path, here: InProcess, tmp_path: Path) -> None:
     for name, source in (("a", "bright/bright0"), ("b", "dark/dark0")):
         shutil.copy(work / "data" / f"{source}.mp4", tmp_path / f"{name}.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
@@ -78,33 +85,32 @@ def test_predict_answers_for_what_can_be_read(work: Path, tmp_path: Path) -> Non
         assert sum(scores) == pytest.approx(1)
 
     # For people, and one label: the one at the top.
-    plain = run_vivit("predict", "a.mp4", "--model", work / "run", "--views", "2x1", "--top", "1", folder=tmp_path)
-    assert (plain.status, plain.err) == (0, "")
+    plain = here("predict", tmp_path / "a.mp4", "--model", "run", "--views", "2x1", "--top", "1").succeeded()
     best = answers[0]["predictions"][0]
-    assert plain.out.split() == ["a.mp4", f"{best['score']:.1%}", best["label"]]
+    assert plain.split() == [str(tmp_path / "a.mp4"), f"{best['score']:.1%}", best["label"]]
 
 
-def test_mistakes_are_one_line(work: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(work: Path, here: InProcess) -> None:
     video = "data/bright/bright0.mp4"
-    run_vivit("predict", video, "--model", "run", "--views", "2x2", folder=work).one_line("views", "2x2")
-    run_vivit("predict", video, "--model", "nowhere", folder=work).one_line("nowhere")
-    run_vivit("predict", video, "--model", "run", "--top", "0", folder=work).one_line("top")
-    run_vivit("train", "nothing", "--out", "new", *SMALL, folder=work).one_line("nothing")
-    run_vivit("train", "data", "--out", "run", *SMALL, "--seed", "1", folder=work).one_line("run", "seed 0")
+    here("predict", video, "--model", "run", "--views", "2x2").one_line("views", "2x2")
+    here("predict", video, "--model", "nowhere").one_line("nowhere")
+    here("predict", video, "--model", "run", "--top", "0").one_line("top")
+    here("train", "nothing", "--out", "new", *SMALL).one_line("nothing")
+    here("train", "data", "--out", "run", *SMALL, "--seed", "1").one_line("run", "seed=0")
     assert not (work / "new").exists()
 
 
-def test_model_of_other_classes_than_the_data(work: Path, tmp_path: Path) -> None:
+def test_model_of_other_classes_than_the_data(work: Path, here: InProcess, tmp_path: Path) -> None:
     for source, name in (("bright", "day"), ("dark", "night")):
         shutil.copytree(work / "data" / source, tmp_path / "other" / name)
-    result = run_vivit("evaluate", tmp_path / "other", "--model", "run", folder=work)
+    result = here("evaluate", tmp_path / "other", "--model", "run")
     result.one_line("'day', 'night'", "bright, dark")
 
 
 @pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="the clips are not beside this checkout")
-def test_predict_real_clips(work: Path) -> None:
+def test_predict_real_clips(here: InProcess) -> None:
     videos = sorted(SHARED_VIDEOS.iterdir())
-    result = run_vivit("predict", *videos, "--model", "run", "--json", folder=work)
+    result = here("predict", *videos, "--model", "run", "--json")
     assert (result.status, result.err) == (0, "")
     answers = [json.loads(line) for line in result.out.splitlines()]
     assert [answer["video"] for answer in answers] == [str(video) for video in videos]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.end_to_end.conftest import InProcess
 from tests.end_to_end.test_cli import SMALL
 from tests.support import run_vivit
 
@@ -23,108 +24,108 @@ def work(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Path:
     return folder
 
 
-def test_show_draws_clips_and_their_augmentation(work: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def here(work: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """The command in this process and in that folder."""
+    monkeypatch.chdir(work)
+    return vivit_here
+
+
+def test_show_draws_clips_and_their_augmentation(work: Path, here: InProcess, tmp_path: Path) -> None:
     for arguments, name in (((), "plain.png"), (("--augment", "--randaugment", "2", "15"), "augmented.png")):
-        result = run_vivit(
+        result = here(
             *("data", "show", "data", "--recipe", "demo", "--count", "2", "--out", tmp_path / name, *arguments),
-            folder=work,
         )
         assert result.status == 0, result.err
         assert f"written to {tmp_path / name}" in result.out
     with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "augmented.png") as augmented:
         assert augmented.height > 2 * plain.height
         assert len(np.unique(np.asarray(plain))) > 50
-    run_vivit("data", "show", "data", "--count", "0", folder=work).one_line("count")
+    here("data", "show", "data", "--count", "0").one_line("count")
 
 
-def test_check_finds_the_broken_video_and_fix_leaves_it_out(work: Path, tmp_path: Path) -> None:
+def test_check_finds_the_broken_video_and_fix_leaves_it_out(work: Path, here: InProcess, tmp_path: Path) -> None:
     fixed = work / "good.csv"
-    result = run_vivit("data", "check", "data", "--out", tmp_path / "manifest.json", "--fix", fixed, folder=work)
+    result = here("data", "check", "data", "--out", tmp_path / "manifest.json", "--fix", fixed)
     assert result.status == 1, result.err
     assert "broken.mp4" in result.out
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     bad = [file["name"] for file in manifest["files"] if file.get("problem")]
     assert [Path(name).name for name in bad] == ["broken.mp4"]
-    again = run_vivit("data", "check", fixed, "--out", tmp_path / "again.json", folder=work)
+    again = here("data", "check", fixed, "--out", tmp_path / "again.json")
     assert again.status == 0, again.out
     assert "unreadable (" not in again.out
 
 
-def test_a_model_scores_the_same_on_files_and_on_shards(work: Path, tmp_path: Path) -> None:
-    packed = run_vivit("data", "pack", "data", tmp_path / "shards", folder=work)
+def test_a_model_scores_the_same_on_files_and_on_shards(work: Path, here: InProcess, tmp_path: Path) -> None:
+    packed = here("data", "pack", "data", tmp_path / "shards")
     assert packed.status == 0, packed.err
     assert "broken.mp4" in packed.out
     scores = {}
     for data in (work / "good.csv", tmp_path / "shards"):
         if not data.exists():
-            run_vivit("data", "check", "data", "--out", tmp_path / "m.json", "--fix", data, folder=work)
+            here("data", "check", "data", "--out", tmp_path / "m.json", "--fix", data)
         out = tmp_path / data.stem
-        result = run_vivit(
-            "evaluate", data, "--model", "run", "--views", "1x1", "--out", out, "--device", "cpu", folder=work
-        )
+        result = here("evaluate", data, "--model", "run", "--views", "1x1", "--out", out, "--device", "cpu")
         assert result.status == 0, result.err
         scores[data.stem] = json.loads((out / "scores.json").read_text())
     files, shards = scores["good"], scores["shards"]
     assert shards["top1"] == files["top1"]
     assert shards["data_hash"] == files["data_hash"]
     assert files["unreadable"] == shards["unreadable"] == 0
-    trained = run_vivit("train", tmp_path / "shards", "--out", tmp_path / "run", *SMALL, folder=work)
+    trained = here("train", tmp_path / "shards", "--out", tmp_path / "run", *SMALL)
     assert trained.status == 0, trained.err
-    assert "bright" in run_vivit("info", tmp_path / "run", folder=work).out
+    assert "bright" in here("info", tmp_path / "run").out
 
 
-def test_reencoded_shards_are_smaller_pictures(work: Path, tmp_path: Path) -> None:
-    result = run_vivit(
-        "data", "pack", "data", tmp_path / "shards", "--short-side", "32", "--key-frames", "8", folder=work
-    )
+def test_reencoded_shards_are_smaller_pictures(work: Path, here: InProcess, tmp_path: Path) -> None:
+    result = here("data", "pack", "data", tmp_path / "shards", "--short-side", "32", "--key-frames", "8")
     assert result.status == 0, result.err
-    checked = run_vivit("data", "check", tmp_path / "shards", folder=work)
+    checked = here("data", "check", tmp_path / "shards")
     assert checked.status == 0, checked.out
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert {min(file["width"], file["height"]) for file in manifest["files"]} == {32}
-    again = run_vivit("data", "pack", "data", tmp_path / "shards", "--short-side", "24", folder=work)
+    again = here("data", "pack", "data", tmp_path / "shards", "--short-side", "24")
     again.one_line("holds other shards")
 
 
-def test_a_list_whose_videos_lie_elsewhere(work: Path, tmp_path: Path) -> None:
+def test_a_list_whose_videos_lie_elsewhere(work: Path, here: InProcess, tmp_path: Path) -> None:
     rows = [
         f"{path.parent.name}/{path.name},{path.parent.name}" for path in sorted((work / "data").glob("*/*[0-9].mp4"))
     ]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    run_vivit("train", tmp_path / "list.csv", "--out", tmp_path / "run", *SMALL, folder=work).one_line("not there")
-    result = run_vivit(
-        *("train", tmp_path / "list.csv", "--out", tmp_path / "run", "--videos", work / "data", *SMALL), folder=work
-    )
+    here("train", tmp_path / "list.csv", "--out", tmp_path / "run", *SMALL).one_line("not there")
+    result = here(*("train", tmp_path / "list.csv", "--out", tmp_path / "run", "--videos", work / "data", *SMALL))
     assert result.status == 0, result.err
 
 
-def test_every_augmentation_trains_and_goes_on(work: Path, tmp_path: Path) -> None:
+def test_every_augmentation_trains_and_goes_on(work: Path, here: InProcess, tmp_path: Path) -> None:
     arguments = (
         *("train", work / "good.csv", "--out", tmp_path / "run", *SMALL, "--mixup", "0.3", "--cutmix", "0.5"),
         *("--scale-jitter", "0.9", "1.33", "--colour-jitter", "0.8", "--grey-scale", "0.1", "--randaugment", "2", "15"),
     )
-    assert run_vivit(*arguments, folder=work).status == 0
-    again = run_vivit(*arguments, folder=work)
+    assert here(*arguments).status == 0
+    again = here(*arguments)
     assert again.status == 0, again.err
     assert "is trained already" in again.out
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_reading_in_a_process_that_may_be_ended(verb: str, work: Path, tmp_path: Path) -> None:
+def test_reading_in_a_process_that_may_be_ended(verb: str, here: InProcess) -> None:
     data = "data" if verb == "evaluate" else "data/bright/bright0.mp4"
     arguments = ("--model", "run", "--device", "cpu", "--views", "1x1")
-    assert run_vivit(verb, data, *arguments, "--timeout", "60", folder=work).status == 0
-    late = run_vivit(verb, data, *arguments, "--timeout", "0.0001", folder=work)
+    assert here(verb, data, *arguments, "--timeout", "60").status == 0
+    late = here(verb, data, *arguments, "--timeout", "0.0001")
     assert "took longer than 0.0001 s to read" in late.out + late.err
 
 
-def test_a_recipe_without_sense_is_one_line(work: Path, tmp_path: Path) -> None:
+def test_a_recipe_without_sense_is_one_line(work: Path, here: InProcess, tmp_path: Path) -> None:
     for arguments, words in (
         (("--scale-jitter", "2", "1"), "scale_jitter"),
         (("--mirrored", "bright", "nothing"), "no class 'nothing'"),
         (("--randaugment", "2", "40"), "randaugment"),
     ):
-        result = run_vivit("train", work / "good.csv", "--out", tmp_path / "run", *SMALL, *arguments, folder=work)
+        result = here("train", work / "good.csv", "--out", tmp_path / "run", *SMALL, *arguments)
         assert result.status == 2, arguments
         assert words in result.err, result.err
         assert not (tmp_path / "run").exists()

@@ -142,7 +142,7 @@ def test_the_folder_of_a_run_is_its_own(folder: Path, trained: str, here: InProc
     assert "runs/my_videos is trained already" in again.out
     other = ("train", "my_videos", "--out", "runs/my_videos", "--device", "cpu")
     one_line(here(*other), "runs/my_videos: this run was started with", "init=image_vit", "--out")
-    one_line(here(*other, "--init", "image_vit", "--seed", "1"), "runs/my_videos", "seed 0", "--out")
+    one_line(here(*other, "--init", "image_vit", "--seed", "1"), "runs/my_videos", "seed=0", "--out")
 
 
 def test_a_large_model_from_scratch_on_few_videos_is_warned_of(here: InProcess, tmp_path: Path) -> None:
