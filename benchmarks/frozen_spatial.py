@@ -34,12 +34,14 @@ from torch import nn
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
 from vivit.data.loader import Batch, TrainingClips, training_batches
 from vivit.data.order import Order, steps_per_epoch
+from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
 from vivit.inference.views import clip_spec
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.training.feature_cache import FeatureCache
 from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
@@ -82,7 +84,7 @@ def copies(folder: Path, count: int) -> VideoSet:
         place = folder / str(number % 2) / f"{number}.mp4"
         place.parent.mkdir(exist_ok=True)
         shutil.copy(original, place)
-    return open_split(folder, "all")
+    return open_data(folder).split("all")
 
 
 def seconds_of(losses: Iterator[float], steps: int) -> float:
@@ -169,16 +171,9 @@ def start_of(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) 
 
 
 def only(videos: VideoSet, classes: tuple[str, ...]) -> VideoSet:
-    """Those of some classes, numbered anew."""
-    names = videos.classes["classes"]
-    numbers = {names.index(name): number for number, name in enumerate(classes)}
-    chosen = [(video, video.labels["classes"]) for video in videos.videos]
-    kept = [
-        replace(video, labels={"classes": numbers[label]})
-        for video, label in chosen
-        if isinstance(label, int) and label in numbers
-    ]
-    return replace(videos, videos=tuple(kept), classes={"classes": classes})
+    """The videos of some classes, with labels of these classes only."""
+    kept = tuple(video for video in videos.videos if video.labels["classes"][0] in classes)
+    return replace(videos, videos=kept, labels=LabelSpace({"classes": classes}))
 
 
 def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
@@ -204,8 +199,8 @@ def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
 def take_accuracy(videos: int, seeds: int, epochs: int, folder: Path) -> None:
     data = folder / f"camera_motion_{videos}"
     generate(data, train_videos=videos, val_videos=videos // 5, seed=0)
-    train_set, val_set = open_split(data, "train"), open_split(data, "val")
-    everything = train_set.classes["classes"]
+    train_set, val_set = map(open_data(data).split, ("train", "val"))
+    everything = train_set.labels.classes["classes"]
     found: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {everything: {}, NEW: {}}
 
     def take(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:

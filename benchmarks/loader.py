@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER, generated
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
 from vivit.data.pack import Encoding, pack
-from vivit.data.readers.listing import read_data
+from vivit.data.readers.listing import open_data
 from vivit.experiments.camera_motion import generate
 from vivit.video.clips import ClipSpec
 from vivit.video.options import ReadOptions
@@ -98,7 +98,7 @@ TASKS = {
 
 
 def ours(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]:
-    videos = open_split(data, "train")
+    videos = open_data(data).split("train")
     clips = TrainingClips(videos, task.spec, 0, options=ReadOptions(workers=workers))
     for batch in training_batches(clips, Order(task.batch_size, range(ENOUGH))):
         yield batch.clips
@@ -136,7 +136,7 @@ class TransformersClips(Dataset[Tensor]):
 
 
 def theirs(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]:
-    clips = TransformersClips(open_split(data, "train"), task.spec)
+    clips = TransformersClips(open_data(data).split("train"), task.spec)
     loader = DataLoader(
         clips,
         batch_size=task.batch_size,
@@ -155,7 +155,7 @@ def sources(name: str, task: Task, folder: Path) -> dict[str, str]:
     videos = folder / name
     if not videos.exists():
         task.make_videos(videos)
-    listing = read_data(videos)
+    listing = open_data(videos)
     packed, encoded = folder / f"{name}_shards", folder / f"{name}_encoded_shards"
     pack(listing, packed)
     pack(listing, encoded, encoding=task.encoding)

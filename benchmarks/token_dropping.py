@@ -30,9 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.setting import setting
 from benchmarks.videos import FOLDER
 from vivit.config import SUFFIXES
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
 from vivit.data.loader import Batch, TrainingClips, training_batches
 from vivit.data.order import Order, steps_per_epoch
+from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
 from vivit.inference.views import clip_spec
@@ -161,7 +162,7 @@ def time_on_videos(videos: VideoSet, recipe: Recipe, shares: Sequence[float], ro
     """share → seconds of an update in each round, with videos that are decoded already."""
     few = replace(videos, videos=videos.videos[: TIMED_BATCHES * recipe.batch_size])
     number = steps_per_epoch(len(few.videos), recipe.batch_size)
-    trainer = Trainer(recipe, videos.classes["classes"])
+    trainer = Trainer(recipe, videos.labels.classes["classes"])
     batches = batches_of(few, trainer, recipe, number * (rounds + 1) * len(shares))
     # The round that warms up sees every one of the few videos, and so decodes them.
     return take_turns(shares, rounds, lambda share: seconds_of_updates(trainer, batches, number, share))
@@ -169,7 +170,7 @@ def time_on_videos(videos: VideoSet, recipe: Recipe, shares: Sequence[float], ro
 
 def learn(videos: VideoSet, recipe: Recipe, share: float, num_steps: int) -> tuple[ViViT, float]:
     """A model that was updated so often, and the seconds that it took, decoding left out."""
-    trainer = Trainer(recipe, videos.classes["classes"])
+    trainer = Trainer(recipe, videos.labels.classes["classes"])
     trainer.keep(share)
     batches = batches_of(videos, trainer, recipe, num_steps)
     warmup_steps = recipe.warmup_epochs / recipe.epochs * num_steps
@@ -183,7 +184,7 @@ def learn(videos: VideoSet, recipe: Recipe, share: float, num_steps: int) -> tup
 def take_accuracy(kept: float, seconds: float, rounds: int, videos: int, seeds: int, folder: Path) -> None:
     data = folder / f"camera_motion_{videos}"
     generate(data, train_videos=videos, val_videos=max(videos * 3 // 20, 9), seed=0)
-    train_set, val_set = open_split(data, "train"), open_split(data, "val")
+    train_set, val_set = map(open_data(data).split, ("train", "val"))
     recipe = RECIPES["demo"].model_copy(update={"token_dropping": 0.5})
     shares = (ALL, kept)
     update = {share: median(taken) for share, taken in time_on_videos(train_set, recipe, shares, rounds).items()}

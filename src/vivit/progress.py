@@ -13,18 +13,20 @@ def console(visible: bool = True) -> Console:
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None = None, visible: bool = True) -> Iterator[Callable[..., None]]:
+def progress_bar(
+    title: str, total: int | None = None, visible: bool = True, screen: Console | None = None
+) -> Iterator[Callable[..., None]]:
     """A bar with counts and the time left. It disappears at the end, and is not shown outside a terminal.
 
     Yields:
-        A function to call with the number of finished items and, once it is known, of all items.
+        A function to call with the number of finished items and, if they change, the number of all items and the title.
     """
-    screen = console(visible)
-    columns = (TextColumn(title), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = screen or console(visible)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, transient=True, disable=not (visible and screen.is_terminal)) as progress:
-        bar = progress.add_task("", total=total)
+        bar = progress.add_task(title, total=total)
 
-        def update(done: int, total: int | None = None) -> None:
-            progress.update(bar, completed=done, total=total)
+        def update(done: int, total: int | None = None, title: str | None = None) -> None:
+            progress.update(bar, completed=done, total=total, description=title)
 
         yield update

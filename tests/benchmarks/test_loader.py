@@ -12,6 +12,7 @@ from benchmarks import decoding, loader
 from benchmarks.loader import Stall
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.pack import Encoding
+from vivit.labels import LabelSpace
 from vivit.video.clips import ClipSpec
 
 
@@ -48,7 +49,7 @@ def test_a_batch_of_another_size_is_not_measured() -> None:
 
 
 def test_the_peer_reads_as_transformers_documentation_does(video: Path) -> None:
-    videos = VideoSet((LabelledVideo(video, {"classes": 0}),), {"classes": ("one", "other")}, "")
+    videos = VideoSet((LabelledVideo(video, {"classes": ("one",)}),), LabelSpace({"classes": ("one", "other")}), "")
     clip = loader.TransformersClips(videos, ClipSpec(32, 2, (224, 224), 256))[0]
     assert torch.equal(clip, decoding.pyav_documented(video, list(range(0, 63, 2)), (256, 340)))
 

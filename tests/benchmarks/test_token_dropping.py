@@ -13,6 +13,7 @@ from benchmarks import token_dropping
 from benchmarks.token_dropping import Trainer, random_batch, recipe_of, seconds_of_updates
 from vivit.config import SUFFIXES
 from vivit.data import loader
+from vivit.data.readers.listing import open_data
 from vivit.model.encoder import Encoder
 from vivit.training.optim import learning_rate
 from vivit.training.recipes import RECIPES
@@ -93,7 +94,7 @@ def test_each_way_has_as_many_updates_as_fit_into_the_same_time(
 
 
 def test_updates_on_videos_are_timed_without_decoding(bright_dark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    videos = token_dropping.open_split(bright_dark, "train")
+    videos = open_data(bright_dark).split("train")
     recipe = RECIPES["demo"].model_copy(update={"token_dropping": 0.5, "batch_size": 4})
     decoded: list[int] = []  # in each turn
     turn, read = token_dropping.seconds_of_updates, loader.read_whole

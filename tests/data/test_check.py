@@ -21,9 +21,9 @@ from vivit.data import check as check_module
 from vivit.data import scan as scan_module
 from vivit.data.check import check
 from vivit.data.check_report import bars, histogram
-from vivit.data.datasets import open_split
 from vivit.data.look_alikes import look_alikes, thumbnails
-from vivit.data.manifest import Manifest, Scan, data_hash, named_entries, read_manifest
+from vivit.data.manifest import Manifest, Scan, data_hash, read_manifest
+from vivit.data.readers.listing import open_data
 from vivit.data.scan import scan_file, scan_files
 from vivit.errors import UserError
 from vivit.video.decode import VideoInfo
@@ -132,14 +132,14 @@ def test_a_file_that_ends_before_its_container_says_is_found(encode: Encode, tmp
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 9 // 10])
     scan = scan_file(path, False)
-    assert scan.excess.startswith("its container lists 75 frames, and ")
+    assert scan.excess.startswith("its container lists 75 frames, but ")
     path.write_bytes(whole[: len(whole) // 2])
     assert scan_file(path, False).problem.startswith("only its first ")
 
     short = encode(tmp_path / "a.avi", textured(1, 75), codec="mpeg4", options={"g": "5"})
     short.write_bytes(short.read_bytes()[: short.stat().st_size * 9 // 10])
-    assert scan_file(short, False).excess.startswith("its container counts 75 frames, and it has about ")
-    assert "counts 75 frames, and it has " in scan_file(short, True).excess
+    assert scan_file(short, False).excess.startswith("its container counts 75 frames, but it has about ")
+    assert "counts 75 frames, but it has " in scan_file(short, True).excess
 
 
 def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_scan_goes_on(
@@ -226,11 +226,12 @@ def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
     status, manifest, printed = run(data)
     assert status == 0
     assert sorted(read) == [f"{number}.mp4" for number in range(8)]
-    assert manifest.hash == {split: data_hash(open_split(data, split)) for split in ("train", "val")}
+    assert manifest.hash == {split: data_hash(open_data(data).split(split)) for split in ("train", "val")}
     record = next(record for record in manifest.files if record.name == "val/jump/7.mp4")
     path = data / record.name
     assert (record.size, record.modified) == (path.stat().st_size, path.stat().st_mtime_ns)
-    assert [(use.split, use.labels, use.span) for use in record.uses] == [("val", {"classes": ("jump",)}, None)]
+    (video,) = record.videos
+    assert (video.split, video.labels, video.span) == ("val", {"classes": ("jump",)}, None)
     assert not (manifest.leaks or manifest.duplicates or manifest.look_alikes or manifest.missing)
     # Of 30 frames each; nothing else is to be said of them.
     assert "8 videos are shorter than a clip" in printed and "cannot be read" not in printed
@@ -244,7 +245,7 @@ def test_nothing_to_say_is_said(encode: Encode, read: list[str], tmp_path: Path)
         folder.mkdir(parents=True, exist_ok=True)
         encode(folder / f"{number}.mp4", textured(number, 70), options={"preset": "ultrafast"})
     status, _, printed = run(tmp_path / "data")
-    assert (status, "nothing is wrong with it" in printed) == (0, True)
+    assert (status, "no problems found" in printed) == (0, True)
 
 
 def test_bytes_are_hashed_where_sizes_are_equal_and_all_of_them_by_a_full_check(data: Path, read: list[str]) -> None:
@@ -363,11 +364,11 @@ def test_stretches_of_a_file_are_one_file_and_those_past_its_end_are_told(data: 
     _write_csv(data / "list.csv", rows)
     status, manifest, printed = run(data / "list.csv")
     assert (status, sorted(read)) == (0, ["0.mp4", "6.mp4", "7.mp4"])
-    assert [len(record.uses) for record in manifest.files] == [7, 1, 1]
+    assert [len(record.videos) for record in manifest.files] == [7, 1, 1]
     # 30 frames at 25 a second end at 1.2 s; what is rounded by less than a tenth is let pass.
-    assert manifest.files[0].remarks[0] == "2 of 7 stretches, such as 1 to 1.5 s past its end at 1.2 s"
+    assert manifest.files[0].remarks[0] == "2 of 7 spans, such as 1 to 1.5 s after its end at 1.2 s"
     assert manifest.files[1].remarks == ("0 to 1.25 s of 30 frames",)
-    assert "2 stretches go past the ends of their files" in printed
+    assert "2 spans end after their files" in printed
 
 
 def test_listed_files_that_are_not_there_are_told(data: Path, read: list[str]) -> None:
@@ -480,12 +481,12 @@ def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
 
 def content(data: Path, split: str) -> tuple[Any, list[tuple[Any, ...]]]:
     """Classes and, in order, the videos by name with the names of their labels."""
-    videos = open_split(data, split)
+    videos = open_data(data).split(split)
     rows = [
-        (os.path.realpath(str(entry.source)), tuple(sorted(entry.labels.items())), entry.span)
-        for entry in named_entries(videos)
+        (os.path.realpath(str(video.source)), tuple(sorted(video.labels.items())), video.span)
+        for video in videos.videos
     ]
-    return (videos.classes, videos.multi_label), sorted(rows, key=repr)
+    return videos.labels, sorted(rows, key=repr)
 
 
 def test_the_list_has_the_readable_videos_of_held_out_splits_too(
@@ -508,7 +509,7 @@ def test_the_list_has_the_readable_videos_of_held_out_splits_too(
         assert content(fixed, split) == (classes, [row for row in rows if row[0] not in bad])
     assert not any(os.path.isabs(row["path"]) for row in csv.DictReader(fixed.open()))
     moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name} moved")
-    assert data_hash(open_split(moved / "lists/clean.csv", "val")) == data_hash(open_split(fixed, "val"))
+    assert data_hash(open_data(moved / "lists/clean.csv").split("val")) == data_hash(open_data(fixed).split("val"))
 
 
 @pytest.mark.parametrize(
@@ -559,7 +560,7 @@ def test_mistakes_are_one_line_before_anything_is_read(data: Path, read: list[st
     mistakes: list[tuple[Path, dict[str, Any], str]] = [
         (tmp_path / "none", {}, "none: no such file or folder"),
         (data, {"workers": 0}, "workers: 0"),
-        (data, {"fix": there}, r"there\.csv: is there already"),
+        (data, {"fix": there}, r"there\.csv: exists already"),
         (data, {"fix": tmp_path / "list.txt"}, r"list\.txt: the list is written as \.csv"),
         (data, {"fix": tmp_path / "none/list.csv"}, "none: no such folder"),
         (data, {"out": other}, r"other\.json: not a manifest"),

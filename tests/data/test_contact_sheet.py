@@ -1,6 +1,7 @@
 """The sheet's picture, read back: which frames stand where."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
 
@@ -33,10 +35,10 @@ def sections(monkeypatch: pytest.MonkeyPatch) -> list[Section]:
 def videos(tmp_path: Path, encode: Callable[..., Path]) -> VideoSet:
     names = ("pan_left", "pan_right", "tilt")
     labelled = [
-        LabelledVideo(encode(tmp_path / f"{number}.mp4", 12), {"classes": number % 3 if number < 3 else 2})
+        LabelledVideo(encode(tmp_path / f"{number}.mp4", 12), {"classes": (names[min(number, 2)],)})
         for number in range(5)
     ]
-    return VideoSet(tuple(labelled), {"classes": names}, "made up")
+    return VideoSet(tuple(labelled), LabelSpace({"classes": names}), "made up")
 
 
 def plain_grey(value: int, frames: int) -> Tensor:
@@ -151,15 +153,17 @@ def test_a_mirrored_clip_is_named_by_its_mirrored_class(
 def test_nothing_is_mirrored_where_a_side_has_no_mirror(
     videos: VideoSet, sections: list[Section], tmp_path: Path
 ) -> None:
-    lonely = VideoSet(videos.videos, {"classes": ("pan_left", "pan_up", "tilt")}, "made up")
+    renamed = [replace(video, labels={"classes": ("pan_left",)}) for video in videos.videos[:2]]
+    lonely = VideoSet(tuple(renamed), LabelSpace({"classes": ("pan_left", "pan_up", "tilt")}), "made up")
     show(lonely, SPEC, Augmentation(flip=1.0), tmp_path / "sheet.png", count=3)
     for section in sections:
         assert torch.equal(section.rows[1].frames, section.rows[0].frames)
 
 
 def test_heads_and_many_labels_are_spelled_out(videos: VideoSet, sections: list[Section], tmp_path: Path) -> None:
-    video = LabelledVideo(videos.videos[0].source, {"verb": 1, "noun": (0, 2)})
-    heads = VideoSet((video,), {"verb": ("take", "put"), "noun": ("cup", "knife", "pan")}, "made up")
+    video = LabelledVideo(videos.videos[0].source, {"verb": ("put",), "noun": ("cup", "pan")})
+    space = LabelSpace({"verb": ("take", "put"), "noun": ("cup", "knife", "pan")}, multi_label=True)
+    heads = VideoSet((video,), space, "made up")
     show(heads, SPEC, None, tmp_path / "sheet.png")
     assert [section.title for section in sections] == ["verb: put, noun: cup + pan"]
 
@@ -167,9 +171,9 @@ def test_heads_and_many_labels_are_spelled_out(videos: VideoSet, sections: list[
 def test_a_video_that_cannot_be_read_is_a_line(videos: VideoSet, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
-    mixed = VideoSet((LabelledVideo(broken, {"classes": 0}), *videos.videos[2:3]), videos.classes, "made up")
+    mixed = replace(videos, videos=(LabelledVideo(broken, {"classes": ("tilt",)}), *videos.videos[2:3]))
     show(mixed, SPEC, Augmentation(), tmp_path / "sheet.png")
-    show(VideoSet(mixed.videos[:1], videos.classes, "made up"), SPEC, None, tmp_path / "broken.png")
+    show(replace(mixed, videos=mixed.videos[:1]), SPEC, None, tmp_path / "broken.png")
     alarm = (np.array(Image.open(tmp_path / "broken.png")) == (176, 32, 32)).all(-1)
     assert alarm.sum() > 50
     assert Image.open(tmp_path / "sheet.png").height > Image.open(tmp_path / "broken.png").height + 4 * 64

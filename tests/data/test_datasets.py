@@ -4,15 +4,18 @@ import io
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from vivit.data import datasets
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
-from vivit.data.entries import Entry
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import label_tensors
+from vivit.data.readers.listing import open_data
 from vivit.data.readers.lists import read_list
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.source import InShard
 
 
@@ -34,17 +37,9 @@ def source(video: LabelledVideo) -> Path:
     return video.source
 
 
-def label(video: LabelledVideo) -> int:
-    number = video.labels["classes"]
-    assert isinstance(number, int)
-    return number
-
-
 def content(videos: VideoSet, root: Path) -> set[tuple[str, str]]:
     """Paths relative to the root and names of classes."""
-    found = [
-        (source(video).relative_to(root).as_posix(), videos.classes["classes"][label(video)]) for video in videos.videos
-    ]
+    found = [(source(video).relative_to(root).as_posix(), video.labels["classes"][0]) for video in videos.videos]
     assert len(set(found)) == len(found)
     return set(found)
 
@@ -55,9 +50,9 @@ def class_folders(root: Path) -> Path:
     return touch(root, *(f"{name}/{name}{i}.mp4" for name, size in sizes.items() for i in range(size)))
 
 
-def error_of(data: Path, split: str = "train", classes: list[str] | None = None) -> str:
+def error_of(data: Path, split: str = "train", classes: Sequence[str] | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        open_split(data, split, None if classes is None else {"classes": classes})
+        open_data(data).split(split, None if classes is None else LabelSpace({"classes": tuple(classes)}))
     message = str(caught.value)
     assert "\n" not in message
     assert str(data) in message
@@ -72,49 +67,49 @@ def test_folders_of_splits(names: tuple[str, str], tmp_path: Path) -> None:
     train, val = names
     touch(tmp_path, f"{train}/b/1.mp4", f"{train}/a/deep/2.AVI", f"{train}/a/notes.txt", f"{train}/a/.hidden.mp4")
     touch(tmp_path, f"{val}/a/3.webm", f"{val}/b/4.mkv", f"{train}/.cache/5.mp4")
-    assert content(open_split(tmp_path, "train"), tmp_path) == {
+    assert content(open_data(tmp_path).split("train"), tmp_path) == {
         (f"{train}/b/1.mp4", "b"),
         (f"{train}/a/deep/2.AVI", "a"),
     }
-    assert content(open_split(tmp_path, "val"), tmp_path) == {(f"{val}/a/3.webm", "a"), (f"{val}/b/4.mkv", "b")}
-    assert open_split(tmp_path, "train").classes == {"classes": ("a", "b")}
+    assert content(open_data(tmp_path).split("val"), tmp_path) == {(f"{val}/a/3.webm", "a"), (f"{val}/b/4.mkv", "b")}
+    assert open_data(tmp_path).split("train").labels.classes == {"classes": ("a", "b")}
 
 
 def test_folder_of_csv_lists(tmp_path: Path) -> None:
     touch(tmp_path, "clips/one, two.mp4", "clips/2.mp4", "clips/3.mp4")
     write(tmp_path / "train.csv", "path,label", '"clips/one, two.mp4",long jump', "clips/2.mp4,run")
     write(tmp_path / "val.csv", "label,path", "run,clips/3.mp4")
-    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
+    train, val = open_data(tmp_path).split("train"), open_data(tmp_path).split("val")
     assert content(train, tmp_path) == {("clips/one, two.mp4", "long jump"), ("clips/2.mp4", "run")}
     assert content(val, tmp_path) == {("clips/3.mp4", "run")}
-    assert train.classes == val.classes == {"classes": ("long jump", "run")}
+    assert train.labels.classes == val.labels.classes == {"classes": ("long jump", "run")}
 
 
 def test_folder_of_txt_lists(tmp_path: Path) -> None:
     touch(tmp_path, "my clips/1.mp4", "2.mp4", "3.mp4")
     write(tmp_path / "train.txt", "my clips/1.mp4 10", "", "2.mp4\t9")
     write(tmp_path / "val.txt", f"{tmp_path}/3.mp4 9")
-    assert content(open_split(tmp_path, "train"), tmp_path) == {("my clips/1.mp4", "10"), ("2.mp4", "9")}
-    assert content(open_split(tmp_path, "val"), tmp_path) == {("3.mp4", "9")}
-    assert open_split(tmp_path, "val").classes == {"classes": ("9", "10")}  # by value
+    assert content(open_data(tmp_path).split("train"), tmp_path) == {("my clips/1.mp4", "10"), ("2.mp4", "9")}
+    assert content(open_data(tmp_path).split("val"), tmp_path) == {("3.mp4", "9")}
+    assert open_data(tmp_path).split("val").labels.classes == {"classes": ("9", "10")}  # by value
 
 
 def test_one_csv_with_splits(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4", "4.mp4")
     rows = ["1.mp4,a,train", "2.mp4,b,Training", "3.mp4,a,validation", "4.mp4,c,test"]
     data = write(tmp_path / "all.csv", "\ufeffpath,label,split", *rows)
-    assert content(open_split(data, "train"), tmp_path) == {("1.mp4", "a"), ("2.mp4", "b")}
-    assert content(open_split(data, "val"), tmp_path) == {("3.mp4", "a")}
-    assert content(open_split(data, "all"), tmp_path) == {("3.mp4", "a")}
-    assert content(open_split(data, "test"), tmp_path) == {("4.mp4", "c")}
+    assert content(open_data(data).split("train"), tmp_path) == {("1.mp4", "a"), ("2.mp4", "b")}
+    assert content(open_data(data).split("val"), tmp_path) == {("3.mp4", "a")}
+    assert content(open_data(data).split("all"), tmp_path) == {("3.mp4", "a")}
+    assert content(open_data(data).split("test"), tmp_path) == {("4.mp4", "c")}
     # A class of one split has its number in all.
-    assert open_split(data, "val").classes == {"classes": ("a", "b", "c")}
+    assert open_data(data).split("val").labels.classes == {"classes": ("a", "b", "c")}
 
 
 @pytest.mark.parametrize("split", ["train", "val", "all"])
 def test_videos_without_a_split_among_those_with_one_are_not_left_out_quietly(split: str, tmp_path: Path) -> None:
     data = write(tmp_path / "all.csv", "path,label,split", "1.mp4,a,train", "2.mp4,b,", "3.mp4,a,val", "4.mp4,b,")
-    assert "2 videos have no split, and the others do: 2.mp4, 4.mp4" in error_of(data, split)
+    assert "2 videos have no split, but others do: 2.mp4, 4.mp4" in error_of(data, split)
 
 
 @pytest.mark.parametrize("layout", ["folders", "csv", "txt"])
@@ -125,24 +120,24 @@ def test_without_splits_a_fifth_of_each_class_is_held_out(layout: str, tmp_path:
         data = write(tmp_path / "list.csv", "path,label", *(f"{path},{label}" for path, label in videos))
     elif layout == "txt":
         data = write(tmp_path / "list.txt", *(f"{path} {label}" for path, label in videos))
-    train, val = (content(open_split(data, split), tmp_path) for split in ("train", "val"))
+    train, val = (content(open_data(data).split(split), tmp_path) for split in ("train", "val"))
     assert not train & val
-    assert train | val == set(videos) == content(open_split(data, "all"), tmp_path)
+    assert train | val == set(videos) == content(open_data(data).split("all"), tmp_path)
     assert Counter(label for _, label in val) == {"run": 2, "walk": 1, "jump": 1}
 
 
 def test_train_without_val_holds_out_too(tmp_path: Path) -> None:
     class_folders(tmp_path / "train")
-    assert len(open_split(tmp_path, "train").videos) == 13
-    assert len(open_split(tmp_path, "val").videos) == 4
+    assert len(open_data(tmp_path).split("train").videos) == 13
+    assert len(open_data(tmp_path).split("val").videos) == 4
 
 
 def test_hold_out_depends_on_names_alone(tmp_path: Path) -> None:
     here, there = class_folders(tmp_path / "here"), class_folders(tmp_path / "a" / "place elsewhere")
     listed = [f"{path.relative_to(there)} {path.parent.name}" for path in sorted(there.rglob("*.mp4"), reverse=True)]
-    expected = content(open_split(here, "val"), here)
-    assert content(open_split(there, "val"), there) == expected
-    assert content(open_split(write(there / "list.txt", *listed), "val"), there) == expected
+    expected = content(open_data(here).split("val"), here)
+    assert content(open_data(there).split("val"), there) == expected
+    assert content(open_data(write(there / "list.txt", *listed)).split("val"), there) == expected
     # Not simply the first by name.
     assert expected != {
         ("run/run0.mp4", "run"),
@@ -154,11 +149,21 @@ def test_hold_out_depends_on_names_alone(tmp_path: Path) -> None:
 
 def test_classes_of_a_model_give_the_numbers(tmp_path: Path) -> None:
     data = touch(tmp_path, "run/1.mp4", "walk/2.mp4")
-    videos = open_split(data, "all", {"classes": ["walk", "swim", "run"]})
-    assert videos.classes == {"classes": ("walk", "swim", "run")}
-    assert {source(video).name: label(video) for video in videos.videos} == {"1.mp4": 2, "2.mp4": 0}
+    videos = open_data(data).split("all", LabelSpace({"classes": ("walk", "swim", "run")}))
+    assert videos.labels.classes == {"classes": ("walk", "swim", "run")}
+    assert {source(video).name: label_tensors(videos, i)["classes"] for i, video in enumerate(videos.videos)} == {
+        "1.mp4": 2,
+        "2.mp4": 0,
+    }
     # Given by a model, one class is enough.
-    assert len(open_split(touch(tmp_path / "one", "run/1.mp4"), "all", {"classes": ["walk", "run"]}).videos) == 1
+    assert (
+        len(
+            open_data(touch(tmp_path / "one", "run/1.mp4"))
+            .split("all", LabelSpace({"classes": ("walk", "run")}))
+            .videos
+        )
+        == 1
+    )
 
 
 def test_frames_in_a_folder_are_a_video(tmp_path: Path) -> None:
@@ -166,14 +171,14 @@ def test_frames_in_a_folder_are_a_video(tmp_path: Path) -> None:
         tmp_path, *(f"run/clip one/{i}.jpg" for i in range(3)), "run/2.mp4", "run/cover.png", "run/clip one/.DS_Store"
     )
     touch(tmp_path, "walk/deep/3/0001.PNG", "walk/deep/empty/notes.txt", "walk/4/5.mp4", "walk/4/poster.jpg")
-    videos = open_split(tmp_path, "all")
+    videos = open_data(tmp_path).split("all")
     assert content(videos, tmp_path) == {
         ("run/clip one", "run"),
         ("run/2.mp4", "run"),
         ("walk/deep/3", "walk"),
         ("walk/4/5.mp4", "walk"),
     }
-    assert videos.source == f"all videos of class folders in {tmp_path}"
+    assert videos.description == f"all videos of class folders in {tmp_path}"
 
 
 def test_circles_of_links_end(tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_circles_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "walk/other").symlink_to(tmp_path / "jump")
     # Each folder once for each class: what is linked from another is of that class too.
-    found = content(open_split(tmp_path, "all"), tmp_path)
+    found = content(open_data(tmp_path).split("all"), tmp_path)
     assert {path for path, name in found if name == "walk" and path.startswith("walk/other")} == {
         "walk/other/jump0.mp4",
         "walk/other/jump1.mp4",
@@ -213,11 +218,11 @@ FORMS = {
 def test_forms_of_lists(name: str, tmp_path: Path) -> None:
     touch(tmp_path, "a, b.mp4", "c d.mp4")
     (tmp_path / name).write_bytes(FORMS[name].encode())
-    assert content(open_split(tmp_path / name, "train"), tmp_path) == {("a, b.mp4", "jump, long")}
-    val = open_split(tmp_path / name, "val")
+    assert content(open_data(tmp_path / name).split("train"), tmp_path) == {("a, b.mp4", "jump, long")}
+    val = open_data(tmp_path / name).split("val")
     assert content(val, tmp_path) == {("c d.mp4", "7")}
-    assert val.source == f"the val split of the list {tmp_path / name}"
-    assert not val.multi_label
+    assert val.description == f"the val split of the list {tmp_path / name}"
+    assert not val.labels.multi_label
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_forms_of_lists(name: str, tmp_path: Path) -> None:
 )
 def test_lists_without_names_of_columns_and_from_windows(name: str, lines: list[str], tmp_path: Path) -> None:
     touch(tmp_path, "my clips/1.mp4", "2.mp4", "2.mp4 b")
-    found = content(open_split(write(tmp_path / name, *lines), "all"), tmp_path)
+    found = content(open_data(write(tmp_path / name, *lines)).split("all"), tmp_path)
     assert ("my clips/1.mp4", "a") in found
     assert {label for _, label in found} == {"a", "b"}
 
@@ -240,19 +245,19 @@ def test_lists_without_names_of_columns_and_from_windows(name: str, lines: list[
 def test_several_heads(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
     data = write(tmp_path / "list.csv", "path,Verb,noun", "1.mp4,open,door", "2.mp4,close,door", "3.mp4,open,lid")
-    videos = open_split(data, "all")
-    assert videos.classes == {"Verb": ("close", "open"), "noun": ("door", "lid")}
+    videos = open_data(data).split("all")
+    assert videos.labels.classes == {"Verb": ("close", "open"), "noun": ("door", "lid")}
     assert [video.labels for video in videos.videos] == [
-        {"Verb": 1, "noun": 0},
-        {"Verb": 0, "noun": 0},
-        {"Verb": 1, "noun": 1},
+        {"Verb": ("open",), "noun": ("door",)},
+        {"Verb": ("close",), "noun": ("door",)},
+        {"Verb": ("open",), "noun": ("lid",)},
     ]
 
 
 def test_a_single_column_of_another_name_is_the_label(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     data = write(tmp_path / "list.csv", "video,action", "1.mp4,run", "2.mp4,walk")
-    assert open_split(data, "all").classes == {"classes": ("run", "walk")}
+    assert open_data(data).split("all").labels.classes == {"classes": ("run", "walk")}
 
 
 @pytest.mark.parametrize(
@@ -271,22 +276,22 @@ def test_a_single_column_of_another_name_is_the_label(tmp_path: Path) -> None:
 def test_several_labels_of_a_video(name: str, text: str, tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
     (tmp_path / name).write_text(text)
-    videos = open_split(tmp_path / name, "all")
-    assert videos.multi_label
-    assert videos.classes == {"classes": ("[in] the [box]", "a", "b")}
-    assert [video.labels["classes"] for video in videos.videos] == [(2, 1), (0,), (1,)]
+    videos = open_data(tmp_path / name).split("all")
+    assert videos.labels.multi_label
+    assert videos.labels.classes == {"classes": ("[in] the [box]", "a", "b")}
+    assert [video.labels["classes"] for video in videos.videos] == [("b", "a"), ("[in] the [box]",), ("a",)]
 
 
 def test_a_video_may_have_none_of_many_labels(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
-    videos = open_split(write(tmp_path / "list.csv", "path,labels", "1.mp4,a;b", "2.mp4,"), "all")
-    assert [video.labels["classes"] for video in videos.videos] == [(0, 1), ()]
+    videos = open_data(write(tmp_path / "list.csv", "path,labels", "1.mp4,a;b", "2.mp4,")).split("all")
+    assert [video.labels["classes"] for video in videos.videos] == [("a", "b"), ()]
 
 
 def test_stretches(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     rows = ["1.mp4,a,0,2.5", "1.mp4,b,00:01:02.25,0:1:3", "2.mp4,a,,"]
-    videos = open_split(write(tmp_path / "list.csv", "path,label,start,end", *rows), "all")
+    videos = open_data(write(tmp_path / "list.csv", "path,label,start,end", *rows)).split("all")
     assert [video.span for video in videos.videos] == [(0.0, 2.5), (62.25, 63.0), None]
 
 
@@ -296,11 +301,11 @@ def test_stretches_of_a_video_stay_together_when_some_are_held_out(tmp_path: Pat
         f"{i}.mp4,{label},{start},{start + 1}" for i in range(12) for start, label in enumerate("abab"[: 2 + i % 3])
     ]
     data = write(tmp_path / "list.csv", "path,label,start,end", *rows)
-    train, val = open_split(data, "train"), open_split(data, "val")
+    train, val = open_data(data).split("train"), open_data(data).split("val")
     assert not {video.source for video in train.videos} & {video.source for video in val.videos}
     assert len(train.videos) + len(val.videos) == len(rows)
     for videos in (train, val):
-        assert {label(video) for video in videos.videos} == {0, 1}
+        assert {video.labels["classes"][0] for video in videos.videos} == set(videos.labels.classes["classes"])
     # A fifth of each class, and at most one video more.
     assert len(rows) // 5 <= len(val.videos) <= len(rows) // 5 + 4
 
@@ -309,37 +314,37 @@ def test_holding_out_leaves_something_of_each_class_to_train_on(tmp_path: Path) 
     # Every clip of b lies in the one video that the rare c would take.
     touch(tmp_path, *(f"{i}.mp4" for i in range(6)))
     rows = ["0.mp4,c,0,1", "0.mp4,b,1,2", "0.mp4,b,2,3", *(f"{i}.mp4,{'ac'[i == 5]},0,1" for i in range(1, 6))]
-    train = open_split(write(tmp_path / "list.csv", "path,label,start,end", *rows), "train")
-    assert {label(video) for video in train.videos} == {0, 1, 2}
+    train = open_data(write(tmp_path / "list.csv", "path,label,start,end", *rows)).split("train")
+    assert {video.labels["classes"] for video in train.videos} == {("a",), ("b",), ("c",)}
 
 
 def test_rows_that_repeat_others_count_once(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
-    videos = open_split(write(tmp_path / "list.csv", "path,label", "1.mp4,a", "2.mp4,b", "./1.mp4,a"), "all")
+    videos = open_data(write(tmp_path / "list.csv", "path,label", "1.mp4,a", "2.mp4,b", "./1.mp4,a")).split("all")
     assert content(videos, tmp_path) == {("1.mp4", "a"), ("2.mp4", "b")}
-    assert videos.source.endswith("list.csv, 1 repeated row left out")
+    assert videos.description.endswith("list.csv, 1 repeated row left out")
 
 
 def test_stretches_of_one_video_in_several_splits(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4")
     rows = ["1.mp4,a,train,0,10", "1.mp4,b,val,10,20", "1.mp4,b,train,20,30"]
     data = write(tmp_path / "list.csv", "path,label,split,start,end", *rows)
-    assert [video.span for video in open_split(data, "val").videos] == [(10.0, 20.0)]
+    assert [video.span for video in open_data(data).split("val").videos] == [(10.0, 20.0)]
 
 
 def test_lists_go_before_folders(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.mp4", "train/2.mp4", "val/a/3.mp4", "val/b/4.mp4")
     write(tmp_path / "train.jsonl", '{"path": "train/1.mp4", "label": "a"}', '{"path": "train/2.mp4", "label": "b"}')
-    assert content(open_split(tmp_path, "train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
-    assert content(open_split(tmp_path, "val"), tmp_path) == {("val/a/3.mp4", "a"), ("val/b/4.mp4", "b")}
+    assert content(open_data(tmp_path).split("train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
+    assert content(open_data(tmp_path).split("val"), tmp_path) == {("val/a/3.mp4", "a"), ("val/b/4.mp4", "b")}
 
 
 def test_paths_are_relative_to_the_folder_of_the_videos(tmp_path: Path) -> None:
     touch(tmp_path, "far/away/1.mp4", "far/away/2.mp4")
     data = write(tmp_path / "list.csv", "path,label", "away/1.mp4,a", "away/2.mp4,b")
-    videos = open_split(data, "all", videos=tmp_path / "far")
+    videos = open_data(data, tmp_path / "far").split("all")
     assert content(videos, tmp_path) == {("far/away/1.mp4", "a"), ("far/away/2.mp4", "b")}
-    assert videos.source == f"all videos of the list {data}, videos in {tmp_path / 'far'}"
+    assert videos.description == f"all videos of the list {data}, videos in {tmp_path / 'far'}"
 
 
 def test_metadata_of_hugging_face_in_each_split(tmp_path: Path) -> None:
@@ -347,8 +352,8 @@ def test_metadata_of_hugging_face_in_each_split(tmp_path: Path) -> None:
     rows = ["1.mp4,a,hello", "sub/2.mp4,b,you", "3.mp4,b,there"]
     write(tmp_path / "train/metadata.csv", "file_name,label,text", *rows)
     write(tmp_path / "test/metadata.jsonl", '{"file_name": "3.mp4", "label": "b"}')
-    assert content(open_split(tmp_path, "test"), tmp_path) == {("test/3.mp4", "b")}
-    train, val = (content(open_split(tmp_path, split), tmp_path) for split in ("train", "val"))
+    assert content(open_data(tmp_path).split("test"), tmp_path) == {("test/3.mp4", "b")}
+    train, val = (content(open_data(tmp_path).split(split), tmp_path) for split in ("train", "val"))
     assert train | val == {("train/1.mp4", "a"), ("train/sub/2.mp4", "b"), ("train/3.mp4", "b")}
     assert len(val) == 1
 
@@ -357,8 +362,8 @@ def test_metadata_of_hugging_face_beside_the_splits(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.mp4", "train/2.mp4", "validation/3.mp4")
     rows = ["train/1.mp4,a", "train/2.mp4,b", "validation/3.mp4,b"]
     write(tmp_path / "metadata.csv", "file_name,label", *rows)
-    assert content(open_split(tmp_path, "train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
-    assert content(open_split(tmp_path, "val"), tmp_path) == {("validation/3.mp4", "b")}
+    assert content(open_data(tmp_path).split("train"), tmp_path) == {("train/1.mp4", "a"), ("train/2.mp4", "b")}
+    assert content(open_data(tmp_path).split("val"), tmp_path) == {("validation/3.mp4", "b")}
 
 
 def shard(file: Path, labels: dict[str, str]) -> Path:
@@ -376,24 +381,26 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     shard(tmp_path / "train/0.tar", {"1": '{"label": "a"}', "2": '{"label": "b"}'})
     shard(tmp_path / "val.tar", {"3": '{"label": "b"}'})
-    videos = open_split(tmp_path, "val")
-    assert [(str(video.source), label(video)) for video in videos.videos] == [(f"{tmp_path}/val.tar/3.mp4", 1)]
+    videos = open_data(tmp_path).split("val")
+    assert [(str(video.source), video.labels["classes"]) for video in videos.videos] == [
+        (f"{tmp_path}/val.tar/3.mp4", ("b",))
+    ]
     # Beside class folders a tar file is not the data.
     class_folders(tmp_path / "plain")
     shard(tmp_path / "plain/download.tar", {"1": '{"label": "a"}'})
-    assert len(open_split(tmp_path / "plain", "all").videos) == 17
+    assert len(open_data(tmp_path / "plain").split("all").videos) == 17
 
 
 def test_shards_of_which_some_have_other_labels(tmp_path: Path) -> None:
     both = '{"labels": {"verb": "c", "noun": "d"}}'
     rows = {"1": '{"labels": {"verb": "a"}}', "2": '{"labels": {"noun": "b"}}', "3": both}
     data = shard(tmp_path / "0.tar", rows)
-    assert "1.mp4: has no labels for noun, where others have one" in error_of(data, "all")
+    assert "1.mp4: has no labels for noun; others have one" in error_of(data, "all")
 
 
 def test_other_metadata_is_not_a_list(tmp_path: Path) -> None:
     write(class_folders(tmp_path) / "metadata.csv", "camera,date", "phone,2024")
-    assert len(open_split(tmp_path, "all").videos) == 17
+    assert len(open_data(tmp_path).split("all").videos) == 17
 
 
 def test_a_missing_file_of_another_split_is_no_matter(tmp_path: Path) -> None:
@@ -401,7 +408,7 @@ def test_a_missing_file_of_another_split_is_no_matter(tmp_path: Path) -> None:
     rows = ["1.mp4,a,train", "2.mp4,b,train", "3.mp4,c,val"]
     data = write(tmp_path / "list.csv", "path,label,split", *rows)
     # Its class has a number all the same.
-    assert open_split(data, "train").classes == {"classes": ("a", "b", "c")}
+    assert open_data(data).split("train").labels.classes == {"classes": ("a", "b", "c")}
     assert "3.mp4" in error_of(data, "val")
 
 
@@ -434,18 +441,18 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_no_videos(files: tuple[str, ...], split: str, tmp_path: Path) -> None:
     message = error_of(touch(tmp_path, *files), split)
     assert "no videos found" in message
-    assert "one folder for each class" in message
+    assert "folder of videos for each class" in message
     assert "train/ and val/" in message
     assert ".csv" in message
 
 
 def test_loose_videos(tmp_path: Path) -> None:
     message = error_of(touch(tmp_path, "b.mp4", "a.mov", "notes.txt"))
-    assert "nothing tells the class of the videos that lie loose in it (a.mov, b.mp4); put them into one" in message
+    assert "its videos are not in class folders (a.mov, b.mp4); make one folder" in message
 
 
 def test_a_class_without_videos_is_named(tmp_path: Path) -> None:
-    source = open_split(touch(tmp_path, "jump/1.mp4", "run/1.mp4", "swim/notes.txt"), "all").source
+    source = open_data(touch(tmp_path, "jump/1.mp4", "run/1.mp4", "swim/notes.txt")).split("all").description
     assert source.endswith(f"class folders in {tmp_path}, no video in {tmp_path / 'swim'}")
 
 
@@ -460,15 +467,15 @@ def test_one_class(tmp_path: Path) -> None:
 
 def test_classes_the_model_lacks_are_counted_on_both_sides(tmp_path: Path) -> None:
     message = error_of(class_folders(tmp_path), "val", ["run", "jumping", "swim", "dance"])
-    assert "2 of its 3 classes the model does not have, and 3 of the model's 4 are not in the data" in message
-    assert "it lacks 'jump' (it has 'jumping'), 'walk';" in message  # and nothing that is near to walk
+    assert "the model lacks 2 of the data's 3 classes, and the data lacks 3 of the model's 4" in message
+    assert "the model does not know 'jump' (it knows 'jumping'), 'walk';" in message  # and nothing that is near to walk
 
 
 def test_many_classes_are_shortened(tmp_path: Path) -> None:
     touch(tmp_path, *(f"c{i}/{j}.mp4" for i in range(9) for j in range(2)))
     message = error_of(tmp_path, "all", ["run", *(f"other thing {i}" for i in range(9))])
-    assert "9 of its 9 classes" in message and "10 of the model's 10" in message
-    assert "'c0', 'c1', 'c2', 'c3' and 5 more; it has other thing 0," in message
+    assert "9 of the data's 9 classes" in message and "10 of the model's 10" in message
+    assert "'c0', 'c1', 'c2', 'c3' and 5 more; it knows other thing 0," in message
 
 
 def test_classes_that_differ_only_in_how_they_are_written(tmp_path: Path) -> None:
@@ -481,7 +488,7 @@ def test_classes_that_differ_only_in_how_they_are_written(tmp_path: Path) -> Non
 def test_numbers_where_the_model_has_names(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     message = error_of(write(tmp_path / "list.txt", "1.mp4 0", "2.mp4 7"), "all", ["run", "walk"])
-    assert "its labels are numbers (0, 7); write the names" in message
+    assert "the data's labels are numbers (0, 7); write the names" in message
 
 
 def test_listed_files_that_are_missing(tmp_path: Path) -> None:
@@ -507,15 +514,15 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
         ("list.csv", ["path,label,label", "1.mp4,a,b"], "two columns 'label'"),
         ("list.csv", ["path,label,labels", "1.mp4,a,b"], "'label' and a column 'labels'"),
         ("list.csv", ["path,label", "1.mp4,a", ",b"], "line 3 has no path"),
-        ("list.csv", ["path,label", "1.mp4,open, door"], "line 2 has 3 cells, and the first line names 2"),
+        ("list.csv", ["path,label", "1.mp4,open, door"], "line 2 has 3 cells, but the first line names 2"),
         ("list.csv", ["path,label", '1.mp4,"open'] + ["x" * 1000] * 200, "is not CSV"),
         ("list.csv", ["path,verb,noun", "1.mp4,open,"], "line 2 has no noun"),
-        ("list.csv", ["path,label,start,end", "1.mp4,a,5,"], "line 2: start '5' and end '' are not a stretch"),
-        ("list.csv", ["path,label,start,end", "1.mp4,a,5,5"], "are not a stretch"),
-        ("list.csv", ["path,label,start,end", "1.mp4,a,nan,inf"], "are not a stretch"),
-        ("list.csv", ["path,label,start,end", "1.mp4,a,one,two"], "are not a stretch"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,5,"], "line 2: start '5' and end '' are not a span"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,5,5"], "are not a span"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,nan,inf"], "are not a span"),
+        ("list.csv", ["path,label,start,end", "1.mp4,a,one,two"], "are not a span"),
         ("list.csv", ["p" * 200_000], "is not CSV"),
-        ("list.csv", ["1.mp4,a,train"], "line 1 has 3 cells; a first line must name the columns"),
+        ("list.csv", ["1.mp4,a,train"], "line 1 has 3 cells; the first line must name the columns"),
         ("list.json", ['{"1.mp4": "a"}'], "not a list of videos; write [{"),
         ("list.json", ['[{"path": "1.mp4", "label": "a"}'], "not JSON"),
         ("list.json", ["[" * 100_000], "not JSON"),
@@ -551,7 +558,7 @@ def test_column_that_is_no_label(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{i}.mp4" for i in range(10)))
     rows = [f"{i}.mp4,{'ab'[i % 2]},{i / 4}" for i in range(10)]
     message = error_of(write(tmp_path / "list.csv", "path,verb,duration", *rows))
-    assert "the column 'duration' has another value in each row" in message
+    assert "the column 'duration' has a different value in each row" in message
 
 
 def test_same_video_with_two_labels(tmp_path: Path) -> None:
@@ -567,7 +574,7 @@ def test_video_that_is_trained_on_and_scored(tmp_path: Path) -> None:
     assert "2.mp4 is in train and in val, as a whole" in error_of(tmp_path)
     spans = ["1.mp4,a,train,0,10", "1.mp4,b,val,9.5,20", "2.mp4,b,train,,"]
     data = write(tmp_path / "list.csv", "path,label,split,start,end", *spans)
-    assert "1.mp4 is in train and in val, with stretches that overlap" in error_of(data)
+    assert "1.mp4 is in train and in val, with overlapping spans" in error_of(data)
 
 
 def test_heads_that_differ_between_lists(tmp_path: Path) -> None:
@@ -580,12 +587,12 @@ def test_heads_that_differ_between_lists(tmp_path: Path) -> None:
 def test_model_of_other_heads(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     data = write(tmp_path / "list.csv", "path,verb,noun", "1.mp4,open,door", "2.mp4,close,lid")
-    assert "has labels for the heads verb, noun, and the model is for one head" in error_of(data, "all", ["open"])
-    with pytest.raises(UserError, match=r"noun: 1 of its 2 classes the model does not have.*it lacks 'lid'"):
-        open_split(data, "all", {"noun": ["door", "drawer"], "verb": ["open", "close"]})
+    assert "has labels for the heads verb, noun, but the model predicts one head" in error_of(data, "all", ["open"])
+    with pytest.raises(UserError, match=r"noun: the model lacks 1 of the data's 2 classes.*does not know 'lid'"):
+        open_data(data).split("all", LabelSpace({"noun": ("door", "drawer"), "verb": ("open", "close")}))
     # Of the heads of the data, those of the model are taken, in its order.
-    videos = open_split(data, "all", {"noun": ["lid", "door"]})
-    assert [video.labels for video in videos.videos] == [{"noun": 1}, {"noun": 0}]
+    videos = open_data(data).split("all", LabelSpace({"noun": ("lid", "door")}))
+    assert [video.labels for video in videos.videos] == [{"noun": ("door",)}, {"noun": ("lid",)}]
 
 
 def test_too_few_files_to_hold_some_out(tmp_path: Path) -> None:
@@ -596,20 +603,20 @@ def test_too_few_files_to_hold_some_out(tmp_path: Path) -> None:
 
 def test_pictures_that_lie_in_the_class_folder(tmp_path: Path) -> None:
     message = error_of(touch(tmp_path, "run/1.jpg", "run/2.jpg", "walk/1.jpg"))
-    assert f"in {tmp_path / 'run'} lie pictures" in message
+    assert f"{tmp_path / 'run'} holds pictures" in message
 
 
 def test_list_in_the_folder_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4")
     write(tmp_path / "labels.csv", "path,label", "1.mp4,a")
-    assert "labels.csv, give the one that is the list" in error_of(tmp_path)
+    assert "name the list itself: " in error_of(tmp_path)
 
 
 def test_videos_without_a_list(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--videos says nothing"):
-        open_split(class_folders(tmp_path), "train", videos=tmp_path)
+    with pytest.raises(UserError, match="--videos has no effect"):
+        open_data(class_folders(tmp_path), tmp_path).split("train")
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        open_split(tmp_path, "train", videos=tmp_path / "nowhere")
+        open_data(tmp_path, tmp_path / "nowhere").split("train")
 
 
 def test_video_given_as_data(tmp_path: Path) -> None:
@@ -628,16 +635,17 @@ def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for data in (Path("."), tmp_path):
         for split in ("train", "val"):
-            names = {Path(str(video.source)).parent.name for video in open_split(data, split).videos}
+            names = {Path(str(video.source)).parent.name for video in open_data(data).split(split).videos}
             assert names == {split}
 
 
 def test_shards_hold_out_what_files_do(tmp_path: Path) -> None:
     """Where all files of a class have one name, their folders decide."""
     sources = [f"run/{person}/1.mp4" for person in "abcdefghij"]
-    entries = [Entry(tmp_path / source, {"classes": ("run",)}, "") for source in sources]
+    entries = [LabelledVideo(tmp_path / source, {"classes": ("run",)}, "") for source in sources]
     members = [
-        Entry(InShard("s.tar", source, i, 1), {"classes": ("run",)}, "") for i, source in enumerate(sources[::-1])
+        LabelledVideo(InShard("s.tar", source, i, 1), {"classes": ("run",)}, "")
+        for i, source in enumerate(sources[::-1])
     ]
     held = {str(source).removeprefix(f"{tmp_path}/") for source in datasets._hold_out(entries)}
     assert held == {source.name for source in datasets._hold_out(members) if isinstance(source, InShard)}

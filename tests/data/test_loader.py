@@ -1,6 +1,7 @@
 """Batches against the numbers drawn into the frames, and against each other: what must not matter does not."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import Batch, TrainingClips, evaluation_views, training_batches
 from vivit.data.order import Order, clip_rng, colour_rng, epoch_order, split_batch, steps_per_epoch
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_batch
-from vivit.video.clips import ClipSpec, grid_of, read_views
+from vivit.video.clips import ClipSpec, frames_in, read_views
 from vivit.video.decode import VideoInfo, open_video
 from vivit.video.options import ReadOptions
 from vivit.video.source import VideoError
@@ -24,6 +26,7 @@ Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
 
 COUNT, LENGTH = 7, 20
+NAMES = "abcdefghijk"
 CROPPED = ClipSpec(num_frames=3, stride=2, size=(24, 24), resize=28)
 UNMIRRORED = Augmentation(flip=0.0)
 WHOLE = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
@@ -31,14 +34,14 @@ WHOLE = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
 
 @pytest.fixture(scope="module")
 def videos(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
-    """Frame k of video i carries the number 20 · i + k; the label is 10 − i."""
+    """Frame k of video i carries the number 20 · i + k; the number of its label is 10 − i."""
     folder = tmp_path_factory.mktemp("videos")
     paths = [
         encode(folder / f"{i}.mp4", [numbered(LENGTH * i + k) for k in range(LENGTH)], options={"g": "10"})
         for i in range(COUNT)
     ]
-    labelled = tuple(LabelledVideo(path, {"classes": 10 - i}) for i, path in enumerate(paths))
-    return VideoSet(labelled, {"classes": tuple("abcdefghijk")}, "a test")
+    labelled = tuple(LabelledVideo(path, {"classes": (NAMES[10 - i],)}) for i, path in enumerate(paths))
+    return VideoSet(labelled, LabelSpace({"classes": tuple(NAMES)}), "a test")
 
 
 @pytest.fixture
@@ -47,8 +50,8 @@ def broken(videos: VideoSet, tmp_path: Path) -> VideoSet:
     path = tmp_path / "broken.mp4"
     path.write_text("This is not a video.\n" * 50)
     changed = list(videos.videos)
-    changed[4] = LabelledVideo(path, {"classes": 6})
-    return VideoSet(tuple(changed), videos.classes, videos.source)
+    changed[4] = LabelledVideo(path, {"classes": (NAMES[6],)})
+    return replace(videos, videos=tuple(changed))
 
 
 def batches_of(
@@ -178,14 +181,14 @@ def test_random_streams_have_nothing_in_common() -> None:
 
 
 def test_set_smaller_than_a_batch(videos: VideoSet) -> None:
-    few = VideoSet(videos.videos[:2], videos.classes, videos.source)
+    few = replace(videos, videos=videos.videos[:2])
     batches = list(batches_of(few, CROPPED, 8, range(3)))
     assert [sorted(batch.indices.tolist()) for batch in batches] == [[0, 1]] * 3
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(2, 7), (8, 2), (8, 0)])
 def test_batch_too_small_to_share(batch_size: int, count: int, videos: VideoSet) -> None:
-    few = VideoSet(videos.videos[:count], videos.classes, videos.source)
+    few = replace(videos, videos=videos.videos[:count])
     with pytest.raises(UserError, match=f"^batch_size: 3 processes cannot share a batch of {min(batch_size, count)} "):
         batches_of(few, CROPPED, batch_size, range(1), ranks=Ranks(0, 3))
 
@@ -206,7 +209,7 @@ def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep:
         assert message.startswith(f"{broken.videos[4].source}: not a readable video")
         assert "\n" not in message
         assert 4 not in batch.indices
-        assert batch.labels["classes"].tolist() == [broken.videos[i].labels["classes"] for i in batch.indices.tolist()]
+        assert batch.labels["classes"].tolist() == [10 - i for i in batch.indices.tolist()]
         order = epoch_order(COUNT, 0, epoch).tolist()
         assert [i for i in order if i != 4] == [
             index for index, wanted in zip(batch.indices.tolist(), order, strict=True) if wanted != 4
@@ -216,7 +219,7 @@ def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep:
 
 
 def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> None:
-    nothing = VideoSet((broken.videos[4],) * 5, broken.classes, broken.source)
+    nothing = replace(broken, videos=(broken.videos[4],) * 5)
     with pytest.raises(VideoError) as caught:
         next(batches_of(nothing, CROPPED, 2, range(1)))
     message = str(caught.value)
@@ -307,8 +310,8 @@ def test_mirrored_clips_have_the_labels_of_their_mirrors(videos: VideoSet) -> No
 
 
 def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
-    some = tuple(LabelledVideo(videos.videos[i].source, {"classes": numbers}) for i, numbers in enumerate([(0, 2), ()]))
-    data = VideoSet(some, {"classes": ("a", "b", "c")}, "a test", multi_label=True)
+    some = tuple(LabelledVideo(videos.videos[i].source, {"classes": names}) for i, names in enumerate([("a", "c"), ()]))
+    data = VideoSet(some, LabelSpace({"classes": ("a", "b", "c")}, multi_label=True), "a test")
     (batch,) = batches_of(data, WHOLE, 2, range(1))
     rows = dict(zip(batch.indices.tolist(), batch.labels["classes"].tolist(), strict=True))
     assert rows == {0: [1.0, 0.0, 1.0], 1: [0.0, 0.0, 0.0]}
@@ -317,8 +320,8 @@ def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
     """At 25 frames a second, 0.2 to 0.56 s are the frames 5 to 13."""
-    stretch = LabelledVideo(videos.videos[0].source, {"classes": 0}, span=(0.2, 0.56))
-    data = VideoSet((stretch,), {"classes": ("a", "b")}, "a test")
+    stretch = LabelledVideo(videos.videos[0].source, {"classes": ("a",)}, span=(0.2, 0.56))
+    data = VideoSet((stretch,), LabelSpace({"classes": ("a", "b")}), "a test")
     starts = set()
     for batch in batches_of(data, WHOLE, 1, range(40), augmentation=UNMIRRORED, keep_decoded=keep):
         first, *rest = read_numbers(batch.clips[0])
@@ -344,7 +347,7 @@ def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numb
 )
 def test_frames_of_a_stretch(span: tuple[float, float] | None, expected: range) -> None:
     info = VideoInfo(width=1, height=1, frame_rate=25.0, duration=2.0, num_frames=50, codec="", rotation=0)
-    assert grid_of(info, span) == expected
+    assert frames_in(info, span) == expected
 
 
 def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:

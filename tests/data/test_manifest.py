@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.manifest import (
     FileRecord,
     Manifest,
     Scan,
-    Use,
     compare,
     data_hash,
     from_line,
-    named_entries,
     read_manifest,
     stat_all,
     to_line,
     write_manifest,
 )
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.source import InShard
 
 CLASSES = ("jump", "run")
@@ -43,9 +43,8 @@ def make(root: Path, sizes: dict[str, int]) -> Path:
 
 def videos_in(root: Path, names: Sequence[str], classes: Sequence[str] = CLASSES) -> VideoSet:
     """Each of the class that its folder is named after."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    videos = tuple(LabelledVideo(root / name, {"classes": numbers[Path(name).parent.name]}) for name in names)
-    return VideoSet(videos, {"classes": tuple(classes)}, "videos of a test")
+    videos = tuple(LabelledVideo(root / name, {"classes": (Path(name).parent.name,)}) for name in names)
+    return VideoSet(videos, LabelSpace({"classes": tuple(classes)}), "videos of a test")
 
 
 NAMES = ("clips/run/1.mp4", "clips/run/2.mp4", "clips/jump/1.mp4")
@@ -61,10 +60,10 @@ def manifest_of(root: Path, videos: VideoSet, split: str = "val") -> Manifest:
     """As a check of the data in that folder would write it."""
     sizes = stat_all([video.source for video in videos.videos])
     files: dict[str, FileRecord] = {}
-    for entry in named_entries(videos):
-        name = entry.source.name if isinstance(entry.source, InShard) else entry.source.relative_to(root).as_posix()
-        record = files.get(name) or FileRecord(name, Scan(codec="h264"), size=sizes[entry.source][0])
-        files[name] = replace(record, uses=(*record.uses, Use(split, entry.labels, entry.span)))
+    for video in videos.videos:
+        name = video.source.name if isinstance(video.source, InShard) else video.source.relative_to(root).as_posix()
+        record = files.get(name) or FileRecord(name, Scan(codec="h264"), size=sizes[video.source][0])
+        files[name] = replace(record, videos=(*record.videos, replace(video, split=split)))
     return Manifest({split: data_hash(videos)}, "a test", tuple(files.values()))
 
 
@@ -110,11 +109,11 @@ def test_hash_changes_with_what_is_in_the_split(root: Path) -> None:
         replace(videos, videos=tuple(others)),
         replace(videos, videos=(first, first, *others)),
         replace(videos, videos=(replace(first, source=renamed), *others)),
-        replace(videos, videos=(replace(first, labels={"classes": 0}), *others)),
-        replace(videos, videos=(replace(first, labels={"classes": (0, 1)}), *others)),
+        replace(videos, videos=(replace(first, labels={"classes": (CLASSES[0],)}), *others)),
+        replace(videos, videos=(replace(first, labels={"classes": CLASSES}), *others)),
         replace(videos, videos=(replace(first, span=(0.0, 1.5)), *others)),
         replace(videos, videos=(replace(first, span=(0.0, 1.75)), *others)),
-        replace(videos, classes={"classes": ("leap", "run")}),
+        replace(videos, videos=tuple(replace(video, labels={"classes": ("leap",)}) for video in videos.videos)),
     ]
     hashes = [data_hash(videos), *map(data_hash, changed)]
     (root / NAMES[0]).write_bytes(b"another size")
@@ -125,22 +124,24 @@ def test_hash_changes_with_what_is_in_the_split(root: Path) -> None:
 
 
 def test_hash_keeps_heads_apart_and_ignores_their_order(root: Path) -> None:
-    def videos(**labels: int) -> VideoSet:
-        return VideoSet(
-            (LabelledVideo(root / NAMES[0], labels),), {"verb": ("cut", "open"), "noun": ("cut", "open")}, "a test"
-        )
+    def videos(**labels: str) -> VideoSet:
+        video = LabelledVideo(root / NAMES[0], {head: (name,) for head, name in labels.items()})
+        return VideoSet((video,), LabelSpace({"verb": ("cut", "open"), "noun": ("cut", "open")}), "a test")
 
-    assert data_hash(videos(verb=0, noun=1)) == data_hash(videos(noun=1, verb=0))
-    assert data_hash(videos(verb=0, noun=1)) != data_hash(videos(verb=1, noun=0))
+    assert data_hash(videos(verb="cut", noun="open")) == data_hash(videos(noun="open", verb="cut"))
+    assert data_hash(videos(verb="cut", noun="open")) != data_hash(videos(verb="open", noun="cut"))
 
 
 def test_hash_of_shards_does_not_depend_on_where_or_in_which_shard_a_video_lies() -> None:
     def videos(folder: str, order: Sequence[int], size: int = 10) -> VideoSet:
         members = [
-            LabelledVideo(InShard(f"{folder}{n}.tar", f"{number:07d}/clip.mp4", 512 * n, size), {"classes": number % 2})
+            LabelledVideo(
+                InShard(f"{folder}{n}.tar", f"{number:07d}/clip.mp4", 512 * n, size),
+                {"classes": (CLASSES[number % 2],)},
+            )
             for n, number in enumerate(order)
         ]
-        return VideoSet(tuple(members), {"classes": CLASSES}, "shards")
+        return VideoSet(tuple(members), LabelSpace({"classes": CLASSES}), "shards")
 
     expected = data_hash(videos("s3://bucket/train-", range(6)))
     assert data_hash(videos("/mnt/disk/", [3, 1, 0, 5, 2, 4])) == expected
@@ -166,10 +167,10 @@ def test_hash_of_a_folder_of_frames_counts_them(tmp_path: Path) -> None:
 def test_held_out_splits_of_an_opened_data_set_have_hashes_of_their_own(tmp_path: Path) -> None:
     names = {f"{name}/{number}.mp4": number + 1 for name in CLASSES for number in range(6)}
     make(tmp_path, names)
-    train, val = (data_hash(open_split(tmp_path, split)) for split in ("train", "val"))
+    train, val = (data_hash(open_data(tmp_path).split(split)) for split in ("train", "val"))
     assert train != val
     make(tmp_path, {"notes.txt": 7})
-    assert data_hash(open_split(tmp_path, "train")) == train
+    assert data_hash(open_data(tmp_path).split("train")) == train
 
 
 # --- the file
@@ -177,7 +178,11 @@ def test_held_out_splits_of_an_opened_data_set_have_hashes_of_their_own(tmp_path
 
 def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     scan = Scan("", "too few", 2.5, 50, 20.0, 64, 32, "h264", "mp4", "AAAA", True)
-    uses = (Use("train", {"verb": ("cut",), "noun": ("a", "b")}, (0.5, 2.0)), Use("val", {"verb": (), "noun": ("c",)}))
+    name = Path("run/1, 2.mp4")
+    uses = (
+        LabelledVideo(name, {"verb": ("cut",), "noun": ("a", "b")}, "train", (0.5, 2.0)),
+        LabelledVideo(name, {"verb": (), "noun": ("c",)}, "val"),
+    )
     files = (
         FileRecord("run/1, 2.mp4", scan, "", 77, 123456789, "ab" * 32, uses, ("is odd",)),
         FileRecord("0001/\udcff.mp4", Scan(problem="is empty"), "s3://b/1.tar", 0),
@@ -230,7 +235,7 @@ def test_compare_tells_of_labels_and_spans(root: Path) -> None:
     videos = videos_in(root, NAMES)
     first, *others = videos.videos
     manifest = manifest_of(root, videos)
-    for changed in (replace(first, labels={"classes": 0}), replace(first, span=(0.0, 1.0))):
+    for changed in (replace(first, labels={"classes": (CLASSES[0],)}), replace(first, span=(0.0, 1.0))):
         now = replace(videos, videos=(changed, *others))
         assert compare(manifest, "val", now) == "1 video with other labels or spans"
     stretches = replace(videos, videos=tuple(replace(first, span=(float(n), n + 1.0)) for n in range(3)))

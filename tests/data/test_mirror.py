@@ -57,8 +57,8 @@ def test_what_is_given_goes_before_the_words() -> None:
 @pytest.mark.parametrize(
     ("swaps", "message"),
     [
-        ({"a": "d"}, "'d': there is no such class"),
-        ({"d": "a"}, "'d': there is no such class"),
+        ({"a": "d"}, "'d': no such class"),
+        ({"d": "a"}, "'d': no such class"),
         ({"a": "b", "b": "c"}, "'b': given both 'a' and 'c'"),
         ({"a": "a", "b": "a"}, "'a': given both 'a' and 'b'"),
     ],

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -18,15 +19,15 @@ from torch import Tensor
 
 from vivit.data import encode as encoding_module
 from vivit.data import pack as packing
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.datasets import DataSet, LabelledVideo, VideoSet
 from vivit.data.encode import Encoding
-from vivit.data.entries import DataListing, Entry
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
 from vivit.data.pack import Packed, pack
-from vivit.data.readers.listing import read_data
+from vivit.data.readers.listing import open_data
 from vivit.data.readers.shards import open_shards
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.runtime import Ranks
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
@@ -37,6 +38,7 @@ Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
 
 COUNT, LENGTH = 7, 20
+SPACE = LabelSpace({"classes": ("a", "b", "c")})
 SPEC = ClipSpec(num_frames=3, stride=2, size=(24, 24), resize=28)
 SMALL = 10240  # bytes of a shard with one or two of the videos
 
@@ -52,29 +54,24 @@ def folder(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_facto
     return folder
 
 
-def listing_of(folder: Path) -> DataListing:
+def listing_of(folder: Path) -> DataSet:
     """As of a folder of classes; every third video is for validation."""
     entries = tuple(
-        Entry(path, {"classes": (path.parent.name,)}, "train" if number % 3 else "val")
+        LabelledVideo(path, {"classes": (path.parent.name,)}, "train" if number % 3 else "val")
         for number, path in enumerate(sorted(folder.rglob("*.mp4")))
     )
-    return DataListing(entries, {"classes": ("a", "b", "c")}, False, "a test")
+    return DataSet(str(folder), entries, SPACE, "a test")
 
 
-def video_set(listing: DataListing) -> VideoSet:
-    numbers = {name: number for number, name in enumerate(listing.classes["classes"])}
-    videos = tuple(
-        LabelledVideo(entry.source, {"classes": numbers[entry.labels["classes"][0]]}, entry.span)
-        for entry in listing.entries
-    )
-    return VideoSet(videos, listing.classes, listing.source)
+def video_set(listing: DataSet) -> VideoSet:
+    return VideoSet(listing.videos, listing.labels, "a test")
 
 
 def content(source: VideoSource) -> bytes:
     return source.read() if isinstance(source, InShard) else source.read_bytes()
 
 
-def in_shard(entry: Entry) -> InShard:
+def in_shard(entry: LabelledVideo) -> InShard:
     assert isinstance(entry.source, InShard)
     return entry.source
 
@@ -83,7 +80,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def error_of(listing: DataListing, out: Path, encoding: Encoding | None = None) -> str:
+def error_of(listing: DataSet, out: Path, encoding: Encoding | None = None) -> str:
     with pytest.raises(UserError) as caught:
         pack(listing, out, encoding=encoding, shard_size=SMALL, workers=0)
     message = str(caught.value)
@@ -97,22 +94,22 @@ def error_of(listing: DataListing, out: Path, encoding: Encoding | None = None) 
 def test_every_file_is_there_with_what_is_said_of_it(folder: Path, tmp_path: Path) -> None:
     listing = listing_of(folder)
     packed = pack(listing, tmp_path / "out", shard_size=SMALL, workers=0)
-    assert (packed.videos, packed.entries, packed.left_out) == (COUNT, COUNT, ())
+    assert (packed.files, packed.videos, packed.left_out) == (COUNT, COUNT, ())
     assert packed.shards == len(list((tmp_path / "out").glob("shard-*.tar"))) > 1
     assert packed.size == sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
     assert all(path.stat().st_size <= SMALL for path in (tmp_path / "out").glob("*.tar"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".tar") == ["shards.json"]
     again = open_shards(tmp_path / "out")
-    assert (again.classes, again.multi_label) == (listing.classes, listing.multi_label)
-    for before, after in zip(listing.entries, again.entries, strict=True):
+    assert again.labels == listing.labels
+    for before, after in zip(listing.videos, again.videos, strict=True):
         assert (after.labels, after.split, after.span) == (before.labels, before.split, before.span)
         assert content(after.source) == content(before.source)
         assert in_shard(after).name == Path(str(before.source)).relative_to(folder).as_posix()
         with in_shard(after).open() as file:
             assert file.read() == content(before.source)
     # They are mixed: neither in the order of the list nor of their classes.
-    placed = sorted(again.entries, key=lambda entry: (in_shard(entry).shard, in_shard(entry).offset))
-    assert placed != list(again.entries)
+    placed = sorted(again.videos, key=lambda entry: (in_shard(entry).shard, in_shard(entry).offset))
+    assert placed != list(again.videos)
     # In the tar files their names are safe for any reader; the index has those of the data.
     members: list[str] = []
     for path in sorted((tmp_path / "out").glob("*.tar")):
@@ -138,7 +135,7 @@ def test_webdataset_reads_the_same_bytes_and_labels(folder: Path, tmp_path: Path
             entry.split,
             Path(str(entry.source)).relative_to(folder).as_posix(),
         )
-        for entry in listing.entries
+        for entry in listing.videos
     }
 
 
@@ -167,9 +164,9 @@ def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_
 @pytest.mark.parametrize("encoding", [None, Encoding(short_side=16)])
 def test_the_same_videos_are_held_out(encoding: Encoding | None, folder: Path, tmp_path: Path) -> None:
     """Where the data has no validation split: nobody is to train on what was held out before it was packed."""
-    pack(read_data(folder), tmp_path, encoding=encoding, workers=0)
+    pack(open_data(folder), tmp_path, encoding=encoding, workers=0)
     for split in ("train", "val"):
-        files, shards = open_split(folder, split), open_split(tmp_path, split)
+        files, shards = open_data(folder).split(split), open_data(tmp_path).split(split)
         names = [video.source.name for video in shards.videos if isinstance(video.source, InShard)]
         assert names == [Path(str(video.source)).relative_to(folder).as_posix() for video in files.videos]
         assert [video.labels for video in shards.videos] == [video.labels for video in files.videos]
@@ -188,20 +185,21 @@ def test_a_long_video_is_stored_once_for_all_its_segments(folder: Path, tmp_path
     path = folder / "a" / "clip 0.mp4"
     spans = [(0.0, 0.2), (0.2, 0.64), (0.1, 0.4)]
     entries = tuple(
-        Entry(path, {"verb": (verb,), "noun": ("egg",)}, "train", span) for verb, span in zip("xyx", spans, strict=True)
+        LabelledVideo(path, {"verb": (verb,), "noun": ("egg",)}, "train", span)
+        for verb, span in zip("xyx", spans, strict=True)
     )
-    listing = DataListing(entries, {"verb": ("x", "y"), "noun": ("egg",)}, False, "a test")
-    assert pack(listing, tmp_path / "out", workers=0).videos == 1
+    listing = DataSet("data", entries, LabelSpace({"verb": ("x", "y"), "noun": ("egg",)}), "a test")
+    assert pack(listing, tmp_path / "out", workers=0).files == 1
     again = open_shards(tmp_path / "out")
-    assert len({entry.source for entry in again.entries}) == 1
-    assert [(entry.labels, entry.span) for entry in again.entries] == [(e.labels, e.span) for e in entries]
-    assert again.classes == listing.classes
+    assert len({entry.source for entry in again.videos}) == 1
+    assert [(entry.labels, entry.span) for entry in again.videos] == [(e.labels, e.span) for e in entries]
+    assert again.labels == listing.labels
     # And from the shard alone, without the index.
     (tmp_path / "out" / "shards.json").unlink()
-    assert open_shards(tmp_path / "out").entries == again.entries
+    assert open_shards(tmp_path / "out").videos == again.videos
     # Encoded, it is not cut: one stretch is not all that counts.
     pack(listing, tmp_path / "encoded", encoding=Encoding(), workers=0)
-    (source,) = {entry.source for entry in open_shards(tmp_path / "encoded").entries}
+    (source,) = {entry.source for entry in open_shards(tmp_path / "encoded").videos}
     with open_video(source) as video:
         assert video.info.num_frames == LENGTH
 
@@ -209,15 +207,15 @@ def test_a_long_video_is_stored_once_for_all_its_segments(folder: Path, tmp_path
 def test_many_labels(folder: Path, tmp_path: Path) -> None:
     paths = sorted(folder.rglob("*.mp4"))[:3]
     labels: list[tuple[str, ...]] = [("a", "b"), (), ("c",)]
-    entries = tuple(Entry(path, {"classes": names}, "") for path, names in zip(paths, labels, strict=True))
-    pack(DataListing(entries, {"classes": ("a", "b", "c")}, True, "a test"), tmp_path, workers=0)
+    entries = tuple(LabelledVideo(path, {"classes": names}, "") for path, names in zip(paths, labels, strict=True))
+    pack(DataSet("data", entries, LabelSpace(SPACE.classes, multi_label=True), "a test"), tmp_path, workers=0)
     again = open_shards(tmp_path)
-    assert again.multi_label
-    assert [entry.labels["classes"] for entry in again.entries] == labels
+    assert again.labels.multi_label
+    assert [entry.labels["classes"] for entry in again.videos] == labels
     (tmp_path / "shards.json").unlink()
     walked = open_shards(tmp_path)
-    assert walked.multi_label
-    assert {e.source: e.labels for e in walked.entries} == {e.source: e.labels for e in again.entries}
+    assert walked.labels.multi_label
+    assert {e.source: e.labels for e in walked.videos} == {e.source: e.labels for e in again.videos}
 
 
 def test_shards_can_be_packed_again(folder: Path, tmp_path: Path) -> None:
@@ -225,10 +223,10 @@ def test_shards_can_be_packed_again(folder: Path, tmp_path: Path) -> None:
     pack(listing, tmp_path / "one", shard_size=SMALL, workers=0)
     pack(open_shards(tmp_path / "one"), tmp_path / "two", workers=0)
     again = open_shards(tmp_path / "two")
-    assert {in_shard(entry).name for entry in again.entries} == {
+    assert {in_shard(entry).name for entry in again.videos} == {
         path.relative_to(folder).as_posix() for path in folder.rglob("*.mp4")
     }
-    assert [content(entry.source) for entry in again.entries] == [content(entry.source) for entry in listing.entries]
+    assert [content(entry.source) for entry in again.videos] == [content(entry.source) for entry in listing.videos]
 
 
 def test_a_shard_begins_where_another_video_would_not_fit(folder: Path, tmp_path: Path) -> None:
@@ -241,15 +239,15 @@ def test_what_cannot_be_read_is_left_out_and_told(encoding: Encoding | None, fol
     broken = tmp_path / "broken.mp4"
     broken.write_text("This is not a video.\n" * 50)
     listing = listing_of(folder)
-    entries = (*listing.entries[:2], Entry(broken, {"classes": ("a",)}, "train"), *listing.entries[2:])
-    packed = pack(DataListing(entries, listing.classes, False, ""), tmp_path / "out", encoding=encoding, workers=0)
+    entries = (*listing.videos[:2], LabelledVideo(broken, {"classes": ("a",)}, "train"), *listing.videos[2:])
+    packed = pack(replace(listing, videos=entries), tmp_path / "out", encoding=encoding, workers=0)
     (line,) = packed.left_out
     assert "broken.mp4: not a readable video" in line
     assert line.count("broken.mp4") == 1
     again = open_shards(tmp_path / "out")
-    assert [entry.labels for entry in again.entries] == [entry.labels for entry in listing.entries]
+    assert [entry.labels for entry in again.videos] == [entry.labels for entry in listing.videos]
     assert json.loads((tmp_path / "out" / "shards.json").read_text())["left_out"] == [line]
-    only = DataListing((Entry(broken, {"classes": ("a",)}, "train"),), listing.classes, False, "a test")
+    only = replace(listing, videos=(LabelledVideo(broken, {"classes": ("a",)}, "train"),))
     assert "none of 1 videos can be read, for example broken.mp4: not a" in error_of(only, tmp_path / "none", encoding)
     assert tree(tmp_path / "none") == {}
 
@@ -264,13 +262,14 @@ def key_frames(data: bytes, path: Path) -> list[int]:
     return [number for number, (_, is_key) in enumerate(shown) if is_key]
 
 
-def one_entry(path: Path, span: tuple[float, float] | None = None) -> DataListing:
-    return DataListing((Entry(path, {"classes": ("a",)}, "train", span),), {"classes": ("a",)}, False, "a test")
+def one_entry(path: Path, span: tuple[float, float] | None = None) -> DataSet:
+    video = LabelledVideo(path, {"classes": ("a",)}, "train", span)
+    return DataSet("data", (video,), LabelSpace({"classes": ("a",)}), "a test")
 
 
-def encoded(path: Path, out: Path, encoding: Encoding, span: tuple[float, float] | None = None) -> Entry:
+def encoded(path: Path, out: Path, encoding: Encoding, span: tuple[float, float] | None = None) -> LabelledVideo:
     pack(one_entry(path, span), out, encoding=encoding, workers=0)
-    (entry,) = open_shards(out).entries
+    (entry,) = open_shards(out).videos
     return entry
 
 
@@ -358,10 +357,9 @@ import time
 from pathlib import Path
 root, folder, out, kind, workers, pause_at, largest = sys.argv[1:]
 sys.path.insert(0, root)
-from vivit.data.order import Order
 from vivit.errors import UserError
-from vivit.runtime import Ranks
-from vivit.data.entries import DataListing, Entry
+from vivit.data.datasets import DataSet, LabelledVideo
+from vivit.labels import LabelSpace
 from vivit.data.encode import Encoding
 from vivit.data.pack import pack
 
@@ -374,10 +372,10 @@ if __name__ == "__main__":
     if int(largest):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
     entries = tuple(
-        Entry(path, {"classes": (path.parent.name,)}, "train" if number % 3 else "val")
+        LabelledVideo(path, {"classes": (path.parent.name,)}, "train" if number % 3 else "val")
         for number, path in enumerate(sorted(Path(folder).rglob("*.mp4")))
     )
-    listing = DataListing(entries, {"classes": ("a", "b", "c")}, False, "a test")
+    listing = DataSet(folder, entries, LabelSpace({"classes": ("a", "b", "c")}), "a test")
     encoding = Encoding() if kind == "encoded" else None
     try:
         pack(listing, Path(out), encoding=encoding, shard_size=10240, workers=int(workers), progress=progress)
@@ -407,12 +405,12 @@ def test_a_run_that_is_killed_goes_on_and_writes_the_same(
         with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
             assert process.stdout is not None
             assert any(line.strip() == str(stop) for line in process.stdout)
-            assert "another process is packing into it" in error_of(listing, out, encoding)
+            assert "another process is packing into this folder" in error_of(listing, out, encoding)
             process.kill()
         assert not (out / "shards.json").exists()
         for path in out.glob("*.tar"):
             assert path.read_bytes() == (plain / path.name).read_bytes()
-        with pytest.raises(UserError, match="not all of it is packed; run the same"):
+        with pytest.raises(UserError, match="packing is not finished; run the same"):
             open_shards(out)
         wait_for_the_end_of(process.pid)
     assert any(out.glob("*.tar"))
@@ -445,11 +443,11 @@ def test_a_second_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
 
 def test_other_shards_are_not_touched(folder: Path, tmp_path: Path) -> None:
     listing = listing_of(folder)
-    fewer = DataListing(listing.entries[:-1], listing.classes, False, "")
+    fewer = replace(listing, videos=listing.videos[:-1])
     out = tmp_path / "whole"
     pack(listing, out, shard_size=SMALL, workers=0)
-    assert "holds other shards, or the same data with other settings" in error_of(fewer, out)
-    assert "holds other shards" in error_of(listing, out, Encoding())
+    assert "holds shards of other data or with other settings" in error_of(fewer, out)
+    assert "holds shards of other data" in error_of(listing, out, Encoding())
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "a.tar").write_bytes(bytes(10240))
@@ -457,7 +455,7 @@ def test_other_shards_are_not_touched(folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     (begun / ".packing").mkdir(parents=True)
     (begun / ".packing" / "plan").write_text("another")
-    assert "was begun to be packed there" in error_of(listing, begun)
+    assert "with other settings was started here" in error_of(listing, begun)
     assert (foreign / "a.tar").read_bytes() == bytes(10240)
 
 
@@ -468,9 +466,9 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(kind: str, folder: Pat
     call = command(tmp_path / "run.py", folder, out, kind, largest=600)
     printed = subprocess.run(call, capture_output=True, text=True, timeout=60)
     assert printed.stderr == ""
-    assert "not written (File too large); the same command goes on from there" in printed.stdout.splitlines()[-1]
+    assert "not written (File too large); the same command continues from there" in printed.stdout.splitlines()[-1]
     assert not list(out.glob("*.tar"))
     assert not (out / "shards.json").exists()
     encoding = Encoding() if kind == "encoded" else None
     pack(listing_of(folder), out, encoding=encoding, shard_size=SMALL, workers=0)
-    assert len(open_shards(out).entries) == COUNT
+    assert len(open_shards(out).videos) == COUNT

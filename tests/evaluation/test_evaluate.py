@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.support import random_weights
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
 from vivit.evaluation.pictures import draw_confusions
 from vivit.inference.views import Views, clip_spec, mean_logits
@@ -27,7 +28,7 @@ def model(tiny_recipe: Recipe) -> ViViT:
 
 
 def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None:
-    videos = open_split(bright_dark, "all")
+    videos = open_data(bright_dark).split("all")
     # Twelve videos of six views are more than go through the network at once.
     found = evaluate(model, videos, Views(2, 3))
     assert not model.training
@@ -42,7 +43,7 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
 
 
 def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) -> None:
-    videos = open_split(bright_dark, "val")
+    videos = open_data(bright_dark).split("val")
     found = evaluate(model, videos, Views(2, 3, "probabilities"))
     for index, video in enumerate(videos.videos):
         with torch.no_grad():
@@ -54,7 +55,7 @@ def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) 
 def test_scores_of_logits_from_elsewhere_are_the_same(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
     data = shutil.copytree(bright_dark, tmp_path / "data")
     (data / "dark" / "dark1.mp4").write_bytes(b"no video")
-    videos = open_split(data, "all")
+    videos = open_data(data).split("all")
     found = evaluate(model, videos)
     again = evaluation_of(videos, found.logits, {7: "dark1.mp4: no video"})
     assert list(found.failures) == list(again.failures) == [7]
@@ -74,7 +75,7 @@ def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
 
 
 def test_twice_is_the_same_and_workers_do_not_matter(bright_dark: Path, model: ViViT) -> None:
-    videos = open_split(bright_dark, "val")
+    videos = open_data(bright_dark).split("val")
     first = evaluate(model.train(), videos, Views(2))
     second = evaluate(model.train(), videos, Views(2), read=ReadOptions(workers=1))
     assert torch.equal(first.logits["classes"], second.logits["classes"])
@@ -85,8 +86,8 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
     broken = data / "bright" / "bright2.mp4"
     broken.write_bytes(b"no video")
     done: list[int] = []
-    found = evaluate(model, open_split(data, "all"), progress=done.append)
-    whole = evaluate(model, open_split(bright_dark, "all"))
+    found = evaluate(model, open_data(data).split("all"), progress=done.append)
+    whole = evaluate(model, open_data(bright_dark).split("all"))
 
     assert list(found.failures) == [2]
     assert found.failures[2].startswith(f"{broken}: ")
@@ -102,7 +103,9 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
 
 def test_no_readable_video_at_all(tmp_path: Path, model: ViViT) -> None:
     (tmp_path / "x.mp4").write_bytes(b"")
-    videos = VideoSet((LabelledVideo(tmp_path / "x.mp4", {"classes": 0}),), {"classes": ("a", "b")}, "")
+    videos = VideoSet(
+        (LabelledVideo(tmp_path / "x.mp4", {"classes": ("a",)}),), LabelSpace({"classes": ("a", "b")}), ""
+    )
     scores = evaluate(model, videos).scores()
     assert scores == {"top1": 0.0, "top5": 0.0, "videos": 1, "unreadable": 1}
 
@@ -209,8 +212,11 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
     model = random_model(tiny_recipe, {"noun": NOUNS, "verb": VERBS})
     labels = [{"verb": (i // 3) % 2, "noun": (5 * i) % 7} for i in range(12)]
     videos = VideoSet(
-        tuple(LabelledVideo(path, label) for path, label in zip(paths, labels, strict=True)),
-        {"verb": VERBS, "noun": NOUNS},
+        tuple(
+            LabelledVideo(path, {"verb": (VERBS[label["verb"]],), "noun": (NOUNS[label["noun"]],)})
+            for path, label in zip(paths, labels, strict=True)
+        ),
+        LabelSpace({"verb": VERBS, "noun": NOUNS}),
         "",
     )
     found = evaluate(model, videos, Views(2))
@@ -270,10 +276,12 @@ def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_p
     labels: list[tuple[int, ...]] = [(0, *(k for k in range(1, 6) if i % (k + 1) == 0)) for i in range(12)]
     labels[3], labels[5], labels[7] = (), (0, 2, 5), (0,)
     videos = VideoSet(
-        tuple(LabelledVideo(path, {"classes": label}) for path, label in zip(paths, labels, strict=True)),
-        {"classes": NOUNS},
+        tuple(
+            LabelledVideo(path, {"classes": tuple(NOUNS[number] for number in label)})
+            for path, label in zip(paths, labels, strict=True)
+        ),
+        LabelSpace({"classes": NOUNS}, multi_label=True),
         "",
-        multi_label=True,
     )
     found = evaluate(model, videos, Views(2))
 

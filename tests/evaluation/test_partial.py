@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.support import random_weights
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
+from vivit.data.readers.listing import open_data
 from vivit.evaluation import partial
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.partial import PartialLogits
@@ -76,7 +77,7 @@ def assert_same(some: Evaluation, other: Evaluation) -> None:
 def test_stopped_and_continued_is_the_same_to_the_last_bit(
     stops: list[int], data: Path, tmp_path: Path, model: ViViT
 ) -> None:
-    videos = open_split(data, "all")
+    videos = open_data(data).split("all")
     whole = run(model, videos)
     for stop in stops:
         with pytest.raises(Stopped):
@@ -89,7 +90,7 @@ def test_stopped_and_continued_is_the_same_to_the_last_bit(
 
 
 def test_what_is_saved_is_not_computed_again(data: Path, tmp_path: Path, model: ViViT) -> None:
-    videos = open_split(data, "all")
+    videos = open_data(data).split("all")
     with pytest.raises(Stopped):
         run(model, videos, tmp_path / "out", stop_after(12))
     kept = PartialLogits(tmp_path / "out", "a")
@@ -106,7 +107,7 @@ def test_what_is_saved_is_not_computed_again(data: Path, tmp_path: Path, model: 
 
 def test_logits_are_kept_under_their_key_and_not_as_pickles(data: Path, tmp_path: Path, model: ViViT) -> None:
     with pytest.raises(Stopped):
-        run(model, open_split(data, "all"), tmp_path, stop_after(12))
+        run(model, open_data(data).split("all"), tmp_path, stop_after(12))
     files = list((tmp_path / "unfinished-a").iterdir())
     assert [file.suffix for file in files] == [".safetensors"] * 2
     assert PartialLogits(tmp_path, "b").done == {}
@@ -116,7 +117,7 @@ def test_logits_are_kept_under_their_key_and_not_as_pickles(data: Path, tmp_path
 
 
 def test_a_damaged_file_counts_as_not_there(data: Path, tmp_path: Path, model: ViViT) -> None:
-    videos = open_split(data, "all")
+    videos = open_data(data).split("all")
     whole = run(model, videos)
     with pytest.raises(Stopped):
         run(model, videos, tmp_path, stop_after(12))
@@ -130,7 +131,7 @@ def test_files_are_written_from_time_to_time_only(
     data: Path, tmp_path: Path, model: ViViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial, "SAVE_EVERY", 1e6)
-    run(model, open_split(data, "all"), tmp_path)
+    run(model, open_data(data).split("all"), tmp_path)
     assert not list(tmp_path.glob("unfinished*"))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.evaluation.evaluate import Evaluation, evaluation_of
 from vivit.evaluation.per_video import per_video_rows, write_per_video
+from vivit.labels import LabelSpace
 
 NAN = float("nan")
 ODD = ("=1+1", 'a "quoted", b', "two\nlines\r", "plain", "@home", "日本")
@@ -26,12 +27,12 @@ def videos() -> VideoSet:
     """Whole, a stretch, unreadable, and one for which the model has no number."""
     return VideoSet(
         (
-            LabelledVideo(Path("a, b.mp4"), {"classes": 0}),
-            LabelledVideo(Path("=cmd.mp4"), {"classes": 2}, (1.5, 4.0)),
-            LabelledVideo(Path("broken.mp4"), {"classes": 4}),
-            LabelledVideo(Path("nan.mp4"), {"classes": 5}),
+            LabelledVideo(Path("a, b.mp4"), {"classes": ODD[:1]}),
+            LabelledVideo(Path("=cmd.mp4"), {"classes": ODD[2:3]}, span=(1.5, 4.0)),
+            LabelledVideo(Path("broken.mp4"), {"classes": ODD[4:5]}),
+            LabelledVideo(Path("nan.mp4"), {"classes": ODD[5:]}),
         ),
-        {"classes": ODD},
+        LabelSpace({"classes": ODD}),
         "",
     )
 
@@ -87,9 +88,8 @@ def test_csv_holds_no_formula(evaluation: Evaluation, videos: VideoSet, tmp_path
 
 
 def test_several_heads_have_columns_each() -> None:
-    videos = VideoSet(
-        (LabelledVideo(Path("a.mp4"), {"verb": 1, "noun": 0}),), {"verb": ("open", "close"), "noun": ("x", "y")}, ""
-    )
+    space = LabelSpace({"verb": ("open", "close"), "noun": ("x", "y")})
+    videos = VideoSet((LabelledVideo(Path("a.mp4"), {"verb": ("close",), "noun": ("x",)}),), space, "")
     logits = {"verb": Tensor([[0.0, log(3)]]), "noun": Tensor([[0.0, log(4)]])}
     (row,) = per_video_rows(evaluation_of(videos, logits, {}), videos)
     assert row == {
@@ -104,10 +104,9 @@ def test_several_heads_have_columns_each() -> None:
 def test_many_labels_are_joined(tmp_path: Path) -> None:
     names = tuple("abcdefg")
     videos = VideoSet(
-        tuple(LabelledVideo(Path(f"{i}.mp4"), {"classes": label}) for i, label in enumerate([(1, 4), (), (6,)])),
-        {"classes": names},
+        tuple(LabelledVideo(Path(f"{i}.mp4"), {"classes": tuple(label)}) for i, label in enumerate(["be", "", "g"])),
+        LabelSpace({"classes": names}, multi_label=True),
         "",
-        multi_label=True,
     )
     logits = Tensor([[-1, 2, -3, 1, -2, 0, 0.5], [-1, -2, -3, -4, -5, -6, -7], [NAN] * 7])
     rows = per_video_rows(evaluation_of(videos, {"classes": logits}, {2: "2.mp4: no"}), videos)

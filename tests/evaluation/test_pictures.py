@@ -10,12 +10,13 @@ from PIL import Image
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.evaluation.evaluate import Evaluation, evaluation_of
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
+from vivit.labels import LabelSpace
 
 
 def evaluation_with(rows: list[list[float]], labels: list[int], heads: tuple[str, ...] = ("classes",)) -> Evaluation:
     videos = VideoSet(
-        tuple(LabelledVideo(Path("x.mp4"), dict.fromkeys(heads, label)) for label in labels),
-        dict.fromkeys(heads, ("a", "b")),
+        tuple(LabelledVideo(Path("x.mp4"), dict.fromkeys(heads, ("ab"[label],))) for label in labels),
+        LabelSpace(dict.fromkeys(heads, ("a", "b"))),
         "",
     )
     return evaluation_of(videos, dict.fromkeys(heads, torch.tensor(rows)), {})

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support import random_weights
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
@@ -22,13 +23,14 @@ from vivit.weights.store import load
 # The processes are forked off one that has imported everything, and meet over a file; of the command, over a port.
 SHARED = """
 import json, os, socket, sys
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors.torch import save_file
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.evaluation.score import score_model
 from vivit.inference.views import Views
@@ -45,8 +47,8 @@ def join(rank, size, port):
 
 def share(rank, size, count, port):
     state = join(rank, size, port)
-    videos = open_split(data, "all")
-    found = evaluate(load(folder / "model"), VideoSet(videos.videos[:count], videos.classes, ""),
+    videos = open_data(data).split("all")
+    found = evaluate(load(folder / "model"), replace(videos, videos=videos.videos[:count]),
                      Views(2), ranks=Ranks(rank, size, gather_object))
     name = f"{size} processes, {count} videos, {rank}"
     save_file(dict(found.logits), folder / f"{name}.safetensors")
@@ -107,8 +109,8 @@ def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(data: Path, folder: Path, count: int) -> Evaluation:
-    videos = open_split(data, "all")
-    few = VideoSet(videos.videos[:count], videos.classes, "")
+    videos = open_data(data).split("all")
+    few = replace(videos, videos=videos.videos[:count])
     return evaluate(load(folder / "model"), few, Views(2))
 
 
@@ -142,4 +144,4 @@ def test_of_the_command_one_process_prints_and_writes(data: Path, shared: Path) 
 def test_parts_that_nobody_puts_together_are_refused(data: Path, tiny_recipe: Recipe) -> None:
     model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
     with pytest.raises(ValueError, match="gather"):
-        evaluate(model, open_split(data, "all"), ranks=Ranks(0, 2))
+        evaluate(model, open_data(data).split("all"), ranks=Ranks(0, 2))

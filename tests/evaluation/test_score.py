@@ -12,13 +12,13 @@ import torch
 from pyarrow import parquet
 
 from tests.support import random_weights
-from vivit.data.datasets import open_split
 from vivit.data.manifest import data_hash
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.evaluation import score
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.inference.views import Views
-from vivit.labels import Metric
+from vivit.labels import LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
 
@@ -61,7 +61,7 @@ def test_scores_stand_beside_what_they_are_of(
     found = score_on_val(data, model)
 
     scores = read_scores(model / "evaluation")
-    hashed = data_hash(open_split(data, "val"))
+    hashed = data_hash(open_data(data).split("val"))
     assert scores["data_hash"] == hashed
     assert (scores["videos"], scores["unreadable"], scores["missing"], scores["views"]) == (12, 1, 0, "2x1")
     assert (scores["top1"], scores["top5"]) == (found.accuracy(1), found.accuracy(5))
@@ -88,7 +88,7 @@ def test_scores_stand_beside_what_they_are_of(
     assert scores["model"]["source"] == str(model)
     with (model / "evaluation" / "per_video.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["video"] for row in rows] == [str(video.source) for video in open_split(data, "val").videos]
+    assert [row["video"] for row in rows] == [str(video.source) for video in open_data(data).split("val").videos]
     assert [row["error"] for row in rows if row["error"]] == scores["failures"]
     assert sum(row["label"] == row["predicted"] for row in rows) == round(12 * scores["top1"])
     assert {row["label"] for row in rows if "dark3" in row["video"]} == {"dark"}
@@ -100,7 +100,7 @@ def test_probabilities_are_averaged_and_every_table_is_written(
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     table, out = tmp_path / "table.parquet", tmp_path / "out"
     found = score_on_val(bright_dark, model, out, Views(2, 1, "probabilities"), per_video=table)
-    expected = evaluate(score.load(model), open_split(bright_dark, "val"), Views(2, 1, "probabilities"))
+    expected = evaluate(score.load(model), open_data(bright_dark).split("val"), Views(2, 1, "probabilities"))
     assert torch.equal(found.logits["classes"], expected.logits["classes"])
     assert read_scores(out)["average"] == "probabilities"
     assert "2x1 views, their probabilities averaged, " in " ".join((model / "README.md").read_text().split())
@@ -164,10 +164,10 @@ def test_the_hash_is_that_of_the_data_and_not_of_the_models_order_of_classes(
         model = saved(tiny_recipe, tmp_path / f"model{number}", {"classes": names}, {"classes": len(names)})
         score_on_val(bright_dark, model, tmp_path / f"out{number}")
         hashes.append(read_scores(tmp_path / f"out{number}")["data_hash"])
-    assert hashes[0] == hashes[1] == data_hash(open_split(bright_dark, "val"))
+    assert hashes[0] == hashes[1] == data_hash(open_data(bright_dark).split("val"))
 
 
-VERBS, NOUNS = ["open", "close"], ["cup", "door", "knife", "lid", "pan", "tap", "towel"]
+VERBS, NOUNS = ("open", "close"), ("cup", "door", "knife", "lid", "pan", "tap", "towel")
 
 
 def test_several_heads_have_scores_and_pictures_each(
@@ -186,7 +186,7 @@ def test_several_heads_have_scores_and_pictures_each(
     score_on_val(data, model, tmp_path / "out")
 
     scores = read_scores(tmp_path / "out")
-    videos = open_split(data, "val", {"verb": VERBS, "noun": NOUNS})
+    videos = open_data(data).split("val", LabelSpace({"verb": VERBS, "noun": NOUNS}))
     expected = evaluate(score.load(model), videos, Views(2))
     named = {f"{head}_top{k}" for head in ("verb", "noun", "action") for k in (1, 5)}
     assert {name: scores[name] for name in named} == {name: expected.scores()[name] for name in named}
@@ -219,7 +219,7 @@ def test_many_labels_have_a_table_of_average_precisions(
     monkeypatch.setattr(score, "score_card", lambda *_: None)
     score_on_val(data, model, tmp_path / "out")
     scores = read_scores(tmp_path / "out")
-    assert [row["class"] for row in scores["per_class"]] == NOUNS
+    assert [row["class"] for row in scores["per_class"]] == list(NOUNS)
     precisions = [row["average_precision"] for row in scores["per_class"]]
     assert (precisions[0], precisions[6]) == (1.0, None)
     assert scores["mAP"] == pytest.approx(sum(precisions[:6]) / 6)

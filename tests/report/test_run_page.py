@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
+from vivit.data.loader import label_tensors
 from vivit.data.manifest import data_hash
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
-from vivit.labels import LabelSpace
 from vivit.report.clips import CLIP_BYTES, MOST_CLIPS
 from vivit.report.curves import run_curves
 from vivit.report.run_page import write_report
@@ -158,14 +159,14 @@ UNREAD = {"predicted": "", "probability": "", "label_probability": "", "label_ra
 
 @pytest.fixture(scope="module")
 def held_out(bright_dark: Path) -> VideoSet:
-    return open_split(bright_dark, "val")
+    return open_data(bright_dark).split("val")
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path, held_out: VideoSet) -> Path:
     """Two epochs on `bright_dark`; of its two validation videos one is named wrongly. Not to be written to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    folder = _begin(folder, held_out.classes, bright_dark, data_hash(held_out))
+    folder = _begin(folder, held_out.labels.classes, bright_dark, data_hash(held_out))
     scores = {"videos": 2, "unreadable": 0, "data_hash": data_hash(held_out)}
     _lines(
         folder / "metrics.jsonl",
@@ -177,9 +178,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path, held_
     _lines(folder / "steps.jsonl", _steps(8))
     _lines(folder / "sessions.jsonl", [SESSION, {**SESSION, "seconds": 1800.0}])
     logits = {"classes": torch.tensor([[3.0, 0.0], [2.0, 0.0]])}
-    labels = {"classes": torch.tensor([video.labels["classes"] for video in held_out.videos])}
+    labels = {"classes": torch.stack([label_tensors(held_out, index)["classes"] for index in range(2)])}
     assert sorted(labels["classes"].tolist()) == [0, 1]
-    evaluation = Evaluation(LabelSpace(held_out.classes), logits, labels, {})
+    evaluation = Evaluation(held_out.labels, logits, labels, {})
     write_per_video(evaluation, held_out, folder / "val_predictions.csv")
     save_file({"a": torch.zeros(1000, 300), "b": torch.zeros(7)}, folder / "model.safetensors")
     return folder
@@ -236,7 +237,7 @@ def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: 
         "1",
     ]
     # softmax of (2, 0) or (3, 0)
-    wrong = {0: 3.0, 1: 2.0}[[video.labels["classes"] for video in held_out.videos].index(1)]
+    wrong = {0: 3.0, 1: 2.0}[[video.labels["classes"] for video in held_out.videos].index(("dark",))]
     assert f"{100 / (1 + math.exp(-wrong)):.1f}\xa0%" in page.words
     assert "rank\xa02" in page.words
 
@@ -407,7 +408,7 @@ def test_data_that_has_changed_is_said(run: Path, tmp_path: Path, bright_dark: P
         file.write_bytes(file.read_bytes() + b"\0")
     page = Page(write_report(run, str(tmp_path / "other")))
     assert "not those that were scored" in page.words
-    assert data_hash(open_split(tmp_path / "other", "val"))[:16] in page.words
+    assert data_hash(open_data(tmp_path / "other").split("val"))[:16] in page.words
     assert "not those that were scored" not in Page(write_report(run)).words
 
 

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from tests.support import random_weights
 from vivit.config import ModelConfig
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
-from vivit.data.loader import Batch, TrainingClips, training_batches
+from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.loader import Batch, TrainingClips, label_tensors, training_batches
 from vivit.data.order import Order
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.features import TemporalPart, frame_features
 from vivit.inference.views import clip_spec
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.training import feature_cache
@@ -44,7 +46,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def videos(bright_dark: Path, tmp_path: Path) -> VideoSet:
     """A copy that may be changed."""
-    return open_split(shutil.copytree(bright_dark, tmp_path / "videos"), "all")
+    return open_data(shutil.copytree(bright_dark, tmp_path / "videos")).split("all")
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
     for one, clips in zip(cached, clips_of(model, videos), strict=True):
         assert_same_labels(one, clips)
         torch.testing.assert_close(one.clips, frame_features(model, clips.clips), rtol=0, atol=1e-5)
-        truth = [videos.videos[index].labels["classes"] for index in one.indices.tolist()]
+        truth = [int(label_tensors(videos, index)["classes"]) for index in one.indices.tolist()]
         mirrored += sum(a != b for a, b in zip(truth, one.labels["classes"].tolist(), strict=True))
     assert 5 < mirrored < 25  # of 30
 
@@ -141,8 +143,10 @@ def test_cached_features_are_fresh_ones_bit_for_bit(videos: VideoSet, tmp_path: 
 
 
 def test_many_labels_for_each_video(videos: VideoSet, tmp_path: Path) -> None:
-    labelled = [LabelledVideo(v.source, {"classes": (0,) if i % 3 else (0, 1)}) for i, v in enumerate(videos.videos)]
-    many = dataclasses.replace(videos, videos=tuple(labelled), multi_label=True)
+    names = videos.labels.classes["classes"]
+    labels = [{"classes": names[:1] if i % 3 else names} for i in range(len(videos.videos))]
+    labelled = [LabelledVideo(video.source, has) for video, has in zip(videos.videos, labels, strict=True)]
+    many = VideoSet(tuple(labelled), LabelSpace({"classes": names}, multi_label=True), "a test")
     model = build()
     for one, clips in zip(features(model, many, tmp_path / "features"), clips_of(model, many), strict=True):
         assert_same_labels(one, clips)
@@ -192,7 +196,7 @@ def test_a_change_of_what_is_trained_computes_nothing_again(
     spatial = {k: v for k, v in model.state_dict().items() if k.startswith(("embedding.", "encoder.spatial."))}
     other.load_state_dict(spatial, strict=False)
     relabelled = dataclasses.replace(
-        videos, videos=tuple(LabelledVideo(video.source, {"classes": 1}) for video in videos.videos)
+        videos, videos=tuple(LabelledVideo(video.source, {"classes": ("dark",)}) for video in videos.videos)
     )
     after = features(other, relabelled, tmp_path, mirrors=None, batch_size=4, steps=range(3))
     assert not encoded
@@ -449,7 +453,7 @@ def test_validation_logits_are_those_of_evaluate(fields: dict[str, Any], broken:
     labelled = [
         dataclasses.replace(video, labels={head: video.labels["classes"] for head in names}) for video in broken.videos
     ]
-    headed = VideoSet(tuple(labelled), {head: broken.classes["classes"] for head in names}, broken.source)
+    headed = VideoSet(tuple(labelled), LabelSpace({head: ("bright", "dark") for head in names}), "a test")
     logits, failures = FeatureCache(model, tmp_path / "features").validation(headed, clip_spec(model)).logits(part)
     expected = evaluate(model, headed)
     assert logits.keys() == names.keys()

@@ -13,7 +13,7 @@ from transformers import ViTConfig, ViTModel
 
 from tests.support import random_weights
 from vivit.config import ModelConfig
-from vivit.data.datasets import open_split
+from vivit.data.readers.listing import open_data
 from vivit.errors import Stopped, UserError
 from vivit.evaluation.evaluate import evaluate
 from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
@@ -213,7 +213,7 @@ def temporal_and_spatial_blocks(model: ViViT) -> list[dict[str, Tensor]]:
 def test_the_temporal_encoder_of_an_image_vit_starts_as_the_spatial_one_if_that_is_frozen(
     freeze: bool, image_vit: str, bright_dark: Path
 ) -> None:
-    model = build_model(small_run(freeze_spatial=freeze), open_split(bright_dark, "train"), image_vit, "clips")
+    model = build_model(small_run(freeze_spatial=freeze), open_data(bright_dark).split("train"), image_vit, "clips")
     temporal, spatial = temporal_and_spatial_blocks(model)
     assert all(torch.equal(value, spatial[name]) for name, value in temporal.items()) == freeze
     said = "the last 2 temporal layers start as copies of the last spatial ones"
@@ -223,7 +223,7 @@ def test_the_temporal_encoder_of_an_image_vit_starts_as_the_spatial_one_if_that_
 def test_a_temporal_encoder_that_was_trained_before_stays_as_it_is(tmp_path: Path, bright_dark: Path) -> None:
     before = build(image_size=32)
     before.save_pretrained(tmp_path)
-    model = build_model(small_run(num_frames=6), open_split(bright_dark, "train"), str(tmp_path), "clips")
+    model = build_model(small_run(num_frames=6), open_data(bright_dark).split("train"), str(tmp_path), "clips")
     for own, expected in zip(temporal_and_spatial_blocks(model), temporal_and_spatial_blocks(before), strict=True):
         assert all(torch.equal(value, expected[name]) for name, value in own.items())
 
@@ -279,7 +279,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
         assert torch.equal(value, parts.state_dict()[name]), name
     metrics = [(tmp_path / out / "metrics.jsonl").read_text() for out in ("whole", "parts")]
     assert metrics[0] == metrics[1]
-    again = evaluate(load(tmp_path / "parts"), open_split(bright_dark, "val"))
+    again = evaluate(load(tmp_path / "parts"), open_data(bright_dark).split("val"))
     last = json.loads(metrics[1].splitlines()[-1])
     assert {name: last[name] for name in again.scores()} == again.scores()
 

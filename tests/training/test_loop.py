@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support import random_weights, refused
-from vivit.data.datasets import open_split
 from vivit.data.loader import Batch, TrainingClips
 from vivit.data.manifest import data_hash
+from vivit.data.readers.listing import open_data
 from vivit.errors import Stopped, UserError
 from vivit.evaluation import evaluate as evaluate_module
 from vivit.evaluation.evaluate import evaluate
@@ -98,7 +98,7 @@ def test_learns_bright_from_dark_and_leaves_true_records(
         assert predictor.predict(bright_dark / name / f"{name}0.mp4").labels[0].label == name
 
     # An evaluation done anew, with the weights on the disk, gives the numbers in the records.
-    again = evaluate(load(run), open_split(bright_dark, "val"))
+    again = evaluate(load(run), open_data(bright_dark).split("val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -148,8 +148,8 @@ def test_a_run_does_not_go_on_with_other_videos(
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     train(data, tmp_path / "run", recipe, device="cpu", workers=0)
     noted = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert noted["train_hash"] == data_hash(open_split(data, "train"))
-    assert noted["val_hash"] == data_hash(open_split(data, "val"))
+    assert noted["train_hash"] == data_hash(open_data(data).split("train"))
+    assert noted["val_hash"] == data_hash(open_data(data).split("val"))
     (row,) = read_metrics(tmp_path / "run")
     assert (row["data_hash"], row["videos"]) == (noted["val_hash"], 4)
 
@@ -158,7 +158,7 @@ def test_a_run_does_not_go_on_with_other_videos(
     train(data, tmp_path / "run", recipe, device="cpu", workers=0)
     number = 4 if split == "val" else 1
     shutil.copy(data / split / "dark" / f"dark{number}.mp4", data / split / "dark" / "another.mp4")
-    changed = data_hash(open_split(data, split))
+    changed = data_hash(open_data(data).split(split))
     was = noted[f"{split}_hash"]
     with pytest.raises(UserError, match=f"run: .* other {words} videos .data {was[:16]}, now {changed[:16]}"):
         train(data, tmp_path / "run", recipe, device="cpu", workers=0)
@@ -233,7 +233,7 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
         return real_prepared(self, batch, chosen, step, epoch)
 
     real_prepared = update.Updater._prepared
-    videos = open_split(bright_dark, "train").videos
+    videos = open_data(bright_dark).split("train").videos
     monkeypatch.setattr(update, "loss_of", loss_of)
     monkeypatch.setattr(update.Updater, "_prepared", prepared)
     with pytest.raises(UserError, match=r"^step 3: the loss is nan.*learning rate .0\.00") as error:
@@ -318,7 +318,7 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
     rows = read_metrics(tmp_path / "run")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["verb_top1"] == 1.0
-    again = evaluate(load(tmp_path / "run"), open_split(verbs_and_nouns, "val"))
+    again = evaluate(load(tmp_path / "run"), open_data(verbs_and_nouns).split("val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     assert {"verb_top1", "noun_top5", "action_top1"} < again.scores().keys()
     # To be seen: on the terminal, as curves and as pictures.
@@ -410,7 +410,7 @@ def test_any_number_of_labels_is_learnt_and_scored(
     # Three classes that are as likely as not have a loss of 3 · log 2 = 2.08 before the first step.
     assert 1.5 < rows[0]["loss"] < 2.5
     assert rows[-1]["loss"] < 1.0
-    again = evaluate(load(run), open_split(data, "val"))
+    again = evaluate(load(run), open_data(data).split("val"))
     assert [row["videos"] for row in again.per_class()] == [2, 0, 3]
     light, never, _ = again.per_class()
     assert (light["class"], light["average_precision"]) == ("light", 1.0)

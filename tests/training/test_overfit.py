@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
 from vivit.data.loader import TrainingClips, evaluation_views, training_batches
 from vivit.data.order import Order
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.report.run_page import write_report
 from vivit.training import plan
@@ -25,7 +26,7 @@ FROZEN = {"freeze_spatial": True, "cached_clips": 4}
 
 @pytest.fixture
 def videos(bright_dark: Path) -> VideoSet:
-    return open_split(bright_dark, "train")
+    return open_data(bright_dark).split("train")
 
 
 def all_of_chance(tiny_recipe: Recipe) -> Recipe:
@@ -110,7 +111,7 @@ def test_the_verdict_is_that_of_the_labels(
     assert ("it should be near 0" in said) == (not sound)
 
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=model.preprocessing.resize)
-    (batch,) = training_batches(TrainingClips(open_split(data, "train"), spec, 0), Order(4, range(1)))
+    (batch,) = training_batches(TrainingClips(open_data(data).split("train"), spec, 0), Order(4, range(1)))
     with torch.no_grad():
         logits = model(batch.clips)
     assert isinstance(logits, torch.Tensor)
@@ -148,7 +149,7 @@ def test_what_is_learnt_by_heart_is_what_is_scored_and_shown(
     assert "<video" in page
     assert "not in the data" not in page and "are not those that were scored" not in page
 
-    videos = few_batches(open_split(bright_dark, "train"), 1, without_chance(tiny_recipe))
+    videos = few_batches(open_data(bright_dark).split("train"), 1, without_chance(tiny_recipe))
     spec = ClipSpec(num_frames=4, stride=1, size=(32, 32), resize=40)
     augmentation = replace(build_augmentation(without_chance(tiny_recipe)), centred=True)
     (batch,) = training_batches(TrainingClips(videos, spec, 0, augmentation), Order(4, range(1)))

@@ -16,6 +16,7 @@ from tests.support import random_weights
 from vivit.config import ModelConfig, Preprocessing
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.model.encoder import StochasticDepth
 from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.initialise import build_model, start_lines
@@ -46,10 +47,9 @@ SIZES: dict[str, Any] = {
 def videos(*names: str, count: int = 4, multi_label: bool = False, **heads: Sequence[str]) -> VideoSet:
     """A set of those classes whose files are never opened."""
     classes = {head: tuple(labels) for head, labels in heads.items()} or {"classes": names}
-    labels = dict.fromkeys(classes, 0)
-    return VideoSet(
-        tuple(LabelledVideo(Path(f"{i}.mp4"), labels) for i in range(count)), classes, "a folder", multi_label
-    )
+    labels = {head: tuple(names[:1]) for head, names in classes.items()}
+    found = tuple(LabelledVideo(Path(f"{i}.mp4"), labels) for i in range(count))
+    return VideoSet(found, LabelSpace(classes, multi_label), "a folder")
 
 
 def vivit_folder(

@@ -11,6 +11,7 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
@@ -109,8 +110,8 @@ def test_a_file_that_breaks_off_is_one_line(encode: Encode, tmp_path: Path) -> N
 def test_batches_do_not_depend_on_the_decoder(
     workers: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
 ) -> None:
-    videos = [LabelledVideo(encode(tmp_path / f"{n}.mp4", 40), {"classes": n}) for n in range(4)]
-    data = VideoSet(tuple(videos), {"classes": tuple("abcd")}, "a test")
+    videos = [LabelledVideo(encode(tmp_path / f"{n}.mp4", 40), {"classes": ("abcd"[n],)}) for n in range(4)]
+    data = VideoSet(tuple(videos), LabelSpace({"classes": tuple("abcd")}), "a test")
     spec = ClipSpec(num_frames=4, stride=3, size=(32, 64), resize=32)
 
     def batches(decoder: str) -> list[list[int]]:

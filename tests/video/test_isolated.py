@@ -161,7 +161,7 @@ def test_errors_are_those_of_the_function(reader: IsolatedReader) -> None:
 
 
 def test_error_of_a_labelled_video_names_its_file(reader: IsolatedReader, tmp_path: Path) -> None:
-    video = LabelledVideo(FILE, {"classes": 0})
+    video = LabelledVideo(FILE, {"classes": ("a",)})
     with pytest.raises(VideoError, match=r"^folder/some\.mp4: its decoder crashed \(signal 11\)$"):
         reader(crash, video)  # type: ignore[arg-type]
 

@@ -55,7 +55,7 @@ def show(
         out: The picture.
     """
     from vivit.data.contact_sheet import show
-    from vivit.data.datasets import open_split
+    from vivit.data.readers.listing import open_data
     from vivit.training.plan import build_augmentation
     from vivit.video.clips import ClipSpec
 
@@ -70,7 +70,7 @@ def show(
         resize=preprocessing.resize,
         short=preprocessing.short_clips,
     )
-    video_set = open_split(data, split, videos=videos)
+    video_set = open_data(data, videos).split(split)
     show(video_set, spec, build_augmentation(settings) if augment else None, out, count, seed)
     print(f"written to {out}")
 

@@ -1,32 +1,69 @@
-"""What `vivit data check` prints."""
+"""Print what `vivit data check` found."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vivit.data.entries import SPLIT_NAMES, shortened
-from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest, Use
-from vivit.data.remarks import KINDS, remarks_on
+from vivit.data.datasets import LabelledVideo, Span
+from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
+from vivit.data.names import SPLIT_NAMES, shortened
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
-# Files named under a heading, of what is wrong and of what may be meant; the manifest has all of them.
+# Files named under each heading, for errors and for doubtful findings; the manifest has all of them.
 NAMED = {BAD: 10, DOUBTFUL: 3}
-# Of a group of files.
+# Files named of a group of files.
 IN_GROUP = 4
-# Different sizes, codecs and the like that are named.
+# Sizes, codecs and the like named.
 KINDS_NAMED = 4
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 24
 
 
+CLIP_FRAMES = 64
+"""Frames covered by a clip of the paper: 32, every second one."""
+# A span may end this many seconds after the last frame: annotations are rounded.
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Remark:
+    """An oddity of a file that can be read."""
+
+    kind: str
+    """A key of `KINDS`."""
+    text: str
+    count: int = 1
+    """How many videos or spans it is about."""
+
+
+class Words(NamedTuple):
+    """How to report several remarks of a kind."""
+
+    one: str
+    many: str
+
+
+KINDS = {
+    "excess": Words("file has less than its container claims", "files have less than their containers claim"),
+    "empty": Words("span has no length", "spans have no length"),
+    "outside": Words("span ends after its file", "spans end after their files"),
+    "short": Words(
+        f"video is shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from its beginning",
+        f"videos are shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from their beginning",
+    ),
+}
+
+
 def print_report(console: Console, manifest: Manifest, classes: Mapping[str, Sequence[str]]) -> None:
-    """Plain text in lines where the console is no terminal."""
+    """Print tables and findings; outside a terminal, plain lines of text."""
     console.print(Text(_printable(manifest.source), style="bold"), soft_wrap=True)
     console.print(_splits_table(manifest, plain=not console.is_terminal))
     facts = Table(box=None, show_header=False, pad_edge=True)
@@ -46,9 +83,6 @@ def print_report(console: Console, manifest: Manifest, classes: Mapping[str, Seq
     console.print()
 
 
-# --- what there is
-
-
 def _splits_table(manifest: Manifest, plain: bool) -> Table:
     table = Table(box=None if plain else box.SIMPLE_HEAD, header_style="cyan")
     table.add_column("split")
@@ -60,12 +94,12 @@ def _splits_table(manifest: Manifest, plain: bool) -> Table:
         missing = len(manifest.missing.get(split, ()))
         if not files and not missing:
             continue
-        uses = [(use, record) for record in files for use in record.uses if use.split == split]
-        seconds = sum(_seconds(use, record) for use, record in uses)
+        videos = [(video, record) for record in files for video in record.videos if video.split == split]
+        seconds = sum(_seconds(video, record) for video, record in videos)
         unreadable = sum(bool(record.scan.problem) for record in files)
         table.add_row(
             split,
-            f"{len(uses):,}",
+            f"{len(videos):,}",
             f"{len(files):,}",
             f"{seconds / 3600:,.2f}",
             Text(f"{unreadable:,}", style="red" if unreadable else ""),
@@ -75,22 +109,22 @@ def _splits_table(manifest: Manifest, plain: bool) -> Table:
     return table
 
 
-def _seconds(use: Use, record: FileRecord) -> float:
+def _seconds(video: LabelledVideo, record: FileRecord) -> float:
     duration = record.scan.duration or 0.0
-    if use.span is None:
+    if video.span is None:
         return duration
-    return max(0.0, min(use.span[1], duration) - use.span[0])
+    return max(0.0, min(video.span[1], duration) - video.span[0])
 
 
 def _facts(manifest: Manifest, classes: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    uses = [(use, record) for record in manifest.files for use in record.uses]
+    videos = [(video, record) for record in manifest.files for video in record.videos]
     facts: list[tuple[str, str]] = []
     for head, names in classes.items():
-        facts += _class_facts(head, names, [use for use, _ in uses])
+        facts += _class_facts(head, names, [video for video, _ in videos])
     readable = [record.scan for record in manifest.files if not record.scan.problem]
     if not readable:
         return facts
-    seconds = [_seconds(use, record) for use, record in uses if not record.scan.problem]
+    seconds = [_seconds(video, record) for video, record in videos if not record.scan.problem]
     facts.append(("seconds", f"{_spread(seconds)}  {histogram(seconds)}"))
     facts.append(("pixels", _most_common(f"{scan.width} x {scan.height}" for scan in readable)))
     facts.append(("frames a second", _most_common(f"{scan.frame_rate:.4g}" for scan in readable)))
@@ -99,12 +133,12 @@ def _facts(manifest: Manifest, classes: Mapping[str, Sequence[str]]) -> list[tup
     return facts
 
 
-def _class_facts(head: str, names: Sequence[str], uses: Sequence[Use]) -> list[tuple[str, str]]:
+def _class_facts(head: str, names: Sequence[str], videos: Sequence[LabelledVideo]) -> list[tuple[str, str]]:
     counts = {
-        split: Counter(name for use in uses if use.split == split for name in use.labels.get(head, ()))
+        split: Counter(name for video in videos if video.split == split for name in video.labels.get(head, ()))
         for split in SPLIT_NAMES
     }
-    there = [split for split in SPLIT_NAMES if any(use.split == split for use in uses)]
+    there = [split for split in SPLIT_NAMES if any(video.split == split for video in videos)]
     if not there:
         return []
     main = there[0]
@@ -135,7 +169,7 @@ def _most_common(values: Iterable[str]) -> str:
 
 
 def histogram(values: Sequence[float]) -> str:
-    """How many values lie in each of equal steps from the least to the greatest, as bars; "" if all are one."""
+    """Bars for the number of values in equal steps from the smallest to the largest; "" if all are equal."""
     low, high = min(values), max(values)
     if low == high:
         return ""
@@ -144,7 +178,7 @@ def histogram(values: Sequence[float]) -> str:
 
 
 def bars(values: Sequence[float]) -> str:
-    """A bar for each value, or where there are more than `BINS` for the mean of some neighbours; nothing is a space."""
+    """A bar for each value, or, if there are more than `BINS`, for the mean of neighbours; 0 is a space."""
     if len(values) > BINS:
         edges = [len(values) * step // BINS for step in range(BINS + 1)]
         values = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
@@ -152,11 +186,8 @@ def bars(values: Sequence[float]) -> str:
     return "".join(" " if not value else BARS[min(int(value / top * len(BARS)), len(BARS) - 1)] for value in values)
 
 
-# --- what is wrong
-
-
 def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
-    """Heading, its style, and the lines below it; the worst first."""
+    """For each finding its heading, style and lines; the worst first."""
     records = {record.place: record for record in manifest.files}
 
     def splits(group: Sequence[str]) -> list[str]:
@@ -173,9 +204,9 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
         (f"{_count(leaks, 'leak')}: the same bytes in different splits", BAD, leaks),
         (f"{len(problems):,} of {_count(manifest.files, 'file')} cannot be read", BAD, problems),
         (f"{_count(missing, 'listed file')} not there", DOUBTFUL, missing),
-        (f"{_count(across, 'possible leak')}: about the same pictures in different splits", DOUBTFUL, across),
+        (f"{_count(across, 'possible leak')}: nearly the same pictures in different splits", DOUBTFUL, across),
         (f"{_count(same, 'group')} of files with the same bytes within a split", DOUBTFUL, same),
-        (f"{_count(within, 'group')} of files with about the same pictures within a split", DOUBTFUL, within),
+        (f"{_count(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
     ]
     odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record)]
     for kind, words in KINDS.items():
@@ -183,7 +214,7 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
         count = sum(count for _, count in of_kind)
         found.append((f"{count:,} {words.one if count == 1 else words.many}", DOUBTFUL, [text for text, _ in of_kind]))
     if not any(lines for _, _, lines in found):
-        return [("nothing is wrong with it", "bold green", [])]
+        return [("no problems found", "bold green", [])]
     return [(heading, style, lines) for heading, style, lines in found if lines]
 
 
@@ -197,5 +228,42 @@ def _equation(places: Sequence[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a name could do to a line or a terminal is escaped."""
+    """Escape what could break a line or control a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def remarks_on(record: FileRecord) -> Iterator[Remark]:
+    """What is odd about a file that can be read."""
+    scan = record.scan
+    if scan.problem or scan.duration is None or scan.frame_rate is None or scan.frames is None:
+        return
+    if scan.excess:
+        yield Remark("excess", scan.excess)
+    spans = [video.span for video in record.videos if video.span is not None]
+    empty = [span for span in spans if span[1] <= span[0]]
+    if empty:
+        yield Remark("empty", f"{_some(empty, spans)} of no length", len(empty))
+    outside = [span for span in spans if max(span) > scan.duration + TOLERANCE]
+    if outside:
+        yield Remark("outside", f"{_some(outside, spans)} after its end at {scan.duration:.1f} s", len(outside))
+    used = [video.span for video in record.videos]
+    lengths = [(span, _frames(span, scan.duration, scan.frame_rate, scan.frames)) for span in used]
+    short = [(span, frames) for span, frames in lengths if frames < CLIP_FRAMES]
+    whole = [frames for span, frames in short if span is None]
+    if whole:
+        yield Remark("short", f"has {whole[0]} frames", len(whole))
+    elif short:
+        shorter = [span for span, _ in short if span is not None]
+        yield Remark("short", f"{_some(shorter, spans)} of {short[0][1]} frames", len(short))
+
+
+def _frames(span: Span | None, duration: float, rate: float, frames: int) -> int:
+    if span is None:
+        return frames
+    return max(1, round((min(span[1], duration) - max(0.0, span[0])) * rate))
+
+
+def _some(chosen: list[Span], all_spans: list[Span]) -> str:
+    start, end = chosen[0]
+    of = f"{len(chosen)} of {len(all_spans)} spans, such as " if len(all_spans) > 1 else ""
+    return f"{of}{start:g} to {end:g} s"

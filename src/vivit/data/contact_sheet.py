@@ -1,4 +1,4 @@
-"""A picture of what training sees: frames of a few videos' clips, plain and augmented, in rows."""
+"""Draw what training sees: frames of a few videos' clips in rows, plain and augmented."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,27 +14,30 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.mirror import mirrored_classes
 from vivit.data.order import clip_rng, colour_rng
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
-from vivit.video.clips import ClipSpec, grid_of
+from vivit.video.clips import ClipSpec, frames_in
 from vivit.video.decode import open_video
 from vivit.video.sampling import clip_indices, random_start
 from vivit.video.source import VideoError
 from vivit.video.transforms import view_crops
 
-# Of one clip.
+# Frames shown of a clip.
 COLUMNS = 8
 AUGMENTED_ROWS = 3
 
 _TILE = 128  # longer side of a frame, in pixels
 _GAP = 4
 _EDGE = 16
-_MARGIN = 132  # for the names of the rows, in letters of about a 19th of that
+_MARGIN = 132  # for the names of the rows, about 19 letters
 _LEAST_WIDTH = 800
 _INK, _FAINT, _ALARM, _PAPER = (26, 26, 26), (110, 110, 110), (176, 32, 32), (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class Row:
+    """Frames of one clip."""
+
     name: str
     frames: Tensor
     """(N, 3, H, W) uint8."""
@@ -46,35 +49,36 @@ class Section:
 
     title: str
     note: str
-    """Beside the title, fainter."""
+    """Shown beside the title, fainter."""
     times: tuple[float, ...] = ()
-    """Of each column, in seconds."""
+    """The time of each column, in seconds."""
     rows: tuple[Row, ...] = ()
     problem: str = ""
-    """In place of rows: why there are none."""
+    """Why there are no rows."""
 
 
 def show(
     videos: VideoSet, spec: ClipSpec, augmentation: Augmentation | None, out: Path, count: int = 4, seed: int = 0
 ) -> None:
-    """Write a PNG with a clip of each of a few videos, of as many classes as can be, and below it augmented.
+    """Write a PNG with one clip of each of a few videos, from as many classes as possible, plain and augmented.
 
-    The rows are what the first epochs of training with this seed do to the clip of the first; in the later ones other
-    frames are drawn as well. Nothing is mirrored where a class speaks of a side and has no mirror.
+    Each augmented row shows the first epoch's clip with the augmentation of another epoch of training with this seed;
+    in training, later epochs also draw other frames. Nothing is mirrored if a class names a side and has no mirror.
 
     Args:
-        augmentation: none shows the plain clips alone.
-        count: how many videos; fewer where the set is smaller.
+        augmentation: None: show the plain clips only.
+        count: how many videos to show, at most.
 
     Raises:
-        UserError: `count` is below 1, or the picture cannot be written. A video that cannot be read is a line in it.
+        UserError: `count` or `seed` is out of range, or the picture cannot be written. A video that cannot be read is
+            shown as a line of text.
     """
     if count < 1:
-        raise UserError(f"count: {count} videos make no picture; give at least 1")
+        raise UserError(f"count: {count} is out of range; use 1 or more")
     if seed < 0:
-        raise UserError(f"seed: {seed}; give 0 or more")
-    mirrors = {head: mirrored_classes(names) for head, names in videos.classes.items()}
-    one_sided = any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
+        raise UserError(f"seed: {seed} is out of range; use 0 or more")
+    mirrors = {head: mirrored_classes(names) for head, names in videos.labels.classes.items()}
+    one_sided = any(len(mirrors[head]) < count for head, count in videos.labels.counts.items())
     if augmentation is not None and one_sided:
         augmentation = replace(augmentation, flip=0.0)
     sections = [_section(videos, index, spec, augmentation, mirrors, seed) for index in _choose(videos, count, seed)]
@@ -82,25 +86,26 @@ def show(
 
 
 def _choose(videos: VideoSet, count: int, seed: int) -> list[int]:
-    """Random videos, first one of each class, then a second of each, and so on."""
+    """Choose random videos: one of each class, then a second one of each, and so on."""
     seen: dict[str, int] = {}
     ranked = []
     for index in np.random.default_rng(seed).permutation(len(videos.videos)).tolist():
-        name = _class_words(videos, videos.videos[index])
+        name = _class_words(videos.labels, videos.videos[index])
         seen[name] = seen.get(name, 0) + 1
         ranked.append((seen[name], name, index))
     chosen = sorted(ranked, key=lambda entry: entry[0])[:count]
     return [index for _, _, index in sorted(chosen, key=lambda entry: (entry[1], entry[0]))]
 
 
-def _class_words(videos: VideoSet, video: LabelledVideo, mirrors: dict[str, dict[int, int]] | None = None) -> str:
-    """ "dog", or "verb: wash, noun: cup"; of the mirrored video, where mirrors are given."""
+def _class_words(space: LabelSpace, video: LabelledVideo, mirrors: dict[str, dict[int, int]] | None = None) -> str:
+    """ "dog", or "verb: wash, noun: cup"; given mirrors, the classes of the mirrored video."""
     words = []
-    for head, label in video.labels.items():
-        numbers = (label,) if isinstance(label, int) else label
-        mirror = (mirrors or {}).get(head, {})
-        names = " + ".join(videos.classes[head][mirror.get(number, number)] for number in numbers) or "none"
-        words.append(names if list(video.labels) == ["classes"] else f"{head}: {names}")
+    for head, names in video.labels.items():
+        if mirrors:
+            numbers = [space.numbers[head][name] for name in names]
+            names = tuple(space.classes[head][mirrors[head].get(number, number)] for number in numbers)
+        title, shown = space.title(head), " + ".join(names) or "none"
+        words.append(f"{title}: {shown}" if title else shown)
     return ", ".join(words)
 
 
@@ -113,11 +118,11 @@ def _section(
     seed: int,
 ) -> Section:
     video = videos.videos[index]
-    title, file_name = _class_words(videos, video), video.source.name
+    title, file_name = _class_words(videos.labels, video), video.source.name
     try:
         with open_video(video.source) as opened:
             info = opened.info
-            numbers = _clip_of_first_epoch(grid_of(info, video.span), spec, seed, index)
+            numbers = _clip_of_first_epoch(frames_in(info, video.span), spec, seed, index)
             shown = np.linspace(0, spec.num_frames - 1, min(COLUMNS, spec.num_frames)).round().astype(int).tolist()
             rows = [Row("plain", view_crops(opened.frames(numbers, spec.resize), spec.size, 1)[0][shown])]
             for epoch in range(AUGMENTED_ROWS):
@@ -129,7 +134,7 @@ def _section(
                 clip = augment_colours(clip, augmentation, colour_rng(seed, epoch, index))
                 name = f"augmented {epoch + 1}"
                 if geometry.mirrored:
-                    other = _class_words(videos, video, mirrors)
+                    other = _class_words(videos.labels, video, mirrors)
                     name += "\nmirrored" + (f":\n{other}" if other != title else "")
                 rows.append(Row(name, clip[shown]))
     except VideoError as error:
@@ -138,16 +143,16 @@ def _section(
     return Section(title, note, tuple(numbers[i] / info.frame_rate for i in shown), tuple(rows))
 
 
-def _clip_of_first_epoch(grid: range, spec: ClipSpec, seed: int, index: int) -> list[int]:
-    """The frames that training with this seed sees first: drawn after the geometry, as in `read_training_clip`."""
+def _clip_of_first_epoch(frames: range, spec: ClipSpec, seed: int, index: int) -> list[int]:
+    """The frames of the first epoch with this seed: drawn after the geometry, as in `read_training_clip`."""
     rng = clip_rng(seed, 0, index)
     draw_geometry(Augmentation(), rng)
-    start = random_start(len(grid), spec.num_frames, spec.stride, rng)
-    return [grid[i] for i in clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)]
+    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
+    return [frames[i] for i in clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
 
 
 def contact_sheet(sections: Sequence[Section], out: Path) -> None:
-    """Write the sections below each other as a PNG. Raises UserError where it cannot be written."""
+    """Write the sections below each other as a PNG. Raises UserError if that fails."""
     widest = max((len(section.times) for section in sections), default=0)
     tiles = [frame for section in sections for row in section.rows for frame in row.frames[:1]]
     shape = tiles[0].shape[-2:] if tiles else (1, 1)
@@ -185,7 +190,7 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
     try:
         page.save(out, format="PNG")
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); give another file") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another file") from None
 
 
 def _picture(frame: Tensor, width: int, height: int) -> Image.Image:
@@ -194,12 +199,12 @@ def _picture(frame: Tensor, width: int, height: int) -> Image.Image:
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """Of those that come with matplotlib: they have more scripts than Pillow's own."""
+    """A font that comes with matplotlib; it covers more scripts than Pillow's."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
-    """The text, or as much of its beginning as fits, and an ellipsis."""
+    """The text, shortened with an ellipsis if it does not fit."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "…") > room:

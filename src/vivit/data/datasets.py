@@ -1,198 +1,214 @@
-"""The videos of one split and their labels as numbers."""
+"""Labelled videos: one record for each, the data set that holds them all, and the videos of one split."""
 
+import gc
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from vivit.data.class_names import check_classes
-from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened
-from vivit.data.no_collection import no_collection
-from vivit.data.readers.listing import read_data
+from vivit.data.names import SPLIT_NAMES, check_classes, shortened
 from vivit.errors import UserError
+from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.video.source import InShard, VideoSource
 
-HELD_OUT = 5  # one in so many videos, where the data has no validation split of its own
+HELD_OUT = 5  # without a validation split, one video in so many is held out for it
+
+Labels = Mapping[str, tuple[str, ...]]
+"""head → class names; a single head without a name is "classes"."""
+Span = tuple[float, float]
+"""From and to, in seconds after the first frame."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """A video, or a stretch of one, and what it shows."""
+    """A video, or a span of one, and its labels."""
 
     source: VideoSource
-    labels: Mapping[str, int | tuple[int, ...]]
-    """head → the number of its class; in a set of many labels for each video, the numbers of all that apply."""
-    span: tuple[float, float] | None = None
-    """From and to, in seconds after its first frame; None is the whole video."""
+    labels: Labels
+    split: str = ""
+    """ "train", "val" or "test"; "" if the data does not say."""
+    span: Span | None = None
+    """None: the whole video."""
 
 
 @dataclass(frozen=True)
 class VideoSet:
-    """Videos and what their labels mean."""
+    """The videos of one split."""
 
     videos: tuple[LabelledVideo, ...]
-    classes: Mapping[str, tuple[str, ...]]
-    """head → the names of its classes; the one head of a set without named heads is "classes"."""
-    source: str
-    """Where they come from and what was left out, in words for people."""
-    multi_label: bool = False
-    """Whether a video has any number of labels."""
+    labels: LabelSpace
+    """The labels of the data set, or of the model that is scored on it."""
+    description: str
+    """For people: where the videos come from and how they were chosen."""
     missing: int = 0
-    """Videos of this split that a public data set names and that are not there."""
+    """Videos of this split that a public data set names but that are not there."""
 
 
-def count_classes(videos: VideoSet) -> str:
-    """ "12 classes", or "97 verb and 300 noun classes"."""
-    if list(videos.classes) == ["classes"]:
-        return f"{len(videos.classes['classes'])} classes"
-    return " and ".join(f"{len(names)} {head}" for head, names in videos.classes.items()) + " classes"
+@dataclass(frozen=True)
+class DataSet:
+    """Every video of every split that is there."""
+
+    name: str
+    """The folder, file or URL, as the user gave it."""
+    videos: tuple[LabelledVideo, ...]
+    labels: LabelSpace
+    """Classes are in the data's own order if it numbers them, else sorted."""
+    description: str
+    """For people: the layout that was recognised, and where the videos lie."""
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """split → files that are listed for it but not there."""
+    official: bool = False
+    """Whether these are the annotations of a public data set, some of whose videos can no longer be had."""
+
+    def split(self, split: str, labels: LabelSpace | None = None) -> VideoSet:
+        """The videos of one split.
+
+        Without a validation split, every fifth video of each class is held out for it, and all spans of a file go
+        together. The choice depends on the names of files and classes alone.
+
+        Args:
+            split: "train", "val" or "test"; "all" is every video if the data has neither val nor test, else "val".
+            labels: the classes to use, in order, as a trained model has them; other heads of the data are dropped.
+                None: the data's own.
+
+        Raises:
+            UserError: no videos, missing files, or labels that do not fit `labels`.
+        """
+        chosen, splits, description = self.choose(split)
+        self.check_files(splits)
+        if not chosen:
+            raise UserError(f"{self.name}: no videos for the {split} split")
+        if labels is None:
+            labels = self.labels
+            # Classes of all splits count: one without a validation video has a number all the same.
+            for head, names in labels.classes.items():
+                if len(names) < 2:
+                    what = "videos are" if head == ONLY_HEAD else f"labels of {head!r} are"
+                    raise UserError(f"{self.name}: all {what} of one class, {', '.join(names)!r}; use two or more")
+        else:
+            check_classes(self.name, (video.labels for video in chosen), self.labels.classes, labels.classes)
+            labels = LabelSpace(labels.classes, self.labels.multi_label)
+        missing = sum(len(self.missing.get(name, ())) for name in splits)
+        if missing:
+            named = missing + len(self._of(splits))
+            description += f"; {missing} of {named} videos are not there and left out"
+        return VideoSet(tuple(_with_heads(chosen, labels)), labels, description, missing)
+
+    def choose(self, split: str) -> tuple[Sequence[LabelledVideo], set[str], str]:
+        """The videos of a split, the data's own splits that they come from, and how they were chosen, for people."""
+        there = {video.split for video in self.videos} | set(self.missing)
+        if "" in there and len(there) > 1:
+            without = [os.path.basename(str(video.source)) for video in self._of({""})]
+            without += [os.path.basename(name) for name in self.missing.get("", ())]
+            raise UserError(f"{self.name}: {len(without)} videos have no split, but others do: {shortened(without)}")
+        if split == "all":
+            if not there & {"val", "test"}:
+                return self.videos, there, f"all videos of {self.description}"
+            split = "val" if "val" in there else "test"
+        if split in there and (split != "train" or "val" in there):
+            return self._of({split}), {split}, f"the {split} split of {self.description}"
+        if split not in ("train", "val") or not there & {"", "train"}:
+            named = ", ".join(name for name in SPLIT_NAMES if name in there)
+            raise UserError(
+                f"{self.name}: no {split} split; " + (f"there is {named}" if named else "the data is not split")
+            )
+        splits = there & {"", "train"}
+        whole, fraction = self._of(splits), f"every {HELD_OUT}th video of each class"
+        if split == "train":
+            kept = [video for video in whole if video.source not in self._held_out]
+            return kept, splits, f"{self.description} without {fraction}, held out"
+        if whole and not self._held_out:
+            raise UserError(f"{self.name}: too few videos to hold some out for validation; add a val split")
+        held_out = [video for video in whole if video.source in self._held_out]
+        return held_out, splits, f"{fraction} of {self.description}, held out"
+
+    def check_files(self, splits: Collection[str]) -> None:
+        """Check that the files of these splits are there.
+
+        Raises:
+            UserError: a file of the user's own list is missing, or more than half the videos of a public data set.
+        """
+        missing = [name for split in splits for name in self.missing.get(split, ())]
+        if not missing:
+            return
+        there = len(self._of(splits))
+        if not self.official:
+            raise UserError(
+                f"{missing[0]}: named by {self.description} but not there "
+                f"({len(missing)} of {there + len(missing)} files missing)"
+            )
+        if there < len(missing):
+            raise UserError(
+                f"{self.description}: only {there} of {there + len(missing)} videos are there; missing, for example: "
+                f"{shortened(missing, 3)}; name their folder with --videos"
+            )
+
+    def _of(self, splits: Collection[str]) -> list[LabelledVideo]:
+        return [video for video in self.videos if video.split in splits]
+
+    @cached_property
+    def _held_out(self) -> set[VideoSource]:
+        return _hold_out(self._of({"", "train"}))
 
 
-@no_collection()
-def open_split(
-    data: str | Path,
-    split: str,
-    classes: Mapping[str, Sequence[str]] | None = None,
-    videos: Path | None = None,
-) -> VideoSet:
-    """One split of a data set.
-
-    DATA is one of
-    - a folder of class folders, with videos at any depth, or of `train/` and `val/` (and `test/`) that are such; a
-      folder that holds nothing but pictures is a video, each picture a frame;
-    - a list in CSV, TSV, JSON, JSON-lines, or lines of `path label`; or a folder of the lists `train.csv` and `val.csv`
-      (.tsv, .json, .jsonl, .txt); `vivit.data.readers.lists` describes the columns: for several heads, several labels
-      of a video, stretches of long videos;
-    - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, in it or in its `train/`, `validation/`, `test/`;
-    - the annotations of Kinetics-400, -600 and -700, Something-Something v2, Moments in Time, EPIC-Kitchens-100,
-      UCF-101, HMDB-51 or Charades, as `docs/data.md` shows: one of their files, or the folder that has them;
-    - shards, as `vivit.data.readers.shards.open_shards` reads them.
-
-    Which one it is follows from the names of files and columns; `source` of the result tells. Paths in a list are
-    relative to it. Where there is no validation split, every fifth video of a class is held out for it, all stretches
-    of a file together: which ones depends on their names alone.
-
-    All listed files must be there; but of a public set half of those of the split are enough, as no one has them all.
-    The others are counted in `missing` of the result.
-
-    Args:
-        data: the folder, file or URL.
-        split: "train", "val" or "test"; "all" takes everything where nothing is split, else "val".
-        classes: head → the class names to use, in order, as a trained model has them; by default those of the data, in
-            the order of their official numbers or sorted. Further heads of the data are left out.
-        videos: the folder that paths in lists are relative to, or that the videos of a public set lie in, at any depth.
-
-    Raises:
-        UserError: nothing is there, files are missing, a list says what cannot be meant, a video is both trained on and
-            scored, or the labels do not fit `classes`.
-    """
-    listing = read_data(data, videos)
-    chosen, splits, source = choose_split(listing, split, data)
-    listing.check_files(splits)
-    if not chosen:
-        raise UserError(f"{data}: no videos for the {split} split")
-    if classes is None:
-        # Of all splits: a class without a validation video has a number all the same.
-        classes = listing.classes
-        for head, names in classes.items():
-            if len(names) < 2:
-                what = "videos are" if head == "classes" else f"labels of {head!r} are"
-                raise UserError(f"{data}: all {what} of one class, {', '.join(names)!r}; there must be two or more")
-    else:
-        check_classes(data, chosen, listing.classes, classes)
-    missing = sum(len(listing.missing.get(name, ())) for name in splits)
-    if missing:
-        named = missing + len(_of(listing.entries, splits))
-        source += f"; {missing} of {named} videos are not there and left out"
-    numbers = {head: {name: i for i, name in enumerate(names)} for head, names in classes.items()}
-    # Most entries share their labels with others.
-    distinct = {id(e.labels): e for e in chosen}
-    numbered = {key: _numbered(e, numbers, listing.multi_label) for key, e in distinct.items()}
-    return VideoSet(
-        tuple(LabelledVideo(e.source, numbered[id(e.labels)], e.span) for e in chosen),
-        {head: tuple(names) for head, names in classes.items()},
-        source,
-        listing.multi_label,
-        missing,
-    )
+def _with_heads(videos: Sequence[LabelledVideo], space: LabelSpace) -> Iterator[LabelledVideo]:
+    """The videos with the labels of these heads only. Raises UserError if one needs exactly one label and has not."""
+    kept: dict[int, Labels] = {}  # by identity: most videos share their labels with others
+    for video in videos:
+        key = id(video.labels)
+        if key not in kept:
+            kept[key] = {head: video.labels.get(head, ()) for head in space.heads}
+            for head, names in kept[key].items():
+                if not space.multi_label and len(names) != 1:
+                    raise UserError(f"{video.source}: has {len(names) or 'no'} labels for {head}; others have one")
+        yield replace(video, labels=kept[key])
 
 
-def _numbered(
-    entry: Entry, numbers: Mapping[str, Mapping[str, int]], multi_label: bool
-) -> Mapping[str, int | tuple[int, ...]]:
-    labels: dict[str, int | tuple[int, ...]] = {}
-    for head, number in numbers.items():
-        names = entry.labels.get(head, ())
-        if not multi_label and len(names) != 1:
-            raise UserError(f"{entry.source}: has {len(names) or 'no'} labels for {head}, where others have one")
-        labels[head] = tuple(number[name] for name in names) if multi_label else number[names[0]]
-    return labels
+def _hold_out(videos: Sequence[LabelledVideo]) -> set[VideoSource]:
+    """The files of a fifth of each class of the first head, at least one if the class has two or more videos.
 
-
-def choose_split(listing: DataListing, split: str, data: str | Path) -> tuple[Sequence[Entry], set[str], str]:
-    """The videos of one split, the splits of the data that they are of, and in words how they were chosen."""
-    entries = listing.entries
-    there = {entry.split for entry in entries} | set(listing.missing)
-    if "" in there and len(there) > 1:
-        without = [os.path.basename(str(entry.source)) for entry in entries if not entry.split]
-        without += [os.path.basename(name) for name in listing.missing.get("", ())]
-        raise UserError(f"{data}: {len(without)} videos have no split, and the others do: {shortened(without)}")
-    if split == "all":
-        if not there & {"val", "test"}:
-            return entries, there, f"all videos of {listing.source}"
-        split = "val" if "val" in there else "test"
-    if split in there and (split != "train" or "val" in there):
-        return _of(entries, {split}), {split}, f"the {split} split of {listing.source}"
-    if split not in ("train", "val") or not there & {"", "train"}:
-        named = ", ".join(name for name in SPLIT_NAMES if name in there)
-        raise UserError(f"{data}: no {split} split; " + (f"there is {named}" if named else "the data is not split"))
-    splits = there & {"", "train"}
-    whole = _of(entries, splits)
-    held_out = _hold_out(whole)
-    share = f"every {HELD_OUT}th video of each class"
-    if split == "val":
-        if whole and not held_out:
-            raise UserError(f"{data}: too few videos to hold some out for validation; give it a val split")
-        return [e for e in whole if e.source in held_out], splits, f"{share} of {listing.source}, held out"
-    return [e for e in whole if e.source not in held_out], splits, f"{listing.source} without {share}, held out"
-
-
-def _of(entries: Iterable[Entry], splits: set[str]) -> list[Entry]:
-    return [entry for entry in entries if entry.split in splits]
-
-
-def _hold_out(entries: Sequence[Entry]) -> set[VideoSource]:
-    """The files of a fifth of each class of the first head, of at least one entry where the class has two or more.
-
-    All entries of a file go together. None goes that would leave a class with nothing to train on.
+    All spans of a file go together, and no class is left without a video to train on.
     """
     of_class: defaultdict[str, list[VideoSource]] = defaultdict(list)
     of_source: defaultdict[VideoSource, list[str]] = defaultdict(list)
-    for entry in entries:
-        for name in next(iter(entry.labels.values())):
-            of_class[name].append(entry.source)
-            of_source[entry.source].append(name)
+    for video in videos:
+        for name in next(iter(video.labels.values())):
+            of_class[name].append(video.source)
+            of_source[video.source].append(name)
     left = {name: len(sources) for name, sources in of_class.items()}
     held_out: set[VideoSource] = set()
-    # The rarest first: what is taken for them counts for the others too.
+    # The rarest class first: a file held out for it counts for its other classes too.
     for name in sorted(of_class, key=lambda name: (left[name], name)):
         count = len(of_class[name])
         least = count - max(count // HELD_OUT, min(1, count - 1))
         for source in sorted(set(of_class[name]), key=lambda source: _order(name, source)):
             if left[name] <= least:
                 break
-            of_it = Counter(of_source[source])
-            if source not in held_out and all(left[other] > number for other, number in of_it.items()):
+            uses = Counter(of_source[source])
+            if source not in held_out and all(left[other] > number for other, number in uses.items()):
                 held_out.add(source)
-                for other, number in of_it.items():
+                for other, number in uses.items():
                     left[other] -= number
     return held_out
 
 
 def _order(name: str, source: VideoSource) -> tuple[bytes, str]:
-    """That of a hash of their names: it has nothing to do with what they show, or where the data lies."""
+    """Sort by a hash of the names of class and file: independent of the content and of where the data lies."""
     path = source.name if isinstance(source, InShard) else str(source)
     file = os.path.basename(path)
     return hashlib.sha256(f"{name}/{file}".encode(errors="surrogateescape")).digest(), path
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Switch off Python's garbage collection: searching a million new records can take as long as making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

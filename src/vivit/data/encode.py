@@ -1,5 +1,11 @@
-"""A video encoded anew, so that it is small and quickly read."""
+"""Encode videos again for packing, small and quick to read, in several processes."""
 
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -7,47 +13,104 @@ from pathlib import Path
 import av
 from torch import Tensor
 
+from vivit.data.datasets import Span
+from vivit.data.workers import start_worker
 from vivit.errors import UserError
-from vivit.video.clips import grid_of
-from vivit.video.decode import Video
+from vivit.video.clips import frames_in
+from vivit.video.decode import Video, open_video
+from vivit.video.source import VideoError, VideoSource
 
 # Bytes of frames decoded at once.
 FRAMES_AT_ONCE = 1 << 26
-# Slower presets take twice the time and gain little. With its macroblock tree, x264 writes small videos in another way
-# from time to time, and packing them again would not give the same bytes.
+# Videos in work for each process, so that none waits while the next in order is not ready.
+AHEAD = 4
+# Slower presets take twice the time and gain little. With mbtree, x264 does not always write a small video in the same
+# way, and packing again would not give the same bytes.
 X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are encoded anew: H.264 without sound, at an even rate, in square pixels and right side up."""
+    """How to encode videos: H.264 without sound, at an even frame rate, in square pixels and upright."""
 
     short_side: int | None = None
-    """Pixels that the shorter side is shrunk to; it is never enlarged. None keeps the size."""
+    """Pixels of the shorter side; smaller videos are not enlarged. None: keep the size."""
     key_frames: int = 32
-    """At most so many frames from one key frame to the next: fewer take more space, and less decoding on the way."""
+    """At most this many frames from one key frame to the next: fewer take more space, but less decoding."""
     crf: int = 23
-    """x264's constant rate factor: 18 can hardly be told from the original, each 6 more halve the size."""
+    """x264's constant rate factor, 0 to 51: 18 is hardly distinguishable from the original; 6 more halve the size."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a field is out of its range."""
+        """Raises UserError if a field is out of its range."""
         if self.short_side is not None and self.short_side < 2:
-            raise UserError(f"short_side: {self.short_side} pixels are no picture; give 2 or more")
+            raise UserError(f"short_side: {self.short_side} pixels are too few; use 2 or more")
         if self.key_frames < 1:
-            raise UserError(f"key_frames: one in {self.key_frames}; give 1 or more")
+            raise UserError(f"key_frames: {self.key_frames} is out of range; use 1 or more")
         if not 0 <= self.crf <= 51:
-            raise UserError(f"crf: {self.crf}; give a number from 0, without loss, to 51")
+            raise UserError(f"crf: {self.crf} is out of range; use 0 (lossless) to 51")
 
 
-def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, float] | None) -> None:
-    """Write an MP4 of the even grid, or of a span of seconds of it.
+@dataclass(frozen=True)
+class Task:
+    """A video to prepare for a shard."""
+
+    source: VideoSource
+    target: Path
+    """Where to write the video if it is encoded."""
+    encoding: Encoding | None
+    """None: only check that the video can be opened; it is packed as it is."""
+    span: Span | None
+    """Encode this span only."""
+
+
+def prepare(task: Task) -> Path | str | None:
+    """The file encoded, None to pack the video as it is, or why it cannot be read."""
+    try:
+        with open_video(task.source) as video:
+            if task.encoding is None:
+                return None
+            encode(video, task.target, task.encoding, task.span)
+            return task.target
+    except VideoError as error:
+        task.target.unlink(missing_ok=True)
+        return error.without(task.source)
+
+
+@contextmanager
+def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Iterator[Path | str | None]]:
+    """The results of `prepare`, in order, from several processes; 0 workers: from this one."""
+    if not workers:
+        yield map(prepare, tasks)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vivit.data.encode"])
+    # Ctrl-C reaches every process of the terminal, but is meant for the one that writes.
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(signal.SIGINT,))
+
+    def in_order() -> Iterator[Path | str | None]:
+        waiting: deque[Future[Path | str | None]] = deque()
+        for task in tasks:
+            waiting.append(pool.submit(prepare, task))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield in_order()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def encode(video: Video, target: Path, encoding: Encoding, span: Span | None) -> None:
+    """Write an MP4 of all frames, or of those in a span.
 
     Raises:
         VideoError: the video cannot be read.
         OSError: the file cannot be written, as on a full disk.
     """
     info = video.info
-    grid = grid_of(info, span)
+    numbers = frames_in(info, span)
     smaller, larger = sorted((info.width, info.height))
     side = smaller if encoding.short_side is None else min(smaller, encoding.short_side)
     rate = Fraction(info.frame_rate).limit_denominator(1001)
@@ -58,20 +121,19 @@ def encode(video: Video, target: Path, encoding: Encoding, span: tuple[float, fl
             assert isinstance(stream, av.VideoStream)
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": str(encoding.crf), "g": str(encoding.key_frames), **X264}
-            for start in range(0, len(grid), batch):
-                for picture in _even(video.frames(grid[start : start + batch], side if side < smaller else None)):
+            for start in range(0, len(numbers), batch):
+                for picture in _even(video.frames(numbers[start : start + batch], side if side < smaller else None)):
                     if not stream.codec_context.is_open:
                         stream.height, stream.width = picture.shape[1:]
                     rgb = picture.permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
             container.mux(stream.encode(None))
-    except av.error.FFmpegError as error:
-        # Reading raises VideoError.
+    except av.error.FFmpegError as error:  # from writing: reading raises VideoError
         raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def _even(frames: Tensor) -> Tensor:
-    """(N, C, H, W) without a last row or column that has no pair, as H.264 with halved colours wants it."""
+    """(N, C, H, W) with even height and width, as H.264 with halved colours needs; an odd last row or column goes."""
     if min(frames.shape[2:]) < 2:
         frames = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return frames[..., : frames.shape[2] // 2 * 2, : frames.shape[3] // 2 * 2]

@@ -57,14 +57,16 @@ def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[in
     Args:
         mirrors: head → what each class becomes if the video is mirrored; None: what it is.
     """
-    tensors = {}
-    for head, label in videos.videos[index].labels.items():
-        mirror = mirrors[head] if mirrors else {}
-        if isinstance(label, int):
-            tensors[head] = torch.tensor(mirror.get(label, label))
+    space, tensors = videos.labels, {}
+    for head, names in videos.videos[index].labels.items():
+        numbers = [space.numbers[head][name] for name in names]
+        if mirrors:
+            numbers = [mirrors[head].get(number, number) for number in numbers]
+        if space.multi_label:
+            tensors[head] = torch.zeros(len(space.classes[head]))
+            tensors[head][numbers] = 1.0
         else:
-            tensors[head] = torch.zeros(len(videos.classes[head]))
-            tensors[head][[mirror.get(one, one) for one in label]] = 1.0
+            tensors[head] = torch.tensor(numbers[0])
     return tensors
 
 
@@ -182,7 +184,7 @@ def _collate(clips: list[Clip | VideoError]) -> Batch | VideoError:
 
 
 @dataclass(frozen=True)
-class Views(Dataset[Tensor | str]):
+class EvaluationViews(Dataset[Tensor | str]):
     """The evaluation views of each video, (V, T, C, H, W) uint8, or why it cannot be read."""
 
     videos: Sequence[LabelledVideo]
@@ -214,4 +216,6 @@ def evaluation_views(
     options: ReadOptions = ReadOptions(),
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
-    yield from load_items(Views(videos, spec, num_clips, num_crops, options), options.workers, batch_size=None)
+    yield from load_items(
+        EvaluationViews(videos, spec, num_clips, num_crops, options), options.workers, batch_size=None
+    )

@@ -1,4 +1,4 @@
-"""Which videos show the same, though their bytes differ: by small grey pictures of three of their frames."""
+"""Find videos with the same content but different bytes, from small grey pictures of three frames of each."""
 
 import base64
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from torch import Tensor
 
 SIDE = 12
 BRIGHTNESS = (0.299, 0.587, 0.114)
-"""Of red, green and blue, as in ITU-R BT.601."""
-# Root mean square difference of two pictures of the same, in grey levels of 255. Videos that are encoded anew, by other
-# codecs and at other sizes, mostly differ by less; at another frame rate, fast motion may differ by more.
+"""Weights of red, green and blue, ITU-R BT.601."""
+# The largest root mean square difference of two pictures of the same thing, in grey levels of 255. Videos encoded again
+# with other codecs and sizes mostly differ by less; at another frame rate, fast motion may differ by more.
 NEAR = 5.0
-# A picture that varies by less, as a black one does, is like any other of its kind.
+# A picture with a smaller standard deviation, such as a black one, is like any other of its kind.
 FLAT = 4.0
-# Two versions of a video may differ in length by this many seconds and this share.
-SECONDS, SHARE = 0.1, 0.02
-# Pictures, and then pairs, that are compared at once.
+# Two versions of a video may differ in length by this many seconds plus this fraction.
+SECONDS, FRACTION = 0.1, 0.02
+# Pictures, and then pairs, compared at once.
 _BLOCK, _PAIRS = 512, 8192
 
 
 def thumbnails(frames: Tensor) -> str:
-    """(3, 3, H, W) uint8, three frames in RGB, as base64 of (3, SIDE, SIDE) uint8."""
+    """Three RGB frames, (3, 3, H, W) uint8, as base64 of (3, SIDE, SIDE) uint8."""
     # Codecs keep brightness better than colour.
     brightness = torch.einsum("c,nchw->nhw", torch.tensor(BRIGHTNESS), frames.float())
     grey = F.adaptive_avg_pool2d(brightness, SIDE).round().byte()
@@ -31,13 +31,13 @@ def thumbnails(frames: Tensor) -> str:
 
 
 def look_alikes(pictures: Sequence[str], durations: Sequence[float]) -> list[list[int]]:
-    """Groups of videos that show the same, each ascending, by their places in the arguments.
+    """Group videos with the same content. Returns ascending indices into the arguments.
 
-    Two show the same where at least two of their three pictures do and their lengths are about equal: the third may
-    lie at a cut, or in fast motion, where two versions are never at the very same moment.
+    Two videos belong together if at least two of their three pictures match and their lengths are about equal. The
+    third picture may be at a cut or in fast motion, where two versions are never at exactly the same moment.
 
     Args:
-        pictures: as `thumbnails` gives them.
+        pictures: from `thumbnails`.
         durations: seconds.
     """
     if len(pictures) < 2:
@@ -46,17 +46,17 @@ def look_alikes(pictures: Sequence[str], durations: Sequence[float]) -> list[lis
     pixels = np.frombuffer(stored, np.uint8).reshape(len(pictures), 3, SIDE * SIDE).astype(np.float32)
     lengths = np.asarray(durations)
     groups = _Groups(len(pictures))
-    # Two of three: one of the first two at least.
+    # If two of three match, one of the first two does.
     for place in (0, 1):
         _join_near(pixels, lengths, place, groups)
     return groups.of_several()
 
 
 def _join_near(pixels: np.ndarray, lengths: np.ndarray, place: int, groups: "_Groups") -> None:
-    """Join those whose pictures at this place, and at another one, are near.
+    """Join videos whose pictures at this place and at another one are near.
 
-    On any axis two points are no further apart than in space. So along the axis on which they lie furthest apart, each
-    is compared with a few neighbours only, and not with all others.
+    Along any axis, two points are no further apart than in space. So along the axis with the largest variance, each is
+    compared with a few neighbours only, not with all others.
     """
     contrasted = np.flatnonzero(pixels[:, place].std(axis=1) >= FLAT)
     if len(contrasted) < 2:
@@ -72,12 +72,12 @@ def _join_near(pixels: np.ndarray, lengths: np.ndarray, place: int, groups: "_Gr
         last = min(first + _BLOCK, len(points))
         end = int(np.searchsorted(along, along[last - 1] + radius, side="right"))
         distances = squares[first:last, None] + squares[first:end] - 2 * points[first:last] @ points[first:end].T
-        # What rounding adds is taken off again by the exact comparison.
+        # Allow for rounding; the exact comparison follows.
         ones, others = np.nonzero(np.triu(distances <= radius**2 + 10.0, 1))
         ones, others = videos[first + ones], videos[first + others]
         for some in range(0, len(ones), _PAIRS):
             one, other = ones[some : some + _PAIRS], others[some : some + _PAIRS]
-            # Where many are alike, a few pairs join them all, and the others need not be compared.
+            # If many are alike, a few pairs join them all, and the others need no comparison.
             apart = groups.root[one] != groups.root[other]
             one, other = one[apart], other[apart]
             same = _show_the_same(pixels, lengths, one, other)
@@ -85,9 +85,9 @@ def _join_near(pixels: np.ndarray, lengths: np.ndarray, place: int, groups: "_Gr
 
 
 def _show_the_same(pixels: np.ndarray, lengths: np.ndarray, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(pairs,) bool."""
+    """Compare pairs exactly: (pairs,) bool."""
     longer = np.maximum(lengths[ones], lengths[others])
-    same = np.abs(lengths[ones] - lengths[others]) <= SECONDS + SHARE * longer
+    same = np.abs(lengths[ones] - lengths[others]) <= SECONDS + FRACTION * longer
     candidates = np.flatnonzero(same)
     one, other = pixels[ones[candidates]], pixels[others[candidates]]  # (pairs, 3, pixels)
     near = np.sqrt(((one - other) ** 2).mean(axis=2)) <= NEAR
@@ -96,11 +96,11 @@ def _show_the_same(pixels: np.ndarray, lengths: np.ndarray, ones: np.ndarray, ot
 
 
 class _Groups:
-    """Sets of numbers that are joined pair by pair."""
+    """Disjoint sets of numbers, joined pair by pair."""
 
     def __init__(self, count: int) -> None:
         self.root = np.arange(count)
-        """The least of each number's group."""
+        """The smallest number of each one's group."""
         self._members = {number: [number] for number in range(count)}
 
     def join(self, ones: np.ndarray, others: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What is in a data set, in writing: a hash to stand beside every score, and a manifest that lists every video."""
+"""Identify the videos of a data set: a hash to print beside every score, and a manifest that lists every file."""
 
 import hashlib
 import json
@@ -6,78 +6,68 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import takewhile
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from vivit.data.datasets import VideoSet
-from vivit.data.entries import Entry
+from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
 from vivit.video.source import InShard, VideoSource, is_remote
 
 FORMAT = "vivit data manifest 1"
 HASH_DIGITS = 16
-"""Hexadecimal digits of a hash that people are shown."""
-# Files asked about at once: on a network it is the waiting that takes the time.
+"""Hexadecimal digits of a hash that are printed."""
+# Files asked about at once: on a network, nearly all the time is spent waiting.
 AT_ONCE = 16
-# Names by which two folders are laid over each other.
+# Names compared to find how two folders correspond.
 TRIED = 100
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a data set takes a file for."""
-
-    split: str
-    labels: Mapping[str, tuple[str, ...]]
-    """head → the names of the classes that apply."""
-    span: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
 class Scan:
-    """What reading a file told of it. Of an unreadable one only `problem` and what was told before it is known."""
+    """What reading a file revealed. For an unreadable file: the problem, and what was known before it occurred."""
 
     problem: str = ""
-    """Why it is unreadable."""
+    """Why the file is unreadable."""
     excess: str = ""
-    """What its container claims more than it has."""
+    """What the container claims but the file lacks."""
     duration: float | None = None
     """Seconds."""
     frames: int | None = None
     frame_rate: float | None = None
     width: int | None = None
-    """Pixels, as it is shown."""
+    """Pixels, as displayed."""
     height: int | None = None
     codec: str = ""
     container: str = ""
     thumbnails: str = ""
-    """Base64 of (3, side, side) uint8 in grey: small pictures at a quarter, the half and three quarters of it."""
+    """Base64 of (3, side, side) uint8, grey: small pictures from a quarter, half and three quarters through it."""
     full: bool = False
     """Whether every frame was decoded."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of the data, which may be used several times."""
+    """One file of the data. It may be used several times."""
 
     name: str
-    """Below the folder of the data or, outside of it, from the root; in a shard, the name there."""
+    """Path relative to the folder of the data, or absolute if outside it; for a video in a shard, its name there."""
     scan: Scan
     shard: str = ""
     """Path or URL, for a video in a shard."""
     size: int | None = None
-    """Bytes; of a folder of frames, how many they are; None where it is not there."""
+    """Bytes; for a folder of frames, the number of files; None if it does not exist."""
     modified: int | None = None
-    """When, in nanoseconds; None where nobody knows."""
+    """Time in nanoseconds; None if unknown."""
     sha256: str = ""
-    """Of its bytes, where they were asked for."""
-    uses: tuple[Use, ...] = ()
+    """Hash of its bytes; "" if it was not needed."""
+    videos: tuple[LabelledVideo, ...] = ()
+    """What the file is used for: with which labels, in which split, and which span of it."""
     remarks: tuple[str, ...] = ()
-    """What is odd about it, though it can be read."""
+    """Oddities of a readable file."""
 
     @property
     def place(self) -> str:
@@ -85,65 +75,48 @@ class FileRecord:
 
     @property
     def splits(self) -> set[str]:
-        return {use.split for use in self.uses}
+        return {video.split for video in self.videos}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set was found to hold."""
+    """The result of checking a data set."""
 
     hash: Mapping[str, str]
     """split → `data_hash` of it."""
     source: str
-    """Where the videos come from, in words for people."""
+    """Where the videos come from, for people."""
     files: tuple[FileRecord, ...]
     leaks: tuple[tuple[str, ...], ...] = ()
-    """Files of the same bytes in different splits."""
+    """Groups of files with the same bytes in different splits."""
     duplicates: tuple[tuple[str, ...], ...] = ()
-    """Files of the same bytes in one split."""
+    """Groups of files with the same bytes in one split."""
     look_alikes: tuple[tuple[str, ...], ...] = ()
-    """Files that show about the same."""
+    """Groups of files with nearly the same pictures."""
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """split → files that are listed for it but not there."""
 
 
-# --- the hash
-
-
 def data_hash(videos: VideoSet) -> str:
-    """SHA-256, in hexadecimal, of which videos are in a split: their names, sizes, labels and spans.
+    """SHA-256, in hexadecimal, of the videos' names, sizes, labels and spans.
 
-    Names count from the folder that all of them share, so that the data may be moved, and labels by the names of
-    their classes. No file is opened, and the order of the videos does not matter.
+    Names are relative to the folder that all videos share, so the data may be moved. No file is opened. The order of
+    the videos does not matter.
     """
-    return hash_entries(named_entries(videos))
+    return hash_videos(videos.videos)
 
 
-def named_entries(videos: VideoSet, split: str = "") -> list[Entry]:
-    """The videos with the names of their classes in place of numbers."""
-    entries = []
-    for video in videos.videos:
-        labels = {}
-        for head, label in video.labels.items():
-            numbers = (label,) if isinstance(label, int) else label
-            labels[head] = tuple(videos.classes[head][number] for number in numbers)
-        entries.append(Entry(video.source, labels, split, video.span))
-    return entries
-
-
-def hash_entries(entries: Sequence[Entry]) -> str:
-    """`data_hash` of entries, whichever splits they say."""
-    sources = list({entry.source: None for entry in entries})
+def hash_videos(videos: Sequence[LabelledVideo]) -> str:
+    """`data_hash` of these videos."""
+    sources = list({video.source: None for video in videos})
     names = dict(zip(sources, _below_shared_folder([_parts(source) for source in sources]), strict=True))
     sizes = {source: size for source, (size, _) in stat_all(sources).items()}
-    rows = sorted(
-        json.dumps([names[entry.source], sizes[entry.source], *_content(entry.labels, entry.span)]) for entry in entries
-    )
+    rows = sorted(json.dumps([names[video.source], sizes[video.source], *_content(video)]) for video in videos)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def stat_all(sources: Sequence[VideoSource]) -> dict[VideoSource, tuple[int | None, int | None]]:
-    """The size of each, in bytes, and when it was modified, in nanoseconds; None where that cannot be told."""
+    """source → size in bytes and time of modification in nanoseconds, each None if unknown."""
     with ThreadPool(AT_ONCE) as pool:
         return dict(zip(sources, pool.map(_stat, sources, chunksize=256), strict=True))
 
@@ -154,7 +127,7 @@ def _stat(source: VideoSource) -> tuple[int | None, int | None]:
             return source.size, None if is_remote(source.shard) else os.stat(source.shard).st_mtime_ns
         status = os.stat(source)
         if os.path.isdir(source):
-            # What a file system takes for a folder says nothing of what is in it.
+            # The size that a file system gives for a folder says nothing about its content.
             return len(os.listdir(source)), status.st_mtime_ns
         return status.st_size, status.st_mtime_ns
     except OSError:
@@ -168,59 +141,52 @@ def _parts(source: VideoSource) -> list[str]:
 
 def _below_shared_folder(paths: Sequence[list[str]]) -> list[str]:
     folders = [path[:-1] for path in paths] or [[]]
-    # What the first and the last of them in order begin with, all between them begin with too.
+    # A beginning that the first and the last in sorted order share is shared by all between them.
     ends = zip(min(folders), max(folders), strict=False)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return ["/".join(path[shared:]) for path in paths]
 
 
-def _content(labels: Mapping[str, tuple[str, ...]], span: tuple[float, float] | None) -> tuple[Any, Any]:
-    """Labels and span in the one form that is compared."""
-    names = [[head, sorted(labels[head])] for head in sorted(labels)]
-    return names, None if span is None else [float(seconds) for seconds in span]
-
-
-# --- the file
+def _content(video: LabelledVideo) -> tuple[Any, Any]:
+    """Labels and span in a form that can be compared."""
+    names = [[head, sorted(video.labels[head])] for head in sorted(video.labels)]
+    return names, None if video.span is None else [float(seconds) for seconds in video.span]
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """JSON with a line for each file. Raises UserError where it cannot be written."""
+    """Write JSON with one line for each file. Raises UserError."""
     head = {"format": FORMAT} | {key: value for key, value in vars(manifest).items() if key != "files"}
     lines = ",\n".join(to_line(record) for record in manifest.files)
-    try:
-        write_files({path: as_text(json.dumps(head, indent=1)[:-2] + f',\n "files": [\n{lines}\n]}}\n')})
-    except OSError as error:
-        raise UserError(f"{path}: not written ({error.strerror})") from None
+    write_files({path: as_text(json.dumps(head, indent=1)[:-2] + f',\n "files": [\n{lines}\n]}}\n')})
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises UserError where there is none, or another file."""
+    """Read a manifest. Raises UserError if there is none, or another file in its place."""
     try:
-        said = json.loads(path.read_bytes())
-        if said.pop("format") != FORMAT:
+        value = json.loads(path.read_bytes())
+        if value.pop("format") != FORMAT:
             raise ValueError
         for key in ("leaks", "duplicates", "look_alikes"):
-            said[key] = tuple(map(tuple, said[key]))
-        said["files"] = tuple(map(_record, said["files"]))
-        said["missing"] = {split: tuple(names) for split, names in said["missing"].items()}
-        return Manifest(**said)
+            value[key] = tuple(map(tuple, value[key]))
+        value["files"] = tuple(map(_record, value["files"]))
+        value["missing"] = {split: tuple(names) for split, names in value["missing"].items()}
+        return Manifest(**value)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a manifest of `vivit data check`, or of another version of it") from None
+        raise UserError(f"{path}: not a manifest of this version of `vivit data check`") from None
 
 
 def to_line(record: FileRecord) -> str:
-    """Its JSON in one line; what is not known is left out."""
-    row = {key: value for key, value in vars(record).items() if key != "scan"} | vars(record.scan)
-    known = {
-        key: value for key, value in row.items() if value is not None and value is not False and value not in ("", ())
-    }
-    return json.dumps(known, default=vars)
+    """The record as JSON in one line, without what is unknown."""
+    row = {key: value for key, value in vars(record).items() if key not in ("scan", "videos")} | vars(record.scan)
+    row["uses"] = [{"split": video.split, "labels": video.labels, "span": video.span} for video in record.videos]
+    known = {k: v for k, v in row.items() if v is not None and v is not False and v not in ("", (), [])}
+    return json.dumps(known)
 
 
 def from_line(line: str) -> FileRecord:
-    """The reverse. Raises ValueError."""
+    """The reverse of `to_line`. Raises ValueError."""
     try:
         return _record(json.loads(line))
     except (KeyError, TypeError, AttributeError) as error:
@@ -229,46 +195,43 @@ def from_line(line: str) -> FileRecord:
 
 def _record(row: dict[str, Any]) -> FileRecord:
     scan = Scan(**{each.name: row.pop(each.name) for each in fields(Scan) if each.name in row})
-    uses = tuple(_use(use) for use in row.pop("uses", ()))
-    return FileRecord(scan=scan, uses=uses, remarks=tuple(row.pop("remarks", ())), **row)
+    uses, remarks = row.pop("uses", ()), tuple(row.pop("remarks", ()))
+    record = FileRecord(scan=scan, remarks=remarks, **row)
+    return replace(record, videos=tuple(_video(record.place, use) for use in uses))
 
 
-def _use(row: dict[str, Any]) -> Use:
-    span = row["span"]
-    labels = {head: tuple(names) for head, names in row["labels"].items()}
-    return Use(row["split"], labels, None if span is None else (span[0], span[1]))
-
-
-# --- what has changed
+def _video(place: str, use: dict[str, Any]) -> LabelledVideo:
+    """A use of a file; its source is only a name, since a manifest does not tell where in a shard the video is."""
+    span = use["span"]
+    labels = {head: tuple(names) for head, names in use["labels"].items()}
+    return LabelledVideo(Path(place), labels, use["split"], None if span is None else (span[0], span[1]))
 
 
 def compare(manifest: Manifest, split: str, videos: VideoSet) -> str:
-    """How a split differs from what the manifest has of it, in words; "" where it does not.
+    """How a split differs from the manifest, in words; "" if it does not.
 
-    >>> compare(manifest, "val", open_split("kinetics", "val"))
+    >>> compare(manifest, "val", open_data("kinetics").split("val"))
     '3 videos added, 1 gone, 2 of another size'
     """
     before: defaultdict[str, list[Any]] = defaultdict(list)
-    records = [record for record in manifest.files if any(use.split == split for use in record.uses)]
+    records = [record for record in manifest.files if split in record.splits]
     names = _below_shared_folder([unicodedata.normalize("NFC", record.name).split("/") for record in records])
     for name, record in zip(names, records, strict=True):
-        uses = [use for use in record.uses if use.split == split]
-        before[name] += [[record.size, *_content(use.labels, use.span)] for use in uses]
+        before[name] += [[record.size, *_content(video)] for video in record.videos if video.split == split]
 
     sizes = stat_all([video.source for video in videos.videos])
     names = _below_shared_folder([_parts(video.source) for video in videos.videos])
     put_before, taken_off = _folder_above(names, before), _folder_above(before, names)
     now: defaultdict[str, list[Any]] = defaultdict(list)
-    for name, entry in zip(names, named_entries(videos), strict=True):
-        content = _content(entry.labels, entry.span)
-        now[put_before + name.removeprefix(taken_off)].append([sizes[entry.source][0], *content])
+    for name, video in zip(names, videos.videos, strict=True):
+        now[put_before + name.removeprefix(taken_off)].append([sizes[video.source][0], *_content(video)])
     return _differences(before, now)
 
 
 def _folder_above(names: Iterable[str], others: Iterable[str]) -> str:
-    """The folder, with a / behind it, that must be put before `names` so that most of them are among the others.
+    """The folder, with a / after it, to put before `names` so that most of them are among the others.
 
-    Where a video is added beside the folder that all shared, they share the one above it from then on.
+    Names are relative to the folder that all videos share. It becomes the one above when a video is added beside it.
     """
     by_file = defaultdict(list)
     for other in others:

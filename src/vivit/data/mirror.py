@@ -1,4 +1,4 @@
-"""What a mirrored video shows: which class becomes which, by the words of their names."""
+"""Which class a video belongs to once it is mirrored, from the words left and right in class names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ _MIRRORED = {word: other for pair in _PAIRS for word, other in (pair, pair[::-1]
 
 
 def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = None) -> dict[int, int]:
-    """Which class each becomes when its videos are mirrored, by number; most stay what they are.
+    """The class that each class becomes when its videos are mirrored, by number; most stay the same.
 
     "Pushing something from left to right" and "… from right to left" become each other, and so do "turn_clockwise"
-    and "turn_counter-clockwise" (or "anticlockwise"). Words are parted by spaces, punctuation, or a capital within.
+    and "turn_counter-clockwise" (or "anticlockwise"). Words end at spaces, punctuation, or before a capital.
 
     Args:
-        names: of one head's classes.
-        swaps: classes that become each other, by name, each pair given in one direction or in both; a class given for
-            itself stays, whatever its name says.
+        names: the class names of one head.
+        swaps: pairs of class names that become each other, each given in one direction or both. A class paired with
+            itself stays the same, whatever its name says.
 
     Returns:
-        Every class but those that speak of a side and of which no other is the mirror. Where one is left out, videos
+        Every class except those that name a side but have no mirror among the classes. If any class is left out, videos
         must not be mirrored.
 
     Raises:
-        UserError: a swap names a class that is not there, or contradicts another.
+        UserError: a swap names an unknown class, or contradicts another.
     """
     mirrored = _given(names, swaps or {})
     phrases = [_phrase(name) for name in names]
@@ -51,7 +51,7 @@ def _given(names: Sequence[str], swaps: Mapping[str, str]) -> dict[int, int]:
     given: dict[int, int] = {}
     for pair in swaps.items():
         if unknown := [name for name in pair if name not in numbers]:
-            raise UserError(f"mirrored class {unknown[0]!r}: there is no such class; give names as the data has them")
+            raise UserError(f"mirrored class {unknown[0]!r}: no such class; use the names in the data")
         for name, other in (pair, pair[::-1]):
             if given.setdefault(numbers[name], numbers[other]) != numbers[other]:
                 was = names[given[numbers[name]]]
@@ -60,7 +60,7 @@ def _given(names: Sequence[str], swaps: Mapping[str, str]) -> dict[int, int]:
 
 
 def _phrase(name: str) -> str:
-    """Its words in small letters, one space between them, with one word for the turn against the clock."""
+    """Lower-case words with one space between them, and one word for counterclockwise."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     phrase = " ".join(re.findall(r"[^\W\d_]+|\d+", spaced))
     return re.sub(r"\b(counter|anti) ?clockwise\b", "counterclockwise", phrase)

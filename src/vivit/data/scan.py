@@ -1,4 +1,4 @@
-"""What reading a file tells of it; many files at once, each in a process that may hang or crash."""
+"""Read files to find out what they hold, many at once, in processes that may hang or crash."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ from vivit.video.decode_pyav import PyAVVideo, open_container
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError, VideoSource, reason
 
-# Seconds after which reading a file is given up: a few frames of it, or all.
+# Seconds that reading a file may take: a few frames of it, or all.
 TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
 PICTURES = "pictures"
 """The container of a folder of frames."""
-# Frames of such a folder that are in memory at once.
+# Frames of such a folder in memory at once.
 AT_ONCE = 16
 
 
 def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
-    """Scan each of them, as soon as one is done; whoever stops asking stops the scan."""
+    """Scan files and yield each result as soon as it is there. Closing the generator stops the scan."""
     timeout = FULL_TIMEOUT if full else TIMEOUT
     waiting: SimpleQueue[VideoSource] = SimpleQueue()
     for source in sources:
@@ -41,12 +41,12 @@ def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> I
                 try:
                     done.put((source, reader(scan_file, source, full)))
                 except VideoError as error:
-                    done.put((source, Scan(problem=_problem(error, source))))
+                    done.put((source, Scan(problem=error.without(source))))
                 except BaseException as error:
                     done.put((source, error))
 
     for _ in range(min(workers, len(sources))):
-        # What they wait for ends with this process.
+        # Daemons: the process that a thread waits for ends with this one.
         threading.Thread(target=work, daemon=True).start()
     try:
         for _ in sources:
@@ -59,10 +59,10 @@ def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> I
 
 
 def scan_file(source: VideoSource, full: bool) -> Scan:
-    """Decode the first, the last and three frames between them; with `full` all of them.
+    """Decode the first frame, the last and three in between, or with `full` all of them.
 
     Raises:
-        VideoError: it cannot be opened.
+        VideoError: the file cannot be opened.
     """
     with open_video(source) as video:
         info = video.info
@@ -77,7 +77,7 @@ def scan_file(source: VideoSource, full: bool) -> Scan:
                 for first in range(0, info.num_frames, AT_ONCE):
                     video.frames(range(first, min(first + AT_ONCE, info.num_frames)))
         except VideoError as error:
-            problem, pictures, container, excess = _problem(error, source), "", "", ""
+            problem, pictures, container, excess = error.without(source), "", "", ""
     return Scan(
         problem=problem,
         excess=excess,
@@ -94,7 +94,7 @@ def scan_file(source: VideoSource, full: bool) -> Scan:
 
 
 def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
-    """The container, what it claims more than it has, and what is damaged, as FFmpeg tells of stream `number`."""
+    """Return the container, what it claims but lacks, and the damage, from FFmpeg's view of stream `number`."""
     with open_container(source) as container:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream)
@@ -103,12 +103,12 @@ def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) 
         if full:
             packets, damage = _decode_all(container, stream)
             if packets < stream.frames:
-                excess = f"its container counts {stream.frames} frames, and it has {packets}"
+                excess = f"its container counts {stream.frames} frames, but it has {packets}"
         return _container_name(container, str(source)), excess, damage
 
 
 def _container_name(container: InputContainer, source: str) -> str:
-    """One of the names that FFmpeg has for it, as mov,mp4,m4a,3gp: the file's own ending if it is among them."""
+    """One of FFmpeg's names for it, such as mov,mp4,m4a,3gp: the file's own extension if it is among them."""
     names = container.format.name.split(",")
     ending = source.rsplit(".", 1)[-1].lower()
     return ending if ending in names else names[0]
@@ -118,19 +118,19 @@ def _excess(stream: av.VideoStream, num_frames: int, size: int) -> str:
     entries = stream.index_entries
     beyond = sum(entry.pos + entry.size > size for entry in entries)
     if beyond:
-        return f"its container lists {len(entries)} frames, and {beyond} of them lie past its end"
-    # Of a file that is cut off, the index may be gone.
+        return f"its container lists {len(entries)} frames, but {beyond} of them are past its end"
+    # A file that is cut off may have lost its index.
     if len(entries) < stream.frames and num_frames + 1 < stream.frames:
-        return f"its container counts {stream.frames} frames, and it has about {num_frames}"
+        return f"its container counts {stream.frames} frames, but it has about {num_frames}"
     return ""
 
 
 def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int, str]:
-    """How many packets there are, and what is damaged.
+    """Count the packets, and describe the damage.
 
-    Decoding for training passes over a damaged packet and shows what stood before; here it is counted.
+    Decoding for training skips a damaged packet and repeats the frame before; here it counts.
     """
-    stream.codec_context.thread_type = "SLICE"  # frame threads pass over errors
+    stream.codec_context.thread_type = "SLICE"  # threads for frames hide errors
     packets = damaged = 0
     first: float | None = None
     try:
@@ -148,16 +148,11 @@ def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int,
                 if first is None and packet.dts is not None and packet.time_base is not None:
                     first = float(packet.dts * packet.time_base)
     except av.error.FFmpegError as error:
-        return packets, f"damaged: it breaks off after {packets} frames ({reason(error).lower()})"
+        return packets, f"damaged: it ends after {packets} frames ({reason(error).lower()})"
     if not damaged:
         return packets, ""
     where = "" if first is None else f", the first at {max(0.0, first):.1f} s"
-    return packets, f"damaged: {damaged} of {packets} frames cannot be decoded as they should{where}"
-
-
-def _problem(error: VideoError, source: VideoSource) -> str:
-    # Of a folder of frames, the error may name one of them.
-    return str(error).removeprefix(str(VideoError(source, ""))).lstrip(":/ ")
+    return packets, f"damaged: {damaged} of {packets} frames cannot be decoded correctly{where}"
 
 
 def _empty(queue: "SimpleQueue[VideoSource]") -> None:

@@ -138,7 +138,7 @@ def evaluate(
     if ranks.world_size > 1 and ranks.gather is Ranks().gather:
         raise ValueError("ranks: a gather function is needed, because each rank has only a part of the videos")
     model.eval()
-    space = LabelSpace(videos.classes, videos.multi_label)
+    space = videos.labels
     logits = {head: torch.full((len(videos.videos), count), torch.nan) for head, count in space.counts.items()}
     done = partial.done if partial is not None else {}
     for index, rows in done.items():
@@ -189,7 +189,7 @@ def evaluation_of(videos: VideoSet, logits: Mapping[str, Tensor], failures: Mapp
         logits: head → (videos, K); NaN for unreadable videos.
         failures: index of each unreadable video → why.
     """
-    space = LabelSpace(videos.classes, videos.multi_label)
+    space = videos.labels
     each = [label_tensors(videos, index) for index in range(len(videos.videos))]
     truth = {head: torch.stack([of_video[head] for of_video in each]) for head in space.heads}
     if space.multi_label:

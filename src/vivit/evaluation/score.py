@@ -11,8 +11,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 import vivit
-from vivit.data.datasets import VideoSet, open_split
+from vivit.data.datasets import VideoSet
 from vivit.data.manifest import HASH_DIGITS, data_hash
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.partial import PartialLogits
@@ -20,6 +21,7 @@ from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
 from vivit.inference.views import Views
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
 from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
@@ -62,7 +64,7 @@ def score_model(
     model = load(model_source)
     if model.classes is None:
         raise UserError(f"{model_source}: has no class names in its config.json, so labels cannot be compared")
-    videos = open_split(data, split, model.classes, videos_in)
+    videos = open_data(data, videos_in).split(split, LabelSpace(model.classes))
     hashed, model_hash = data_hash(videos), hash_model(model)
     if out is None:
         out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")
@@ -73,7 +75,7 @@ def score_model(
     main = processes.is_main_process
     model.to(pick_device(device))
     say = console(main).print
-    say(f"{model_source} on {len(videos.videos)} videos ({videos.source}), {views} views each")
+    say(f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each")
     partial = PartialLogits(out, _key(model_hash, videos, hashed, views, read.decoder))
     if partial.done:
         say(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos")
@@ -139,7 +141,7 @@ def hash_model(model: ViViT) -> str:
 def _key(model_hash: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
     """A hash of everything the saved logits depend on, including the order of the videos, which `data_hash` ignores."""
     order = [[str(video.source), video.span] for video in videos.videos]
-    depends_on = [model_hash, hashed, order, list(videos.classes), str(views), views.average, decoder]
+    depends_on = [model_hash, hashed, order, list(videos.labels.heads), str(views), views.average, decoder]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:HASH_DIGITS]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivit.data.datasets import LabelledVideo, VideoSet, open_split
+from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.encode import Encoding, encode
 from vivit.data.manifest import HASH_DIGITS, data_hash
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.report.mistakes import ScoredVideo
 from vivit.report.page import data_uri
@@ -72,7 +73,7 @@ def _scored_videos(run: RunFiles, data: str | None, videos: Path | None) -> Vide
         raise UserError("recipe.json does not say which data; name it")
     videos = videos or (Path(str(recipe["videos"])) if recipe.get("videos") else None)
     overfit = recipe.get("overfit")
-    found = open_split(data, "train" if overfit else "val", run.space.classes, videos)
+    found = open_data(data, videos).split("train" if overfit else "val", run.space)
     if overfit:
         found = few_batches(found, overfit, Recipe.model_validate({name: recipe[name] for name in Recipe.model_fields}))
     return found

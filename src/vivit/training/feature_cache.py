@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import (
     Batch,
+    EvaluationViews,
     TrainingClips,
-    Views,
     label_tensors,
 )
 from vivit.data.manifest import stat_all
@@ -184,7 +184,7 @@ class FeatureCache:
 
         Raises UserError where a shard cannot be written, and Interrupted where `stopping` says so.
         """
-        views = Views(videos.videos, spec, 1, 1, self.options)
+        views = EvaluationViews(videos.videos, spec, 1, 1, self.options)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:

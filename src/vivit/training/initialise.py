@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from vivit.config import SIZES, SUFFIXES, ModelConfig
-from vivit.data.datasets import VideoSet, count_classes
-from vivit.data.entries import shortened
+from vivit.data.datasets import VideoSet
+from vivit.data.names import shortened
 from vivit.errors import UserError, one_line
 from vivit.inference.features import TemporalPart, factorised_encoder_of
 from vivit.model.vivit import FactorisedEncoder, ViViT
@@ -61,13 +61,13 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         model = _from_scratch(recipe, train_set)
     else:
         path, file = opened(init)
-        wanted = _wanted(recipe, train_set.multi_label)
+        wanted = _wanted(recipe, train_set.labels.multi_label)
         start = _from_image_vit if is_image_vit(path, file, wanted) else _from_video_model
         model = start(recipe, train_set, init, path, file, wanted)
     num_videos = len(train_set.videos)
     epochs = Schedule.planned(recipe, num_videos).epochs
     how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    trained = f"trained on {num_videos} videos of {count_classes(train_set)} ({data_name}), in a run of {how_long}"
+    trained = f"trained on {num_videos} videos of {train_set.labels} ({data_name}), in a run of {how_long}"
     model.origin = (*model.origin, trained)
     return model.train()
 
@@ -133,10 +133,10 @@ def start_temporal_as_spatial(model: ViViT) -> str:
 
 
 def _from_scratch(recipe: Recipe, train_set: VideoSet) -> ViViT:
-    heads = {head: len(names) for head, names in train_set.classes.items()}
+    heads = train_set.labels.counts
     try:
-        config = recipe.build_config(heads, train_set.multi_label)
-        model = ViViT(config, classes=train_set.classes, preprocessing=recipe.build_preprocessing())
+        config = recipe.build_config(heads, train_set.labels.multi_label)
+        model = ViViT(config, classes=train_set.labels.classes, preprocessing=recipe.build_preprocessing())
     except ValidationError as error:
         raise UserError(one_line(error)) from None
     except ValueError as error:
@@ -163,14 +163,14 @@ def _from_video_model(
     _refuse_another_name(recipe, named, expected, f"{init} is a {theirs.variant.replace('_', ' ')} model", tubelet)
     source.origin = source.origin or (f"ViViT {called(init)}",)
     try:
-        model = fit(source.float(), classes=train_set.classes, **wanted)
+        model = fit(source.float(), classes=train_set.labels.classes, **wanted)
     except UserError as error:
         raise UserError(f"{init}: {error}") from None
 
     lines, kept = [], []
     if dtype != torch.float32:
         lines.append(f"weights in {str(dtype).removeprefix('torch.')} taken as float32")
-    for head, names in train_set.classes.items():
+    for head, names in train_set.labels.classes.items():
         parameters = list(model.heads[head].parameters())
         if labels.get(head) == names:
             kept.append(f"{_head(head)} of the weights kept: its {len(names)} classes are those of the data")
@@ -205,7 +205,7 @@ def _from_image_vit(
         if wanted.get(field) not in (None, value):
             raise UserError(f"{init}: {field}: {wanted[field]} asked for, but the image model has {value}")
     fields = {"variant": expected["variant"], "tubelet_size": tubelet, **wanted}
-    model = new_from(image, init, "central_frame", train_set.classes, fields)
+    model = new_from(image, init, "central_frame", train_set.labels.classes, fields)
     if isinstance(model.encoder, FactorisedEncoder) and (temporal := model.encoder.temporal) is not None:
         for fresh in (temporal.positions.embedding, temporal.positions.class_position):
             if fresh is not None:

@@ -10,9 +10,9 @@ from typing import Any, Self
 from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vivit.data.entries import shortened
 from vivit.data.loader import Batch
 from vivit.data.manifest import HASH_DIGITS
+from vivit.data.names import shortened
 from vivit.errors import Interrupted, Stopped, UserError
 from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video

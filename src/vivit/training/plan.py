@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from vivit.data.datasets import VideoSet, count_classes, open_split
-from vivit.data.entries import shortened
+from vivit.data.datasets import VideoSet
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
+from vivit.data.names import shortened
 from vivit.data.order import epoch_order
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
@@ -49,7 +50,7 @@ class Plan:
 
     @property
     def labels(self) -> LabelSpace:
-        return LabelSpace(self.train_set.classes, self.train_set.multi_label)
+        return self.train_set.labels
 
     @property
     def one_sided(self) -> bool:
@@ -78,7 +79,8 @@ def plan_run(
         raise UserError("cutmix: --freeze-spatial trains on features, which have no boxes; use --mixup")
     if recipe.freeze_spatial and recipe.token_dropping:
         raise UserError("token_dropping: --freeze-spatial computes the features of all tokens once; leave it out")
-    train_set, val_set = (open_split(data, split, videos=videos) for split in ("train", "val"))
+    data_set = open_data(data, videos)
+    train_set, val_set = (data_set.split(split) for split in ("train", "val"))
     if overfit is not None:
         recipe = without_chance(recipe)
         train_set = val_set = few_batches(train_set, overfit, recipe)
@@ -121,19 +123,19 @@ def build_augmentation(recipe: Recipe) -> Augmentation:
 
 def _mirrors(recipe: Recipe, videos: VideoSet) -> Mirrors:
     """Raises UserError if the recipe names classes that the data does not have."""
-    known = {name for names in videos.classes.values() for name in names}
+    known = {name for names in videos.labels.classes.values() for name in names}
     for name in (*recipe.mirrored, *recipe.mirrored.values()):
         if name not in known:
             raise UserError(f"mirrored: there is no class {name!r}; give names as the data has them")
     mirrors = {}
-    for head, names in videos.classes.items():
+    for head, names in videos.labels.classes.items():
         swaps = {name: other for name, other in recipe.mirrored.items() if name in names or other in names}
         mirrors[head] = mirrored_classes(names, swaps)
     return mirrors
 
 
 def _one_sided(mirrors: Mirrors, videos: VideoSet) -> bool:
-    return any(len(mirrors[head]) < len(names) for head, names in videos.classes.items())
+    return any(len(mirrors[head]) < len(names) for head, names in videos.labels.classes.items())
 
 
 def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
@@ -152,13 +154,13 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
 def _say_data(say: Say, plan: Plan) -> None:
     train_set, val_set = plan.train_set, plan.val_set
     train_hash, val_hash = (plan.hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
-    say(f"train on {len(train_set.videos)} videos, {count_classes(train_set)} (data {train_hash}): {train_set.source}")
-    for head, names in train_set.classes.items():
-        seen = {number for video in train_set.videos for number in _numbers(video.labels[head])}
-        unseen = [name for number, name in enumerate(names) if number not in seen]
+    say(f"train on {len(train_set.videos)} videos, {train_set.labels} (data {train_hash}): {train_set.description}")
+    for head, names in train_set.labels.classes.items():
+        seen = {name for video in train_set.videos for name in video.labels[head]}
+        unseen = [name for name in names if name not in seen]
         if unseen:
             say(f"no training video of {shortened(unseen)}: the model cannot learn these classes")
-    say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.source}")
+    say(f"validate on {len(val_set.videos)} (data {val_hash}): {val_set.description}")
 
 
 def _say_mirrors(say: Say, plan: Plan) -> None:
@@ -170,7 +172,7 @@ def _say_mirrors(say: Say, plan: Plan) -> None:
     elif plan.augmentation.flip:
         swapped = [
             f"{names[number]} and {names[other]}"
-            for head, names in plan.train_set.classes.items()
+            for head, names in plan.train_set.labels.classes.items()
             for number, other in plan.mirrors[head].items()
             if number < other
         ]
@@ -196,10 +198,6 @@ def _say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) 
         say(f"the warm-up of {recipe.warmup_epochs:g} epochs is longer than the run, which never reaches this rate")
 
 
-def _numbers(label: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (label,) if isinstance(label, int) else label
-
-
 def without_chance(recipe: Recipe) -> Recipe:
     """Turn off augmentation and regularisation; train for at least OVERFIT_STEPS steps and OVERFIT_EPOCHS epochs."""
     rates = dict.fromkeys(("dropout", "attention_dropout", "stochastic_depth", "token_dropping"), 0.0)
@@ -222,8 +220,8 @@ def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
     if number < 1:
         raise UserError(f"overfit: {number} batches are too few; give 1 or more")
     order = epoch_order(len(videos.videos), recipe.seed, 0)[: number * recipe.batch_size]
-    words = f"{len(order)} videos of {videos.source}, to be learnt by heart"
-    return replace(videos, videos=tuple(videos.videos[index] for index in order), source=words)
+    words = f"{len(order)} videos of {videos.description}, to be learnt by heart"
+    return replace(videos, videos=tuple(videos.videos[index] for index in order), description=words)
 
 
 def how_it_went(steps: Sequence[dict[str, Any]]) -> str:

@@ -67,7 +67,7 @@ def train(
     The many parameters are the options of `vivit train`. Started by torchrun, all its processes share the work.
 
     Args:
-        data: a data set as `open_split` reads it.
+        data: a data set, see `open_data`.
         out: the run's folder; a run that was started there with the same recipe and data is continued.
         init: the weights to start from, as for `vivit.training.initialise.build_model`; None trains from scratch.
         videos: the folder of the videos, if it is not beside their list.

@@ -27,7 +27,7 @@ class ClipSpec:
     short: ShortClips = "loop"
 
 
-def grid_of(info: VideoInfo, span: tuple[float, float] | None) -> range:
+def frames_in(info: VideoInfo, span: tuple[float, float] | None) -> range:
     """The numbers of the frames that are on screen within a span of seconds; of all, where there is none."""
     if span is None:
         return range(info.num_frames)
@@ -58,7 +58,7 @@ def read_training_clip(
     geometry = draw_geometry(augmentation, rng)
     with open_video(source, decoder) as opened:
         info = opened.info
-        grid = grid_of(info, span)
+        grid = frames_in(info, span)
         start = _training_start(len(grid), spec, augmentation, rng)
         numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
         size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
@@ -75,7 +75,7 @@ def _training_start(num_video_frames: int, spec: ClipSpec, augmentation: Augment
 def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
     """Every frame of the even grid, its shorter side `resize`: (N, C, H, W) uint8."""
     with open_video(source, decoder) as video:
-        return video.frames(grid_of(video.info, span), short_side=resize)
+        return video.frames(frames_in(video.info, span), short_side=resize)
 
 
 def cut_training_clip(
@@ -106,7 +106,7 @@ def read_views(
         VideoError: the file cannot be read.
     """
     with open_video(source, decoder) as video:
-        grid = grid_of(video.info, span)
+        grid = frames_in(video.info, span)
         starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
         numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
         frames = video.frames([grid[number] for number in numbers], short_side=spec.resize)

@@ -27,6 +27,10 @@ class VideoError(UserError):
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (str(self), "")
 
+    def without(self, source: object) -> str:
+        """The problem without the name of the source; an error about one picture of a folder keeps the picture's."""
+        return str(self).removeprefix(str(VideoError(source, ""))).lstrip(":/ ")
+
 
 @dataclass(frozen=True, slots=True)
 class InShard:

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from vivit.data.datasets import VideoSet, open_split
-from vivit.data.readers.listing import read_data
+from vivit.data.datasets import VideoSet
+from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -26,23 +27,20 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
     return path
 
 
-def named(videos: VideoSet, root: Path, head: str = "classes") -> dict[str, str | list[str]]:
+def named(videos: VideoSet, root: Path, head: str = "classes") -> dict[str, str | tuple[str, ...]]:
     """Paths relative to the root and the names of their classes; no path comes twice."""
-    found: dict[str, str | list[str]] = {}
+    found: dict[str, str | tuple[str, ...]] = {}
     for video in videos.videos:
         path = Path(str(video.source)).relative_to(root).as_posix()
         assert path not in found
-        label = video.labels[head]
-        names = videos.classes[head]
-        found[path] = names[label] if isinstance(label, int) else [names[number] for number in label]
+        names = video.labels[head]
+        found[path] = names if videos.labels.multi_label else names[0]
     return found
 
 
-def error_of(
-    data: Path, split: str = "train", videos: Path | None = None, classes: Mapping[str, Sequence[str]] | None = None
-) -> str:
+def error_of(data: Path, split: str = "train", videos: Path | None = None, labels: LabelSpace | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        open_split(data, split, classes, videos)
+        open_data(data, videos).split(split, labels)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -80,33 +78,33 @@ def test_kinetics(prefix: str, annotations: str, places: Sequence[str], tmp_path
     names = ("---QUuC4vJs_000084_000094.mp4", "--nQbRBEz2s_000104_000114.mkv", "_dbcJuKJQNs.mp4")
     paths = [f"{place}/{name}" for place, name in zip(places, (*names, "-3B32lodo2M_000059_000069.mp4"), strict=True)]
     touch(tmp_path, *paths, "test/--6bJUbfpnQ_000017_000027.mp4", "train/other/--6bJUbfpnQ_000001_000027.mp4")
-    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
+    train, val = open_data(tmp_path).split("train"), open_data(tmp_path).split("val")
     assert named(train, tmp_path) == dict(
         zip(paths[:3], ("testifying", "air drumming", "massaging person's head"), strict=True)
     )
     assert named(val, tmp_path) == {paths[3]: "air drumming"}
-    assert train.classes == {"classes": ("air drumming", "massaging person's head", "testifying")}
+    assert train.labels.classes == {"classes": ("air drumming", "massaging person's head", "testifying")}
     assert train.missing == val.missing == 0
-    assert val.source.startswith("the val split of Kinetics annotations ")
-    assert val.source.endswith(f"validate.csv, videos in {tmp_path}")
-    assert "test.csv" not in val.source  # it has no labels
+    assert val.description.startswith("the val split of Kinetics annotations ")
+    assert val.description.endswith(f"validate.csv, videos in {tmp_path}")
+    assert "test.csv" not in val.description  # it has no labels
 
 
 def test_kinetics_of_which_some_are_gone(tmp_path: Path) -> None:
     kinetics(tmp_path)
     touch(tmp_path, "train/---QUuC4vJs_000084_000094.mp4", "val/-3B32lodo2M_000059_000069.mp4")
     message = error_of(tmp_path)
-    assert "only 1 of 3 videos are there, and not, for example, --nQbRBEz2s_000104_000114, _dbcJuKJQNs_00" in message
+    assert "only 1 of 3 videos are there; missing, for example: --nQbRBEz2s_000104_000114, _dbcJuKJQNs_00" in message
     assert f"videos in {tmp_path}" in message and "--videos" in message
     # Other splits can be used all the same.
-    assert len(open_split(tmp_path, "val").videos) == 1
+    assert len(open_data(tmp_path).split("val").videos) == 1
     touch(tmp_path, "train/--nQbRBEz2s_000104_000114.mp4")
-    train = open_split(tmp_path, "train")
+    train = open_data(tmp_path).split("train")
     assert (len(train.videos), train.missing) == (2, 1)
-    assert train.source.endswith("; 1 of 3 videos are not there and left out")
+    assert train.description.endswith("; 1 of 3 videos are not there and left out")
     # The class of a missing video has a number all the same.
-    assert len(train.classes["classes"]) == 3
-    assert read_data(tmp_path).missing == {"train": ("_dbcJuKJQNs_000000_000010",)}
+    assert len(train.labels.classes["classes"]) == 3
+    assert open_data(tmp_path).missing == {"train": ("_dbcJuKJQNs_000000_000010",)}
 
 
 def test_videos_of_kinetics_in_another_place(tmp_path: Path) -> None:
@@ -114,11 +112,11 @@ def test_videos_of_kinetics_in_another_place(tmp_path: Path) -> None:
     touch(tmp_path, "disk/-3B32lodo2M_000059_000069.mp4")
     assert "only 0 of 1 videos" in error_of(tmp_path / "lists/validate.csv", "val", tmp_path / "lists")
     for data in (tmp_path / "lists", tmp_path / "lists/validate.csv"):
-        val = open_split(data, "all", {"classes": ("testifying", "air drumming")}, tmp_path / "disk")
+        val = open_data(data, tmp_path / "disk").split("all", LabelSpace({"classes": ("testifying", "air drumming")}))
         assert named(val, tmp_path) == {"disk/-3B32lodo2M_000059_000069.mp4": "air drumming"}
-        assert val.source.endswith(f"videos in {tmp_path / 'disk'}")
+        assert val.description.endswith(f"videos in {tmp_path / 'disk'}")
     # A folder for annotations alone is one beside the videos.
-    assert len(open_split(tmp_path / "lists", "val").videos) == 1
+    assert len(open_data(tmp_path / "lists").split("val").videos) == 1
 
 
 def test_copies_of_kinetics_videos(tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ def test_copies_of_kinetics_videos(tmp_path: Path) -> None:
     links = tmp_path / "train/testifying"
     links.mkdir()
     (links / names[0]).symlink_to(tmp_path / "train" / names[0])
-    assert set(named(open_split(tmp_path, "train"), tmp_path)) == {
+    assert set(named(open_data(tmp_path).split("train"), tmp_path)) == {
         f"train/testifying/{names[0]}",
         f"replacement/replacement_for_corrupted_k400/{names[1]}",
         f"train/{names[2]}",
@@ -142,7 +140,7 @@ def test_copies_of_kinetics_videos(tmp_path: Path) -> None:
 def test_kinetics_with_two_lists_of_a_split(tmp_path: Path) -> None:
     kinetics(tmp_path, "k400_")
     kinetics(tmp_path, "k600_")
-    assert "k400_test.csv beside it; give one of them" in error_of(tmp_path)
+    assert "k400_test.csv is of the same split" in error_of(tmp_path)
 
 
 def test_damaged_kinetics(tmp_path: Path) -> None:
@@ -183,17 +181,18 @@ def test_something_something(prefix: str, tmp_path: Path) -> None:
     write(tmp_path / "labels" / f"{prefix}test-answers.csv", "1420;Holding something next to something")
     touch(tmp_path, *(f"20bn-something-something-v2/{name}.webm" for name in (78687, 42326, 74225, 1420)))
     videos = "20bn-something-something-v2"
-    train = open_split(tmp_path, "train")
+    train = open_data(tmp_path).split("train")
     assert named(train, tmp_path) == {
         f"{videos}/78687.webm": "Holding something next to something",
         f"{videos}/42326.webm": "Putting something similar to other things that are already on the table",
     }
-    assert [video.labels["classes"] for video in train.videos] == [1, 2]  # the official numbers
-    assert train.classes["classes"][0] == "Approaching something with your camera"
-    val, test = open_split(tmp_path, "val"), open_split(tmp_path, "test")
+    names = train.labels.classes["classes"]
+    assert [names.index(video.labels["classes"][0]) for video in train.videos] == [1, 2]  # the official numbers
+    assert names[0] == "Approaching something with your camera"
+    val, test = open_data(tmp_path).split("val"), open_data(tmp_path).split("test")
     assert named(val, tmp_path) == {f"{videos}/74225.webm": "Approaching something with your camera"}
     assert named(test, tmp_path) == {f"{videos}/1420.webm": "Holding something next to something"}
-    assert "Something-Something v2 annotations" in train.source
+    assert "Something-Something v2 annotations" in train.description
 
 
 def test_damaged_something_something(tmp_path: Path) -> None:
@@ -201,7 +200,7 @@ def test_damaged_something_something(tmp_path: Path) -> None:
     (tmp_path / "something-something-v2-labels.json").write_text('{"Holding something": "0"}')
     assert "train.json: entry 1: the template 'Holding [something] next to" in error_of(tmp_path)
     (tmp_path / "something-something-v2-labels.json").unlink()
-    assert "labels.json must lie beside it" in error_of(tmp_path)
+    assert "labels.json must be beside it" in error_of(tmp_path)
 
 
 # --- Moments in Time
@@ -215,13 +214,13 @@ def test_moments_in_time(tmp_path: Path) -> None:
     training = ["training/adult+male+singing/yt-5of6ffo6-Bw_205.mp4", "training/clapping/a.b_4.mp4"]
     validation = "validation/clapping/yt-5of6ffo6-Bw_205.mp4"
     touch(tmp_path, *training, validation, "training/clapping/yt-unlisted_1.mp4")
-    train = open_split(tmp_path, "train")
+    train = open_data(tmp_path).split("train")
     assert named(train, tmp_path) == {training[0]: "adult+male+singing", training[1]: "clapping"}
-    assert train.classes == {"classes": ("adult+male+singing", "clapping")}  # as they are numbered
-    assert named(open_split(tmp_path, "val"), tmp_path) == {validation: "clapping"}
+    assert train.labels.classes == {"classes": ("adult+male+singing", "clapping")}  # as they are numbered
+    assert named(open_data(tmp_path).split("val"), tmp_path) == {validation: "clapping"}
     # Of another class there is a video of the same name, which is not taken for it.
     (tmp_path / training[0]).unlink()
-    assert open_split(tmp_path, "train").missing == 1
+    assert open_data(tmp_path).split("train").missing == 1
 
 
 # --- EPIC-Kitchens-100
@@ -266,23 +265,25 @@ def test_epic_kitchens(places: Sequence[str], annotations: str, tmp_path: Path) 
     names = ("P01_01.MP4", "P02_103.MP4", "P01_11.MP4")
     paths = [str(tmp_path / place / name) for place, name in zip(places, names, strict=True)]
     touch(tmp_path, *paths, "P01/rgb_frames/P01_01/frame_0000000001.jpg")
-    train = open_split(tmp_path, "train")
-    assert train.classes == {"verb": ("put", "open", "take"), "noun": ("pan", "cup", "door")}
+    train = open_data(tmp_path).split("train")
+    assert train.labels.classes == {"verb": ("put", "open", "take"), "noun": ("pan", "cup", "door")}
     assert [(str(video.source), video.labels, video.span) for video in train.videos] == [
-        (paths[0], {"verb": 1, "noun": 2}, (0.14, 3.37)),
-        (paths[0], {"verb": 0, "noun": 0}, (3604.37, 3606.17)),
-        (paths[1], {"verb": 0, "noun": 1}, (4.37, 6.17)),
+        (paths[0], {"verb": ("open",), "noun": ("door",)}, (0.14, 3.37)),
+        (paths[0], {"verb": ("put",), "noun": ("pan",)}, (3604.37, 3606.17)),
+        (paths[1], {"verb": ("put",), "noun": ("cup",)}, (4.37, 6.17)),
     ]
-    val = open_split(tmp_path, "val", {"noun": ("cup", "pan"), "verb": ("take",)})
-    assert [(video.labels, video.span) for video in val.videos] == [({"noun": 1, "verb": 0}, (0.0, 1.89))]
-    assert not train.multi_label
+    val = open_data(tmp_path).split("val", LabelSpace({"noun": ("cup", "pan"), "verb": ("take",)}))
+    assert [(video.labels, video.span) for video in val.videos] == [
+        ({"noun": ("pan",), "verb": ("take",)}, (0.0, 1.89))
+    ]
+    assert not train.labels.multi_label
 
 
 def test_epic_kitchens_from_frames(tmp_path: Path) -> None:
     epic(tmp_path)
     touch(tmp_path, *(f"{name[:3]}/rgb_frames/{name}/frame_0000000001.jpg" for name in ("P01_01", "P02_103")))
     # Of 60 frames a second, which a folder of frames, shown at 25, does not tell: frames 8 to 202, counted from 1.
-    found = [(str(video.source), video.span) for video in open_split(tmp_path, "train").videos]
+    found = [(str(video.source), video.span) for video in open_data(tmp_path).split("train").videos]
     assert found[0] == (str(tmp_path / "P01/rgb_frames/P01_01"), (7 / 25, 202 / 25))
     assert found[2] == (str(tmp_path / "P02/rgb_frames/P02_103"), (261 / 25, 370 / 25))
 
@@ -294,7 +295,7 @@ def test_damaged_epic_kitchens(tmp_path: Path) -> None:
     write(tmp_path / "EPIC_100_verb_classes.csv", "id,name", "0,put")
     assert "no column 'key'" in error_of(tmp_path)
     (tmp_path / "EPIC_100_verb_classes.csv").unlink()
-    assert "EPIC_100_verb_classes.csv must lie beside it" in error_of(tmp_path)
+    assert "EPIC_100_verb_classes.csv must be beside it" in error_of(tmp_path)
 
 
 # --- UCF-101 and HMDB-51
@@ -318,17 +319,17 @@ def test_ucf101(annotations: str, tmp_path: Path) -> None:
     makeup = [f"UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g{group}_c01.avi" for group in ("08", "01")]
     pushups = [f"UCF-101/HandstandPushups/v_HandStandPushups_g{group}_c01.avi" for group in ("08", "01")]
     touch(tmp_path, *makeup, *pushups)
-    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
+    train, val = open_data(tmp_path).split("train"), open_data(tmp_path).split("val")
     assert named(train, tmp_path) == {makeup[0]: "ApplyEyeMakeup", pushups[0]: "HandstandPushups"}
     assert named(val, tmp_path) == {makeup[1]: "ApplyEyeMakeup"}
-    assert train.classes == {"classes": ("ApplyEyeMakeup", "HandstandPushups", "Archery")}
-    assert "(split 1; its test list is for validation)" in val.source
-    second = open_split(folder / "testlist02.txt", "train", videos=tmp_path)
+    assert train.labels.classes == {"classes": ("ApplyEyeMakeup", "HandstandPushups", "Archery")}
+    assert "(split 1; validated on its test list)" in val.description
+    second = open_data(folder / "testlist02.txt", tmp_path).split("train")
     assert named(second, tmp_path) == {makeup[1]: "ApplyEyeMakeup", pushups[1]: "HandstandPushups"}
     write(folder / "classInd.txt", "1 ApplyEyeMakeup", "2 HandStandPushups")
     assert "not in the list of classes beside it: HandstandPushups" in error_of(tmp_path)
     (folder / "testlist01.txt").unlink()
-    assert "testlist01.txt: not there; it belongs to" in error_of(tmp_path)
+    assert "testlist01.txt: no such file; UCF-101" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("annotations", ["testTrainMulti_7030_splits", ""])
@@ -342,13 +343,13 @@ def test_hmdb51(annotations: str, tmp_path: Path) -> None:
     touch(tmp_path, "hmdb51_org/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi")
     touch(tmp_path, "hmdb51_org/brush_hair/atheism_brush_hair_u_nm_np2_le_goo_0.avi")
     touch(tmp_path, *(f"hmdb51_org/{name}/#20_Rhythm_clap(2)_u_nm.avi" for name in ("brush_hair", "clap")))
-    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
+    train, val = open_data(tmp_path).split("train"), open_data(tmp_path).split("val")
     assert named(train, tmp_path / "hmdb51_org") == {
         "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi": "brush_hair",
         "clap/#20_Rhythm_clap(2)_u_nm.avi": "clap",
     }
     assert named(val, tmp_path / "hmdb51_org") == {"brush_hair/#20_Rhythm_clap(2)_u_nm.avi": "brush_hair"}
-    second = open_split(folder / "clap_test_split2.txt", "val", videos=tmp_path)
+    second = open_data(folder / "clap_test_split2.txt", tmp_path).split("val")
     assert list(named(second, tmp_path)) == ["hmdb51_org/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"]
 
 
@@ -367,11 +368,11 @@ def test_charades(tmp_path: Path) -> None:
     lines = ("c000 Holding some clothes", "c001 Putting clothes somewhere", "c002 Taking some clothes")
     write(tmp_path / "Charades/Charades_v1_classes.txt", *lines)
     touch(tmp_path, *(f"Charades_v1_480/{name}.mp4" for name in ("46GP8", "N11GT", "YSKX3")))
-    train, val = open_split(tmp_path, "train"), open_split(tmp_path, "val")
-    assert train.multi_label and val.multi_label
-    assert [video.labels["classes"] for video in train.videos] == [(2, 0), ()]
-    assert named(val, tmp_path) == {"Charades_v1_480/YSKX3.mp4": ["Putting clothes somewhere"]}
-    assert "(the test videos are for validation)" in val.source
+    train, val = open_data(tmp_path).split("train"), open_data(tmp_path).split("val")
+    assert train.labels.multi_label and val.labels.multi_label
+    assert [video.labels["classes"] for video in train.videos] == [("Taking some clothes", "Holding some clothes"), ()]
+    assert named(val, tmp_path) == {"Charades_v1_480/YSKX3.mp4": ("Putting clothes somewhere",)}
+    assert "(validated on the test videos)" in val.description
 
 
 # --- all of them
@@ -391,12 +392,12 @@ def test_without_any_video_the_message_says_where_it_looked(make: object, tmp_pa
 def test_names_of_a_model_of_another_set(tmp_path: Path) -> None:
     ucf(tmp_path)
     touch(tmp_path, *(f"ApplyEyeMakeup/v_ApplyEyeMakeup_g{group}_c01.avi" for group in ("08", "01")))
-    message = error_of(tmp_path, "val", classes={"classes": ["apply eye makeup", "ApplyLipstick"]})
-    assert "1 of its 3 classes the model does not have" in message
+    message = error_of(tmp_path, "val", labels=LabelSpace({"classes": ("apply eye makeup", "ApplyLipstick")}))
+    assert "the model lacks 1 of the data's 3 classes" in message
 
 
 def test_own_lists_beside_a_folder_of_annotations_go_first(tmp_path: Path) -> None:
     kinetics(tmp_path / "annotations")
     write(tmp_path / "train.csv", "path,label", "1.mp4,a", "2.mp4,b", "3.mp4,a")
     touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
-    assert len(open_split(tmp_path, "train").videos) == 2
+    assert len(open_data(tmp_path).split("train").videos) == 2

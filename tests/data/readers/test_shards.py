@@ -16,8 +16,7 @@ import pytest
 import torch
 import webdataset
 
-from vivit.data.datasets import LabelledVideo, VideoSet
-from vivit.data.entries import DataListing
+from vivit.data.datasets import DataSet, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
 from vivit.data.pack import pack
@@ -71,24 +70,22 @@ def foreign(clips: list[bytes], tmp_path: Path) -> Path:
     return folder
 
 
-def names_of(listing: DataListing) -> list[tuple[str, ...]]:
-    return [entry.labels["classes"] for entry in listing.entries]
+def names_of(listing: DataSet) -> list[tuple[str, ...]]:
+    return [entry.labels["classes"] for entry in listing.videos]
 
 
-def bytes_of(listing: DataListing) -> list[bytes]:
-    return [in_shard(listing, number).read() for number in range(len(listing.entries))]
+def bytes_of(listing: DataSet) -> list[bytes]:
+    return [in_shard(listing, number).read() for number in range(len(listing.videos))]
 
 
-def in_shard(listing: DataListing, number: int = 0) -> InShard:
-    source = listing.entries[number].source
+def in_shard(listing: DataSet, number: int = 0) -> InShard:
+    source = listing.videos[number].source
     assert isinstance(source, InShard)
     return source
 
 
-def video_set(listing: DataListing) -> VideoSet:
-    numbers = {name: number for number, name in enumerate(listing.classes["classes"])}
-    videos = tuple(LabelledVideo(e.source, {"classes": numbers[e.labels["classes"][0]]}) for e in listing.entries)
-    return VideoSet(videos, listing.classes, listing.source)
+def video_set(listing: DataSet) -> VideoSet:
+    return VideoSet(listing.videos, listing.labels, "a test")
 
 
 def error_of(data: str | Path) -> str:
@@ -118,9 +115,9 @@ def problem_of(source: InShard) -> str:
 def test_shards_of_others(foreign: Path, clips: list[bytes]) -> None:
     listing = open_shards(foreign)
     assert names_of(listing) == [("10",), ("9",), ("8",), ("10",), ("9",)]
-    assert listing.classes == {"classes": ("8", "9", "10")}
-    assert not listing.multi_label
-    assert {entry.split for entry in listing.entries} == {""}
+    assert listing.labels.classes == {"classes": ("8", "9", "10")}
+    assert not listing.labels.multi_label
+    assert {entry.split for entry in listing.videos} == {""}
     assert bytes_of(listing) == clips
 
 
@@ -132,7 +129,7 @@ def test_the_walk_is_kept_until_a_shard_changes(
     with monkeypatch.context() as context:
         context.setattr("vivit.data.readers.shards._walk", lambda *_: pytest.fail("walked again"))
         again = open_shards(foreign)
-        assert (again.entries, again.classes) == (before.entries, before.classes)
+        assert (again.videos, again.labels) == (before.videos, before.labels)
     write_tar(foreign / "clips-02.tar", {"new.mp4": clips[0], "new.txt": "a"})
     assert names_of(open_shards(foreign))[-1] == ("a",)
     # As long as before, and something else in it.
@@ -169,7 +166,7 @@ def test_labels_beside_a_video(clips: list[bytes], tmp_path: Path) -> None:
             "5.json": json.dumps({"entries": [{"label": "a", "span": [0, 1]}, {"label": "b", "span": [1, 2]}]}),
         },
     )
-    found = [(e.labels["classes"], e.split, e.span) for e in open_shards(tmp_path).entries]
+    found = [(e.labels["classes"], e.split, e.span) for e in open_shards(tmp_path).videos]
     assert found == [
         (("run",), "train", None),
         (("7",), "", (1.0, 2.5)),
@@ -183,12 +180,12 @@ def test_labels_beside_a_video(clips: list[bytes], tmp_path: Path) -> None:
 def test_many_labels_and_many_heads(clips: list[bytes], tmp_path: Path) -> None:
     write_tar(tmp_path / "m" / "a.tar", {"1.mp4": clips[0], "1.json": '{"labels": ["b", "a"]}'})
     listing = open_shards(tmp_path / "m")
-    assert (listing.multi_label, names_of(listing)) == (True, [("b", "a")])
+    assert (listing.labels.multi_label, names_of(listing)) == (True, [("b", "a")])
     write_tar(tmp_path / "h" / "a.tar", {"1.mp4": clips[0], "1.json": '{"label": {"verb": "cut", "noun": 5}}'})
     listing = open_shards(tmp_path / "h")
-    assert not listing.multi_label
-    assert listing.entries[0].labels == {"verb": ("cut",), "noun": ("5",)}
-    assert listing.classes == {"verb": ("cut",), "noun": ("5",)}
+    assert not listing.labels.multi_label
+    assert listing.videos[0].labels == {"verb": ("cut",), "noun": ("5",)}
+    assert listing.labels.classes == {"verb": ("cut",), "noun": ("5",)}
 
 
 def test_splits_by_the_names_of_shards(clips: list[bytes], tmp_path: Path) -> None:
@@ -196,7 +193,7 @@ def test_splits_by_the_names_of_shards(clips: list[bytes], tmp_path: Path) -> No
         write_tar(tmp_path / "data" / name, {f"{name[:2]}.mp4": clips[0], f"{name[:2]}.cls": "1"})
     listing = open_shards(tmp_path / "data")
     assert {
-        in_shard(listing, i).shard.removeprefix(f"{tmp_path}/data/"): e.split for i, e in enumerate(listing.entries)
+        in_shard(listing, i).shard.removeprefix(f"{tmp_path}/data/"): e.split for i, e in enumerate(listing.videos)
     } == {
         "train/000.tar": "train",
         "kinetics-val-000.tar": "val",
@@ -242,7 +239,7 @@ def test_no_labelled_video_at_all(clips: list[bytes], tmp_path: Path) -> None:
     assert "no labelled video in 1 tar files" in error_of(tmp_path / "data")
     assert "(a.tar/1.mp4: no label beside it)" in error_of(tmp_path / "data")
     (tmp_path / "empty").mkdir()
-    assert "no tar files there" in error_of(tmp_path / "empty")
+    assert "no tar files and no shards.json" in error_of(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("cut", [100, 700, 3000])
@@ -250,7 +247,7 @@ def test_foreign_shard_that_is_cut_off(cut: int, foreign: Path) -> None:
     path = foreign / "clips-01.tar"
     path.write_bytes(path.read_bytes()[:cut])
     message = error_of(foreign)
-    assert message.startswith(f"{path}: not a whole tar file (")
+    assert message.startswith(f"{path}: not a complete tar file (")
 
 
 def test_foreign_shard_with_a_damaged_header(foreign: Path) -> None:
@@ -267,7 +264,7 @@ def test_foreign_shard_with_a_damaged_header(foreign: Path) -> None:
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz"):
         pass
-    assert "compressed ones must be unpacked" in error_of(tmp_path)
+    assert "decompress it first" in error_of(tmp_path)
 
 
 def test_which_data_is_shards(foreign: Path, tmp_path: Path) -> None:
@@ -299,18 +296,18 @@ def test_shards_missing_or_cut_off(packed: Path) -> None:
     # Of one that changes later.
     assert problem_of(place) == f"cannot be read: the shard has 100 of its {place.size:,} bytes"
     path.unlink()
-    assert f"{path}: not there (1 of " in error_of(packed)
+    assert f"{path}: no such file (1 of " in error_of(packed)
     assert problem_of(place) == "cannot be read: no such file"
 
 
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda index: index["entries"][1].update(offset=10**9), "lies outside its shard"),
-        (lambda index: index["entries"][1].update(offset=-1), "lies outside its shard"),
-        (lambda index: index["entries"][1].update(offset=1.5), "not in whole numbers"),
-        (lambda index: index["entries"][1].update(shard=99), "lies outside its shard"),
-        (lambda index: index["entries"][1].update(shard=-1), "lies outside its shard"),
+        (lambda index: index["entries"][1].update(offset=10**9), "is outside its shard"),
+        (lambda index: index["entries"][1].update(offset=-1), "is outside its shard"),
+        (lambda index: index["entries"][1].update(offset=1.5), "not given in whole numbers"),
+        (lambda index: index["entries"][1].update(shard=99), "is outside its shard"),
+        (lambda index: index["entries"][1].update(shard=-1), "is outside its shard"),
         (lambda index: index["entries"][1].pop("size"), "'size' is missing"),
         (lambda index: index["entries"][1].update(label="swim"), "the label 'swim' of 'classes' is not among"),
         (lambda index: index["entries"][1].update(split="holdout"), "is 'holdout'"),
@@ -318,7 +315,7 @@ def test_shards_missing_or_cut_off(packed: Path) -> None:
         (lambda index: index["shards"][0].update(name="../shard-000000.tar"), "which is not in its folder"),
         (lambda index: index["shards"][0].update(name="/etc/passwd"), "which is not in its folder"),
         (lambda index: index["shards"][0].update(name="http://localhost/x.tar"), "which is not in its folder"),
-        (lambda index: index.update(version=2), "of version 2"),
+        (lambda index: index.update(version=2), "has version 2"),
         (lambda index: index.update(entries=None), "not an index of shards"),
         (lambda index: index.clear(), "'version' is missing"),
     ],
@@ -353,11 +350,11 @@ def test_shards_in_a_store(packed: Path, clips: list[bytes]) -> None:
     store.put(str(packed), "/data/packed", recursive=True)
     listing = open_shards("memory://data/packed")
     assert sorted(bytes_of(listing)) == sorted(clips)
-    assert listing.entries[0].labels == open_shards(packed).entries[0].labels
+    assert listing.videos[0].labels == open_shards(packed).videos[0].labels
     store.rm("/data/packed/shards.json")
     walked = open_shards("memory://data/packed")
     assert sorted(bytes_of(walked)) == sorted(clips)
-    assert {e.source: e.labels for e in walked.entries} == {e.source: e.labels for e in listing.entries}
+    assert {e.source: e.labels for e in walked.videos} == {e.source: e.labels for e in listing.videos}
     store.rm("/data", recursive=True)
     monkey = in_shard(listing)
     assert problem_of(monkey) == "cannot be read: no such file"
@@ -484,7 +481,7 @@ def server(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_server_is_asked_once_for_each_video_over_few_connections(server: str, clips: list[bytes]) -> None:
     listing = open_shards(server)
-    assert listing.entries
+    assert listing.videos
     Server.requests.clear()
     Server.connections.clear()
     for _ in range(3):
@@ -552,5 +549,5 @@ def test_foreign_shards_on_a_server_are_walked_by_their_headers(server: str, enc
     assert fetched < 200_000 < 4 * len(large)
     assert bytes_of(listing) == [large] * 4
     Server.requests.clear()
-    assert open_shards(f"{server}/a.tar").entries == listing.entries
+    assert open_shards(f"{server}/a.tar").videos == listing.videos
     assert not any(asked for _, _, asked in Server.requests)

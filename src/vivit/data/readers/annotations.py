@@ -1,4 +1,4 @@
-"""The annotations of public data sets, in the files and words in which they are given out."""
+"""Read the annotations of public data sets, in the files that their authors published."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,64 +6,68 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
+from vivit.data.datasets import DataSet, LabelledVideo, Labels, Span
+from vivit.data.names import SPLIT_NAMES, shortened, sorted_names, split_named
 from vivit.data.readers.folders import EXTENSIONS, VideoIndex, is_folder, read_folder
 from vivit.data.readers.lists import csv_rows, parse_json, read_text, seconds
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
+from vivit.video.frame_folder import FRAME_RATE
 
-# Folders beside the videos in which people keep them.
+# Names of folders for annotations beside the videos.
 _FOLDER = re.compile(r"annot|label|split|list|metafile|charades$|^meta$", re.IGNORECASE)
 _SPLIT = "|".join(name for names in SPLIT_NAMES.values() for name in names)
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A video as the annotations name it."""
+    """A video in the annotations, before its file is found."""
 
     names: tuple[str, ...]
-    """What its file may be called, without the ending; the first that is there is taken."""
-    labels: Mapping[str, tuple[str, ...]]
+    """Possible names of its file, without the extension; the first that exists is used."""
+    labels: Labels
     split: str
-    span: tuple[float, float] | None = None
+    span: Span | None = None
     parent: str = ""
-    """The folder that it must lie in; "" where names are unique."""
+    """The name of the folder that it must lie in; "" if file names are unique."""
     frames: tuple[int, int] | None = None
-    """The first and the last frame of the stretch, counted from 1: those of a folder of frames tell no time."""
+    """The first and last frame of the span, counted from 1, for a folder of frames: pictures have no times."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the files of a public data set say."""
+    """The annotations of a public data set."""
 
     title: str
     files: tuple[Path, ...]
     videos: Sequence[Annotated]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """head → names in the order of their numbers; a head without them is sorted."""
+    """head → names in their official order; a head without one is sorted."""
     multi_label: bool = False
     remark: str = ""
+    """Added to the description."""
 
 
 @dataclass(frozen=True)
 class _Format:
     title: str
     file: re.Pattern[str]
-    """The names of its files; the group is the split, or what else tells several apart."""
+    """Names of its files; the group is the split, or else tells them apart."""
     opening: str
-    """What is in the first lines of each."""
+    """Matches the first lines of each file."""
     read: Callable[[Mapping[str, Path]], Annotations]
-    """From the files by their groups."""
+    """Reads the files, by group."""
 
 
 def find_annotations(data: Path, below: bool = True) -> Annotations | None:
-    """Those of a public data set, where there are any.
+    """Read the annotations of a public data set, or return None if there are none.
 
     Args:
-        data: one of its files, or the folder that they lie in.
-        below: look into the folders in it too that are for annotations by their names.
+        data: one of their files, or the folder that they lie in.
+        below: also look into folders in it whose names are for annotations.
 
     Raises:
-        UserError: they are damaged, or several files are of one split.
+        UserError: they are damaged, or two files are of the same split.
     """
     if data.is_file():
         for form in _FORMATS:
@@ -79,22 +83,22 @@ def find_annotations(data: Path, below: bool = True) -> Annotations | None:
     return None
 
 
-def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataListing:
-    """Find the videos that the annotations name.
+def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataSet:
+    """Find the files of the annotated videos.
 
     Args:
-        data: what `find_annotations` was given. Its folder is looked through for the videos, at any depth; the one
-            above it, where it is one for annotations alone.
-        videos: the folder to look through in place of it.
+        data: as given to `find_annotations`. Its folder is searched at any depth, or, if that holds annotations only,
+            the folder above it.
+        videos: search this folder instead.
 
     Raises:
-        UserError: none is there, or several are equally likely to be meant.
+        UserError: no video is there, or several files match one equally well.
     """
     index = VideoIndex(videos or (data if data.is_dir() else data.parent))
     above = index.folder.resolve().parent
     if not index and not videos and _FOLDER.search(index.folder.resolve().name):
         index = VideoIndex(above)
-    entries, missing = [], dict[str, list[str]]()
+    located, missing = [], dict[str, list[str]]()
     for video in annotations.videos:
         label = next((name for names in video.labels.values() for name in names), "")
         found = (index.find(name, video.parent, video.split, label) for name in video.names)
@@ -103,27 +107,24 @@ def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataLis
             name = f"{video.parent}/{video.names[0]}" if video.parent else video.names[0]
             missing.setdefault(video.split, []).append(name)
         else:
-            entries.append(Entry(Path(path), video.labels, video.split, _span(video, path)))
+            located.append(LabelledVideo(Path(path), video.labels, video.split, _span(video, path)))
     files = shortened([str(file) for file in annotations.files], 4)
-    source = f"{annotations.title} annotations {files}{annotations.remark}, videos in {index.folder}"
-    listing = DataListing(
-        tuple(entries),
-        _all_classes(annotations),
-        annotations.multi_label,
-        source,
+    data_set = DataSet(
+        str(data),
+        tuple(located),
+        LabelSpace(_all_classes(annotations), annotations.multi_label),
+        f"{annotations.title} annotations {files}{annotations.remark}, videos in {index.folder}",
         {split: tuple(names) for split, names in missing.items()},
         official=True,
     )
-    if not entries:
-        listing.check_files(missing)
-    return listing
+    if not located:
+        data_set.check_files(missing)
+    return data_set
 
 
-def _span(video: Annotated, path: str) -> tuple[float, float] | None:
+def _span(video: Annotated, path: str) -> Span | None:
     if video.frames is None or Path(path).suffix.lower() in EXTENSIONS:
         return video.span
-    from vivit.video.frame_folder import FRAME_RATE
-
     return (video.frames[0] - 1) / FRAME_RATE, video.frames[1] / FRAME_RATE
 
 
@@ -167,18 +168,18 @@ def _by_group(form: _Format, files: Sequence[Path]) -> Mapping[str, Path]:
         if match := _matches(form, file):
             group = _group(match)
             if group in found:
-                raise UserError(f"{file}: there is {found[group].name} beside it; give one of them as the data")
+                raise UserError(f"{file}: {found[group].name} is of the same split; name one of them as the data")
             found[group] = file
     return found
 
 
 def _table(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Where each row stands, in words, and its cells by column."""
+    """For each row, where it is (for messages), and column → cell."""
     rows = csv_rows(file, read_text(file))
     names = [name.strip() for name in next(rows, (0, []))[1]]
     lacking = next((column for column in columns if column not in names), None)
     if lacking is not None:
-        raise UserError(f"{file}: no column {lacking!r}, which these annotations have; download the file again")
+        raise UserError(f"{file}: no column {lacking!r}; download the file again")
     for number, row in rows:
         where = f"{file}: line {number}"
         if len(row) < len(names):
@@ -191,25 +192,23 @@ def _beside(file: Path, *names: str) -> Path | None:
 
 
 def _numbered(file: Path, pairs: Sequence[tuple[str, str]]) -> Mapping[str, str]:
-    """number → name, in the order of the numbers."""
+    """number → name, in numerical order."""
     try:
         return {number: name for number, name in sorted(pairs, key=lambda pair: int(pair[0]))}
     except ValueError:
         raise UserError(f"{file}: a class has no number; download the file again") from None
 
 
-# --- Kinetics-400, -600 and -700
-
-
 def _read_kinetics(files: Mapping[str, Path]) -> Annotations:
+    """Read Kinetics-400, -600 or -700."""
     videos, used = [], []
-    labels: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    labels: dict[str, Labels] = {}
     for group, file in files.items():
         labelled = False
         for where, row in _table(file, ("youtube_id", "time_start", "time_end")):
             label = row.get("label", "").strip()
             if not label:
-                continue  # of the later test sets only the videos were given out
+                continue  # the later test sets were published without labels
             labelled = True
             try:
                 times = [int(float(row[column])) for column in ("time_start", "time_end")]
@@ -223,22 +222,19 @@ def _read_kinetics(files: Mapping[str, Path]) -> Annotations:
     return Annotations("Kinetics", tuple(used), videos)
 
 
-# --- Something-Something v2
-
-
 def _read_something(files: Mapping[str, Path]) -> Annotations:
     first = next(iter(files.values()))
     labels_file = _beside(first, "something-something-v2-labels.json", "labels.json")
     if labels_file is None:
-        raise UserError(f"{first}: something-something-v2-labels.json or labels.json must lie beside it")
+        raise UserError(f"{first}: something-something-v2-labels.json or labels.json must be beside it")
     labels = parse_json(labels_file, read_text(labels_file))
     if not isinstance(labels, dict):
         raise UserError(f'{labels_file}: not like {{"Approaching something with your camera": "0", …}}')
     names = tuple(_numbered(labels_file, [(str(number), name) for name, number in labels.items()]).values())
     known = {_plain(name): name for name in names}
 
-    def named(where: str, template: str) -> Mapping[str, tuple[str, ...]]:
-        # A few files write a template in other cases than the list of labels.
+    def named(where: str, template: str) -> Labels:
+        # A few templates differ from the list of labels in case.
         name = known.get(_plain(template))
         if name is None:
             raise UserError(f"{where}: the template {template!r} is not in {labels_file}")
@@ -273,9 +269,6 @@ def _objects(file: Path) -> list[Mapping[str, Any]]:
     return items
 
 
-# --- Moments in Time
-
-
 def _read_moments(files: Mapping[str, Path]) -> Annotations:
     first = next(iter(files.values()))
     categories = _beside(first, "moments_categories.txt")
@@ -301,16 +294,13 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-# --- EPIC-Kitchens-100
-
-
 def _read_epic(files: Mapping[str, Path]) -> Annotations:
     first = next(iter(files.values()))
     names = {}
     for head in ("verb", "noun"):
         file = _beside(first, f"EPIC_100_{head}_classes.csv", f"EPIC_100_{head}_classes_v2.csv")
         if file is None:
-            raise UserError(f"{first}: EPIC_100_{head}_classes.csv must lie beside it")
+            raise UserError(f"{first}: EPIC_100_{head}_classes.csv must be beside it")
         names[head] = _numbered(file, [(row["id"], row["key"]) for _, row in _table(file, ("id", "key"))])
     videos = []
     times = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")
@@ -333,17 +323,15 @@ def _read_epic(files: Mapping[str, Path]) -> Annotations:
     return Annotations("EPIC-Kitchens-100", tuple(files.values()), videos, classes)
 
 
-# --- UCF-101 and HMDB-51: the usual protocol has no validation split, and scores on the test list
-
-
 def _read_ucf(files: Mapping[str, Path]) -> Annotations:
+    """Read UCF-101. By the usual protocol there is no validation split, and the test list is used for it."""
     number = _one_split(files, r"list0?(\d)")
     folder = next(iter(files.values())).parent
     lists = {split: folder / f"{word}list0{number}.txt" for split, word in (("train", "train"), ("val", "test"))}
     videos = []
     for split, file in lists.items():
         if not file.is_file():
-            raise UserError(f"{file}: not there; it belongs to the other lists of UCF-101")
+            raise UserError(f"{file}: no such file; UCF-101 needs a train and a test list")
         for line_number, line in _lines(file):
             path = re.sub(r"\s+\d+$", "", line)
             label, _, name = path.rpartition("/")
@@ -359,11 +347,12 @@ def _read_ucf(files: Mapping[str, Path]) -> Annotations:
                 raise UserError(f"{index}: line {line_number} is not `number Class`; download the file again")
             pairs.append((class_number, name.strip()))
     classes = {"classes": tuple(_numbered(index or folder, pairs).values())}
-    remark = f" (split {number}; its test list is for validation)"
+    remark = f" (split {number}; validated on its test list)"
     return Annotations("UCF-101", tuple(lists.values()), videos, classes, remark=remark)
 
 
 def _read_hmdb(files: Mapping[str, Path]) -> Annotations:
+    """Read HMDB-51, with its test videos for validation, as with UCF-101."""
     number = _one_split(files, r"split(\d)")
     folder = next(iter(files.values())).parent
     videos = []
@@ -376,12 +365,12 @@ def _read_hmdb(files: Mapping[str, Path]) -> Annotations:
             if use != "0":
                 split = "train" if use == "1" else "val"
                 videos.append(Annotated((_stem(name.strip()),), {"classes": (label,)}, split, parent=label))
-    remark = f" (split {number}; its test videos are for validation)"
+    remark = f" (split {number}; validated on its test videos)"
     return Annotations("HMDB-51", (folder,), videos, remark=remark)
 
 
 def _one_split(files: Mapping[str, Path], pattern: str) -> str:
-    """The number of the first of the splits that the files are of."""
+    """The lowest number of a train and test split among the files."""
     return min(match[1] for file in files.values() if (match := re.search(pattern, file.name)))
 
 
@@ -389,9 +378,6 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
-
-
-# --- Charades
 
 
 def _read_charades(files: Mapping[str, Path]) -> Annotations:
@@ -403,14 +389,14 @@ def _read_charades(files: Mapping[str, Path]) -> Annotations:
     videos = []
     for split, file in files.items():
         for where, row in _table(file, ("id", "actions")):
-            # A class, a start and an end for each; one may come several times.
+            # Each action is a class, a start and an end; a class may occur several times.
             numbers = dict.fromkeys(action.split()[0] for action in row["actions"].split(";") if action.strip())
             unknown = next((number for number in numbers if names and number not in names), None)
             if unknown is not None:
                 raise UserError(f"{where}: the class {unknown!r} is not in {classes_file}")
             labels = tuple(names.get(number, number) for number in numbers)
             videos.append(Annotated((row["id"],), {"classes": labels}, "val" if split == "test" else split))
-    remark = " (the test videos are for validation)" if "test" in files else ""
+    remark = " (validated on the test videos)" if "test" in files else ""
     classes = {"classes": tuple(names.values())}
     return Annotations("Charades", tuple(files.values()), videos, classes, multi_label=True, remark=remark)
 

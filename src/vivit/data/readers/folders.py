@@ -1,11 +1,11 @@
-"""Which videos lie in a folder. Every folder is read once, and no file of it is asked for by itself."""
+"""Find the videos in a folder. Each folder is listed once; files are not looked at one by one."""
 
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from vivit.data.entries import SPLIT_NAMES
+from vivit.data.names import SPLIT_NAMES
 from vivit.errors import UserError
 from vivit.video.frame_folder import PICTURES
 
@@ -16,18 +16,18 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class Found:
-    """Paths, in order."""
+    """Sorted paths."""
 
     videos: list[str]
-    """Files, and folders that hold nothing but pictures: the frames of a video each."""
+    """Files, and folders with nothing but pictures in them, each the frames of one video."""
     broken: list[str]
-    """Links to videos that are not there."""
+    """Links to videos that do not exist."""
 
 
 def find_videos(folder: str | Path) -> Found:
-    """The videos in a folder at any depth; hidden ones are left out.
+    """Find the videos in a folder at any depth, except hidden ones.
 
-    Links are followed, and a folder that can be reached in several ways is read once.
+    Links are followed. A folder that can be reached in several ways is read once.
 
     Raises:
         UserError: a folder cannot be read.
@@ -59,13 +59,13 @@ def find_videos(folder: str | Path) -> Found:
         if pictures and not folders and not files and path != str(folder):
             files.append(path)
         videos += files
-        # The first by name is read next, whatever the order in the file system: it counts where another links to it.
+        # Sorted, so that the same path is found on every file system if links lead to one folder in several ways.
         waiting += sorted(folders, reverse=True)
     return Found(sorted(videos), sorted(broken))
 
 
 def read_folder(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in it. Raises UserError."""
+    """List a folder. Raises UserError if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -74,7 +74,7 @@ def read_folder(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one."""
+    """Whether this is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -90,7 +90,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 class Presence:
-    """Whether files are there, for many of them: it remembers what each folder holds."""
+    """Tells whether files exist, for many files: it lists each folder once."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
@@ -102,7 +102,7 @@ class Presence:
                 self._names[folder] = frozenset(os.listdir(folder or "."))
             except (OSError, ValueError):
                 self._names[folder] = frozenset()
-        # Names may be told apart by less than their letters: by no case, or not by how an accent is encoded.
+        # The file system may ignore case, or how accents are encoded.
         return name in self._names[folder] or os.path.exists(path)
 
 
@@ -122,13 +122,13 @@ class VideoIndex:
         return bool(self._by_name)
 
     def find(self, name: str, parent: str = "", split: str = "", label: str = "") -> str | None:
-        """The video of this name, which is without its ending; None where there is none.
+        """The path of the video with this name, without its extension; None if there is none.
 
-        Of several, files go before folders of frames, those in a folder named "replacement…" before others, as
-        Kinetics has better copies there, and then those below a folder that is named after the split or the label.
+        If there are several, files are preferred to folders of frames, then videos in a folder "replacement…" (where
+        Kinetics puts better copies), then videos below a folder named after the split or the label.
 
         Args:
-            parent: the name of the folder that it must lie in.
+            parent: the name of the folder that the video must lie in; "" for any.
 
         Raises:
             UserError: several are equally likely.
@@ -141,9 +141,7 @@ class VideoIndex:
         ranks = {path: self._rank(path, split, label) for path in paths}
         best = [path for path in paths if ranks[path] == max(ranks.values())]
         if len({os.path.realpath(path) for path in best}) > 1:
-            raise UserError(
-                f"{best[0]}: there is another video of this name, {best[1]}; say with --videos in which folder to look"
-            )
+            raise UserError(f"{best[0]}: there is another video of this name, {best[1]}; choose a folder with --videos")
         return best[0]
 
     def _rank(self, path: str, split: str, label: str) -> tuple[bool, bool, bool, bool]:

@@ -1,16 +1,17 @@
-"""A data set as it lies there, whatever its layout: every entry of every split."""
+"""Read a data set in any layout: every video of every split."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vivit.data.entries import SPLIT_NAMES, DataListing, Entry, shortened, sorted_names, split_named
-from vivit.data.no_collection import no_collection
+from vivit.data.datasets import DataSet, LabelledVideo, no_collection
+from vivit.data.names import SPLIT_NAMES, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
 from vivit.data.readers.folders import EXTENSIONS, Presence, find_videos, is_folder, read_folder
 from vivit.data.readers.lists import LISTS, read_list, read_text
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.frame_folder import PICTURES
 
 # Hugging Face's name for the list in a folder of videos.
@@ -18,15 +19,31 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 @no_collection()
-def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
-    """Every entry of a data set in any of the layouts that `open_split` names.
+def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
+    """Read which videos a data set has, and their labels. No video is opened.
+
+    DATA is one of
+    - a folder with a folder of videos (at any depth) for each class, or with `train/` and `val/` (and `test/`) made
+      like that; a folder with nothing but pictures in it is a video, each picture a frame;
+    - a list in CSV, TSV, JSON, JSON-lines, or lines of `path label`; or a folder of the lists `train.csv` and `val.csv`
+      (.tsv, .json, .jsonl, .txt). `vivit.data.readers.lists` describes the columns, with several heads, several labels
+      for a video, and spans of long videos;
+    - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, in it or in its `train/`, `validation/`, `test/`;
+    - the annotations of Kinetics-400, -600 and -700, Something-Something v2, Moments in Time, EPIC-Kitchens-100,
+      UCF-101, HMDB-51 or Charades, as `docs/data.md` shows: one of their files, or the folder that has them;
+    - shards, see `vivit.data.readers.shards.open_shards`.
+
+    The names of files and columns tell which one it is; `description` of the result says what was recognised. Paths in
+    a list are relative to it. All files of a list must be there; for a public data set, half the videos of a split are
+    enough, since nobody has all of them.
 
     Args:
-        data: a folder, a file or a URL.
-        videos: the folder that the videos lie in, where that is neither `data` nor beside a list.
+        data: the folder, file or URL.
+        videos: the folder that paths in lists are relative to, or that has the videos of a public data set, at any
+            depth. None: beside the list.
 
     Raises:
-        UserError: it is no data set, or what a list says cannot be meant.
+        UserError: this is no data set, a list has a mistake, or a video is in train and in another split.
     """
     if _is_shards_by_name(data):
         from vivit.data.readers.shards import open_shards
@@ -36,7 +53,7 @@ def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
     if not os.path.exists(data):
         raise UserError(f"{data}: no such file or folder")
     if videos is not None and not os.path.isdir(videos):
-        raise UserError(f"{videos}: no such folder; --videos is the folder that the videos lie in")
+        raise UserError(f"{videos}: no such folder; --videos names the folder with the videos")
     annotations = find_annotations(data, below=not _split_parts(data, LISTS))
     if annotations is not None:
         return locate(annotations, data, videos)
@@ -46,22 +63,22 @@ def read_data(data: str | Path, videos: Path | None = None) -> DataListing:
     else:
         found.add_list(data)
     if videos is not None and not found.lists:
-        raise UserError(f"{data}: has neither a list nor annotations, so --videos says nothing; leave it out")
+        raise UserError(f"{data}: has neither a list nor annotations, so --videos has no effect; leave it out")
     if found.entries or found.missing:
-        return found.listing(data)
+        return found.data_set(data)
     if data.is_dir():
         from vivit.data.readers.shards import is_shards, open_shards
 
         if is_shards(data):
             return open_shards(data)
     raise UserError(
-        f"{data}: {_why_none(data)}; put them into one folder for each class, alone or under train/ and val/, "
-        f"or list them in a .csv or .txt{_hint(data)}"
+        f"{data}: {_why_none(data)}; make one folder of videos for each class, alone or under train/ and val/, "
+        f"or list the videos in a .csv or .txt{_hint(data)}"
     )
 
 
 def _is_shards_by_name(data: str | Path) -> bool:
-    """Whether that much is clear without looking for tar files in a folder, which may lie beside videos too."""
+    """Whether this is a file or URL of shards, or a folder with their index: tar files alone may lie beside videos."""
     if os.path.isdir(data) and not os.path.exists(Path(data, "shards.json")):
         return False
     from vivit.data.readers.shards import is_shards
@@ -70,7 +87,7 @@ def _is_shards_by_name(data: str | Path) -> bool:
 
 
 def _split_parts(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """split → the list or, where "" is among the endings, the folder of that name."""
+    """split → the list with that name or, if "" is among the endings, the folder."""
     found = {}
     for split, names in SPLIT_NAMES.items():
         paths = (folder / f"{name}{ending}" for ending in endings for name in names)
@@ -82,10 +99,10 @@ def _split_parts(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 @dataclass
 class _Found:
-    """What the lists and folders of one's own hold."""
+    """What the user's own lists and folders hold."""
 
     videos: Path | None
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LabelledVideo] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, set[str]] = field(default_factory=dict)
     multi_label: bool = False
@@ -95,7 +112,7 @@ class _Found:
     presence: Presence = field(default_factory=Presence)
 
     def add_folder(self, data: Path) -> None:
-        """The list in it; or what there is of each split, be it a list or a folder; or the folders of classes."""
+        """Read its list; or else a list or a folder for each split; or else its class folders."""
         if metadata := _metadata(data):
             self.add_list(metadata)
             self._split_by_folder(data)
@@ -122,7 +139,7 @@ class _Found:
             if is_folder(entry) and not entry.name.startswith("."):
                 found = find_videos(entry.path)
                 labels = {"classes": (entry.name,)}
-                self.entries += [Entry(Path(path), labels, split) for path in found.videos]
+                self.entries += [LabelledVideo(Path(path), labels, split) for path in found.videos]
                 names = {entry.name} if found.videos or found.broken else set()
                 if not names:
                     self.empty_folders.append(entry.path)
@@ -137,27 +154,27 @@ class _Found:
             self.classes.setdefault(head, set()).update(names)
 
     def _split_by_folder(self, data: Path) -> None:
-        """Where a list of no splits names its files by folders of splits, as in train/1.mp4, these are the splits."""
+        """Take splits from the paths, as in train/1.mp4, if a list has no column of splits."""
         above = os.path.abspath(self.videos or data)
         below = [os.path.relpath(os.path.abspath(str(entry.source)), above) for entry in self.entries]
         splits = [split_named(path.split(os.sep)[0]) for path in below]
         if all(splits) and not any(entry.split for entry in self.entries):
             self.entries = [replace(entry, split=split) for entry, split in zip(self.entries, splits, strict=True)]
 
-    def listing(self, data: Path) -> DataListing:
-        """Raises UserError where heads differ, or a video is labelled in two ways or is in two splits."""
+    def data_set(self, data: Path) -> DataSet:
+        """Raises UserError if heads differ, or a video has two labels or is in two splits."""
         heads = {tuple(entry.labels) for entry in self.entries}
         if len(heads) > 1:
             words = " and others ".join(", ".join(names) for names in sorted(heads))
-            raise UserError(f"{data}: some lists have the labels {words}; name the columns alike in all lists")
+            raise UserError(f"{data}: some lists have the labels {words}; use the same columns in all lists")
         entries = _without_repeats(data, self.entries, self.multi_label)
         _check_splits(data, entries)
-        source = self._source(len(self.entries) - len(entries))
+        description = self._description(len(self.entries) - len(entries))
         classes = {head: sorted_names(names) for head, names in self.classes.items()}
         missing = {split: tuple(paths) for split, paths in self.missing.items()}
-        return DataListing(tuple(entries), classes, self.multi_label, source, missing)
+        return DataSet(str(data), tuple(entries), LabelSpace(classes, self.multi_label), description, missing)
 
-    def _source(self, repeats: int) -> str:
+    def _description(self, repeats: int) -> str:
         words = []
         if self.lists:
             names = shortened([str(file) for file in self.lists])
@@ -174,40 +191,40 @@ class _Found:
 
 
 def _metadata(folder: Path) -> Path | None:
-    """Hugging Face's list, which is known by its column `file_name`."""
+    """Hugging Face's list, recognised by its column `file_name`."""
     for file in (folder / name for name in METADATA):
         if file.is_file() and "file_name" in read_text(file)[:4096]:
             return file
     return None
 
 
-def _without_repeats(data: Path, entries: Sequence[Entry], multi_label: bool) -> list[Entry]:
-    """Each entry once. Raises UserError where two say different things of the same stretch."""
-    seen: dict[object, Entry] = {}
+def _without_repeats(data: Path, entries: Sequence[LabelledVideo], multi_label: bool) -> list[LabelledVideo]:
+    """Each entry once. Raises UserError if two give the same span different labels."""
+    seen: dict[object, LabelledVideo] = {}
     for entry in entries:
         other = seen.setdefault((entry.source, entry.span, entry.split), entry)
         if other.labels != entry.labels:
             said, says = (", ".join(name for names in e.labels.values() for name in names) for e in (other, entry))
-            advice = "put all its labels into one cell" if multi_label else "leave one, or put both into one cell, a;b"
+            advice = "put all its labels into one cell" if multi_label else "keep one, or put both into one cell, a;b"
             raise UserError(f"{data}: lists {entry.source} twice, as {said!r} and as {says!r}; {advice}")
     return list(seen.values())
 
 
-def _check_splits(data: Path, entries: Sequence[Entry]) -> None:
-    """See that nothing of what is trained on is scored. Raises UserError."""
+def _check_splits(data: Path, entries: Sequence[LabelledVideo]) -> None:
+    """Raise UserError if a video that is trained on is also in another split."""
     splits: dict[object, set[str]] = {}
     for entry in entries:
         splits.setdefault(entry.source, set()).add(entry.split)
     shared = {source for source, names in splits.items() if "train" in names and len(names - {""}) > 1}
-    # The latest end so far of what is in train, and of what is not.
+    # The latest end so far of the spans in train, and of the others.
     ends = {(source, trained): 0.0 for source in shared for trained in (True, False)}
-    stretches = [(entry.span or (0.0, float("inf")), entry) for entry in entries if entry.source in shared]
-    for (start, end), entry in sorted(stretches, key=lambda stretch: stretch[0]):
+    spans = [(entry.span or (0.0, float("inf")), entry) for entry in entries if entry.source in shared]
+    for (start, end), entry in sorted(spans, key=lambda pair: pair[0]):
         trained = entry.split == "train"
         if start < ends[entry.source, not trained]:
             raise UserError(
                 f"{data}: {entry.source} is in train and in {max(splits[entry.source] - {'train'})}, "
-                f"{'with stretches that overlap' if entry.span else 'as a whole'}; leave it in one of them"
+                f"{'with overlapping spans' if entry.span else 'as a whole'}; keep it in one of them"
             )
         ends[entry.source, trained] = max(ends[entry.source, trained], end)
 
@@ -216,7 +233,7 @@ def _why_none(data: Path) -> str:
     names = sorted(entry.name for entry in read_folder(data)) if data.is_dir() else []
     loose = [name for name in names if Path(name).suffix.lower() in EXTENSIONS]
     if loose:
-        return f"nothing tells the class of the videos that lie loose in it ({shortened(loose, 3)})"
+        return f"its videos are not in class folders ({shortened(loose, 3)})"
     return "no videos found"
 
 
@@ -226,10 +243,10 @@ def _hint(data: Path) -> str:
     inside = sorted(read_folder(data), key=lambda entry: entry.name)
     lists = [entry.path for entry in inside if not is_folder(entry) and entry.name.lower().endswith(LISTS)]
     if lists:
-        return f"; of its files {shortened(lists, 3)}, give the one that is the list"
+        return f"; or name the list itself: {shortened(lists, 3)}"
     pictures = next((entry.path for entry in inside if is_folder(entry) and _has_pictures(entry.path)), None)
     if pictures:
-        return f"; in {pictures} lie pictures: the frames of each video go into a folder of their own within the class"
+        return f"; {pictures} holds pictures: put the frames of each video into its own folder in the class folder"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Lists of videos that people write: tables in CSV, TSV, JSON and JSON-lines, and lines of a path and a label."""
+"""Read the user's own lists of videos: tables in CSV, TSV, JSON and JSON-lines, and lines of a path and a label."""
 
 import ast
 import csv
@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vivit.data.entries import Entry, split_named
+from vivit.data.datasets import LabelledVideo, Labels
+from vivit.data.names import split_named
 from vivit.data.readers.folders import EXTENSIONS, Presence
 from vivit.errors import UserError
 
@@ -19,50 +20,50 @@ LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "video_path", "video")
 OTHER_COLUMNS = ("split", "start", "end")
 _KNOWN_COLUMNS = {*PATH_COLUMNS, *OTHER_COLUMNS, "label", "labels"}
-# From so many rows on, a column that has another value in each is taken for something else than labels.
+# In a list with this many rows or more, a column with a different value in each row cannot be the labels.
 MANY = 10
 
 
 @dataclass
 class VideoList:
-    """What a list says."""
+    """The content of a list."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LabelledVideo] = field(default_factory=list)
     multi_label: bool = False
     missing: dict[str, list[str]] = field(default_factory=dict)
-    """split → the files that are not there."""
+    """split → listed files that are not there."""
     classes: dict[str, set[str]] = field(default_factory=dict)
-    """head → the names in it, those of missing files too."""
+    """head → class names, also those of missing files."""
 
 
 @dataclass(frozen=True)
 class _Table:
     columns: Sequence[str]
     rows: Iterable[tuple[int, Mapping[str, Any]]]
-    """The number of each in the file, and column → cell: text in CSV, anything in JSON."""
+    """For each row its line number, and column → cell: text in CSV, any value in JSON."""
 
 
 def read_list(file: Path, folder: Path | None = None, split: str = "", presence: Presence | None = None) -> VideoList:
     """Read a list.
 
-    A .txt has lines of a path and, last, a label; if the two are parted by a tab, the label may have spaces. So may a
-    .csv without names of columns, where a comma may part them too. Any other list is a table with these columns:
+    A .txt has lines of a path and a label. The label is the last word, or everything after a tab. A .csv without a
+    header may be the same, or have a comma between the two. Any other list is a table with these columns:
     - `path` (or `file_name`, `filename`, `file`, `video_path`, `video`);
-    - `label`; or `labels`, where any number of them apply; then all other columns are passed over. Without either, a
-      single other column is the label, and of several each is a head of its own, named as the column;
-    - perhaps `split`: train, val or test;
-    - perhaps `start` and `end`, in seconds or as HH:MM:SS.ss; both are left empty where the whole video is meant.
+    - `label`; or `labels`, if any number of them apply to a video. Then all other columns are ignored. Without either,
+      a single other column is the label, and several are one head each, named like the column;
+    - optionally `split`: train, val or test;
+    - optionally `start` and `end`, in seconds or as HH:MM:SS.ss; both are empty for a whole video.
 
-    A cell has several labels as a list (in CSV as text, ["run", "jump"]) or parted by semicolons.
+    A cell with several labels is a list (in CSV written as ["run", "jump"]) or has semicolons between them.
 
     Args:
-        file: one of the kinds in `LISTS`.
-        folder: what paths are relative to; by default the list's folder.
-        split: of every entry of a list without the column.
-        presence: of files that were looked for before.
+        file: has one of the extensions in `LISTS`.
+        folder: paths are relative to it; None: the list's folder.
+        split: the split of a list without that column.
+        presence: pass the same for all lists, so that each folder is listed once.
 
     Raises:
-        UserError: it is no such list, or a row lacks something.
+        UserError: this is no such list, or a row lacks something.
     """
     text = read_text(file)
     rows = _lines(file, text)
@@ -71,7 +72,7 @@ def read_list(file: Path, folder: Path | None = None, split: str = "", presence:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark. Raises UserError."""
+    """Read a UTF-8 file, with or without a byte order mark. Raises UserError."""
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -84,7 +85,7 @@ def read_text(file: Path) -> str:
 
 
 def csv_rows(file: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, with the numbers of their lines. Raises UserError."""
+    """The rows that are not empty, each with its line number. Raises UserError."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for row in reader:
@@ -97,7 +98,7 @@ def csv_rows(file: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int,
 
 
 def parse_json(file: Path, text: str) -> Any:
-    """Raises UserError."""
+    """Parse the text of a file. Raises UserError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -105,7 +106,7 @@ def parse_json(file: Path, text: str) -> Any:
 
 
 def seconds(text: str | float) -> float:
-    """Of a number or HH:MM:SS.ss. Raises ValueError."""
+    """Seconds from a number or HH:MM:SS.ss. Raises ValueError."""
     total = 0.0
     for part in str(text).strip().split(":"):
         total = total * 60 + float(part)
@@ -113,7 +114,7 @@ def seconds(text: str | float) -> float:
 
 
 def _lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]] | None:
-    """Rows of a list that names no columns; None for a table."""
+    """The rows of a list without a header; None for a table."""
     first = next((line for line in text[:4096].splitlines() if line.strip()), "")
     suffix = file.suffix.lower()
     if suffix != ".txt" and not (suffix == ".csv" and _starts_with_a_video(first)):
@@ -132,7 +133,7 @@ def _pairs(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     for number, row in csv_rows(file, text):
         if len(row) != 2:
             raise UserError(
-                f"{file}: line {number} has {len(row)} cells; a first line must name the columns, such as path,label"
+                f"{file}: line {number} has {len(row)} cells; the first line must name the columns, as in path,label"
             )
         yield number, {"path": row[0], "label": row[1]}
 
@@ -172,8 +173,8 @@ def _csv_table(file: Path, text: str) -> _Table:
         for number, row in rows:
             if len(row) > len(columns) and any(cell.strip() for cell in row[len(columns) :]):
                 raise UserError(
-                    f"{file}: line {number} has {len(row)} cells, and the first line names {len(columns)}; "
-                    "put a cell that has a comma into quotation marks"
+                    f"{file}: line {number} has {len(row)} cells, but the first line names {len(columns)}; "
+                    "put a cell with a comma in it into quotation marks"
                 )
             yield number, dict(zip(columns, row, strict=False))
 
@@ -197,12 +198,12 @@ def _parse_line(file: Path, number: int, line: str) -> Any:
 
 
 class _Reader:
-    """Turns the rows of one list into entries."""
+    """Turns the rows of one list into labelled videos."""
 
     def __init__(self, file: Path, folder: Path, split: str, presence: Presence) -> None:
         self.file, self.folder, self.split, self.presence = file, str(folder), split, presence
         self.result = VideoList()
-        self._labels: dict[tuple[Any, ...], Mapping[str, tuple[str, ...]]] = {}
+        self._labels: dict[tuple[Any, ...], Labels] = {}  # most rows share their labels with others
 
     def read(self, table: _Table) -> VideoList:
         rows = iter(table.rows)
@@ -219,7 +220,7 @@ class _Reader:
             labels = self._labels_of(row, heads, where)
             span = self._span_of(row, where) if with_span else None
             if path in self.presence:
-                self.result.entries.append(Entry(Path(path), labels, split, span))
+                self.result.entries.append(LabelledVideo(Path(path), labels, split, span))
             else:
                 self.result.missing.setdefault(split, []).append(path)
         if not {"label", "labels"} & set(heads):
@@ -227,17 +228,17 @@ class _Reader:
         return self.result
 
     def _roles(self, columns: Sequence[str]) -> tuple[str, Mapping[str, str]]:
-        """The column of paths, and column → head."""
+        """Return the column of paths, and column → head for the labels."""
         twice = next((name for name in columns if name and list(columns).count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"{self.file}: two columns {twice!r}; leave one")
+            raise UserError(f"{self.file}: two columns {twice!r}; keep one")
         path = next((name for name in PATH_COLUMNS if name in columns), None)
         if path is None:
             raise UserError(f"{self.file}: no column 'path'; the first line must name the columns, as in path,label")
         labels = [name for name in ("label", "labels") if name in columns]
         others = [name for name in columns if name and name not in (*PATH_COLUMNS, *OTHER_COLUMNS)]
         if len(labels) > 1:
-            raise UserError(f"{self.file}: both a column 'label' and a column 'labels'; leave one")
+            raise UserError(f"{self.file}: both a column 'label' and a column 'labels'; keep one")
         if not (labels or others):
             raise UserError(f"{self.file}: no column 'label'; the first line must name the columns, as in path,label")
         if len(labels or others) == 1:
@@ -261,7 +262,7 @@ class _Reader:
             raise UserError(f"{where} has the split {cell!r}; write train, val or test")
         return split
 
-    def _labels_of(self, row: Mapping[str, Any], heads: Mapping[str, str], where: str) -> Mapping[str, tuple[str, ...]]:
+    def _labels_of(self, row: Mapping[str, Any], heads: Mapping[str, str], where: str) -> Labels:
         cells = [row.get(column) for column in heads]
         key = tuple(cell if isinstance(cell, str) else (repr(cell),) for cell in cells)
         if key not in self._labels:
@@ -269,7 +270,7 @@ class _Reader:
             for (column, head), cell in zip(heads.items(), cells, strict=True):
                 names, several = _names(cell)
                 if names is None:
-                    raise UserError(f"{where}: {column} {cell!r} is not a label; write a name, or several in a list")
+                    raise UserError(f"{where}: {column} {cell!r} is not a label; write a name, or a list of names")
                 if not names and not several and column != "labels":
                     raise UserError(f"{where} has no {column}")
                 labels[head] = names
@@ -289,24 +290,24 @@ class _Reader:
             start, end = 0.0, 0.0
         if not 0 <= start < end < float("inf"):
             raise UserError(
-                f"{where}: start {row.get('start')!r} and end {row.get('end')!r} are not a stretch; "
+                f"{where}: start {row.get('start')!r} and end {row.get('end')!r} are not a span; "
                 "write seconds or HH:MM:SS, or leave both empty"
             )
         return start, end
 
     def _check_labels(self, heads: Mapping[str, str]) -> None:
-        """A column that is not meant as labels would make a class of every row."""
+        """Raise UserError if a column has a different value in each row: every video would be a class of its own."""
         entries = self.result.entries
         for column, head in heads.items():
             if len(entries) >= MANY and len({entry.labels[head] for entry in entries}) == len(entries):
                 raise UserError(
-                    f"{self.file}: the column {column!r} has another value in each row, so it cannot be a label; "
-                    "leave it out, or name the column of labels 'label'"
+                    f"{self.file}: the column {column!r} has a different value in each row, so it cannot be a label; "
+                    "delete it, or name the column of labels 'label'"
                 )
 
 
 def _names(cell: Any) -> tuple[tuple[str, ...] | None, bool]:
-    """The labels of a cell, or None, and whether it is written as several."""
+    """Return the labels of a cell, or None, and whether they are written as several."""
     if isinstance(cell, str):
         text = cell.strip()
         if text.startswith("[") and text.endswith("]"):

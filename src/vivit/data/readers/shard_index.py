@@ -1,4 +1,4 @@
-"""`shards.json`: where in its tar files every video of a data set lies, and what it shows."""
+"""Read and write `shards.json`, which says where each video lies in tar files, and its labels."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,131 +6,132 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from vivit.data.entries import SPLIT_NAMES, DataListing, Entry
-from vivit.data.no_collection import no_collection
+from vivit.data.datasets import DataSet, LabelledVideo, Labels, no_collection
+from vivit.data.names import SPLIT_NAMES
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
+from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.video.source import InShard, is_remote, reason
 
 INDEX = "shards.json"
 VERSION = 1
-HEAD = "classes"
 _SPLITS = {*SPLIT_NAMES, ""}
 
 
 class Shard(NamedTuple):
-    """A tar file as the index knows it."""
+    """A tar file in the index."""
 
     name: str
-    """Relative to the index, or a path or URL of its own."""
+    """Relative to the index, or a full path or URL."""
     size: int
     """Bytes."""
     stamp: str = ""
-    """What changes when the file does, of one whose headers were walked."""
+    """Changes when the file does; "" for shards that `vivit data pack` wrote."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """What `shards.json` says."""
+    """The content of `shards.json`."""
 
-    listing: DataListing
+    data_set: DataSet
     shards: tuple[Shard, ...]
     left_out: tuple[str, ...]
-    """`path: reason` for each video that is not among the entries."""
+    """`path: reason` for each video that was left out."""
     plan: str = ""
-    """What was packed and how, as a hash; empty for shards of others."""
+    """A hash of what was packed and how; "" for shards that others wrote."""
 
 
 def write_index(path: Path, index: Index) -> None:
-    """One line for each entry, so that it can be looked through. Raises OSError."""
-    listing = index.listing
+    """Write one line for each video. Raises UserError."""
+    data_set = index.data_set
     numbers = {shard.name: number for number, shard in enumerate(index.shards)}
     head = {
         "version": VERSION,
-        "source": listing.source,
+        "source": data_set.description,
         "plan": index.plan,
-        "multi_label": listing.multi_label,
-        "classes": {name: list(classes) for name, classes in listing.classes.items()},
+        "multi_label": data_set.labels.multi_label,
+        "classes": {name: list(classes) for name, classes in data_set.labels.classes.items()},
         "left_out": list(index.left_out),
         "shards": [shard._asdict() for shard in index.shards],
     }
     lines = [json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "entries": [']
-    for number, entry in enumerate(listing.entries):
-        source = entry.source
+    for number, video in enumerate(data_set.videos):
+        source = video.source
         assert isinstance(source, InShard)
         place = {"shard": numbers[source.shard], "name": source.name, "offset": source.offset, "size": source.size}
-        comma = "," if number + 1 < len(listing.entries) else ""
-        said = says(entry, listing.multi_label)
-        lines.append(f"  {json.dumps({**place, **said}, ensure_ascii=False)}{comma}")
+        comma = "," if number + 1 < len(data_set.videos) else ""
+        labels = label_fields(video, data_set.labels.multi_label)
+        lines.append(f"  {json.dumps({**place, **labels}, ensure_ascii=False)}{comma}")
     write_files({path: as_text("\n".join([*lines, " ]\n}\n"]))})
 
 
 def read_index(content: bytes, folder: str) -> Index:
-    """The index of the shards in a folder. Raises UserError where it is damaged or points out of them."""
+    """Parse the index of the shards in a folder. Raises UserError if it is damaged or points outside the shards."""
     where = join(folder, INDEX)
     try:
         with no_collection():
             value = json.loads(content.decode("utf-8", "surrogateescape"))
             if value["version"] != VERSION:
                 raise UserError(
-                    f"{where}: of version {value['version']!r}, and this is for {VERSION}; pack the data again"
+                    f"{where}: has version {value['version']!r}, but this program reads {VERSION}; pack the data again"
                 )
             shards = tuple(
                 Shard(str(shard["name"]), int(shard["size"]), str(shard["stamp"])) for shard in value["shards"]
             )
             classes = {str(head): tuple(map(str, names)) for head, names in value["classes"].items()}
-            entries = tuple(_entries(value["entries"], shards, folder, where))
-            listing = DataListing(entries, classes, bool(value["multi_label"]), str(value["source"]))
-            index = Index(listing, shards, tuple(map(str, value["left_out"])), str(value["plan"]))
+            videos = tuple(_videos(value["entries"], shards, folder, where))
+            space = LabelSpace(classes, bool(value["multi_label"]))
+            data_set = DataSet(folder, videos, space, str(value["source"]))
+            index = Index(data_set, shards, tuple(map(str, value["left_out"])), str(value["plan"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else reason(error)
         raise UserError(f"{where}: not an index of shards ({problem}); copy it again or pack the data again") from None
     if folder and (out := next((name for name, *_ in shards if leads_out(name)), None)) is not None:
         raise UserError(f"{where}: names the shard {out!r}, which is not in its folder")
     known = {head: set(names) for head, names in classes.items()}
-    said: dict[int, Mapping[str, tuple[str, ...]]] = {id(entry.labels): entry.labels for entry in entries}
-    for labels in said.values():
+    distinct: dict[int, Labels] = {id(video.labels): video.labels for video in videos}
+    for labels in distinct.values():
         for head, names in labels.items():
             if not known.get(head, set()).issuperset(names):
                 raise UserError(f"{where}: the label {', '.join(names)!r} of {head!r} is not among its classes")
     return index
 
 
-def _entries(values: Iterable[Mapping[str, Any]], shards: Sequence[Shard], folder: str, where: str) -> Iterator[Entry]:
+def _videos(
+    values: Iterable[Mapping[str, Any]], shards: Sequence[Shard], folder: str, where: str
+) -> Iterator[LabelledVideo]:
     paths = [join(folder, shard.name) for shard in shards]
-    # Of a million entries most say what another says, and share it.
-    labels: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    labels: dict[str, Labels] = {}  # most videos share their labels with others
     for value in values:
         number, name, offset, size = value["shard"], value["name"], value["offset"], value["size"]
         if not all(type(whole) is int for whole in (number, offset, size)):
-            raise ValueError(f"the place of {name!r} is not in whole numbers")
+            raise ValueError(f"the place of {name!r} is not given in whole numbers")
         if not (0 <= number < len(shards) and offset >= 0 and size >= 0 and offset + size <= shards[number].size):
-            raise UserError(f"{where}: {name!r} lies outside its shard; copy the index again or pack the data again")
+            raise UserError(f"{where}: {name!r} is outside its shard; copy the index again or pack the data again")
         key = value["label"] if "label" in value else json.dumps(value["labels"])
         if key not in labels:
             labels[key] = labels_of(value)[0]
         split, span = value["split"], value.get("span")
         if split not in _SPLITS:
             raise ValueError(f"the split of {name!r} is {split!r}")
-        yield Entry(
-            InShard(paths[number], name, offset, size), labels[key], split, span and (float(span[0]), float(span[1]))
-        )
+        source = InShard(paths[number], name, offset, size)
+        yield LabelledVideo(source, labels[key], split, span and (float(span[0]), float(span[1])))
 
 
-def says(entry: Entry, multi_label: bool) -> dict[str, Any]:
-    """The fields of an entry: "label" or "labels", "split" and "span"."""
-    labels: dict[str, Any] = {head: list(names) if multi_label else names[0] for head, names in entry.labels.items()}
-    if list(labels) != [HEAD]:
-        said: dict[str, Any] = {"labels": labels}
+def label_fields(video: LabelledVideo, multi_label: bool) -> dict[str, Any]:
+    """The fields for JSON: "label" or "labels", "split", and "span" if it has one."""
+    labels: dict[str, Any] = {head: list(names) if multi_label else names[0] for head, names in video.labels.items()}
+    if list(labels) != [ONLY_HEAD]:
+        fields: dict[str, Any] = {"labels": labels}
     else:
-        said = {"labels" if multi_label else "label": labels[HEAD]}
-    return said | {"split": entry.split} | ({} if entry.span is None else {"span": list(entry.span)})
+        fields = {"labels" if multi_label else "label": labels[ONLY_HEAD]}
+    return fields | {"split": video.split} | ({} if video.span is None else {"span": list(video.span)})
 
 
-def labels_of(fields: Mapping[str, Any]) -> tuple[Mapping[str, tuple[str, ...]], bool]:
-    """The labels out of such fields, and whether there may be several for a head. Raises ValueError."""
+def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, bool]:
+    """The labels in such fields, and whether a head may have several. Raises ValueError."""
     value = fields["label"] if "label" in fields else fields.get("labels")
-    by_head = value if isinstance(value, dict) else {HEAD: value}
+    by_head = value if isinstance(value, dict) else {ONLY_HEAD: value}
     labels = {}
     for head, names in by_head.items():
         listed = names if isinstance(names, list) else [names]
@@ -141,6 +142,7 @@ def labels_of(fields: Mapping[str, Any]) -> tuple[Mapping[str, tuple[str, ...]],
 
 
 def leads_out(name: str) -> bool:
+    """Whether a relative name points outside its folder."""
     return is_remote(name) or name.startswith("/") or ".." in PurePosixPath(name).parts
 
 

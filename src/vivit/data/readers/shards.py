@@ -1,7 +1,7 @@
-"""A data set in tar files: an index says where in them every video lies, so that each is one range of bytes.
+"""Read a data set in shards, which are tar files: an index says which range of bytes each video is.
 
-The tar files are WebDataset's: beside `{key}.mp4` lies `{key}.json`, `{key}.cls` or `{key}.txt` with its labels. Those
-that `vivit.data.pack` writes come with an index, `shards.json`; for those of others it is made by walking the headers.
+The tar files are in WebDataset's format: beside `{key}.mp4`, `{key}.json`, `{key}.cls` or `{key}.txt` has its labels.
+`vivit.data.pack` writes an index with them, `shards.json`; for other shards, it is made by reading their headers.
 """
 
 import hashlib
@@ -19,25 +19,27 @@ from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
-from vivit.data.entries import DataListing, Entry, sorted_names, split_named
+from vivit.data.datasets import DataSet, LabelledVideo
+from vivit.data.names import sorted_names, split_named
 from vivit.data.readers.folders import EXTENSIONS
 from vivit.data.readers.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.video.source import InShard, is_remote, reason
 
 UNFINISHED = ".packing"
-"""The folder within a folder of shards that is there until all of them are written."""
-# Shards whose headers are walked at once; with most stores it is the waiting that takes the time.
+"""A folder inside the folder of shards, deleted when all of them are written."""
+# Shards whose headers are read at once; with most stores, nearly all the time is spent waiting.
 AT_ONCE = 16
-# Bytes fetched with a header from a store: the labels mostly lie right behind it.
+# Bytes fetched from a store with each header: the labels mostly come right after it.
 WITH_HEADER = 1 << 14
-# A file of labels is smaller.
+# The largest file of labels, in bytes.
 MOST_LABELS = 1 << 20
 LABELS = (".json", ".cls", ".txt")
 
 
 def is_shards(data: str | Path) -> bool:
-    """Whether `data` is for `open_shards`: tar files, a URL, or a folder that holds tar files or their index."""
+    """Whether `open_shards` reads this: tar files, a URL, or a folder with tar files or their index."""
     if is_remote(str(data)) or _is_tar(str(data)) or Path(data).name == INDEX:
         return True
     folder = Path(data)
@@ -45,20 +47,20 @@ def is_shards(data: str | Path) -> bool:
     return any(path.exists() for path in inside) or any(any(folder.glob(shape)) for shape in ("*.tar", "*/*.tar"))
 
 
-def open_shards(data: str | Path) -> DataListing:
-    """Every entry of a data set in shards.
+def open_shards(data: str | Path) -> DataSet:
+    """Read which videos are in shards, and their labels.
 
     Args:
-        data: a folder of shards, its `shards.json`, or tar files by name, with braces as in
-            `clips-{000000..000099}.tar` or `{train,val}.tar`. All may be URLs that fsspec opens: s3://, gs://, https://.
+        data: a folder of shards, its `shards.json`, or names of tar files, with braces as in
+            `clips-{000000..000099}.tar` or `{train,val}.tar`. Each may be a URL that fsspec opens: s3://, gs://, https://.
 
-    The index of shards that have none is made by reading their headers, which takes a while for many, and is kept
-    beside them, or where that cannot be written in the cache folder of the user.
+    For shards without an index, one is made by reading their headers, which takes a while. It is saved beside them, or,
+    if that is not allowed, in the user's cache folder.
 
     Raises:
-        UserError: there are no shards, or they are not as their index says.
+        UserError: there are no shards, or they do not match their index.
     """
-    return _open(str(data)).listing
+    return replace(_open(str(data)).data_set, name=str(data))
 
 
 def _open(data: str) -> Index:
@@ -72,17 +74,17 @@ def _open(data: str) -> Index:
             known = read_index(store.cat_file(f"{path}/{INDEX}"), folder)
             if known.plan:
                 _check_sizes(known, folder)
-                source = f"{len(known.shards)} shards in {folder}, packed from {known.listing.source}"
-                return replace(known, listing=replace(known.listing, source=source))
+                origin = known.data_set.description
+                return _described(known, f"{len(known.shards)} shards in {folder}, packed from {origin}")
         elif data.endswith(INDEX):
             raise UserError(f"{data}: no such file")
         if store.exists(f"{path}/{UNFINISHED}"):
-            raise UserError(f"{folder}: not all of it is packed; run the same `vivit data pack` again to go on")
+            raise UserError(f"{folder}: packing is not finished; run the same `vivit data pack` again to continue")
         inside = len(path.rstrip("/")) + 1
         names = sorted(found[inside:] for found in store.find(path) if _is_tar(found))
     if not names:
         raise UserError(
-            f"{data}: no tar files there, and no {INDEX}; where they cannot be listed, name them: x-{{0..9}}.tar"
+            f"{data}: no tar files and no {INDEX}; if the server lists no files, name them, as in x-{{0..9}}.tar"
         )
     return _walked(data, folder, names, known)
 
@@ -105,13 +107,19 @@ def expand_braces(pattern: str) -> list[str]:
     ]
 
 
+def _described(index: Index, description: str) -> Index:
+    return replace(index, data_set=replace(index.data_set, description=description))
+
+
 def _check_sizes(index: Index, folder: str) -> None:
-    """Of shards on disk, which cost nothing to ask: were all of them copied, and wholly?"""
+    """Check that shards on disk were all copied completely. Shards in a store are not checked: each costs a request."""
     if is_remote(folder):
         return
     missing = [shard.name for shard in index.shards if not Path(folder, shard.name).is_file()]
     if missing:
-        raise UserError(f"{join(folder, missing[0])}: not there ({len(missing)} of {len(index.shards)} shards missing)")
+        raise UserError(
+            f"{join(folder, missing[0])}: no such file ({len(missing)} of {len(index.shards)} shards missing)"
+        )
     for shard in index.shards:
         size = Path(folder, shard.name).stat().st_size
         if size != shard.size:
@@ -119,20 +127,17 @@ def _check_sizes(index: Index, folder: str) -> None:
             raise UserError(f"{name}: has {size:,} bytes and should have {shard.size:,}; copy it again")
 
 
-# --- shards of others
-
-
 @dataclass
 class _Walked:
-    """What one shard holds."""
+    """The videos of a shard, found by reading its headers."""
 
-    entries: list[Entry] = field(default_factory=list)
+    videos: list[LabelledVideo] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     multi_label: bool = False
 
-    def add(self, source: InShard, entries: Sequence[Mapping[str, Any]], split: str) -> None:
-        """The entries of a video, by their fields. Raises ValueError where these cannot be read."""
-        for fields in entries:
+    def add(self, source: InShard, uses: Sequence[Mapping[str, Any]], split: str) -> None:
+        """Add a video once for each set of fields: labels, split, span. Raises ValueError if one cannot be read."""
+        for fields in uses:
             labels, several = labels_of(fields)
             own_split = str(fields.get("split") or split)
             if own_split and not split_named(own_split):
@@ -144,45 +149,43 @@ class _Walked:
                 ):
                     raise ValueError(f"its span is {json.dumps(span)[:60]}")
                 span = (float(span[0]), float(span[1]))
-            self.entries.append(Entry(source, labels, split_named(own_split), span))
+            self.videos.append(LabelledVideo(source, labels, split_named(own_split), span))
             self.multi_label |= several
 
 
 def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -> Index:
-    """The index of shards that came without: the one made before, where they are still the same, or a new one."""
+    """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = tuple(pool.map(lambda name: _stat(folder, name), names))
-        kept = _kept(data)
-        if known is None and kept.is_file():
-            known = read_index(kept.read_bytes(), folder)
+        cached = _cached(data)
+        if known is None and cached.is_file():
+            known = read_index(cached.read_bytes(), folder)
         if known is not None and known.shards == shards:
-            return replace(known, listing=replace(known.listing, source=f"{len(names)} shards of {data}"))
+            return _described(known, f"{len(names)} shards of {data}")
         walked = list(pool.map(lambda name: _walk(join(folder, name), name), names))
-    entries = tuple(entry for shard in walked for entry in shard.entries)
+    videos = tuple(video for shard in walked for video in shard.videos)
     left_out = tuple(line for shard in walked for line in shard.left_out)
-    if not entries:
+    if not videos:
         raise UserError(
-            f"{data}: no labelled video in {len(names)} tar files; beside each .mp4 must lie a .json, .cls or .txt"
+            f"{data}: no labelled video in {len(names)} tar files; each .mp4 needs a .json, .cls or .txt beside it"
             + (f" ({left_out[0]})" if left_out else "")
         )
-    heads = dict.fromkeys(head for entry in entries for head in entry.labels)
-    classes = {head: sorted_names({name for entry in entries for name in entry.labels.get(head, ())}) for head in heads}
-    listing = DataListing(
-        entries, classes, any(shard.multi_label for shard in walked), f"{len(names)} shards of {data}"
-    )
-    index = Index(listing, shards, left_out)
-    for path in (Path(folder, INDEX), kept) if folder and not is_remote(folder) else (kept,):
+    heads = dict.fromkeys(head for video in videos for head in video.labels)
+    classes = {head: sorted_names({name for video in videos for name in video.labels.get(head, ())}) for head in heads}
+    space = LabelSpace(classes, any(shard.multi_label for shard in walked))
+    index = Index(DataSet(data, videos, space, f"{len(names)} shards of {data}"), shards, left_out)
+    for path in (Path(folder, INDEX), cached) if folder and not is_remote(folder) else (cached,):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_index(path, _relative(index, folder))
             break
-        except OSError:
-            continue  # it is made anew the next time
+        except (OSError, UserError):
+            continue  # the index is made again next time
     return index
 
 
-def _kept(data: str) -> Path:
-    """Where the index of shards is kept that lie where nothing can be written."""
+def _cached(data: str) -> Path:
+    """Where to save the index of shards whose own folder cannot be written to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivit" / "shards"
     named = data if is_remote(data) else os.path.abspath(data)
     return cache / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:32]}.json"
@@ -194,25 +197,25 @@ def _stat(folder: str, name: str) -> Shard:
         info = store.info(path)
     stamps = (str(info[key]) for key in ("ETag", "etag", "LastModified", "Last-Modified", "mtime") if info.get(key))
     if info.get("size") is None:
-        raise UserError(f"{join(folder, name)}: the server does not say how long it is")
+        raise UserError(f"{join(folder, name)}: the server does not tell its size")
     return Shard(name, int(info["size"]), next(stamps, ""))
 
 
 def _walk(shard: str, name: str) -> _Walked:
-    """Every video of a tar file and its labels; of the videos themselves only the headers are read."""
+    """Find the videos in a tar file, with their labels. Only headers and labels are read."""
     found = _Walked()
     split = _split_in(name)
     key, videos, labels = "", list[tarfile.TarInfo](), dict[str, bytes]()
 
     def end_of_sample() -> None:
         for video in videos:
-            # Of "a.side.mp4" they may be in "a.side.json" or "a.json".
+            # The labels of "a.side.mp4" may be in "a.side.json" or "a.json".
             stems = (os.path.splitext(video.name)[0], key)
             beside = {kind: labels[stem + kind] for stem in stems[::-1] for kind in LABELS if stem + kind in labels}
             try:
-                path, fields = _said(beside)
+                path, uses = _read_labels(beside)
                 source = InShard(shard, path or video.name, video.offset_data, video.size)
-                found.add(source, fields, split)
+                found.add(source, uses, split)
             except ValueError as error:
                 found.left_out.append(f"{name}/{video.name}: {error}")
 
@@ -228,7 +231,7 @@ def _walk(shard: str, name: str) -> _Walked:
                     if not member.isreg() or member.issparse():
                         found.left_out.append(f"{name}/{member.name}: not a plain file")
                     elif leads_out(member.name):
-                        found.left_out.append(f"{name}/{member.name}: its name leads out of the shard")
+                        found.left_out.append(f"{name}/{member.name}: its name points outside the shard")
                     else:
                         videos.append(member)
                 elif kind in LABELS and member.isreg() and member.size <= MOST_LABELS:
@@ -236,15 +239,17 @@ def _walk(shard: str, name: str) -> _Walked:
                     assert content is not None
                     labels[member.name] = content.read()
             end_of_sample()
-            # tarfile takes a damaged header for the end.
+            # tarfile reads a damaged header as the end of the archive.
             _check_end(tar)
     except tarfile.TarError as error:
-        raise UserError(f"{shard}: not a whole tar file ({reason(error)}); compressed ones must be unpacked") from None
+        raise UserError(
+            f"{shard}: not a complete tar file ({reason(error)}); decompress it first if it is compressed"
+        ) from None
     return found
 
 
 def _sample(name: str) -> str:
-    """What the files of a sample share, in WebDataset: the name up to the first full stop behind the last slash."""
+    """WebDataset's key of a sample: the name up to the first full stop after the last slash."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -264,20 +269,21 @@ def _check_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"no header at byte {tar.offset:,}")
 
 
-def _said(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
-    """What lies beside a video: its name in the data it was packed from, and the fields of its entries.
+def _read_labels(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
+    """Read the files beside a video: its name before it was packed ("" if unknown), and its labels as fields.
 
-    They are in the JSON where that has labels, or else a number or a line. Raises ValueError where there is nothing.
+    The fields are in the JSON file, if that has labels, or else the label is a number or a line. Raises ValueError if
+    there is none.
     """
     if ".json" in beside:
         try:
             value = json.loads(beside[".json"])
         except (ValueError, RecursionError):
-            raise ValueError("what lies beside it is not JSON") from None
+            raise ValueError("the .json beside it is not JSON") from None
         value = value if isinstance(value, dict) else {}
-        entries = value.get("entries", [value])
-        if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
-            labelled = [entry for entry in entries if "label" in entry or "labels" in entry]
+        uses = value.get("entries", [value])
+        if isinstance(uses, list) and all(isinstance(use, dict) for use in uses):
+            labelled = [use for use in uses if "label" in use or "labels" in use]
             path = value.get("path")
             if labelled:
                 return (path if isinstance(path, str) and not leads_out(path) else ""), labelled
@@ -288,23 +294,20 @@ def _said(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
 
 
 def _split_in(name: str) -> str:
-    """ "train" of train/000.tar and of kinetics-train-000.tar; "" where no split or more than one is named."""
+    """ "train" for train/000.tar and kinetics-train-000.tar; "" if no split is named, or more than one."""
     nearest = "/".join(name.split("/")[-2:])
     words = {split_named(word) for word in re.split(r"[^A-Za-z]+", nearest)} - {""}
     return words.pop() if len(words) == 1 else ""
 
 
 def _relative(index: Index, folder: str) -> Index:
-    """Its sources by the names of the shards, as an index is written."""
+    """The index with shards named relative to the folder, as it is written."""
     names = {join(folder, shard.name): shard.name for shard in index.shards}
-    entries = []
-    for entry in index.listing.entries:
-        assert isinstance(entry.source, InShard)
-        source = entry.source
-        inside = InShard(names[source.shard], source.name, source.offset, source.size)
-        entries.append(Entry(inside, entry.labels, entry.split, entry.span))
-    listing = DataListing(tuple(entries), index.listing.classes, index.listing.multi_label, index.listing.source)
-    return Index(listing, index.shards, index.left_out, index.plan)
+    videos = []
+    for video in index.data_set.videos:
+        assert isinstance(video.source, InShard)
+        videos.append(replace(video, source=replace(video.source, shard=names[video.source.shard])))
+    return replace(index, data_set=replace(index.data_set, videos=tuple(videos)))
 
 
 def _is_tar(name: str) -> bool:
@@ -313,7 +316,7 @@ def _is_tar(name: str) -> bool:
 
 @contextmanager
 def _one_line(data: str) -> Iterator[None]:
-    """An error of the store, whatever it is, as one line; a damaged tar file is another matter."""
+    """Turn any error of the store into one line; errors of a damaged tar file pass."""
     try:
         yield
     except (UserError, tarfile.TarError):
