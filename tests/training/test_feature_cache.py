@@ -39,8 +39,8 @@ AUGMENTATION = Augmentation(scale_jitter=(0.9, 1.3), flip=0.5, colour_jitter=0.8
 
 
 @pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 5)  # 5, 5 and 2 videos
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "PART_SIZE", 5)  # 5, 5 and 2 videos
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_spans_of_the_same_file_are_apart(videos: VideoSet, tmp_path: Path, enco
     assert len(encoded) == 3 * COUNT
 
 
-def test_one_changed_file_costs_its_shard_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+def test_one_changed_file_costs_its_part_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
     features(model, videos, tmp_path / "features", steps=range(2))
     encoded.clear()
@@ -281,17 +281,17 @@ def test_one_changed_file_costs_its_shard_alone(videos: VideoSet, tmp_path: Path
     assert_same(after, features(model, videos, tmp_path / "others", steps=range(2)))
 
 
-def test_more_videos_cost_their_shards_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+def test_more_videos_cost_their_parts_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
     fewer = dataclasses.replace(videos, videos=videos.videos[:7])
-    for some, computed in ((fewer, 7), (videos, 7)):  # 5 and 2; then 5 again, and 2, of which the first shard is not
+    for some, computed in ((fewer, 7), (videos, 7)):  # 5 and 2; then 5 again, and 2, of which the first part is not
         encoded.clear()
         logits = validation_logits(model, some, tmp_path)
         assert len(encoded) == computed
         torch.testing.assert_close(logits, evaluate(model, some).logits, rtol=0, atol=1e-5)
 
 
-def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
+def test_an_interrupted_call_leaves_whole_parts_and_the_next_one_does_the_rest(
     videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
 ) -> None:
     model, folder = build(), tmp_path / "features"
@@ -312,7 +312,7 @@ def test_an_interrupted_call_leaves_whole_shards_and_the_next_one_does_the_rest(
     assert_same(after, features(model, videos, tmp_path / "others", steps=range(2)))
 
 
-def test_a_damaged_shard_is_computed_again(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
+def test_a_damaged_part_is_computed_again(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
     before = features(model, videos, tmp_path / "features", batch_size=COUNT, steps=range(1))
     first, _, last = sorted((tmp_path / "features").iterdir())
@@ -340,7 +340,7 @@ def test_two_processes_share_the_work_and_read_what_one_does(
     encoded.clear()
     with ThreadPoolExecutor(2) as both:
         (first, one_logits), (second, other_logits) = both.map(of_rank, range(2))
-    # The last shard of each pass at which they meet may be computed by both.
+    # The last part of each pass at which they meet may be computed by both.
     assert 2 * COUNT <= len(encoded) <= 2 * (COUNT + 5)
     for rank, batches in enumerate((first, second)):
         for clips, batch in zip(clips_of(build(), videos, steps=range(2), ranks=Ranks(rank, 2)), batches, strict=True):
@@ -354,7 +354,7 @@ def test_two_processes_share_the_work_and_read_what_one_does(
     assert torch.equal(logits["classes"], other_logits["classes"])
 
 
-def test_two_that_write_the_same_shard_at_once_leave_it_whole(
+def test_two_that_write_the_same_part_at_once_leave_it_whole(
     videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_there, save_file = threading.Barrier(2, timeout=20), feature_cache.save_file
@@ -363,7 +363,7 @@ def test_two_that_write_the_same_shard_at_once_leave_it_whole(
         save_file(*given)
         both_there.wait()
 
-    monkeypatch.setattr(feature_cache, "SHARD_SIZE", COUNT)
+    monkeypatch.setattr(feature_cache, "PART_SIZE", COUNT)
     monkeypatch.setattr(feature_cache, "save_file", together)
     models = [build(), build()]
     with ThreadPoolExecutor(2) as both:  # threads have the same process number, as on two machines
@@ -376,7 +376,7 @@ def test_two_that_write_the_same_shard_at_once_leave_it_whole(
 def test_a_process_begins_with_its_share_and_does_what_the_others_leave(
     videos: VideoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 2)
+    monkeypatch.setattr(feature_cache, "PART_SIZE", 2)
     written: list[str] = []
     save_file = feature_cache.save_file
 
@@ -402,7 +402,7 @@ def test_a_report_tells_of_every_clip_and_may_stop_the_work(videos: VideoSet, tm
         features(build(), videos, tmp_path, steps=range(2), report=report)
     for _ in range(2):
         features(build(), videos, tmp_path, steps=range(2), report=report)
-    # The first shard is there, and what was computed of the second is lost.
+    # The first part is there, and what was computed of the second is lost.
     assert told == [(done, 12) for done in range(8)] + [(done, 7) for done in range(7)]
 
 

@@ -254,7 +254,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
     def run(out: str) -> ViViT:
         return train(bright_dark, tmp_path / out, small_run(), init=image_vit, device="cpu", workers=0)
 
-    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 3)
+    monkeypatch.setattr(feature_cache, "PART_SIZE", 3)
     whole = run("whole")
     encode, asked = feature_cache.frame_features, 0
 

@@ -1,8 +1,8 @@
-"""A frozen spatial encoder's features on disk: computed once for each clip, then read in place of the videos.
+"""A frozen spatial encoder's features on disk: computed once for each clip, then read instead of the videos.
 
-They lie in shards, safetensors files of some videos each. A shard's name hashes the spatial encoder, how clips are
-sampled, and the files of its videos with size and time: where any of these differs, there is no such shard, and it is
-made. It is there whole or not at all, and whichever process makes it, whenever it does, its values are the same.
+They are in parts, safetensors files of some videos each. The name of a part has a hash of the spatial encoder, of how
+clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made anew.
+A part is whole or not there, and its values do not depend on which process makes it, or when.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from vivit.data.workers import load_items
 from vivit.errors import Interrupted
 from vivit.files import make_folder, write_files
 from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
+from vivit.labels import by_head
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.video.augment import draw_geometry
@@ -42,57 +43,56 @@ from vivit.video.clips import ClipSpec
 from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
-# Videos of a shard; the work on so many is lost with a killed process.
-SHARD_SIZE = 16
-# Shards mapped into memory at a time, of which Linux allows each process 65,530 by default.
-OPEN_SHARDS = 4096
-# Fields of ModelConfig that embedding and spatial encoder do not depend on in eval mode.
+# Videos in a part; a killed process loses at most the work on this many.
+PART_SIZE = 16
+# Parts to map into memory at a time; Linux allows a process 65,530 mappings by default.
+OPEN_PARTS = 4096
+# The fields of ModelConfig that do not affect embedding and spatial encoder in eval mode.
 NOT_SPATIAL = {
     *("temporal_layers", "adapter_size", "representation_size", "num_classes", "heads", "multi_label"),
     *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 }
 
 
-class _Shard(NamedTuple):
+class _Part(NamedTuple):
     path: Path
     videos: range
 
 
 class _Content(NamedTuple):
     features: Tensor
-    """(videos, T, D) float32, in memory that is mapped from the file; NaN where a video could not be read."""
+    """(videos, T, D) float32, memory-mapped; NaN for unreadable videos."""
     problems: list[str | None]
-    """Why not."""
+    """Why each video is unreadable, or None."""
 
 
 class Features:
-    """Those of one clip of each video of a set."""
+    """The features of one clip of each video in a set."""
 
-    def __init__(self, shards: list[Path], load: Callable[[Path], _Content]) -> None:
-        self.shards, self.load = shards, load
+    def __init__(self, paths: list[Path], load: Callable[[Path], _Content]) -> None:
+        self.paths, self.load = paths, load
 
     def of(self, video: int) -> Tensor | str:
-        """(T, D) float32, or why the video could not be read."""
-        number, row = divmod(video, SHARD_SIZE)
-        content = self.load(self.shards[number])
+        """(T, D) float32, or why the video is unreadable."""
+        number, row = divmod(video, PART_SIZE)
+        content = self.load(self.paths[number])
         return content.problems[row] or content.features[row]
 
-    def logits(self, part: TemporalPart) -> tuple[dict[str, Tensor], dict[int, str]]:
-        """What the rest of the model makes of them; it is put into eval mode.
+    def logits(self, model: TemporalPart) -> tuple[dict[str, Tensor], dict[int, str]]:
+        """Run the rest of the model, in eval mode, on all features.
 
         Returns:
-            head → (videos, K) float32, with rows of NaN for videos that could not be read; and which they are, and why.
+            head → (videos, K) float32, NaN for unreadable videos; and index of each unreadable video → why.
         """
-        part.eval()
-        device = next(part.parameters()).device
+        model.eval()
+        device = next(model.parameters()).device
         answers: dict[str, list[Tensor]] = {}
         problems: list[str | None] = []
         with torch.inference_mode():
-            for path in self.shards:
+            for path in self.paths:
                 content = self.load(path)
                 problems += content.problems
-                logits = part(content.features.to(device))  # of features that are NaN, NaN
-                for head, values in (logits if isinstance(logits, dict) else {"classes": logits}).items():
+                for head, values in by_head(model(content.features.to(device))).items():
                     answers.setdefault(head, []).append(values.float().cpu())
         failures = {video: problem for video, problem in enumerate(problems) if problem is not None}
         return {head: torch.cat(values) for head, values in answers.items()}, failures
@@ -114,41 +114,39 @@ class FeatureCache:
     ) -> None:
         """
         Args:
-            model: its embedding and spatial encoder are used on the device that they are on, and must not change.
-            folder: made where missing; several runs may share it. What is no longer of use stays, and all of it may be
-                deleted when no run uses it.
-            dtype: of most of the spatial encoder's arithmetic.
+            model: its embedding and spatial encoder are used on their own device, and must not change.
+            folder: made if missing; several runs may share it. Old parts stay; delete the folder when no run uses it.
+            dtype: the precision of most of the spatial encoder's arithmetic.
             options: how videos are read.
             ranks: the processes that share the work.
-            report: called before a clip is encoded with how many this process has done, and how many there were to do
-                for all processes together.
-            stopping: asked before each clip; once it says so in any process, `Interrupted` is raised in all, when each
-                has computed what it was at.
+            report: called before each clip, with the number of clips that this process has encoded, and the number that
+                all processes together had to encode.
+            stopping: asked before each clip; once true in any process, all raise `Interrupted` after their current one.
 
         Raises:
-            UserError: the model is no factorised encoder with temporal layers, or the folder cannot be made.
+            UserError: the model is not a factorised encoder with temporal layers, or the folder cannot be made.
         """
         self.model, self.folder, self.dtype, self.options, self.ranks = model, folder, dtype, options, ranks
         self.report, self.stopping = report or (lambda done, total: None), stopping
         self.encoder = [encoder_hash(model), str(dtype), options.decoder]
-        self.load = lru_cache(OPEN_SHARDS)(_load)
+        self.load = lru_cache(OPEN_PARTS)(_load)
         make_folder(folder)
 
     def training_batches(self, clips: TrainingClips, order: Order) -> Iterator[Batch]:
-        """The batches of the loader's `training_batches`, with features for clips.
+        """The batches of the loader's `training_batches`, with features in place of clips.
 
-        `Batch.clips` is (B, T, D) float32: what the spatial encoder makes of each temporal index. Before an epoch whose
-        clips are new, all that are missing are computed, with those that its batches leave out; after that no video is
-        opened.
+        `Batch.clips` is (B, T, D) float32, the spatial encoder's output for each temporal index. Before an epoch with
+        new clips, the missing features of all videos are computed, also of those that its batches leave out; otherwise
+        no video is opened.
 
         Args:
-            clips: with their colours changed.
-            order: its `clips_of_each` is how many clips of each video are computed.
+            clips: must change colours while reading.
+            order: `clips_of_each` is the number of clips to encode per video.
 
         Raises:
-            UserError: a shard cannot be written.
-            VideoError: neither a video nor those drawn in its place can be read.
-            Interrupted: `stopping` said so.
+            UserError: a part cannot be written.
+            VideoError: neither a video nor its replacements can be read.
+            Interrupted: because of `stopping`.
         """
         videos, seed, augmentation = clips.videos, clips.seed, clips.augmentation
         passes: dict[int, Features] = {}
@@ -159,7 +157,7 @@ class FeatureCache:
                     sampling = [number, seed, asdict(clips.spec), asdict(augmentation)]
                     own = _OwnClips(clips, number)
                     passes[number] = self._computed(f"training-{number}", videos, sampling, own)
-                # In place of a video that cannot be read the loader takes the same clip of another.
+                # Replace an unreadable video as the loader does, by the same clip of another.
                 tried: list[tuple[int, VideoError]] = []
                 candidates = [index]
                 for video in candidates:
@@ -180,50 +178,51 @@ class FeatureCache:
             yield Batch(torch.stack(rows), by_head, torch.tensor(seen), tuple(failures))
 
     def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
-        """Those of one view of each video, its middle, as `evaluate` has them with one clip and one crop.
+        """The features of one view of each video, its middle, as `evaluate` takes it with one clip and one crop.
 
-        Raises UserError where a shard cannot be written, and Interrupted where `stopping` says so.
+        Raises:
+            UserError: a part cannot be written.
+            Interrupted: because of `stopping`.
         """
         views = EvaluationViews(videos.videos, spec, 1, 1, self.options)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
-        """Features of all the videos, after those that are missing have been computed.
+        """The features of all the videos, after computing those that are missing.
 
         Args:
-            name: how the names of shards begin.
-            sampling: all that decides what is seen of a video.
-            clips: video → (1, T, C, H, W) uint8, or why it cannot be read.
+            name: the first part of the file names.
+            sampling: all that decides what a video's clip is.
+            clips: video → (1, T, C, H, W) uint8, or why it is unreadable.
         """
         identities = _identities(videos)
-        shards = []
-        for start in range(0, len(identities), SHARD_SIZE):
-            some = identities[start : start + SHARD_SIZE]
+        parts = []
+        for start in range(0, len(identities), PART_SIZE):
+            some = identities[start : start + PART_SIZE]
             key = hashlib.sha256(json.dumps([self.encoder, sampling, some]).encode()).hexdigest()[:32]
             path = self.folder / f"{name}-{start:06d}-{key}.safetensors"
-            shards.append(_Shard(path, range(start, start + len(some))))
-        # Each process begins with a share of its own and then goes on to what the others have left, from its end on: so
-        # none waits for another, which may be slow, at an end, or write to another disk.
-        first, last = (
-            len(shards) * number // self.ranks.world_size for number in (self.ranks.rank, self.ranks.rank + 1)
-        )
-        turns = shards[first:last] + (shards[last:] + shards[:first])[::-1]
-        to_do = sum(len(shard.videos) for shard in shards if not _is_whole(shard.path))
-        asked: deque[_Shard] = deque()
+            parts.append(_Part(path, range(start, start + len(some))))
+        # Each process starts with a slice of its own, and then helps the others from the end of their slices on. So
+        # none waits for a slow one, and two rarely write the same part.
+        rank, world_size = self.ranks.rank, self.ranks.world_size
+        first, last = (len(parts) * number // world_size for number in (rank, rank + 1))
+        turns = parts[first:last] + (parts[last:] + parts[:first])[::-1]
+        to_do = sum(len(part.videos) for part in parts if not _is_whole(part.path))
+        asked: deque[_Part] = deque()
 
         def missing() -> Iterator[int]:
-            for shard in turns:
-                if not _is_whole(shard.path):
-                    asked.append(shard)
-                    yield from shard.videos
+            for part in turns:
+                if not _is_whole(part.path):
+                    asked.append(part)
+                    yield from part.videos
 
         done = 0
         coming = load_items(clips, self.options.workers, batch_size=None, sampler=missing())
         stopping = False
         for clip in coming:
-            shard = asked.popleft()
+            part = asked.popleft()
             rows: list[Tensor | str] = []
-            for one in (clip, *islice(coming, len(shard.videos) - 1)):
+            for one in (clip, *islice(coming, len(part.videos) - 1)):
                 stopping = self.stopping()
                 if stopping:
                     break
@@ -233,16 +232,16 @@ class FeatureCache:
             if stopping:
                 coming.close()
                 break
-            self._write(shard.path, rows)
+            self._write(part.path, rows)
         if self.ranks.any(stopping):
             raise Interrupted
-        return Features([shard.path for shard in shards], self.load)
+        return Features([part.path for part in parts], self.load)
 
     def _write(self, path: Path, rows: list[Tensor | str]) -> None:
         nothing = torch.full((self.model.config.grid[0], self.model.config.hidden_size), torch.nan)
         features = torch.stack([nothing if isinstance(row, str) else row for row in rows])
         problems = json.dumps([row if isinstance(row, str) else None for row in rows])
-        # A name of its own: processes on two machines that write the same shard may have the same number.
+        # A name per rank: processes on two machines that write the same part may have the same process id.
         own = path.with_name(f"{path.name}.{self.ranks.rank}")
         write_files({own: lambda path: save_file({"features": features}, path, {"problems": problems})})
         os.replace(own, path)
@@ -250,11 +249,11 @@ class FeatureCache:
 
 @dataclass
 class _OwnClips(Dataset[Tensor | str]):
-    """Training clips of the videos themselves, without others in their place."""
+    """Training clips of the videos, without replacements."""
 
     clips: TrainingClips
     number: int
-    """Which clip of each."""
+    """Which of the clips of each video."""
 
     def __getitem__(self, video: int) -> Tensor | str:
         try:
@@ -264,9 +263,10 @@ class _OwnClips(Dataset[Tensor | str]):
 
 
 def encoder_hash(model: ViViT) -> str:
-    """SHA-256, in hexadecimal, of all that decides what the spatial encoder makes of a clip.
+    """The SHA-256, in hexadecimal, of all that decides the spatial encoder's output for a clip.
 
-    Raises UserError where the model is no factorised encoder with temporal layers.
+    Raises:
+        UserError: the model is not a factorised encoder with temporal layers.
     """
     encoder = factorised_encoder_of(model)
     found = hashlib.sha256(model.config.model_dump_json(exclude=NOT_SPATIAL).encode())
@@ -278,7 +278,7 @@ def encoder_hash(model: ViViT) -> str:
 
 
 def _load(path: Path) -> _Content:
-    """Raises OSError, SafetensorError, KeyError or ValueError where it is not there, or damaged."""
+    """Raises OSError, SafetensorError, KeyError or ValueError if the file is missing or damaged."""
     with safe_open(path, framework="pt") as file:
         return _Content(file.get_tensor("features"), json.loads(file.metadata()["problems"]))
 
@@ -292,7 +292,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _identities(videos: VideoSet) -> list[list[Any]]:
-    """Of each video: where it lies, its span, its size and when it was modified."""
+    """The path, span, size and modification time of each video."""
     states = stat_all([video.source for video in videos.videos])
     return [[_place(video.source), video.span and list(video.span), *states[video.source]] for video in videos.videos]
 
