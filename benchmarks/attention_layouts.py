@@ -1,9 +1,10 @@
-"""Which order of the fused query-key-value rows is quickest: attention over space, over time, over half the heads each.
+"""Speed of attention for different orders of the fused query-key-value rows.
 
     .venv/bin/python benchmarks/attention_layouts.py [CLIPS]
 
-One layer's attention at B/16x2 on 32 × 224 × 224 (T 16, S 196, H 12, d 64), both projections included, float32. The
-layouts take turns in each round; medians of eight rounds after one to warm up.
+One attention layer of B/16x2 on 32 × 224 × 224 (T 16, S 196, H 12, d 64), with both projections, in float32: over
+space, over time, and over each with half the heads. The layouts take turns in each round; medians of eight rounds
+after a warm-up.
 """
 
 import platform
@@ -39,7 +40,7 @@ def space_heads_3(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
 
 
 def time_tokens_moved(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-    """As the official code does it: the tokens are moved to (B · S, T, D) and back."""
+    """The official code: move the tokens to (B · S, T, D) and back."""
     moved = x.transpose(1, 2).reshape(-1, T, D)
     q, k, v = F.linear(moved, qkv).view(-1, T, 3, H, d).permute(2, 0, 3, 1, 4).unbind(0)
     mixed = F.linear(attend(q, k, v).transpose(1, 2).reshape(-1, T, D), out)
@@ -47,19 +48,19 @@ def time_tokens_moved(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
 
 
 def time_3_heads(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-    """Rows (3, H, d): queries, keys and values are moved."""
+    """Rows (3, H, d): move queries, keys and values."""
     q, k, v = F.linear(x, qkv).view(-1, T, S, 3, H, d).permute(3, 0, 2, 4, 1, 5).reshape(3, -1, H, T, d).unbind(0)
     return F.linear(attend(q, k, v).view(-1, S, H, T, d).permute(0, 3, 1, 2, 4).reshape(x.shape), out)
 
 
 def time_heads_3(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-    """Rows (H, 3, d): S · H are the heads, nothing is moved."""
+    """Rows (H, 3, d): treat S · H as heads, and move nothing."""
     q, k, v = F.linear(x, qkv).view(-1, T, S * H, 3, d).permute(3, 0, 2, 1, 4).unbind(0)
     return F.linear(attend(q, k, v).transpose(1, 2).reshape(x.shape), out)
 
 
 def half_3_heads(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-    """Rows (3, H, d): one product, and the half over time is moved."""
+    """Rows (3, H, d): one product, then move the half over time."""
     parts = F.linear(x, qkv).view(-1, T, S, 3, H, d).unbind(3)
     over_time = attend(*(z[..., : H // 2, :].permute(0, 2, 3, 1, 4).reshape(-1, H // 2, T, d) for z in parts))
     over_time = over_time.view(-1, S, H // 2, T, d).permute(0, 3, 1, 2, 4)
@@ -69,7 +70,7 @@ def half_3_heads(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
 
 
 def half_heads_3(x: Tensor, qkv: Tensor, out: Tensor) -> Tensor:
-    """Rows (H, 3, d): a product for each half of the rows, nothing is moved."""
+    """Rows (H, 3, d): a product for each half of the rows, and nothing moves."""
     time_rows, space_rows = qkv.chunk(2)
     over_time = attend(*F.linear(x, time_rows).view(-1, T, S * H // 2, 3, d).permute(3, 0, 2, 1, 4).unbind(0))
     over_space = attend(*F.linear(x, space_rows).view(-1, S, H // 2, 3, d).permute(3, 0, 2, 1, 4).unbind(0))

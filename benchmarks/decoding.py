@@ -1,14 +1,14 @@
-"""How many clips a second one core reads from video files: this package beside PyAV, torchcodec, decord, transformers.
+"""Clips per second that one core reads from video files: this package, PyAV, torchcodec, decord and transformers.
 
     .venv/bin/python -m benchmarks.decoding [FILES ...] [--sizes 320,720,1080] [--only ours,torchcodec] [--rounds 5]
 
-One process on one core, files in the page cache; the contenders take turns in every round, each from opening the file
-on. For training, four clips of 32 frames at stride 2, the shorter side 256, are read one by one, from a random start in
-each quarter of the video; the starts are the same for all and in every round. For evaluation four such clips, evenly
-spread, are read in one pass, with three crops each. Medians of the rounds; a ratio is the median of the rounds' own
-ratios, with its quartiles. Seconds are those of the clock and those of the processor, which see less of what else the
-machine does. What each contender reads is compared with a plain decoding and resizing in float64; the command fails
-where ours differs.
+One process on one core reads files from the page cache. The contenders take turns in every round, and each opens the
+file anew. For training, they read four clips of 32 frames at stride 2, shorter side 256, one by one, from random starts
+in the quarters of the video; the starts are the same for all contenders and rounds. For evaluation, they read four
+evenly spread clips in one pass, with three crops each. Results are medians of the rounds; a ratio is the median of each
+round's ratio, with its quartiles. Processor seconds stand beside wall-clock seconds, because other work on the machine
+changes them less. The frames of each contender are compared with plain decoding and resizing in float64; the command
+fails if ours differ.
 """
 
 import importlib
@@ -35,14 +35,14 @@ from vivit.video.transforms import view_crops
 
 NUM_FRAMES, STRIDE, SHORT_SIDE, CROP = 32, 2, 256, 224
 CLIPS, CROPS = 4, 3
-LIMIT = 2.0  # of 255: ours may differ by as much, on average, from the plain reading
-COMPARED = 8  # one in so many frames of a clip
+LIMIT = 2.0  # of 255: the largest mean difference between our frames and plainly decoded ones
+COMPARED = 8  # every so many frames of a clip
 
 Workload = Literal["training", "evaluation"]
 WORKLOADS: tuple[Workload, ...] = ("training", "evaluation")
 Read = Callable[[Path, list[int], tuple[int, int]], Tensor]
-"""The frames with these numbers at this (height, width), (N, 3, height, width) uint8; from transformers' processor the
-crop in their middle, (N, 3, 224, 224) float."""
+"""Frames with these numbers at this (height, width), (N, 3, height, width) uint8; from transformers' processor the
+central crop, (N, 3, 224, 224) float."""
 
 
 def ours(path: Path, numbers: list[int], size: tuple[int, int]) -> Tensor:
@@ -95,7 +95,7 @@ def _torchcodec(path: Path, numbers: list[int], size: tuple[int, int], seek: Lit
 
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode=seek)
     frames = decoder.get_frames_at([min(number, len(decoder) - 1) for number in numbers]).data
-    # Of bytes with the channels last, as they lie here: PyTorch's quickest.
+    # PyTorch's quickest: bytes with channels last, as they are in memory.
     return frames if frames.shape[-2:] == size else F.interpolate(frames, size, mode="bilinear", antialias=True)
 
 
@@ -108,7 +108,7 @@ def torchcodec_resizing(path: Path, numbers: list[int], size: tuple[int, int]) -
 
 
 def decord(path: Path, numbers: list[int], size: tuple[int, int]) -> Tensor:
-    # By its name, as it is not among what the tests install.
+    # Imported by name, because the tests do not install it.
     reader = importlib.import_module("decord").VideoReader(str(path), height=size[0], width=size[1], num_threads=1)
     frames = reader.get_batch([min(number, len(reader) - 1) for number in numbers]).asnumpy()
     return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, H, W, 3) → (N, 3, H, W)
@@ -146,7 +146,7 @@ def size_read(path: Path) -> tuple[int, int]:
 
 
 def passes_over(path: Path, workload: Workload) -> list[list[int]]:
-    """The numbers of the frames that are wanted each time the file is opened."""
+    """Frame numbers to read, for each time the file is opened."""
     with open_video(path) as video:
         count = video.info.num_frames
     starts = view_starts(count, NUM_FRAMES, STRIDE, CLIPS)
@@ -158,7 +158,7 @@ def passes_over(path: Path, workload: Workload) -> list[list[int]]:
 
 
 def measure(path: Path, workload: Workload, names: Sequence[str], rounds: int) -> dict[str, list[Seconds]]:
-    """The seconds of each contender in each round, after one to warm up."""
+    """Seconds of each contender in each round, after a warm-up."""
     passes, size = passes_over(path, workload), size_read(path)
     taken: dict[str, list[Seconds]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -168,17 +168,17 @@ def measure(path: Path, workload: Workload, names: Sequence[str], rounds: int) -
             for numbers in passes:
                 frames = CONTENDERS[name][0](path, numbers, size)
                 if workload == "evaluation" and frames.shape[-2:] == size:
-                    # transformers' processor takes the crop in the middle alone.
+                    # transformers' processor takes only the central crop.
                     frames = torch.stack(view_crops(frames, (CROP, CROP), CROPS), dim=1)
             seconds = Seconds(time.perf_counter() - clock, time.process_time() - processor)
-            del frames  # not while the next one's time is taken
+            del frames  # not during the next measurement
             if number:
                 taken[name].append(seconds)
     return taken
 
 
 def differences(path: Path, names: Sequence[str]) -> dict[str, float]:
-    """By how much frames of a clip that each contender reads differ, on average, from the plain reading; of 255."""
+    """Mean difference, of 255, between the frames of each contender and plainly decoded ones."""
     size = size_read(path)
     numbers = passes_over(path, "training")[-1]
     plain = read_plainly(path, numbers[::COMPARED], size)
@@ -187,14 +187,14 @@ def differences(path: Path, names: Sequence[str]) -> dict[str, float]:
         frames, expected = CONTENDERS[name][0](path, numbers, size)[::COMPARED].double(), plain
         if frames.shape[-2:] != size:
             expected = view_crops(plain, (CROP, CROP), 1)[0]
-            # transformers' processor brings them to [-1, 1], and that again as if it were [0, 1].
+            # transformers' processor rescales to [-1, 1], and then again as if those values were in [0, 1].
             frames = ((frames * 0.5 + 0.5) + 1) * 127.5
         found[name] = float((frames - expected).abs().mean())
     return found
 
 
 def read_plainly(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """What is on screen in the middle of these intervals of the grid, in float64: (N, 3, height, width)."""
+    """The frames in the middle of these intervals of the time grid, in float64: (N, 3, height, width)."""
     shown: dict[int, av.VideoFrame] = {}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -204,7 +204,7 @@ def read_plainly(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> T
             start = time if start is None else start
             shown.update({number: frame for number in numbers if time - start <= (number + 0.5) / rate})
         pictures = torch.stack([_rgb(shown[number]) for number in numbers])
-    # A triangle filter, widened as it shrinks: what every contender calls bilinear.
+    # A triangle filter that widens with the reduction, which every contender calls bilinear.
     return F.interpolate(pictures, size, mode="bilinear", antialias=True)
 
 
@@ -216,7 +216,7 @@ def _rgb(frame: av.VideoFrame) -> Tensor:
         for plane in frame.planes
     ]
     luma, *chroma = (torch.from_numpy(plane.astype(np.float64)) for plane in planes)
-    if frame.color_range == 2:  # every value from 0 to 255 is used
+    if frame.color_range == 2:  # full range, 0 to 255
         y, (blue, red) = luma, [(plane - 128) / 127.5 for plane in chroma]
     else:
         y, (blue, red) = (luma - 16) * 255 / 219, [(plane - 128) / 112 for plane in chroma]
@@ -228,7 +228,7 @@ def _rgb(frame: av.VideoFrame) -> Tensor:
 
 
 def _full_size(plane: Tensor, height: int, width: int) -> Tensor:
-    """Chroma of half the size, whose samples lie between two rows and, along a row, on every other pixel."""
+    """Upsample half-size chroma, whose samples lie between two rows and on every other pixel of a row."""
     rows = F.interpolate(plane[None, None], (2 * plane.shape[0], plane.shape[1]), mode="bilinear")[0, 0]
     after = torch.cat([rows[:, 1:], rows[:, -1:]], dim=1)
     return torch.stack([rows, (rows + after) / 2], dim=2).flatten(1)[:height, :width]
@@ -250,7 +250,7 @@ def table(path: Path, workload: Workload, taken: Mapping[str, Sequence[Seconds]]
 
 
 def with_spread(values: Sequence[float]) -> str:
-    """The median and, of more values than one, the quartiles."""
+    """The median, and the quartiles of several values."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
     low, middle, high = quantiles(values, n=4, method="inclusive")
@@ -258,7 +258,7 @@ def with_spread(values: Sequence[float]) -> str:
 
 
 def installed(names: Sequence[str]) -> list[str]:
-    """Those of them whose packages are here and load."""
+    """The contenders whose packages can be imported."""
     found = []
     for name in names:
         needed = {"decord": "decord", "pyav-all": "transformers", "pyav-documented": "transformers"}
@@ -283,12 +283,12 @@ def main(
     """Measure and print a table in Markdown.
 
     Args:
-        files: videos to read besides the generated ones.
-        sizes: of the generated videos, with commas; empty for none.
-        only: names of contenders, with commas.
-        workloads: with commas.
-        rounds: measured after one to warm up.
-        folder: where the generated videos are kept.
+        files: videos to read in addition to the generated ones.
+        sizes: of the generated videos, separated by commas; empty for none.
+        only: contenders, separated by commas.
+        workloads: separated by commas.
+        rounds: measured rounds, after a warm-up.
+        folder: holds the generated videos.
     """
     on_one_core()
     warnings.filterwarnings("ignore")

@@ -1,9 +1,9 @@
-"""Where the time goes when a training clip is read: opening, decoding on the way to its frames, making pictures.
+"""Where the time goes when a training clip is read: opening, decoding, conversion.
 
     .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 5]
 
-Training clips as in `benchmarks.decoding`, of FILES and the generated videos: processor milliseconds of a clip, on one
-core, as means of four clips and medians of the rounds.
+Reads training clips of FILES and of the generated videos, as `benchmarks.decoding` does. Prints processor milliseconds
+per clip on one core: the mean of four clips, and the median of the rounds.
 """
 
 import time
@@ -22,7 +22,7 @@ from vivit.video.decode import open_video
 
 
 def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
-    """Seconds of opening, of seeking and decoding, and of conversion and scaling."""
+    """Seconds for opening, for seeking and decoding, and for conversion and scaling."""
     converting = 0.0
     draw = decode_pyav.draw
 
@@ -45,9 +45,9 @@ def main(files: tuple[Path, ...] = (), /, rounds: int = 5, folder: Path = FOLDER
     """Measure and print a table in Markdown.
 
     Args:
-        files: videos to read besides the generated ones.
-        rounds: measured after one to warm up.
-        folder: where the generated videos are kept.
+        files: videos to read in addition to the generated ones.
+        rounds: measured rounds, after a warm-up.
+        folder: holds the generated videos.
     """
     on_one_core()
     print(setting("av"))

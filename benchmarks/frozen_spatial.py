@@ -1,20 +1,20 @@
-"""What freezing the spatial encoder saves and costs, beside training the whole factorised encoder.
+"""What freezing the spatial encoder saves in time and costs in accuracy, compared with training the whole model.
 
     .venv/bin/python -m benchmarks.frozen_spatial [--clips 4] [--videos 1350] [--seeds 1] [--threads 1]
 
-First the time: ViViT-B/16x2 with fresh weights, 32 frames of 224 × 224, each clip a video, read from videos or from the
-cache, forward pass, loss, backward pass and AdamW, in batches of two. An epoch of the whole model is measured after
-one step that is not counted; the frozen one's first epoch computes the features, and later ones read them.
+Time: ViViT-B/16x2 with fresh weights on 32 frames of 224 × 224, one clip per video, read from videos or from the cache,
+with forward pass, loss, backward pass and AdamW, in batches of two. An epoch of the whole model is measured after one
+step of warm-up. The frozen model computes its features in the first epoch, and reads them in later ones.
 
-Then the accuracy on camera motion, with the model and recipe of the demo and as many epochs in every row; held-out
-videos are named by one view of each. There is no ImageNet here, so the spatial encoder that is frozen comes from one
-of two models that the benchmark trains itself, on videos:
+Accuracy: the demo's model and recipe on camera motion, with the same number of epochs in every row; scores are of one
+view of each held-out video. Without ImageNet, the frozen spatial encoder comes from one of two models that the
+benchmark trains:
 
-- of the same nine motions and videos: what is lost where the frozen features are as good as training can make them;
-- of pans, tilts and standing cameras, when zooms and rolls are learned, which it never saw.
+- on the same nine motions and videos: what freezing costs if the features are as good as training can make them;
+- on pans, tilts and static cameras, to learn zooms and rolls, which it never saw.
 
-A temporal encoder that starts "as the spatial one" is what `vivit train --freeze-spatial` makes of an image ViT; heads
-are fresh in every row.
+A temporal encoder that starts "as the spatial one" is what `vivit train --freeze-spatial` makes of an image ViT. The
+heads are fresh in every row.
 """
 
 import shutil
@@ -62,7 +62,7 @@ PROGRESS = Console(stderr=True)
 
 
 def train_on(network: nn.Module, batches: Iterable[Batch], recipe: Recipe, num_steps: int) -> Iterator[float]:
-    """Train by batches of clips or features; each step yields its loss."""
+    """Train on batches of clips or features, and yield the loss of each step."""
     optimiser = build_optimiser(network, recipe)
     network.train()
     for step, batch in enumerate(batches):
@@ -78,7 +78,7 @@ def train_on(network: nn.Module, batches: Iterable[Batch], recipe: Recipe, num_s
 
 
 def copies(folder: Path, count: int) -> VideoSet:
-    """The same video so many times, of two classes by turns."""
+    """The same video many times, with two classes in turn."""
     original = generated("320")
     for number in range(count):
         place = folder / str(number % 2) / f"{number}.mp4"
@@ -129,16 +129,16 @@ def take_times(clips: int, config: ModelConfig) -> None:
 
 @dataclass(frozen=True)
 class Way:
-    """How classes are learned."""
+    """A way to learn the classes."""
 
     words: str
     temporal: Literal["fresh", "kept", "as the spatial one"]
     spatial_kept: bool = True
-    """Of the model that was trained before, or fresh."""
+    """From the model that was trained before, or fresh."""
     frozen: bool = True
     adapter: bool = False
     clips: int = 1
-    """Of each video, with a frozen spatial encoder."""
+    """Clips of each video, with a frozen spatial encoder."""
 
 
 FROM_SCRATCH = Way("all, from scratch", "fresh", spatial_kept=False, frozen=False)
@@ -158,7 +158,7 @@ WAYS_OF_NEW = (
 
 
 def start_of(way: Way, before: ViViT, classes: tuple[str, ...], recipe: Recipe) -> ViViT:
-    """What training starts from, with a head of zeros."""
+    """The model at the start of training, with a zero head."""
     config = before.config.model_copy(update={"num_classes": len(classes)})
     model = ViViT(config, classes={"classes": classes}, preprocessing=before.preprocessing)
     model.initialise(position_std=recipe.position_std)
@@ -177,7 +177,7 @@ def only(videos: VideoSet, classes: tuple[str, ...]) -> VideoSet:
 
 
 def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
-    """Train the model, in place; returns the seconds."""
+    """Train the model in place, and return the seconds."""
     num_steps = recipe.epochs * steps_per_epoch(len(videos.videos), recipe.batch_size)
     clips = TrainingClips(
         videos, clip_spec(model), recipe.seed, build_augmentation(recipe), keep_decoded=not way.frozen
@@ -239,11 +239,11 @@ def main(
     """Measure and print tables in Markdown.
 
     Args:
-        clips: of an epoch of ViViT-B/16x2; the whole model takes some twenty seconds for each.
-        videos: of all nine camera motions, to be trained on.
-        seeds: how often all training for the accuracy is done.
-        quick: the tiniest sizes, to see that it works.
-        folder: where videos are kept.
+        clips: in an epoch of ViViT-B/16x2; the whole model takes about twenty seconds for each.
+        videos: training videos of all nine camera motions.
+        seeds: repetitions of the accuracy part.
+        quick: tiny sizes, to check that it works.
+        folder: holds the generated videos.
     """
     torch.set_num_threads(threads)
     print(f"{setting('av', 'safetensors')}\n{threads} threads.\n")

@@ -1,10 +1,10 @@
-"""How much of a training step is spent waiting for clips: this package's loader beside PyTorch's with transformers.
+"""The time that a training loop waits for clips: this package's loader, and PyTorch's with transformers.
 
     .venv/bin/python -m benchmarks.loader [--tasks demo,b16x2] [--workers 0,1,2] [--step SECONDS] [--rounds 3]
 
-The step itself is a sleep, so that all cores are left to the loader, as where a GPU trains. After the first batch so
-many steps are taken, of as many as there may be: waiting for the batch, then the step. Every kind of loader is measured
-with every number of workers in each round; medians of the rounds. The videos lie in the page cache.
+The step is a sleep, which leaves all cores to the loader, as training on a GPU does. Measurement starts after the first
+batch. Every kind of loader is measured with every number of workers in each round; results are medians of the rounds.
+The videos are in the page cache.
 """
 
 import shutil
@@ -35,33 +35,33 @@ from vivit.video.clips import ClipSpec
 from vivit.video.options import ReadOptions
 from vivit.video.sampling import clip_indices, random_start
 
-COPIES = 8  # of the one video, in each of two classes
-ENOUGH = 1_000_000  # steps: more than are ever taken
+COPIES = 8  # copies of one video, in each of two classes
+ENOUGH = 1_000_000  # more steps than are ever taken
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model asks of its loader."""
+    """What a model needs from its loader."""
 
     spec: ClipSpec
     batch_size: int
     step: float
     """Seconds."""
     assumed: str
-    """Where that time is from."""
+    """Where that time comes from."""
     make_videos: Callable[[Path], None]
     encoding: Encoding
-    """Of the shards that are encoded anew."""
+    """How the re-encoded shards are encoded."""
 
 
 @dataclass(frozen=True)
 class Stall:
     first: float
-    """Seconds until the first batch was there."""
+    """Seconds until the first batch."""
     waiting: float
-    """Share of the time after that which was spent waiting."""
+    """Fraction of the time after the first batch."""
     clips: float
-    """Per second, after that."""
+    """Per second, after the first batch."""
 
 
 def _camera_motion(folder: Path) -> None:
@@ -69,7 +69,7 @@ def _camera_motion(folder: Path) -> None:
 
 
 def _copies(folder: Path) -> None:
-    """Two classes of the same video: what it shows does not matter here."""
+    """Two classes of the same video; its content does not matter here."""
     original = generated("320", folder.parent)
     for name in ("one", "other"):
         (folder / name).mkdir(parents=True)
@@ -105,7 +105,7 @@ def ours(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]:
 
 
 class TransformersClips(Dataset[Tensor]):
-    """A random clip of each video as transformers' documentation of ViViT reads it; (T, C, H, W) float."""
+    """A random clip of each video, read as in transformers' documentation of ViViT: (T, C, H, W) float."""
 
     def __init__(self, videos: VideoSet, spec: ClipSpec) -> None:
         from transformers import VivitImageProcessor
@@ -151,7 +151,7 @@ def theirs(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]
 
 
 def sources(name: str, task: Task, folder: Path) -> dict[str, str]:
-    """The videos as files, packed as they are, and packed with a key frame every so many frames."""
+    """The videos as files, packed unchanged, and packed with more key frames."""
     videos = folder / name
     if not videos.exists():
         task.make_videos(videos)
@@ -188,12 +188,12 @@ def main(
     """Measure and print a table in Markdown.
 
     Args:
-        tasks: with commas.
-        workers: numbers of them, with commas.
-        step: seconds that a step takes; by default what is assumed of each task.
+        tasks: separated by commas.
+        workers: numbers of workers, separated by commas.
+        step: seconds of a step; by default the time assumed for each task.
         steps: measured after the first batch.
-        rounds: of every loader with every number of workers.
-        folder: where videos and shards are kept.
+        rounds: measurements of every loader with every number of workers.
+        folder: holds the generated videos and shards.
     """
     torch.set_num_threads(1)
     print(setting("av", "transformers"))

@@ -1,11 +1,11 @@
-"""How long and how much memory it takes to load ViViT-L/16x2 FE, beside reading the file with safetensors alone.
+"""Time and memory to load ViViT-L/16x2 FE, compared with reading the file with safetensors alone.
 
     python benchmarks/loading.py [FOLDER]
 
 Random weights are written once to FOLDER (a temporary one by default), in every layout that is loaded. Each measurement
-is a process of its own, the kinds take turns, and files are in the page cache. Time is from the call until every number
-of every parameter has been read, since a mapped file is read only then; memory is the peak of the process' resident
-set, less what it had before the call. Imports are made before.
+runs in its own process, the kinds take turns, and files are in the page cache. Time lasts from the call until every
+parameter has been read in full, because a memory-mapped file is read only then. Memory is the peak of the process's
+resident set, minus its size before the call. Imports come first and do not count.
 """
 
 import gc
@@ -39,7 +39,7 @@ NAMES = {
 
 
 def write_all(folder: Path) -> None:
-    """ViViT-L/16x2 FE as a model folder and as Scenic's checkpoint, and the spatio-temporal one for transformers."""
+    """ViViT-L/16x2 FE as a model folder and as a Scenic checkpoint, and the spatio-temporal model for transformers."""
     torch.manual_seed(0)
     model = vivit.ViViT(vivit.ModelConfig.named("vivit-l-16x2-fe"))
     model.save_pretrained(folder / "folder")
@@ -48,7 +48,7 @@ def write_all(folder: Path) -> None:
 
 
 def write_scenic(model: vivit.ViViT, path: Path) -> None:
-    """As flax serialises it, an optimiser's momentum beside the weights, which the released files have too."""
+    """As flax serialises it, with an optimiser's momentum, which the released files also contain."""
     state = model.state_dict()
     rules = [rule for rule in flax_keys.key_map(model.config) if rule.ours[0] in state]
     packer = msgpack.Packer()
@@ -72,14 +72,14 @@ def write_scenic(model: vivit.ViViT, path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Of the weights alone, in bytes."""
+    """Bytes of the weights alone."""
     if path.is_dir():
         return (path / "model.safetensors").stat().st_size
-    return path.stat().st_size // 2  # the other half is the optimiser's
+    return path.stat().st_size // 2  # the other half belongs to the optimiser
 
 
 def measure(kind: str, folder: Path) -> tuple[float, float]:
-    """Seconds, and peak memory in bytes, of loading in this process."""
+    """Seconds and peak memory in bytes for loading in this process."""
     path = folder / ("folder" if kind == "safetensors" else kind)
     load = vivit.load
     gc.collect()
@@ -96,7 +96,7 @@ def measure(kind: str, folder: Path) -> tuple[float, float]:
 
 
 def resident(field: str) -> int:
-    """A field of Linux' /proc/self/status, in bytes."""
+    """A field of /proc/self/status (Linux), in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 

@@ -1,10 +1,10 @@
-"""Whether memory or open files grow as files are opened, read from and closed, over and over. Linux only.
+"""Whether memory or open files grow as videos are opened, read and closed many times. Linux only.
 
     .venv/bin/python -m benchmarks.opens [--count 10000] [--decoders pyav,torchcodec]
 
-Small files of several containers take turns: opened, two frames read, closed. Each decoder does so in a process of its
-own, and in a worker of PyTorch's loader. The command fails where there are more open files at the end than at the
-start, or resident memory has grown by more than 32 MB since a tenth of it was done.
+Small files of several containers take turns: open, read two frames, close. Each decoder does so in its own process and
+in a loader worker. The command fails if there are more open files at the end than at the start, or if
+resident memory grows by more than 32 MB after the first tenth.
 """
 
 import multiprocessing
@@ -32,7 +32,7 @@ MOST_GROWTH = 32.0  # MB
 
 @dataclass(frozen=True)
 class Use:
-    """What the process holds after so many files."""
+    """What the process holds after some number of files."""
 
     opened: int
     resident: float
@@ -57,7 +57,7 @@ def make_files(folder: Path) -> list[Path]:
 
 
 def open_often(paths: Sequence[Path], decoder: Decoder, count: int) -> list[Use]:
-    """Once each file was read from, a tenth of the way on, and at the end."""
+    """After one read of each file, after a tenth of the reads, and at the end."""
     torch.set_num_threads(1)
     uses = []
     for opened in range(1, len(paths) + count + 1):
@@ -82,7 +82,7 @@ class _InWorker(IterableDataset[list[Use]]):
 
 
 def measure(paths: Sequence[Path], decoder: Decoder, count: int) -> dict[str, list[Use]]:
-    """place → what is held, in a process and in a worker of a loader."""
+    """Place → what is held: in a process, and in a worker of a loader."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         alone = pool.submit(open_often, paths, decoder, count).result()
     loader = DataLoader(
@@ -105,8 +105,8 @@ def main(count: int = 10_000, decoders: str = "pyav,torchcodec") -> None:
     """Measure and print a table in Markdown.
 
     Args:
-        count: how often a file is opened.
-        decoders: with commas.
+        count: number of times that a file is opened.
+        decoders: separated by commas.
     """
     print(setting("av", "torchcodec"))
     print(f"Containers in turn: {', '.join(CONTAINERS)}.\n")

@@ -1,4 +1,4 @@
-"""Where and of what a number was measured: processor, versions, commit."""
+"""The setting of a measurement: processor, versions, commit."""
 
 import importlib.metadata
 import os
@@ -9,19 +9,21 @@ from pathlib import Path
 import av
 import torch
 
+from vivit.runtime import device_name
+
 
 def on_one_core() -> None:
-    """Let this process, and the decoders that count cores, have one."""
+    """Restrict this process to one core, including decoders that count cores."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def setting(*packages: str) -> str:
-    """A line each for the hardware, the versions of these and of what they bring, and the commit."""
+    """Three lines: the hardware, the versions of these packages and their libraries, and the commit."""
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [_version(package) for package in packages]
-    return f"{_processor()}, {os.cpu_count()} cores.\n{', '.join(versions)}.\n{_commit()}."
+    return f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores.\n{', '.join(versions)}.\n{_commit()}."
 
 
 def _version(package: str) -> str:
@@ -38,13 +40,6 @@ def _version(package: str) -> str:
             return f"{version} (does not load)"
         return f"{version} (FFmpeg {get_ffmpeg_library_versions()['ffmpeg_version']})"
     return version
-
-
-def _processor() -> str:
-    """As Linux calls it, or else as Python does."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _commit() -> str:

@@ -1,19 +1,19 @@
-"""How long a training step of ViViT-B/16x2 takes, and in how much memory: this package's models beside transformers'.
+"""Time and memory of a training step of ViViT-B/16x2: this package's models, and transformers'.
 
     .venv/bin/python -m benchmarks.training [--clips 1] [--rounds 2] [--models transformers,spatiotemporal]
         [--no-compiled] [--no-checkpointing] [--optimiser adamw] [--precision bf16] [--device cuda]
 
-A step is the forward pass, cross-entropy, the backward pass, clipping the gradient's norm to 1, and the optimiser. The
-clips of 32 × 224 × 224 are random and lie in memory: bytes for this package's models, as its loader gives them, and
-floats of the same shape for transformers' model, as its processor does. That one has random weights and its default
-attention, and is trained by a plain loop with PyTorch's optimiser as it comes; ours are trained by `build_optimiser`'s.
-Compiled is every block on its own, as `vivit train --compile` does it.
+A step is the forward pass, cross-entropy, the backward pass, clipping the gradient norm to 1, and the optimiser. The
+clips of 32 × 224 × 224 are random and in memory: bytes for this package's models, as its loader yields them, and floats
+of the same shape for transformers' model, as its processor does. Transformers' model has random weights and its default
+attention, and is trained by a plain loop with PyTorch's default optimiser; ours use `build_optimiser`. "Compiled"
+compiles each block, as `vivit train --compile` does.
 
-The kinds take turns, after one step each to warm up. Times are medians of the rounds; a ratio is the median of the
-rounds' own ratios. Memory is the peak of a process of its own in two steps (Linux only), and what of that came after
-PyTorch was imported; on a GPU, what PyTorch allocated. FLOPs are two for each multiply-add of the matrix products,
-three times those of the forward pass; what checkpointing computes a second time is not counted. Their share is of the
-best of the rounds' products of two large matrices.
+The kinds take turns, after a warm-up step each. Times are medians of the rounds; a ratio is the median of each round's
+ratio. Memory is the peak of a separate process in two steps (Linux only), and its growth since PyTorch was imported; on
+a GPU, it is what PyTorch allocated. FLOPs count two for each multiply-add of the matrix products, three times those of
+the forward pass; recomputation by checkpointing does not count. Their fraction is of the fastest product of two large
+matrices in any round.
 """
 
 import time
@@ -70,7 +70,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Task:
-    """What every kind does."""
+    """The settings that all kinds share."""
 
     clips: int = 1
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -78,7 +78,7 @@ class Task:
     device: str = "cpu"
     threads: int = 1
     quick: bool = False
-    """A toy in place of ViViT-B/16x2."""
+    """A toy model instead of ViViT-B/16x2."""
 
     def config(self, model: str) -> ModelConfig:
         return ModelConfig(**MODELS[model], **(QUICK if self.quick else {}))
@@ -86,7 +86,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Kind:
-    """A model, and how it is trained."""
+    """A model and a way to train it."""
 
     model: str
     compiled: bool = False
@@ -183,7 +183,7 @@ def flops_of_step(model: str, task: Task) -> int:
 
 @cache
 def _trainer(model: str, task: Task) -> Trainer:
-    """The one of this process."""
+    """The kind that this process measures."""
     return Trainer(model, task)
 
 
@@ -197,7 +197,7 @@ def seconds_of_step(kind: Kind, task: Task) -> float:
 
 
 def memory_of_steps(kind: Kind, task: Task) -> Memory:
-    """To be called in a process that has not done anything else."""
+    """Call it in a fresh process."""
     before = _resident("VmRSS")
     trainer = Trainer(kind.model, task)
     for _ in range(2):
@@ -210,7 +210,7 @@ def memory_of_steps(kind: Kind, task: Task) -> Memory:
 
 
 def _resident(field: str) -> int:
-    """Of this process, in bytes. `getrusage` may tell the peak of the process that started this one."""
+    """Peak bytes of this process. `getrusage` may return the peak of its parent."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 
@@ -246,9 +246,9 @@ def measure_memory(kinds: Sequence[Kind], task: Task) -> dict[Kind, Memory]:
 
 
 def measure_times(kinds: Sequence[Kind], task: Task, rounds: int) -> tuple[dict[Kind, list[float]], float]:
-    """The seconds of each kind in each round, and the best FLOP/s of a matrix product."""
+    """Seconds of each kind in each round, and the best FLOP/s of a matrix product."""
     with ExitStack() as stack:
-        # What a process has compiled for one model would be in the way of another's.
+        # Code compiled for one model would affect the next.
         processes = {model: stack.enter_context(_process()) for model in dict.fromkeys(kind.model for kind in kinds)}
         for_products = stack.enter_context(_process())
 
@@ -264,7 +264,7 @@ def measure_times(kinds: Sequence[Kind], task: Task, rounds: int) -> tuple[dict[
 def take_turns(
     kinds: Sequence[Kind], rounds: int, seconds: Callable[[Kind], float], product: Callable[[], float]
 ) -> tuple[dict[Kind, list[float]], float]:
-    """What these give in each round, and the most of the products; the round that warms up does not count."""
+    """Their results in each round, and the largest of the products, without the warm-up round."""
     taken: dict[Kind, list[float]] = {kind: [] for kind in kinds}
     products = []
     for number in track(range(rounds + 1), "time", console=PROGRESS):
@@ -320,15 +320,15 @@ def main(
     """Measure and print a table in Markdown.
 
     Args:
-        clips: in a batch.
-        rounds: steps of each kind that are timed.
-        models: with commas, of transformers, spatiotemporal, factorised_encoder, factorised_self_attention,
+        clips: batch size.
+        rounds: measured steps of each kind.
+        models: separated by commas; transformers, spatiotemporal, factorised_encoder, factorised_self_attention,
             factorised_dot_product and average_pooling.
-        compiled: measure this package's models compiled, too.
-        checkpointing: measure them with activation checkpointing, too.
-        precision: of most arithmetic; bf16 by autocast, weights in float32.
-        threads: of the CPU; by default as many as PyTorch takes.
-        quick: toys in place of ViViT-B/16x2, to see that all works.
+        compiled: also measure this package's models compiled.
+        checkpointing: also measure them with activation checkpointing.
+        precision: bf16 is by autocast, with float32 weights.
+        threads: on the CPU; by default PyTorch's choice.
+        quick: toy models, to check that it works.
     """
     task = Task(clips, optimiser, precision, device, threads or torch.get_num_threads(), quick)
     names = models.split(",")

@@ -1,9 +1,9 @@
-"""H.264 files for the benchmarks: a scene about as hard to code as a filmed one, the same whoever makes it.
+"""H.264 files for the benchmarks: a reproducible scene, about as hard to encode as a filmed one.
 
     .venv/bin/python -m benchmarks.videos [FOLDER]
 
-Photographs pass before a camera that pans, turns and shakes, with two more that move on their own, a cut, and noise.
-x264 codes them with its default settings, at the sizes in which videos of actions are kept.
+A camera pans, turns and shakes over photographs, with two moving objects, a cut, and noise. x264 encodes them with its
+default settings, at the usual sizes of action videos.
 """
 
 import math
@@ -31,7 +31,7 @@ NOISE = 3.0  # standard deviation, of 255
 
 
 def generated(size: str, folder: Path = FOLDER, seconds: float = SECONDS) -> Path:
-    """The file of this size, written if it is not there."""
+    """The file of this size, written if it is missing."""
     path = folder / f"{size}p_{seconds:g}s.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def generated(size: str, folder: Path = FOLDER, seconds: float = SECONDS) -> Pat
 
 def _write(path: Path, height: int, width: int, num_frames: int) -> None:
     scene, noise = _wall(height), np.random.default_rng(0)
-    # A field of noise that every frame takes another piece of: drawing it anew would take longer than all the rest.
+    # Every frame uses another piece of one noise field, because drawing new noise would take longer than all the rest.
     field = torch.from_numpy(noise.normal(0, NOISE, (height + 64, width + 64)).astype(np.float32))
     with av.open(str(path), "w") as container:
-        # The number of threads decides how x264 divides its work, and so the bytes.
+        # The bytes depend on how x264 splits its work, which depends on the number of threads.
         options = {"preset": "medium", "crf": "23", "threads": "2"}
         stream = container.add_stream("libx264", rate=RATE, options=options)
         assert isinstance(stream, av.VideoStream)
@@ -62,9 +62,9 @@ def _write(path: Path, height: int, width: int, num_frames: int) -> None:
 
 
 def _wall(height: int) -> Tensor:
-    """Photographs side by side, four rows of six, for a picture of this height: (3, H, W) of 0 to 255."""
+    """Four rows of six photographs, for a picture of this height: (3, H, W) from 0 to 255."""
     tiles = [_tile(name) for name in PHOTOGRAPHS]
-    # Each row begins with another photograph.
+    # Each row starts with another photograph.
     rows = [torch.cat([tiles[(5 * row + i) % len(tiles)] for i in range(6)], dim=2) for row in range(4)]
     wall = torch.cat(rows, dim=1)
     size = [round(length * height / 1080) for length in wall.shape[1:]]
@@ -83,10 +83,10 @@ def _tile(name: str) -> Tensor:
 
 
 def _view(scene: Tensor, height: int, width: int, number: int) -> Tensor:
-    """What the camera sees in this frame: (3, height, width)."""
+    """A frame of the camera: (3, height, width)."""
     seconds = number / RATE
-    cut = seconds >= 6.3  # the camera looks elsewhere from here on
-    # A hand shakes: a few sines that do not fit together. All lengths are of the height of the picture.
+    cut = seconds >= 6.3  # a cut: the camera looks elsewhere
+    # The hand shakes in a few incommensurate sines. Lengths are in heights of the picture.
     shake = [0.004 * (math.sin(7.1 * seconds + axis) + math.sin(17.3 * seconds + 2 * axis)) for axis in (0, 1)]
     middle = [
         (0.3 if cut else -0.2) + 0.35 * math.sin(0.5 * seconds + 1) + shake[0],
@@ -94,7 +94,7 @@ def _view(scene: Tensor, height: int, width: int, number: int) -> Tensor:
     ]
     picture = _look(scene, height, width, middle, 1 + 0.1 * math.sin(0.7 * seconds), 0.06 * math.sin(0.9 * seconds))
     for phase in (0.0, 2.0):
-        # Someone moves through the picture: an ellipse, filled with another piece of the wall.
+        # Someone walks by: an ellipse filled with another part of the wall.
         up = height / 2 + 0.25 * height * math.sin(1.3 * seconds + phase)
         along = width / 2 + 0.35 * width * math.sin(0.8 * seconds + 2 * phase)
         tall, broad = round(0.45 * height), round(0.25 * height)
@@ -112,7 +112,7 @@ def _view(scene: Tensor, height: int, width: int, number: int) -> Tensor:
 
 
 def _look(scene: Tensor, height: int, width: int, middle: list[float], zoom: float, angle: float) -> Tensor:
-    """A piece of the scene around `middle` (down, right, of the scene's half height), turned by `angle`."""
+    """A part of the scene around `middle` (down, right, in half heights of the scene), turned by `angle`."""
     scene_height, scene_width = scene.shape[1:]
     scale_y, scale_x = height / zoom / scene_height, width / zoom / scene_width
     cosine, sine, aspect = math.cos(angle), math.sin(angle), height / width

@@ -22,8 +22,8 @@ TIMES, PLACES = 2, 16  # of the toy
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(("share", "places"), [(1.0, 16), (0.5, 8), (0.25, 4)])
-def test_an_update_sees_the_share_of_the_tokens_that_is_kept(suffix: str, share: float, places: int) -> None:
+@pytest.mark.parametrize(("fraction", "places"), [(1.0, 16), (0.5, 8), (0.25, 4)])
+def test_an_update_sees_the_share_of_the_tokens_that_is_kept(suffix: str, fraction: float, places: int) -> None:
     recipe = recipe_of(suffix, small=False, quick=True)
     trainer, seen = Trainer(recipe, [str(number) for number in range(400)]), []
 
@@ -33,28 +33,28 @@ def test_an_update_sees_the_share_of_the_tokens_that_is_kept(suffix: str, share:
     encoder = next(module for module in trainer.model.modules() if isinstance(module, Encoder))
     encoder.blocks[0].register_forward_pre_hook(look)
     before = [parameter.detach().clone() for parameter in trainer.model.heads.parameters()]
-    assert seconds_of_updates(trainer, repeat(random_batch(recipe, 3)), 2, share) > 0
+    assert seconds_of_updates(trainer, repeat(random_batch(recipe, 3)), 2, fraction) > 0
     expected = {"": (3, 1 + TIMES * places), "fe": (3 * TIMES, 1 + places)}.get(suffix, (3, TIMES, places))
     assert seen == [expected, expected]
     after = list(trainer.model.heads.parameters())
     assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_flops_are_those_worked_out_by_hand(share: float) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_flops_are_those_worked_out_by_hand(fraction: float) -> None:
     # The embedding sees all tokens, the two layers those that are kept and a class token: D 48, MLP 96.
-    seen = round(share * TIMES * PLACES) + 1
+    seen = round(fraction * TIMES * PLACES) + 1
     embedding, head = TIMES * PLACES * 3 * 2 * 16 * 16 * 48, 48 * 400
     layer = seen * (4 * 48 * 48 + 2 * 48 * 96) + 2 * seen * seen * 48
     expected = 2 * (embedding + 2 * layer + head)
-    assert token_dropping.flops(recipe_of("", small=False, quick=True), share) == expected
+    assert token_dropping.flops(recipe_of("", small=False, quick=True), fraction) == expected
 
 
-def test_shares_take_turns_and_the_first_round_does_not_count() -> None:
+def test_fractions_take_turns_and_the_first_round_does_not_count() -> None:
     turns: list[float] = []
 
-    def seconds(share: float) -> float:
-        turns.append(share)
+    def seconds(fraction: float) -> float:
+        turns.append(fraction)
         return float(len(turns))
 
     assert token_dropping.take_turns([1.0, 0.5], 2, seconds) == {1.0: [3.0, 5.0], 0.5: [4.0, 6.0]}
@@ -74,7 +74,7 @@ def test_each_way_has_as_many_updates_as_fit_into_the_same_time(
     update = Trainer.update
 
     def counted(self: Trainer, batch: Any, step: int, rate: float) -> None:
-        updates.append((1 - self.droppings[0].share, rate))
+        updates.append((1 - self.droppings[0].rate, rate))
         update(self, batch, step, rate)
 
     def copied(folder: Path, **_: int) -> None:
@@ -85,7 +85,7 @@ def test_each_way_has_as_many_updates_as_fit_into_the_same_time(
     monkeypatch.setattr(Trainer, "update", counted)
     token_dropping.take_accuracy(0.5, seconds=0.9, rounds=1, videos=9, seeds=2, folder=tmp_path)
     each = [1.0] * 3 + [0.5] * 9
-    assert [share for share, _ in updates] == 2 * each
+    assert [fraction for fraction, _ in updates] == 2 * each
     # Either way the cosine ends with the last update, after a warm-up of an eighth.
     assert updates[2][1] == pytest.approx(learning_rate(2, 1e-3, 3 / 8, 3))
     assert updates[11][1] == pytest.approx(learning_rate(8, 1e-3, 9 / 8, 9))
