@@ -1,5 +1,6 @@
 """Which pictures an evaluation writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,10 @@ def test_pictures_are_named_after_their_heads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", [draw_confusions, draw_reliabilities])
-def test_other_answers_give_other_pictures(draw: object, tmp_path: Path) -> None:
-    assert callable(draw)
+def test_other_answers_give_other_pictures(draw: Callable[[Evaluation, Path], list[Path]], tmp_path: Path) -> None:
     pictures = []
     for logits in ([[2.0, 0.0], [2.0, 0.0]], [[2.0, 0.0], [0.0, 2.0]]):
         (path,) = draw(evaluation_with(logits, [0, 1]), tmp_path)
         pictures.append(np.asarray(Image.open(path)))
     assert path.name in ("confusion.png", "reliability.png")
-    assert not np.array_equal(*pictures)
+    assert not np.array_equal(pictures[0], pictures[1])

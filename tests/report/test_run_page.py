@@ -576,7 +576,7 @@ def test_strange_heads_are_words_and_nothing_else(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", heads, tmp_path / "gone", "")
     scores = {f"{head}_top1": 0.5 for head in (*heads, "+".join(heads))}
     _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 3, "loss": 2.0, **scores}])
-    answers = [_said(*names, prefix=f"{head}_") for head, names in heads.items()]
+    answers = [_said(names[0], names[1], prefix=f"{head}_") for head, names in heads.items()]
     _predictions(run, [{**_video(0), **answers[0], **answers[1]}])
     page = Page(write_report(run))
     assert page.scores == dict.fromkeys(scores, "50.0\xa0%")
