@@ -528,7 +528,7 @@ def test_how_videos_cannot_be_read_is_said_before_a_run_is_begun(
     monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
     cases: list[tuple[str, dict[str, Any]]] = [
         ("decoder: nvdec needs an NVIDIA GPU", {"decoder": "nvdec"}),
-        ("timeout: 0 s is no time", {"timeout": 0.0}),
+        ("timeout: 0 s is out of range", {"timeout": 0.0}),
         ("workers: 10000 is out of range", {"workers": 10000}),
         ("workers: -1 is out of range", {"workers": -1}),
     ]

@@ -53,7 +53,7 @@ def test_fields_out_of_range(fields: dict[str, Any], message: str) -> None:
 
 def test_height_and_width_are_stretched_on_their_own_and_evenly_over_the_range() -> None:
     rng = np.random.default_rng(0)
-    drawn = np.array([draw_geometry(Augmentation(scale_jitter=(0.9, 1.33)), rng).stretch for _ in range(4000)])
+    drawn = np.array([draw_geometry(Augmentation(scale_jitter=(0.9, 1.33)), rng).factors for _ in range(4000)])
     assert drawn.min() >= 0.9 and drawn.max() < 1.33
     assert np.abs(np.corrcoef(drawn.T)[0, 1]) < 0.05
     for factors in drawn.T:
@@ -66,7 +66,7 @@ def test_only_what_is_asked_for_differs() -> None:
     for seed in range(20):
         plain = draw_geometry(Augmentation(), np.random.default_rng(seed))
         jittered = draw_geometry(Augmentation(scale_jitter=(0.9, 1.33)), np.random.default_rng(seed))
-        assert plain.stretch == (1.0, 1.0) != jittered.stretch
+        assert plain.factors == (1.0, 1.0) != jittered.factors
         assert (plain.place, plain.mirrored) == (jittered.place, jittered.mirrored)
 
 

@@ -177,7 +177,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_picture_of_another_size_is_named(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
     save("1.png", numbered(1))
     odd = save("2.png", numbered(2)[:, :60])
-    assert error_of(tmp_path) == (f"{odd}: is 60 x 32, but 1.png is 64 x 32; frames of a video are of one size")
+    assert error_of(tmp_path) == (f"{odd}: is 60 x 32, but 1.png is 64 x 32; all frames must have the same size")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -195,4 +195,4 @@ def test_damaged_picture_is_named(
 
 def test_pixels_of_unknown_range_are_refused(save: Callable[..., Path], tmp_path: Path) -> None:
     file = save("1.tif", np.zeros((32, 64), np.float32))
-    assert error_of(tmp_path).startswith(f"{file}: has pixels of 32 bits")
+    assert error_of(tmp_path).startswith(f"{file}: has 32-bit pixels")

@@ -1,4 +1,4 @@
-"""Clips out of videos: random ones for training, and every view for evaluation."""
+"""Read clips of videos: random ones for training, and all views for evaluation."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ from vivit.video.transforms import view_crops
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What a model wants to see of a video."""
+    """The clips that a model takes."""
 
     num_frames: int
     stride: int
-    """Frames of the video from one frame of the clip to the next."""
+    """Distance between the clip's frames, in frames of the video."""
     size: tuple[int, int]
-    """The crop, (height, width)."""
+    """Height and width of the crop."""
     resize: int
-    """What the shorter side becomes before the crop."""
+    """Pixels of the shorter side before the crop."""
     short: ShortClips = "loop"
 
 
 def frames_in(info: VideoInfo, span: tuple[float, float] | None) -> range:
-    """The numbers of the frames that are on screen within a span of seconds; of all, where there is none."""
+    """The numbers of the frames on screen within a span of seconds, or of all frames if it is None."""
     if span is None:
         return range(info.num_frames)
     first, end = (round(seconds * info.frame_rate) for seconds in span)
@@ -44,13 +44,11 @@ def read_training_clip(
     rng: np.random.Generator,
     decoder: Decoder = "pyav",
 ) -> tuple[Tensor, bool]:
-    """A clip (T, C, H, W) uint8, and whether it is mirrored. Its colours are as they are.
-
-    Where the augmentation does not say otherwise it is of a random time and place.
+    """Read a clip at a random time and place: (T, C, H, W) uint8, and whether it is mirrored. Colours are unchanged.
 
     Args:
-        span: only out of what is shown from and to these seconds.
-        rng: all that is random comes from it.
+        span: take the clip from within these seconds; None: from the whole video.
+        rng: the source of every random choice.
 
     Raises:
         VideoError: the file cannot be read.
@@ -58,11 +56,11 @@ def read_training_clip(
     geometry = draw_geometry(augmentation, rng)
     with open_video(source, decoder) as opened:
         info = opened.info
-        grid = frames_in(info, span)
-        start = _training_start(len(grid), spec, augmentation, rng)
-        numbers = clip_indices(len(grid), spec.num_frames, spec.stride, start, spec.short)
+        shown = frames_in(info, span)
+        start = _training_start(len(shown), spec, augmentation, rng)
+        numbers = clip_indices(len(shown), spec.num_frames, spec.stride, start, spec.short)
         size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
-        frames = opened.frames([grid[number] for number in numbers], size=size)
+        frames = opened.frames([shown[number] for number in numbers], size=size)
     return geometry.apply(frames, spec.size), geometry.mirrored
 
 
@@ -73,7 +71,7 @@ def _training_start(num_video_frames: int, spec: ClipSpec, augmentation: Augment
 
 
 def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
-    """Every frame of the even grid, its shorter side `resize`: (N, C, H, W) uint8."""
+    """Read all frames, or those in a span, with a shorter side of `resize` pixels: (N, C, H, W) uint8."""
     with open_video(source, decoder) as video:
         return video.frames(frames_in(video.info, span), short_side=resize)
 
@@ -81,7 +79,7 @@ def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: in
 def cut_training_clip(
     frames: Tensor, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[Tensor, bool]:
-    """As `read_training_clip`, out of what `read_whole` gave."""
+    """Like `read_training_clip`, from the frames that `read_whole` returned."""
     geometry = draw_geometry(augmentation, rng)
     start = _training_start(len(frames), spec, augmentation, rng)
     clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
@@ -97,19 +95,19 @@ def read_views(
     span: tuple[float, float] | None = None,
     decoder: Decoder = "pyav",
 ) -> Tensor:
-    """Every view of a video, read in one pass: (clips · crops, T, C, H, W) uint8, crop by crop of each clip.
+    """Read all views of a video in one pass: (clips · crops, T, C, H, W) uint8, the crops of a clip in a row.
 
     Args:
-        span: only what is shown from and to these seconds.
+        span: take the clips from within these seconds; None: from the whole video.
 
     Raises:
         VideoError: the file cannot be read.
     """
     with open_video(source, decoder) as video:
-        grid = frames_in(video.info, span)
-        starts = view_starts(len(grid), spec.num_frames, spec.stride, num_clips)
-        numbers = [n for s in starts for n in clip_indices(len(grid), spec.num_frames, spec.stride, s, spec.short)]
-        frames = video.frames([grid[number] for number in numbers], short_side=spec.resize)
+        shown = frames_in(video.info, span)
+        starts = view_starts(len(shown), spec.num_frames, spec.stride, num_clips)
+        numbers = [n for s in starts for n in clip_indices(len(shown), spec.num_frames, spec.stride, s, spec.short)]
+        frames = video.frames([shown[number] for number in numbers], short_side=spec.resize)
     crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
     views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
     return views.flatten(0, 1)

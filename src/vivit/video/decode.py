@@ -1,4 +1,4 @@
-"""From a video to the frames asked for: by time, right side up, in RGB, whichever decoder reads them."""
+"""Open a video and read frames by number: upright, in RGB, the same with every decoder."""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,36 +13,36 @@ from torch import Tensor
 from vivit.video.source import VideoError, VideoSource
 
 Decoder = Literal["pyav", "torchcodec", "nvdec"]
-# How many times as long as the other a side may be: where the shorter one is resized, the longer grows with it.
+# The longest ratio of the sides: when the shorter side is resized, the longer grows with it.
 LONGEST_SIDE = 32
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, as it is shown."""
+    """Properties of a video as displayed."""
 
     width: int
-    """Square pixels, as it is shown: after rotation, and widened where stored pixels are not square."""
+    """In square pixels, after rotation; widened if the stored pixels are not square."""
     height: int
     frame_rate: float
     """Frames per second, on average."""
     duration: float
     """Seconds from the first frame to the end of the last."""
     num_frames: int
-    """Positions on the even grid: `duration` × `frame_rate`, at least 1."""
+    """`duration` × `frame_rate`, at least 1."""
     codec: str
     rotation: int
-    """By how many degrees counter-clockwise the stored frames are turned to be shown: 0, 90, 180 or 270."""
+    """Degrees by which stored frames are turned counter-clockwise: 0, 90, 180 or 270."""
     mirrored: bool = False
-    """Whether left and right are exchanged after that."""
+    """Whether left and right are swapped after that."""
 
 
 class Video(ABC):
     """An open video. Use it in a `with` statement, or close it.
 
-    Frames are addressed on an even grid at the average frame rate: number k is the frame that is on screen in the
-    middle of the k-th interval, at k + ½ over the rate seconds after the first frame. At a constant rate these are the
-    frames themselves; at a variable rate the clip still runs at an even pace.
+    Frames are numbered on an even timeline at the average frame rate: number k is the frame on screen in the middle of
+    the k-th interval, (k + ½) / rate seconds after the first frame. At a constant rate, these are the stored frames; at
+    a variable rate, a clip still has an even pace.
     """
 
     source: VideoSource
@@ -51,18 +51,18 @@ class Video(ABC):
     def frames(
         self, indices: Sequence[int], short_side: int | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """The frames with these numbers on the even grid, in the order given; numbers may repeat.
+        """The frames with these numbers, in the order given; numbers may repeat.
 
         Args:
-            indices: 0 to `info.num_frames` − 1; beyond the ends stands the first or the last frame.
-            short_side: resize so that the shorter side has this many pixels; the ratio of the sides stays.
+            indices: 0 to `info.num_frames` − 1; a number outside means the first or the last frame.
+            short_side: resize so that the shorter side has this many pixels, keeping the aspect ratio.
             size: resize to (height, width).
 
         Returns:
-            (N, 3, height, width) uint8 RGB, in whatever order in memory is quickest.
+            (N, 3, height, width) uint8 RGB; the layout in memory varies.
 
         Raises:
-            VideoError: the file breaks off before a wanted frame, or is far too long and narrow to be resized.
+            VideoError: the file ends before a wanted frame, or is far too long and narrow to be resized.
         """
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
@@ -89,7 +89,7 @@ class Video(ABC):
 
     @abstractmethod
     def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
-        """What is on screen at each of these times, (N, 3, height, width) uint8.
+        """The frames on screen at these times, (N, 3, height, width) uint8.
 
         Args:
             times: ascending, in seconds after the first frame.
@@ -108,7 +108,7 @@ class Video(ABC):
 
 
 def check_decoder(decoder: Decoder) -> None:
-    """Raises UserError where it is not installed, or has no GPU to work on."""
+    """Raise UserError if the decoder is not installed, or needs a GPU and there is none."""
     if decoder != "pyav":
         from vivit.video.decode_torchcodec import check_usable
 
@@ -120,12 +120,12 @@ def open_video(source: VideoSource | str, decoder: Decoder = "pyav") -> Video:
 
     Args:
         source: a path, or a member of a shard.
-        decoder: "pyav" needs nothing further; "torchcodec" and, on an NVIDIA GPU, "nvdec" need the package torchcodec
-            and FFmpeg's libraries. Files that torchcodec reads otherwise, such as mirrored ones, PyAV reads even then.
+        decoder: "pyav" is always there; "torchcodec" and, on an NVIDIA GPU, "nvdec" need the package torchcodec and
+            FFmpeg's libraries. PyAV still reads files in which torchcodec finds other frames, such as mirrored ones.
 
     Raises:
-        VideoError: it cannot be read.
-        UserError: the file is one for a decoder that is not installed.
+        VideoError: the video cannot be read.
+        UserError: the decoder is not installed.
     """
     source = Path(source) if isinstance(source, str) else source
     if isinstance(source, Path) and os.path.isdir(source):

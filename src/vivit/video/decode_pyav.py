@@ -1,4 +1,4 @@
-"""The default decoder: PyAV, whose wheels bring FFmpeg along."""
+"""The default decoder: PyAV, whose wheels include FFmpeg."""
 
 import os
 import stat
@@ -18,26 +18,26 @@ from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
 from vivit.video.source import InShard, VideoError, VideoSource
 
-# Seconds before the end of a Matroska file in which its last frame is looked for.
+# Seconds at the end of a Matroska file that are searched for its last frame.
 LAST_SECONDS = 2.0
 
 
 class PyAVVideo(Video):
-    """A file as PyAV reads it."""
+    """A file read by PyAV."""
 
     def __init__(self, source: VideoSource) -> None:
-        """Open the file and decode its first frame. Raises VideoError where that cannot be done."""
+        """Open the file and decode its first frame. Raises VideoError if that fails."""
         self.source = source
         self._reformatter = VideoReformatter()
-        # Not a method of this object: the two would refer to each other, and wait for the garbage collector.
+        # Not a method of this object: the two would refer to each other until garbage is collected.
         self._walk = FrameWalk(source, partial(open_container, source))
         try:
-            self._tell()
+            self._read_info()
         except BaseException:
             self.close()
             raise
 
-    def _tell(self) -> None:
+    def _read_info(self) -> None:
         frame = self._walk.first.frame
         duration, rate = self._timeline()
         self._transposed, self._flipped = _orientation(frame)
@@ -46,7 +46,7 @@ class PyAVVideo(Video):
         if self._transposed:
             width, height = height, width
         self._unscaled = (height, width) if aspect == 1 else None
-        # Turned by a quarter to the left is transposed and upside down.
+        # A quarter turn to the left is a transposition followed by a vertical flip.
         upside_down, leftside_right = self._flipped
         turns = (1 if upside_down else 3) if self._transposed else (2 if upside_down else 0)
         self.info = VideoInfo(
@@ -61,12 +61,12 @@ class PyAVVideo(Video):
         )
 
     def _timeline(self) -> tuple[float, float]:
-        """Duration in seconds and average frame rate. The container's count of frames is not asked: it may be wrong."""
+        """Duration in seconds and average frame rate. The container's frame count is not used: it may be wrong."""
         walk, stream = self._walk, self._walk.stream
-        # In an MPEG program stream it is that between packs, each of which may hold many frames; in ASF the sound's.
+        # An MPEG program stream tells the duration between packs, which may hold many frames; ASF that of the sound.
         if stream.duration and walk.rate and walk.container.format.name not in ("mpeg", "asf"):
             return float(stream.duration * (stream.time_base or 0)), walk.rate
-        # WebM and Matroska keep no duration of a stream, and the container's may be that of the sound.
+        # WebM and Matroska store no duration of a stream, and the container's may be that of the sound.
         if walk.rate and (end := walk.last_start(LAST_SECONDS)) is not None:
             return end - walk.first.time + 1 / walk.rate, walk.rate
         times = walk.packet_times()
@@ -76,12 +76,12 @@ class PyAVVideo(Video):
 
     @property
     def start(self) -> float:
-        """When the first frame is shown, in seconds of the stream."""
+        """Time of the first frame, in seconds of the stream."""
         return self._walk.first.time
 
     @property
     def container(self) -> str:
-        """The names of its format, as FFmpeg has them."""
+        """FFmpeg's names for the container format."""
         return self._walk.container.format.name
 
     @property
@@ -104,7 +104,7 @@ class PyAVVideo(Video):
 
 
 def open_container(source: VideoSource) -> InputContainer:
-    """As PyAV opens it, and no other file or address through it. Raises VideoError."""
+    """Open a file with PyAV so that it cannot lead to another file or address. Raises VideoError."""
     try:
         return _open_file(source) if isinstance(source, Path) else _open_member(source)
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def open_container(source: VideoSource) -> InputContainer:
 
 
 def _open_file(path: Path) -> InputContainer:
-    # A pipe is opened without waiting for who writes into it.
+    # Open a pipe without waiting for a writer.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         status = os.fstat(number)
@@ -122,7 +122,7 @@ def _open_file(path: Path) -> InputContainer:
             raise VideoError(path, "is not a regular file")
         if not status.st_size:
             raise VideoError(path, "is empty")
-        # Opened by its number, no name is taken for an address or a pattern, and no file leads to another.
+        # Opened by its descriptor, no name can be taken for an address or a pattern, and no file can lead to another.
         options = {"max_pixels": str(MOST_PIXELS), "fd": str(number), "protocol_whitelist": "fd"}
         return av.open("fd:", "r", options=options, metadata_errors="ignore")
     finally:
@@ -135,18 +135,18 @@ def _open_member(member: InShard) -> InputContainer:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
-    """How a stored picture is brought to the screen: whether transposed, and then, whether upside down and mirrored.
+    """How to display a stored picture: whether to transpose it, then whether to flip it vertically and horizontally.
 
-    The display matrix sends (x, y), downwards, to (a x + c y, b x + d y); in its bytes stand a, b, 0, c, d, 0, ….
+    The display matrix maps (x, y), with y downwards, to (a x + c y, b x + d y); its bytes are a, b, 0, c, d, 0, ….
     """
-    # A frame and its side data refer to each other and wait for the garbage collector: so, a copy without much to it.
+    # A frame and its side data refer to each other until garbage is collected, so this uses a tiny copy of the frame.
     frame = VideoReformatter().reformat(
         frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT, threads=1
     )
     try:
         side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     except ValueError:
-        # PyAV refuses all side data where there is a kind that it does not know; it knows the angle all the same.
+        # PyAV refuses all side data if it does not know one kind of it, but still knows the angle.
         turns = round(frame.rotation / 90) % 4
         return turns % 2 == 1, (turns in (1, 2), turns in (2, 3))
     if side_data is None:

@@ -1,4 +1,4 @@
-"""The decoder of PyTorch itself, on the CPU or in an NVIDIA GPU, where torchcodec and FFmpeg's libraries are there."""
+"""PyTorch's decoder torchcodec, on the CPU or an NVIDIA GPU, if it and FFmpeg's libraries are installed."""
 
 import importlib
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from vivit.video.source import VideoError
 
 
 def is_read_alike(video: PyAVVideo) -> bool:
-    """Whether torchcodec finds the same frames: it does in MP4 and Matroska.
+    """Whether torchcodec finds the same frames as PyAV: it does in MP4 and Matroska.
 
-    In other containers it goes by times that are not there or wrong; it does not mirror, and takes times below zero for
-    those of other frames.
+    In other containers it relies on times that are missing or wrong. It does not mirror, and confuses frames with
+    negative times.
     """
     return not video.info.mirrored and video.start >= 0 and video.container.split(",")[0] in ("mov", "matroska")
 
 
 def check_usable(device: str) -> None:
-    """Raises UserError where torchcodec, or for "cuda" a GPU, is not there."""
+    """Raise UserError if torchcodec, or for "cuda" a GPU, is missing."""
     try:
         importlib.import_module("torchcodec.decoders")
     except (ImportError, OSError, RuntimeError) as error:
@@ -38,18 +38,18 @@ def check_usable(device: str) -> None:
 
 
 class TorchCodecVideo(Video):
-    """A file whose facts PyAV tells, so that its grid of frames is the same, and whose frames torchcodec decodes.
+    """A file whose frames torchcodec decodes, while PyAV tells its properties, so that frame numbers are the same.
 
-    torchcodec reads through the whole file once when it is opened, without decoding: only so are its frames the right
-    ones at a variable rate.
+    torchcodec reads the whole file once when it is opened, without decoding. Without this, its frames would be wrong at
+    a variable rate.
     """
 
     def __init__(self, facts: PyAVVideo, device: str = "cpu") -> None:
-        """Raises UserError where torchcodec cannot be used.
+        """Raises UserError if torchcodec cannot be used.
 
         Args:
             facts: the same file; it may be closed afterwards.
-            device: "cpu", or "cuda" for NVDEC. Frames come to the CPU in any case.
+            device: "cpu", or "cuda" for NVDEC. Frames are copied to the CPU in both cases.
         """
         check_usable(device)
         from torchcodec import decoders, transforms
@@ -60,7 +60,7 @@ class TorchCodecVideo(Video):
         self._opened: tuple[tuple[int, int], decoders.VideoDecoder] | None = None
 
     def _decoder(self, height: int, width: int):  # type: ignore[no-untyped-def]
-        """torchcodec scales as it decodes, to a size that is set when the file is opened."""
+        """The decoder for this size: torchcodec scales while decoding, to a size set when the file is opened."""
         if self._opened is None or self._opened[0] != (height, width):
             resize = self._transforms.Resize((height, width))
             scaled = (self.info.height, self.info.width) != (height, width)
@@ -84,7 +84,7 @@ class TorchCodecVideo(Video):
                     self.source,
                     f"only its first {end - self._start:.1f} s can be decoded, of at least {times[-1]:.1f}",
                 )
-            # The end itself is past the last frame.
+            # At the very end, no frame is shown any more.
             frames = decoder.get_frames_played_at([min(second, end - 1e-6) for second in seconds]).data
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None

@@ -1,4 +1,4 @@
-"""A folder of pictures is a video: they are its frames, in the natural order of their names."""
+"""Read a folder of pictures as a video: its frames, in the natural order of their names."""
 
 import re
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from vivit.video.scaling import draw, room_for
 from vivit.video.source import VideoError
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Pictures carry no times; this is the rate of most videos that frames are taken from.
+# Pictures have no times; this is the rate of most videos that frames are extracted from.
 FRAME_RATE = 25.0
 
 
 class FrameFolder(Video):
-    """The pictures of a folder, shown at 25 frames a second.
+    """The pictures of a folder, at 25 frames per second.
 
-    Other files, hidden files and folders in it are passed over. A picture is turned as its EXIF tag says. Transparency
-    is left out, as decoders of videos do, and of 16 bits the upper 8 stay.
+    Other files, hidden files and subfolders are ignored. A picture is turned as its EXIF tag says. Transparency is
+    dropped, as by video decoders, and 16-bit values keep their upper 8 bits.
     """
 
     def __init__(self, folder: Path) -> None:
-        """List the folder and read its first picture. Raises VideoError where that cannot be done."""
+        """List the folder and read its first picture. Raises VideoError if that fails."""
         try:
             files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES and file.is_file()]
         except OSError as error:
@@ -35,7 +35,7 @@ class FrameFolder(Video):
         self._files = sorted((file for file in files if not file.name.startswith(".")), key=_natural)
         if not self._files:
             known = " ".join(sorted(PICTURES))
-            raise VideoError(folder, f"holds no pictures ({known}); if there are videos in it, name these")
+            raise VideoError(folder, f"holds no pictures ({known}); if it holds videos, name them")
         self.source, self._reformatter = folder, VideoReformatter()
         first, codec = _read(self._files[0])
         self.info = VideoInfo(
@@ -57,7 +57,8 @@ class FrameFolder(Video):
             if pixels.shape[:2] != stored:
                 first = f"{self._files[0].name} is {self.info.width} x {self.info.height}"
                 raise VideoError(
-                    file, f"is {pixels.shape[1]} x {pixels.shape[0]}, but {first}; frames of a video are of one size"
+                    file,
+                    f"is {pixels.shape[1]} x {pixels.shape[0]}, but {first}; all frames must have the same size",
                 )
             draw(av.VideoFrame.from_ndarray(pixels, format="rgb24"), picture, self._reformatter)
         return pictures
@@ -67,13 +68,13 @@ class FrameFolder(Video):
 
 
 def _natural(file: Path) -> tuple[list[str | int], str]:
-    """Numbers in names count as numbers: frame2 before frame10."""
+    """Sort numbers in names by value: frame2 before frame10."""
     parts = re.split(r"(\d+)", file.stem)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
 def _read(file: Path) -> tuple[np.ndarray, str]:
-    """(height, width, 3) uint8, turned as it is to be shown, and what it was compressed with."""
+    """Return (height, width, 3) uint8, upright, and the format of the file."""
     try:
         with Image.open(file) as image:
             codec = (image.format or "").lower()
@@ -82,7 +83,7 @@ def _read(file: Path) -> tuple[np.ndarray, str]:
                 grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
                 return np.ascontiguousarray(grey[..., None].repeat(3, axis=2)), codec
             if upright.mode in ("I", "F"):
-                raise VideoError(file, "has pixels of 32 bits, and what is black and white in them is not known")
+                raise VideoError(file, "has 32-bit pixels, whose range from black to white is unknown")
             return np.asarray(upright.convert("RGB")), codec
     except UnidentifiedImageError:
         raise VideoError(file, "not a readable picture") from None

@@ -1,4 +1,4 @@
-"""Walking through a file to the frames on screen at given times, and decoding as little as can be on the way."""
+"""Find the frames on screen at given times, decoding as little of the file as possible."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
@@ -12,29 +12,28 @@ from av.container import InputContainer
 
 from vivit.video.source import VideoError, VideoSource
 
-# A frame further on than this, in seconds, may be worth a jump to the key frame before it.
+# If the next frame is this many seconds ahead, a jump to the key frame before it may pay.
 SEEK_AHEAD = 0.5
-# Where the file has no index, a jump may read much of it: it is tried for this many seconds and more.
+# The same for a file without an index, where a jump may read much of the file.
 BLIND_SEEK_AHEAD = 10.0
-# A file may end this much before its container says, in seconds, and its last frame stands until then.
+# A file may end this many seconds earlier than its container says; its last frame is shown until then.
 TOLERANCE = 1.0
-# Where a file tells of more frames a second than this, it means something else.
+# If a file claims more frames per second, the number means something else.
 MOST_FRAMES = 1000
-# So many packets are looked at behind the one that is decoded: a frame may come that much before the one shown next,
-# with pyramids of 32. (That no frame is shown before it is decoded would tell sooner, but Matroska's decoding times are
-# guesses.)
+# Packets to look ahead of the one being decoded: with pyramids of 32, a frame may be stored that many packets before
+# the one shown next. (Decoding times would tell sooner that no earlier frame can follow, but Matroska's are guesses.)
 LOOK_AHEAD = 40
 
-# Of a picture: 8192 × 8192. A file of a kilobyte may claim any size, and memory is taken for it.
+# Pixels of a picture: 8192 × 8192. A file of a kilobyte may claim any size, and memory would be allocated for it.
 MOST_PIXELS = 1 << 26
 
 
 class Shown(NamedTuple):
-    """A decoded frame and when it is on screen, in seconds of the stream."""
+    """A decoded frame and when it appears on screen, in seconds of the stream."""
 
     time: float
     until: float | None
-    """When the next one takes its place; None where packets do not tell."""
+    """When the next frame replaces it; None if packets do not tell."""
     frame: av.VideoFrame
 
 
@@ -42,21 +41,21 @@ class FrameWalk:
     """The frames of a file's video stream, by time."""
 
     def __init__(self, source: VideoSource, open_container: Callable[[], InputContainer]) -> None:
-        """Open the file and decode its first frame. Raises VideoError where that cannot be done.
+        """Open the file and decode its first frame. Raises VideoError if that fails.
 
         Args:
             source: for messages.
-            open_container: called again where a file cannot be sought in.
+            open_container: called again if the file does not support seeking.
         """
         self.source, self._open_container = source, open_container
         self.container = open_container()
         self._frames = self._decode()
         try:
             self._choose_stream()
-            self._wanted: Sequence[float] | None = None  # in ticks of the stream; None is every frame
-            self._seen_until = -float("inf")  # before this, frames may have been left out
+            self._wanted: Sequence[float] | None = None  # in ticks of the stream; None: every frame
+            self._seen_until = -float("inf")  # before this, frames may have been skipped
             self._ahead: Shown | None = None
-            self._elsewhere = False  # the container stands where its packets were looked at
+            self._elsewhere = False  # the container is where packet times were last read
             self._begin()
             first = next(self._frames, None)
             if first is None:
@@ -70,34 +69,34 @@ class FrameWalk:
         # A cover picture is a video stream too, marked as attached.
         streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not len(self.container.streams):
-            # An MP4 without the index at its end opens all the same, as a file of nothing.
+            # An MP4 without the index at its end opens as an empty file.
             raise VideoError(self.source, "not a readable video (it is cut off or damaged)")
         if not streams:
             raise VideoError(self.source, "has no video stream")
         streams = [s for s in streams if s.codec_context is not None]
         if not streams:
             raise VideoError(self.source, "its codec is not known")
-        # As the ffmpeg program chooses among several: what is marked as the default, then what is largest.
+        # Like the ffmpeg program: prefer the default stream, then the largest.
         self._use(max(streams, key=lambda s: (bool(s.disposition & s.disposition.default), s.width * s.height)))
 
     def _use(self, stream: av.VideoStream) -> None:
         self.stream = stream
-        # Frame threads hang when decoding stops early, and files are read in parallel anyway.
+        # Threads for frames hang when decoding stops early, and files are read in parallel anyway.
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"max_pixels": str(MOST_PIXELS)}
-        # Otherwise what is cut off at the left is rounded down to what memory is aligned to.
+        # Otherwise cropping at the left is rounded down to the alignment of memory.
         context.flags |= Flags.unaligned
         self._tick = float(stream.time_base or 0) or 1.0
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         self.rate = next((rate for rate in rates if 0 < rate < MOST_FRAMES), 0.0)
-        # In H.264 a picture that says so is referred to by no other, so leaving it out changes none. A field may say
-        # so and belong to a picture that is needed.
+        # In H.264, no picture depends on one that is marked as unreferenced, so it can be skipped. A field may be
+        # marked though its picture is needed.
         self._may_skip = context.name == "h264" and context.field_order <= 1
 
     def on_screen(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
-        """For each of these times, ascending, in seconds after the first frame, the last frame shown no later."""
-        # With a little over: sums of floats may fall short of the very moment when a frame comes on screen.
+        """The frame on screen at each of these times, ascending, in seconds after the first frame."""
+        # A little later: sums of floats may fall just short of the moment when a frame appears.
         times = [self.first.time + time + 1e-6 for time in times]
         behind = self._elsewhere or (bool(times) and times[0] < self._seen_until)
         self._wanted = [time / self._tick for time in times]
@@ -118,7 +117,7 @@ class FrameWalk:
             yield self._current.frame
 
     def _check_end(self, time: float) -> None:
-        """The stream is over: may its last frame stand for this time?"""
+        """The stream has ended: raise VideoError unless its last frame may be shown at this time."""
         last = self._current
         shown_until = last.time + float((last.frame.duration or 0) * (last.frame.time_base or 0))
         if time > shown_until + TOLERANCE:
@@ -129,7 +128,7 @@ class FrameWalk:
             )
 
     def _jump_pays(self, time: float) -> bool:
-        """Whether a key frame between here and there saves decoding."""
+        """Whether a key frame between here and that time saves decoding."""
         here = (self._ahead or self._current).time
         if time - here < SEEK_AHEAD or not self._can_jump():
             return False
@@ -140,16 +139,16 @@ class FrameWalk:
         return entries[found].timestamp * self._tick > here
 
     def _can_jump(self) -> bool:
-        # Most packets of an MPEG program stream carry no time, and those made up for them after a jump are wrong.
+        # Most packets of an MPEG program stream have no time, and the ones made up after a jump are wrong.
         return self._timed and self.stream.time_base is not None and self.container.format.name != "mpeg"
 
     @property
     def _timed(self) -> bool:
-        """A bare stream of frames has no times: they are counted from the beginning."""
+        """Whether frames have times; those of a raw stream are counted from the beginning."""
         return self.first.frame.pts is not None or self.first.frame.dts is not None
 
     def _jump(self, time: float) -> None:
-        """Go on from the key frame before that time, or from the start where the file does not let us."""
+        """Continue from the key frame before that time, or from the start if seeking does not work."""
         back = 0.0
         while self._can_jump() and time - back > self.first.time:
             self._seek(time - back)
@@ -158,7 +157,7 @@ class FrameWalk:
             if first is not None and first.time <= time:
                 self._current = first
                 return
-            # An index may hold decoding times, which are earlier, or the key frame may be damaged.
+            # The index may hold decoding times, which are earlier, or the key frame may be damaged.
             back = 4 * back or 1.0
         self._restart()
 
@@ -172,7 +171,7 @@ class FrameWalk:
         self._current = first
 
     def _open_again(self) -> None:
-        """Some files cannot be sought in."""
+        """Start again from the beginning of a file that does not support seeking."""
         index = self.stream.index
         self.container.close()
         self.container = self._open_container()
@@ -182,6 +181,7 @@ class FrameWalk:
         self._begin()
 
     def seek_to_start(self) -> bool:
+        """Returns False if the file does not support seeking."""
         before = min(0.0, self.first.time) - 1.0
         try:
             self.container.seek(int(before * 1e6))
@@ -191,16 +191,16 @@ class FrameWalk:
         return True
 
     def packet_times(self) -> list[float]:
-        """When each frame is shown, in order, from the packets alone, without decoding. Reads the whole file."""
+        """The times of all frames, ascending, from packets alone, without decoding. Reads the whole file."""
         if not self.seek_to_start():
             self._open_again()
         return self._times_to_the_end()
 
     def last_start(self, before_end: float) -> float | None:
-        """When the last frame comes on screen, from the packets at the end alone; None where that cannot be told.
+        """The time of the last frame, from the packets at the end alone; None if they do not tell.
 
         Args:
-            before_end: how many seconds before the container's end to begin.
+            before_end: how many seconds before the container's end to start reading.
         """
         if self.container.duration is None or not self._can_jump() or not len(self.stream.index_entries):
             return None
@@ -211,7 +211,7 @@ class FrameWalk:
     def _times_to_the_end(self) -> list[float]:
         self._elsewhere = True
         times = []
-        # Of a broken file, what has been seen of it counts.
+        # A broken file ends where reading fails.
         with suppress(av.error.FFmpegError):
             for packet in self._demux():
                 if packet.pts is not None:
@@ -221,20 +221,20 @@ class FrameWalk:
         return sorted(times)
 
     def _seek(self, time: float) -> None:
-        # Where that fails, whoever asked finds out where the next frame lies.
+        # If it fails, the time of the next frame shows where the container is.
         with suppress(av.error.FFmpegError):
             self.container.seek(int(time / self._tick), stream=self.stream)
 
     def _begin(self) -> None:
-        """Decode from where the container stands."""
+        """Decode from the current position of the container."""
         self._frames = self._decode()
         self._ahead, self._elsewhere = None, False
         self._seen_until = -float("inf")
 
     def _decode(self) -> Generator[Shown]:
-        """The frames from here on in the order they are shown; a damaged packet is passed over."""
-        # AVI stores no presentation times, and what is made up for them is wrong where frames are reordered; but
-        # frames leave the decoder one for each packet, so that the packets' times are right.
+        """The frames from here on, in the order they are shown; a damaged packet is skipped."""
+        # AVI stores no presentation times, and those made up for it are wrong if frames are reordered. But the decoder
+        # returns one frame for each packet, so the packets' times are right.
         presentation_times = self.container.format.name != "avi"
         ends: dict[int, float] = {}
         time = 0.0
@@ -244,7 +244,7 @@ class FrameWalk:
                     ends[packet.pts] = end * self._tick
                     self._skip_unless_wanted(packet.pts, end)
                 else:
-                    # How long it is shown is not known, so it may be wanted.
+                    # It is unknown until when it is shown, so it may be wanted.
                     self.stream.codec_context.skip_frame = "DEFAULT"
                 if packet.dts is not None:
                     time = packet.dts * self._tick
@@ -258,7 +258,7 @@ class FrameWalk:
                     if stamp is not None:
                         time = stamp * self._tick
                     else:
-                        # Those that are left in the decoder at the end come without times.
+                        # Frames left in the decoder at the end have no times.
                         time += 1 / (self.rate or 25)
                     yield Shown(time, ends.pop(stamp, None) if stamp is not None else None, frame)
         except av.error.FFmpegError:
@@ -274,18 +274,18 @@ class FrameWalk:
             self._seen_until = max(self._seen_until, end * self._tick)
 
     def _demux(self) -> Iterator[av.Packet]:
-        # PyAV knows only the streams that it found at first, and fails at the end of a file where more came later.
+        # PyAV knows only the streams it found when opening, and fails at the end of a file if more appeared later.
         with suppress(IndexError):
             yield from self.container.demux(self.stream)
 
     def _packets(self) -> Iterator[tuple[av.Packet, int | None]]:
-        """Each packet, and when the frame that is shown after its own is shown, in ticks."""
+        """Each packet, and the time in ticks of the frame shown after its own; None if unknown."""
         waiting: deque[av.Packet] = deque()
-        starts: list[int] = []  # of the frames in `waiting` and shortly before, in order
-        blind = 0  # for so many packets it is not known, because one near them has no time
+        starts: list[int] = []  # sorted, of the frames in `waiting` and shortly before
+        blind = 0  # packets for which the time is unknown, because one near them has none
         for packet in self._demux():
             if packet.size == 0 and packet.dts is None:
-                # The end of the file: it makes the decoder give what it holds.
+                # The end of the file, which makes the decoder return the frames it still holds.
                 while waiting:
                     first = waiting.popleft()
                     yield first, None if blind else _next_after(starts, first.pts)
@@ -303,8 +303,8 @@ class FrameWalk:
                 blind = max(0, blind - 1)
 
     def close(self) -> None:
-        # It refers to this object, which refers to it: left as it is, both would wait for the garbage collector with
-        # all that the decoder holds.
+        # The generator and this object refer to each other. Left open, only the garbage collector would free them, with
+        # everything that the decoder holds.
         self._frames.close()
         self.container.close()
 

@@ -1,4 +1,4 @@
-"""Reading in a process of its own, which may hang, crash or run out of memory without harm to this one."""
+"""Read videos in another process, which may hang, crash or run out of memory without harm to this one."""
 
 import io
 import os
@@ -14,6 +14,7 @@ import traceback
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -23,28 +24,29 @@ import torch
 from torch import Tensor
 
 from vivit.errors import UserError
+from vivit.runtime import exit_after
 from vivit.video.source import VideoError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# Seconds within which a process has imported PyTorch, on a machine that has much else to do.
+# Seconds that a process may take to import PyTorch on a busy machine.
 START = 300.0
 
 
 def check_timeout(seconds: float) -> None:
-    """Raises UserError where this is no time for a call."""
+    """Raise UserError if this is not a positive, finite time."""
     if not 0 < seconds < float("inf"):
-        raise UserError(f"timeout: {seconds:g} s is no time to read a video in; give a number above 0")
+        raise UserError(f"timeout: {seconds:g} s is out of range; use a number above 0")
 
 
 class IsolatedReader:
-    """Calls a function that reads a video in another process, which is ended where the call takes too long.
+    """Calls a function that reads a video in another process, which is killed if the call takes too long.
 
-    The process is started by the first call, which takes as long as importing PyTorch does, serves all later ones, and
-    is started anew after it had to be ended. It ends with the reader, or with this process. A reader does one call at a
-    time, in whatever thread; for several at once, take several. It works within a worker of a DataLoader too, where
-    `multiprocessing` allows no further process.
+    The first call starts the process, which takes as long as importing PyTorch. The process serves all later calls,
+    and is replaced after it was killed. It ends with the reader, or with this process. A reader runs one call at a
+    time, from any thread; use several readers for parallel calls. It also works within a worker of a DataLoader, where
+    `multiprocessing` allows no child processes.
 
     >>> with IsolatedReader(timeout=60) as reader:
     ...     views = reader(read_views, source, spec, 4, 3)
@@ -53,9 +55,9 @@ class IsolatedReader:
     def __init__(self, timeout: float, memory: int | None = 4 << 30) -> None:
         """
         Args:
-            timeout: seconds for a call.
-            memory: bytes that a call may take beyond what the process has at its start; None is without a limit, as it
-                is wherever the system is not Linux.
+            timeout: seconds that a call may take.
+            memory: bytes that a call may allocate beyond what the process has at its start; None: no limit. There is
+                no limit on systems other than Linux.
         """
         check_timeout(timeout)
         self.timeout, self.memory = timeout, memory
@@ -65,19 +67,19 @@ class IsolatedReader:
     def __call__(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """What the function returns for these arguments.
+        """Call the function and return its result.
 
-        Everything is pickled on its way but the pixels of uint8 tensors. What the function changes in its arguments,
-        such as the state of a generator, stays as it is here.
+        Everything is pickled except the pixels of uint8 tensors. Changes that the function makes to its arguments, such
+        as the state of a generator, have no effect here.
 
         Args:
-            function: one that can be imported.
-            args: the first one is the video: a path, a member of a shard, or what has one of them as its `source`. A
-                relative path is taken from the folder that was the working one when the process was started.
+            function: must be importable.
+            args: the first is the video: a path, a member of a shard, or an object with one of these as its `source`. A
+                relative path counts from the working directory at the time the process was started.
 
         Raises:
-            VideoError: the function raises it; or the call takes too long or too much memory, or crashes.
-            Exception: any other that the function raises.
+            VideoError: raised by the function, or because the call takes too long or too much memory, or crashes.
+            Exception: raised by the function.
         """
         source = getattr(args[0], "source", args[0])
         request = _dump((function, args, kwargs))
@@ -94,23 +96,23 @@ class IsolatedReader:
             except (OSError, EOFError):
                 raise VideoError(source, f"its decoder crashed ({self._end()})") from None
             except BaseException:
-                # It is in the middle of an answer that nobody waits for.
+                # The process is in the middle of an answer that nobody will read.
                 self._end()
                 raise
         if not raised:
             return value
         if _is_shortage(value):
-            limit = "there is" if self.memory is None else f"the {self.memory / (1 << 30):.3g} GiB that it may"
+            limit = "there is" if self.memory is None else f"the limit of {self.memory / (1 << 30):.3g} GiB"
             raise VideoError(source, f"takes more memory to read than {limit}")
         raise value
 
     def close(self) -> None:
-        """End the process. A later call starts another."""
+        """End the process. The next call starts another."""
         with self._lock:
             self._end()
 
     def _end(self) -> str:
-        """End the process, if there is one; how it ended, in words."""
+        """End the process, if there is one, and return how it ended, for messages."""
         child, self._child = self._child, None
         return child.end() if child else ""
 
@@ -127,7 +129,7 @@ class IsolatedReader:
 
 
 class _Child:
-    """The process and the line to it. Whoever cannot reach it gets an OSError or EOFError."""
+    """The process and the socket to it. Its methods raise OSError or EOFError if the process is gone."""
 
     def __init__(self, memory: int | None) -> None:
         self._line, theirs = socket.socketpair()
@@ -136,8 +138,8 @@ class _Child:
             f"from vivit.video.isolated import serve; serve({theirs.fileno()}, {memory})"
         )
         with theirs:
-            # Not of `multiprocessing`: that lets no worker of a DataLoader have children, and imports the main module.
-            # In a session of its own, so that Ctrl-C ends what waits for it and leaves no traceback of its own.
+            # Not `multiprocessing`, which allows a DataLoader's worker no children, and imports the main module. A new
+            # session, so that Ctrl-C does not reach the process, which would print a traceback.
             process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -156,11 +158,11 @@ class _Child:
             raise RuntimeError(f"the process that reads videos did not start: {sys.executable} -c {code!r}")
 
     def usable(self) -> bool:
-        """Whether it lives, and is of this process and not of the one that this was forked off."""
+        """Whether it is alive, and was started by this process, not by the one that this was forked from."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def call(self, request: Sequence[memoryview], timeout: float) -> tuple[bool, Any]:
-        """Whether the function raised, and what it raised or returned. Raises TimeoutError too."""
+        """Return whether the function raised, and the exception or the result. May also raise TimeoutError."""
         deadline = time.monotonic() + timeout
         _send(self._line, request, deadline)
         pickled, *buffers = _receive(self._line, deadline)
@@ -188,7 +190,7 @@ def _is_shortage(error: BaseException) -> bool:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves the pixels of uint8 tensors where they are; the buffer callback gets them."""
+    """Passes the pixels of uint8 tensors to the buffer callback, without copying them."""
 
     def reducer_override(self, value: object) -> Any:
         if type(value) is Tensor and value.dtype == torch.uint8:
@@ -197,7 +199,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _dump(value: object) -> list[memoryview]:
-    """The value pickled, and after it the pixels."""
+    """The pickled value, followed by the pixels."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = io.BytesIO()
     _Pickler(pickled, protocol=5, buffer_callback=buffers.append).dump(value)
@@ -212,7 +214,7 @@ def _send(line: socket.socket, parts: Sequence[memoryview], deadline: float | No
 
 
 def _receive(line: socket.socket, deadline: float | None = None) -> list[memoryview]:
-    """What `_send` sends. Raises EOFError where the other end is gone."""
+    """Receive what `_send` sent. Raises EOFError if the other end is gone."""
     (count,) = array("Q", bytes(_read(line, array("Q").itemsize, deadline)))
     sizes = array("Q", bytes(_read(line, count * array("Q").itemsize, deadline)))
     return [_read(line, size, deadline) for size in sizes]
@@ -231,7 +233,7 @@ def _read(line: socket.socket, size: int, deadline: float | None) -> memoryview:
 
 
 def _wait_until(line: socket.socket, deadline: float | None) -> None:
-    """How long the next step on the line may take."""
+    """Limit the time for the next step on the line."""
     if deadline is None:
         return
     left = deadline - time.monotonic()
@@ -241,17 +243,17 @@ def _wait_until(line: socket.socket, deadline: float | None) -> None:
 
 
 def serve(number: int, memory: int | None) -> None:
-    """What the process does: one call after the other, as they come over the socket of that number."""
-    # What the first call would otherwise spend its time on.
+    """Run in the child process: answer the calls that arrive over the socket with this descriptor."""
+    # Import now what would otherwise take time from the first call.
     import vivit.video.clips  # noqa: F401
 
     line = socket.socket(fileno=number)
-    threading.Thread(target=_end_with_the_caller, args=(line,), daemon=True).start()
+    exit_after(partial(_wait_for_the_end, line))
     torch.set_num_threads(1)
     if memory is not None:
         _limit_memory(memory)
     line.sendall(b"!")
-    # What the C library has to say of a crash is for nobody.
+    # Discard libc's crash output; the parent reports the failure.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     while True:
         _serve_one(line)
@@ -268,7 +270,7 @@ def _serve_one(line: socket.socket) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or one that says the same, as it can be raised elsewhere."""
+    """The error, or one with the same text if it cannot be pickled."""
     if not isinstance(error, UserError):
         error.add_note("".join(traceback.format_exception(error)))
     try:
@@ -278,18 +280,17 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _end_with_the_caller(line: socket.socket) -> None:
-    """Wait until the other end of the line is closed, be it by the system, whatever the decoder is doing meanwhile."""
+def _wait_for_the_end(line: socket.socket) -> None:
+    """Wait until the other end of the line is closed, by the parent or because the parent has ended."""
     poll = select.poll()
-    poll.register(line, 0)  # a closed end is reported unasked
+    poll.register(line, 0)  # a hang-up is always reported
     poll.poll()
-    os._exit(1)
 
 
 def _limit_memory(allowed: int) -> None:
-    """Let this process have so many bytes more than it has; the system says where it has its count."""
+    """Let this process allocate this many bytes beyond what it has now; on Linux only."""
     if sys.platform != "linux":
         return
-    pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data and stack
+    pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
     limit = pages * resource.getpagesize() + allowed
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

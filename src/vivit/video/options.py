@@ -1,4 +1,4 @@
-"""How videos are read: by which decoder, within what time, by how many processes."""
+"""Choose how videos are read: with which decoder, time limit and number of processes."""
 
 import os
 from collections.abc import Callable
@@ -29,13 +29,13 @@ def read_here(function: Callable[Parameters, Result], *args: Parameters.args, **
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How videos are read."""
+    """Which decoder reads videos, how long one may take, and how many processes read."""
 
     decoder: Decoder = "pyav"
     timeout: float | None = None
     """Seconds for one video. It is read in another process, which may crash or be killed when the time is up."""
     workers: int = 0
-    """Processes that read; 0 reads in this one."""
+    """Processes that read; 0: this one."""
 
     def check(self) -> None:
         """Raise UserError if videos cannot be read like this, before any process is started."""

@@ -1,4 +1,4 @@
-"""A decoded frame into the tensor it is wanted in: in one pass to RGB, to its size and right side up."""
+"""Convert decoded frames to RGB at their final size, upright, in one pass."""
 
 import av
 import numpy as np
@@ -6,18 +6,18 @@ import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
-# swscale's bilinear filter widens as it shrinks, so it is antialiased. Without full chroma, two neighbours in a row of
-# the result share one colour. What keeps its size takes a path that rounds down, so that it is darker by 1 of 255;
-# rounding as it should (ACCURATE_RND) takes twice as long there, and changes nothing that is scaled.
+# swscale's bilinear filter becomes wider when shrinking, so it antialiases. Without full chroma, two neighbours in a
+# row would have the same colour. A frame that keeps its size takes a path that rounds down, and becomes darker by 1 of
+# 255; exact rounding (ACCURATE_RND) takes twice as long there, and makes no difference to scaled frames.
 SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 
 
 def room_for(count: int, height: int, width: int, scaled: bool) -> Tensor:
-    """Memory for so many pictures, (count, 3, height, width) uint8, in the order that `draw` fills soonest.
+    """Allocate `count` pictures, (count, 3, height, width) uint8, in the layout that `draw` fills fastest.
 
     Args:
-        scaled: whether frames are of another size. As planes they are scaled twice as fast; those that keep their size
-            become more exact as pixels.
+        scaled: whether the frames have another size. Scaling is twice as fast to planes; frames that keep their size
+            are more exact as interleaved pixels.
     """
     if scaled:
         return torch.empty(count, 3, height, width, dtype=torch.uint8)
@@ -31,12 +31,12 @@ def draw(
     transposed: bool = False,
     flipped: tuple[bool, bool] = (False, False),
 ) -> None:
-    """Fill a picture, (3, height, width) uint8 out of `room_for`, with a frame of any size.
+    """Fill a picture from `room_for`, (3, height, width) uint8, with a frame of any size.
 
     Args:
-        reformatter: keeps what it has worked out for frames of one size; one for each video.
-        transposed: rows are to become columns.
-        flipped: then, whether to turn upside down, and whether to exchange left and right.
+        reformatter: use one for each video: it remembers how to convert frames of one size.
+        transposed: whether to turn rows into columns.
+        flipped: then, whether to flip vertically and horizontally.
     """
     shown = picture.numpy()
     planar = picture.stride(-1) == 1
@@ -60,7 +60,7 @@ def draw(
 
 
 def _turned(stored: np.ndarray, transposed: bool, flipped: tuple[bool, bool]) -> np.ndarray:
-    """A view of (..., height, width)."""
+    """A transposed and flipped view of (..., height, width)."""
     upside_down, leftside_right = flipped
     turned = stored.swapaxes(-1, -2) if transposed else stored
     return turned[..., :: -1 if upside_down else 1, :: -1 if leftside_right else 1]

@@ -1,4 +1,4 @@
-"""Where a video lies, a file or a stretch of a shard, and how the bytes of a stretch are read."""
+"""Where a video is: in a file, or in a range of bytes of a shard."""
 
 import io
 import time
@@ -11,17 +11,17 @@ from vivit.errors import UserError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Seconds before each further attempt to read from a store that gave an error or too little.
+# Seconds to wait before each further attempt to read from a store after an error or an incomplete answer.
 RETRY_DELAYS = (0.2, 1.0, 5.0)
-# Bytes read at once: of a file on disk, and of one in a store, where each request has its price.
+# Bytes read at once, from a local file and from a store, where each request costs time.
 LOCAL_BUFFER, REMOTE_BUFFER = 1 << 20, 1 << 23
 
 
 class VideoError(UserError):
-    """A file that cannot be read as asked; the message is `path: what is wrong`."""
+    """A video that cannot be read; the message is `path: problem`."""
 
     def __init__(self, source: object, problem: str) -> None:
-        # One string for `args`, so that the error survives pickling between processes.
+        # A single string in `args`, so that the error can be pickled between processes.
         super().__init__(f"{source}: {problem}" if problem else str(source))
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
@@ -34,13 +34,13 @@ class VideoError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class InShard:
-    """A video inside a tar file, on disk or wherever fsspec reaches."""
+    """A video inside a tar file, on disk or in a store that fsspec can read."""
 
     shard: str
     """Path or URL."""
     name: str
     offset: int
-    """Of its first byte in the shard."""
+    """Where its first byte is in the shard."""
     size: int
     """Bytes."""
 
@@ -48,19 +48,19 @@ class InShard:
         return f"{self.shard}/{self.name}"
 
     def read(self) -> bytes:
-        """The file's bytes. Raises VideoError."""
+        """The video's bytes. Raises VideoError."""
         return self.read_range(0, self.size)
 
     def open(self) -> BinaryIO:
-        """The file, to read and seek in; as much is fetched as is read, a buffer at a time.
+        """The video as a file for reading and seeking, which fetches a buffer at a time as needed.
 
-        Its methods raise VideoError. A video smaller than `REMOTE_BUFFER` is one request to its store.
+        Its methods raise VideoError. A video smaller than `REMOTE_BUFFER` takes one request to its store.
         """
         buffer = REMOTE_BUFFER if is_remote(self.shard) else LOCAL_BUFFER
-        return io.BufferedReader(_Stretch(self), max(1, min(self.size, buffer)))
+        return io.BufferedReader(_RangeFile(self), max(1, min(self.size, buffer)))
 
     def read_range(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`. A store is asked again after an error. Raises VideoError."""
+        """The bytes from `start` up to `end`, retried if they are in a store. Raises VideoError."""
         delays = RETRY_DELAYS if is_remote(self.shard) else ()
         for delay in (*delays, None):
             try:
@@ -69,12 +69,12 @@ class InShard:
                 if len(read) == end - start:
                     return read
                 if len(read) > end - start:
-                    raise VideoError(self, "cannot be read: the server gives whole files only, no ranges of bytes")
+                    raise VideoError(self, "cannot be read: the server sends whole files only, not ranges of bytes")
             except (FileNotFoundError, PermissionError, ImportError) as error:
                 raise VideoError(self, f"cannot be read: {reason(error)}") from None
             except VideoError:
                 raise
-            except Exception as error:  # each store has errors of its own
+            except Exception as error:  # each store has its own exceptions
                 problem = f"cannot be read: {reason(error)}"
             if delay is None:
                 break
@@ -86,11 +86,12 @@ VideoSource = Path | InShard
 
 
 def place_of(data: str | Path) -> str:
-    """Where data lies, whatever folder one is in: a URL as it is, or the whole path."""
+    """A URL unchanged, or the absolute path of a local file or folder."""
     return str(data).rstrip("/") if is_remote(str(data)) else Path(data).resolve().as_posix()
 
 
 def name_of(data: str | Path) -> str:
+    """The last part of the path or URL."""
     return place_of(data).rpartition("/")[2]
 
 
@@ -99,7 +100,7 @@ def is_remote(shard: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why something cannot be read, in a few words."""
+    """Why something cannot be read, in one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     words = str(getattr(error, "strerror", None) or error) or type(error).__name__
@@ -113,13 +114,13 @@ def _read(shard: str, start: int, end: int) -> bytes:
             return file.read(end - start)
     from fsspec.core import url_to_fs
 
-    # One file system, with its connections, for each process and store: fsspec keeps them.
+    # fsspec keeps one file system, with its connections, for each process and store.
     store, path = url_to_fs(shard)
     return store.cat_file(path, start=start, end=end)
 
 
-class _Stretch(io.RawIOBase):
-    """The bytes of a video in its shard, as a file."""
+class _RangeFile(io.RawIOBase):
+    """The byte range of a video in its shard, as a file."""
 
     def __init__(self, source: InShard) -> None:
         self._source, self._position = source, 0

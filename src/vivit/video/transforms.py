@@ -1,11 +1,11 @@
-"""Crops and flips of whole clips, uint8 (T, C, H, W)."""
+"""Crop and flip whole clips, (T, C, H, W) uint8."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def cover(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """The clip itself, or enlarged where a crop of `size` (height, width) would not fit into it."""
+    """The clip, enlarged if a crop of `size` (height, width) would not fit into it."""
     scale = max(size[0] / frames.shape[-2], size[1] / frames.shape[-1])
     if scale <= 1:
         return frames
@@ -18,7 +18,7 @@ def crop(frames: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
 
 
 def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:
-    """One crop: the centre. Three: both ends and the centre along the axis with more to spare."""
+    """One crop: the centre. Three: both ends and the centre of the longer side."""
     frames = cover(frames, size)
     spare_height, spare_width = frames.shape[-2] - size[0], frames.shape[-1] - size[1]
     top, left = spare_height // 2, spare_width // 2
@@ -30,5 +30,5 @@ def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Te
 
 
 def flip(frames: Tensor) -> Tensor:
-    """Left and right exchanged."""
+    """Swap left and right."""
     return frames.flip(-1)
