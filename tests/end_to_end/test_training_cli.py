@@ -120,20 +120,20 @@ def test_data_and_start_alone_give_a_useful_model(folder: Path, trained: str, he
 @pytest.mark.parametrize(
     "choice",
     [
-        r"^train on 20 videos of 2 classes \(data [0-9a-f]+\): the train split of class folders",
-        r"^validate on 20 \(data [0-9a-f]+\): the val split",
-        r"^recipe finetune, the default with --init$",
-        r"^factorised encoder of 64,930 parameters, starting from image_vit$",
-        r"^how its pixels were normalised is not told; \[-1, 1\] assumed$",
-        r"^not from the image model: encoder\.temporal, heads$",
-        r"^clips of 32 frames at a stride of 2, 32 × 32 pixels .* image_size as the start has it",
-        r"^200 steps of 8 clips, in 100 epochs \(10 would be too few steps\)$",
-        r"^on .* in float32$",
-        r"^report: runs/my_videos/report\.html$",
+        r"train .*\b20 videos.*\b2 classes.*my_videos/train",
+        r"validate .*\b20\b.*\bval\b",
+        r"recipe finetune\b.*--init",
+        r"factorised encoder.*64,930 parameters.*image_vit",
+        r"normalised.*\[-1, 1\]",
+        r"not from the image model:.*encoder\.temporal.*heads",
+        r"32 frames.*stride of 2.*32 × 32.*image_size",
+        r"200 steps of 8 clips.*100 epochs.*10",
+        r"on .* in float32",
+        r"runs/my_videos/report\.html",
     ],
 )
 def test_each_choice_is_said(trained: str, choice: str) -> None:
-    assert re.search(choice, trained, re.MULTILINE), trained
+    assert re.search(choice, trained), trained
 
 
 def test_the_folder_of_a_run_is_its_own(folder: Path, trained: str, here: InProcess) -> None:
@@ -261,8 +261,7 @@ def test_without_a_val_split_a_fifth_is_held_out(folder: Path, here: InProcess, 
     shutil.copytree(folder / "my_videos" / "train", tmp_path / "data" / "train")
     result = here("train", tmp_path / "data", "--out", tmp_path / "run", *BRIEF)
     assert (result.status, result.err) == (0, "")
-    assert "train on 16 videos of 2 classes" in result.out
-    assert "validate on 4" in result.out
-    assert "held out" in result.out
+    assert re.search(r"train .*\b16 videos.*\b2 classes", result.out)
+    assert re.search(r"validate .*\b4\b.*held out", result.out)
     answers = (tmp_path / "run" / "val_predictions.csv").read_text().splitlines()
     assert len(answers) == 5
