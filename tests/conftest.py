@@ -30,7 +30,7 @@ def bright_dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """Two epochs of two steps on `bright_dark`, with dropout and stochastic depth."""
     return Recipe(

@@ -2,11 +2,12 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -37,51 +38,65 @@ def read_rows(run: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
 
 
+def assert_same_weights(model: ViViT, other: ViViT) -> None:
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
 def separable(recipe: Recipe) -> Recipe:
     fields = {**recipe.architecture, "dropout": 0.0}
     return recipe.model_copy(update={"epochs": 8, "stochastic_depth": 0.0, "architecture": fields})
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@dataclass
+class Whole:
+    """A run that nothing interrupted."""
+
+    run: Callable[..., ViViT]
+    recipe: Recipe
+    folder: Path
+    model: ViViT
+
+
+@pytest.fixture(scope="module", params=["sgd", "adamw"])
+def whole(
+    bright_dark: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Whole:
+    recipe = tiny_recipe.model_copy(update={"optimiser": request.param, "learning_rate": 1e-2})
+    run = partial(train, bright_dark, device="cpu", workers=0, checkpoint_every=0.0)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return Whole(run, recipe, folder, run(folder, recipe))
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resumed_run_equals_uninterrupted_one(
-    bright_dark: Path,
-    tmp_path: Path,
-    tiny_recipe: Recipe,
-    monkeypatch: pytest.MonkeyPatch,
-    optimiser: Literal["sgd", "adamw"],
-    stop_after: int,
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    recipe = tiny_recipe.model_copy(update={"optimiser": optimiser, "learning_rate": 1e-2})
-    run = partial(train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
-    whole = run(out=tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_at(patched, stop_after)
-        run(out=tmp_path / "halves")
-    # What was drawn in between must not matter.
+        whole.run(tmp_path / "halves", whole.recipe)
+    # Random numbers drawn in between must not matter.
     torch.rand(17)
-    resumed = run(out=tmp_path / "halves")
+    resumed = whole.run(tmp_path / "halves", whole.recipe)
 
     assert [row["first_step"] for row in read_rows(tmp_path / "halves", "sessions")] == [0, stop_after]
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    first, second = (tmp_path / run / "checkpoints" / "step-00000004" for run in ("whole", "halves"))
+    assert_same_weights(whole.model, resumed)
+    first, second = (run / "checkpoints" / "step-00000004" for run in (whole.folder, tmp_path / "halves"))
     tensors, others = (
         {k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()} for folder in (first, second)
     )
     assert tensors.keys() == others.keys() and any(name.startswith("optimiser/") for name in tensors)
     for name, value in tensors.items():
         assert torch.equal(value, others[name]), name
-    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "halves")
-    assert [row["epoch"] for row in read_metrics(tmp_path / "whole")] == [1, 2]
+    assert read_metrics(whole.folder) == read_metrics(tmp_path / "halves")
+    assert [row["epoch"] for row in read_metrics(whole.folder)] == [1, 2]
 
 
-def test_dropout_takes_part_in_the_steps(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
-    """Without it the test above would say nothing of it."""
-    still = tiny_recipe.model_copy(update={"architecture": {**tiny_recipe.architecture, "dropout": 0.0}})
-    first = train(bright_dark, tmp_path / "dropout", tiny_recipe, device="cpu", workers=0)
-    second = train(bright_dark, tmp_path / "none", still, device="cpu", workers=0)
-    assert not torch.equal(first.get_parameter("embedding.weight"), second.get_parameter("embedding.weight"))
+def test_dropout_takes_part_in_the_steps(whole: Whole, tmp_path: Path) -> None:
+    """Without it, the test above would not cover it."""
+    still = whole.recipe.model_copy(update={"architecture": {**whole.recipe.architecture, "dropout": 0.0}})
+    without = whole.run(tmp_path / "none", still)
+    assert not torch.equal(whole.model.get_parameter("embedding.weight"), without.get_parameter("embedding.weight"))
 
 
 def test_learns_bright_from_dark_and_leaves_true_records(
@@ -203,8 +218,7 @@ def test_an_unreadable_video_is_replaced_and_told(
     assert out.count("replaced by others: ") == 1
     assert "dark2.mp4: not a readable video" in out
     again = train(one_broken, tmp_path / "again", recipe, device="cpu", workers=2)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert_same_weights(first, again)
 
 
 def test_out_that_is_a_file(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
@@ -338,8 +352,7 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
         stop_at(patched, 5)
         train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0, checkpoint_every=0.0)
     resumed = train(verbs_and_nouns, tmp_path / "halves", recipe, device="cpu", workers=0)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert_same_weights(model, resumed)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -352,15 +365,14 @@ def test_a_run_whose_start_is_gone_goes_on(
     save(model, start)
     recipe = tiny_recipe.model_copy(update={"model": None, "architecture": {}, "freeze_spatial": frozen})
     run = partial(train, bright_dark, recipe=recipe, device="cpu", workers=0, checkpoint_every=0.0)
-    whole = run(out=tmp_path / "whole", init=str(start))
+    uninterrupted = run(out=tmp_path / "whole", init=str(start))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         stop_at(patched, 1)
         run(out=tmp_path / "halves", init=str(start))
     assert not (tmp_path / "halves" / "model.safetensors").exists()
     shutil.rmtree(start)
     resumed = run(out=tmp_path / "halves", init=str(start))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert_same_weights(uninterrupted, resumed)
     for name in ("config.json", "metrics.jsonl", "val_predictions.csv"):
         assert (tmp_path / "halves" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     refused(lambda: run(out=tmp_path / "halves", init="other"), f"started with init={start}; you gave other")
@@ -445,8 +457,7 @@ def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000002"]
     parts = run(out=tmp_path / "parts")
     assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, parts.state_dict()[name]), name
+    assert_same_weights(whole, parts)
 
 
 def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
@@ -456,8 +467,7 @@ def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_pa
     first = run()
     again = run()
     assert not again.training
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+    assert_same_weights(first, again)
 
 
 def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:

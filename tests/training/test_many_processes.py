@@ -48,9 +48,8 @@ def assert_same_run(run: Path, other: Path) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("processes", "flags"), [(2, ()), (2, ("--accumulate", "2")), (4, ()), (2, ("--shard",)), (4, ("--shard",))]
-)
+# Two processes with sharded weights are part of the next test.
+@pytest.mark.parametrize(("processes", "flags"), [(2, ("--accumulate", "2")), (4, ()), (4, ("--shard",))])
 def test_processes_learn_what_one_learns(
     bright_dark: Path, tmp_path: Path, alone: Path, processes: int, flags: tuple[str, ...]
 ) -> None:
