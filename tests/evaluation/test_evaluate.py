@@ -22,14 +22,14 @@ from vivit.video.source import VideoError
 
 @pytest.fixture
 def model(tiny_recipe: Recipe) -> ViViT:
-    """Every weight random, so that every view gives another answer."""
+    """Random weights, so that every view has different logits."""
     model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
     return random_weights(model, std=0.3)
 
 
 def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None:
     videos = open_data(bright_dark).split("all")
-    # Twelve videos of six views are more than go through the network at once.
+    # Twelve videos with six views each need several batches.
     found = evaluate(model, videos, Views(2, 3))
     assert not model.training
     for index, video in enumerate(videos.videos):
@@ -52,7 +52,7 @@ def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) 
         torch.testing.assert_close(found.logits["classes"][index].exp(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_of_logits_from_elsewhere_are_the_same(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
+def test_known_logits_give_the_same_scores(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
     data = shutil.copytree(bright_dark, tmp_path / "data")
     (data / "dark" / "dark1.mp4").write_bytes(b"no video")
     videos = open_data(data).split("all")
@@ -81,7 +81,7 @@ def test_twice_is_the_same_and_workers_do_not_matter(bright_dark: Path, model: V
     assert torch.equal(first.logits["classes"], second.logits["classes"])
 
 
-def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
+def test_an_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_path: Path, model: ViViT) -> None:
     data = shutil.copytree(bright_dark, tmp_path / "data")
     broken = data / "bright" / "bright2.mp4"
     broken.write_bytes(b"no video")
@@ -95,7 +95,7 @@ def test_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tmp_p
     assert found.scores()["unreadable"] == 1
     assert found.accuracy(5) == pytest.approx(11 / 12)
     assert found.confusion().sum() == 11
-    # The others are where they were: nobody has moved up.
+    # The other videos keep their rows.
     others = [i for i in range(12) if i != 2]
     torch.testing.assert_close(found.logits["classes"][others], whole.logits["classes"][others], rtol=1e-4, atol=1e-5)
     assert done == list(range(1, 13))
@@ -132,8 +132,8 @@ def test_scores_by_hand() -> None:
     assert found.read.tolist() == [True, True, True, True, False]
 
 
-def test_a_top_5_that_cannot_be_missed_is_not_told() -> None:
-    """Of five classes every one is among the first five; the scores in a file have both all the same."""
+def test_a_top_5_that_is_always_right_tells_nothing() -> None:
+    """Each of five classes is among the first five. Files record the top-5 nevertheless."""
     logits, labels = Tensor([[5.0, 4.0, 3.0, 2.0, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]]), torch.tensor([0, 4])
     five = Evaluation(LabelSpace({"classes": tuple("abcde")}), {"classes": logits}, {"classes": labels}, {})
     assert telling(five) == {"top-1": 0.5}
@@ -141,8 +141,8 @@ def test_a_top_5_that_cannot_be_missed_is_not_told() -> None:
     assert telling(of([[*range(7)]], [1])) == {"top-1": 0.0, "top-5": 0.0}
 
 
-def test_calibration_is_of_the_videos_that_could_be_read() -> None:
-    """Softmax of (log 4, 0, …, 0) over seven classes is 4 of 10; one of three such answers is right."""
+def test_calibration_leaves_out_unreadable_videos() -> None:
+    """The softmax of (log 4, 0, …, 0) over seven classes is 0.4; one of three such answers is right."""
     sure = [1.3862943611198906] + [0.0] * 6
     calibration = of([sure, sure, NAN, sure], [0, 1, 0, 2]).calibration()
     assert calibration is not None
@@ -152,7 +152,7 @@ def test_calibration_is_of_the_videos_that_could_be_read() -> None:
 
 
 def test_confusion_by_hand() -> None:
-    """Rows are the truth."""
+    """Rows are the true classes."""
 
     def predicted(label: int) -> list[float]:
         return [float(i == label) for i in range(7)]
@@ -164,7 +164,7 @@ def test_confusion_by_hand() -> None:
 
 
 def test_accuracy_of_each_class_by_hand() -> None:
-    """Of two videos of "a" one is right and one unreadable; "b" is taken for "a"; no video is of the others."""
+    """Two videos of "a": one is right, one unreadable. One of "b" is mistaken for "a". The other classes have none."""
     first = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
     rows = of([first, NAN, first], [0, 0, 1]).per_class()
     assert rows[:3] == [
@@ -185,7 +185,7 @@ def random_model(recipe: Recipe, classes: dict[str, tuple[str, ...]]) -> ViViT:
 
 
 def with_a_broken_video(bright_dark: Path, folder: Path) -> list[Path]:
-    """Twelve videos; the sixth is none."""
+    """Twelve files; the sixth is not a video."""
     shutil.copytree(bright_dark, folder)
     paths = sorted(folder.glob("*/*.mp4"))
     paths[5].write_bytes(b"no video")
@@ -193,7 +193,7 @@ def with_a_broken_video(bright_dark: Path, folder: Path) -> list[Path]:
 
 
 def plain_logits(model: ViViT, path: Path) -> dict[str, list[float]] | None:
-    """Head → the mean over two clips, or None for the video that is broken."""
+    """Head → the mean over two clips, or None for the broken video."""
     try:
         views = read_views(path, clip_spec(model), 2, 1)
     except VideoError:
@@ -204,11 +204,11 @@ def plain_logits(model: ViViT, path: Path) -> dict[str, list[float]] | None:
     return {head: torch.cat([answer[head] for answer in named]).mean(dim=0).tolist() for head in named[0]}
 
 
-def test_scores_of_several_heads_are_those_of_ranked_lists(
+def test_scores_of_several_heads_follow_from_ranked_lists(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
     paths = with_a_broken_video(bright_dark, tmp_path / "data")
-    # The model's heads are in another order than the data's.
+    # The model has its heads in another order than the data.
     model = random_model(tiny_recipe, {"noun": NOUNS, "verb": VERBS})
     labels = [{"verb": (i // 3) % 2, "noun": (5 * i) % 7} for i in range(12)]
     videos = VideoSet(
@@ -245,7 +245,7 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
     assert (scores.pop("videos"), scores.pop("unreadable")) == (12, 1)
     assert list(scores) == list(hits)
     assert scores == pytest.approx({name: count / 12 for name, count in hits.items()})
-    # The case tells the scores apart.
+    # The scores differ from each other.
     assert len(set(hits.values())) > 3
     assert telling(found)["action top-5"] == scores["action_top5"]
 
@@ -259,7 +259,7 @@ def test_scores_of_several_heads_are_those_of_ranked_lists(
     assert found.confusion("verb").diagonal().sum() == hits["verb_top1"]
 
 
-def test_heads_of_other_names_are_joined_under_them() -> None:
+def test_the_joint_label_of_other_heads_has_their_names() -> None:
     logits = {"who": Tensor([[1, 0], [1, 0]]), "where": Tensor([[1, 0], [1, 0]])}
     labels = {"who": torch.tensor([0, 0]), "where": torch.tensor([0, 1])}
     found = Evaluation(LabelSpace({"who": ("a", "b"), "where": ("c", "d")}), logits, labels, {})
@@ -269,10 +269,12 @@ def test_heads_of_other_names_are_joined_under_them() -> None:
     }
 
 
-def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_mean_average_precision_follows_from_ranked_lists(
+    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
     paths = with_a_broken_video(bright_dark, tmp_path / "data")
     model = random_model(tiny_recipe, {"classes": NOUNS})
-    # No video has the last class, all but one have the first, and that one has none; the unreadable one has three.
+    # No video has the last class; all but one have the first, and that one has none; the unreadable one has three.
     labels: list[tuple[int, ...]] = [(0, *(k for k in range(1, 6) if i % (k + 1) == 0)) for i in range(12)]
     labels[3], labels[5], labels[7] = (), (0, 2, 5), (0,)
     videos = VideoSet(
@@ -289,7 +291,7 @@ def test_mean_average_precision_is_that_of_ranked_lists(bright_dark: Path, tmp_p
     expected: list[float | None] = []
     for k in range(7):
         precisions = []
-        # The unreadable video is the last of the list.
+        # The unreadable video ranks last.
         order = sorted(range(12), key=lambda i: (each[i] is None, -(each[i] or {"classes": [0.0] * 7})["classes"][k]))
         seen = 0
         for place, video in enumerate(order, start=1):

@@ -12,7 +12,7 @@ from vivit.evaluation.metrics import average_precision, calibration, joint_top_k
 
 
 def ranked(scores: list[float]) -> list[int]:
-    """Numbers of the classes, the best first; `sorted` leaves equal ones in their order."""
+    """Class numbers, the best first; `sorted` keeps equal ones in order."""
     return sorted(range(len(scores)), key=lambda number: -scores[number])
 
 
@@ -24,7 +24,7 @@ def softmax(logits: list[float]) -> list[float]:
 @pytest.mark.parametrize("k", [1, 2, 5, 9, 20])
 def test_top_k_is_the_head_of_the_ranked_list(k: int) -> None:
     torch.manual_seed(0)
-    # Whole numbers, of which many are equal.
+    # Whole numbers, so that many are equal.
     logits = torch.randint(-3, 4, (50, 9)).float()
     labels = torch.randint(9, (50,))
     expected = [label in ranked(row)[:k] for row, label in zip(logits.tolist(), labels.tolist(), strict=True)]
@@ -50,7 +50,7 @@ def test_joint_top_k_is_the_head_of_the_list_of_all_combinations(counts: tuple[i
             for of_head, number in zip(probabilities, classes, strict=True):
                 score *= of_head[number]
             scored.append((score, classes))
-        # What is true stands at one place of the list after the other.
+        # The true combination takes every rank in turn.
         place = video % min(2 * k, len(scored))
         truths.append(sorted(scored, reverse=True)[place][1])
         expected.append(place < k)
@@ -59,7 +59,7 @@ def test_joint_top_k_is_the_head_of_the_list_of_all_combinations(counts: tuple[i
 
 
 def test_a_joint_hit_may_come_from_a_second_choice_and_miss_despite_good_ranks() -> None:
-    """Worked by hand: verbs 0.9, 0.1 and nouns 0.5, 0.3, 0.2 give 45, 27, 18, 5, 3 and 2 %."""
+    """By hand: verbs with 0.9, 0.1 and nouns with 0.5, 0.3, 0.2 give 45, 27, 18, 5, 3 and 2 %."""
     verb, noun = Tensor([[0.9, 0.1]]).log(), Tensor([[0.5, 0.3, 0.2]]).log()
     order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     for place, (v, n) in enumerate(order):
@@ -68,7 +68,7 @@ def test_a_joint_hit_may_come_from_a_second_choice_and_miss_despite_good_ranks()
             assert hit.tolist() == [place < k]
 
 
-def test_video_that_could_not_be_read_is_never_right() -> None:
+def test_an_unreadable_video_is_never_right() -> None:
     unread, read = torch.full((1, 3), torch.nan), Tensor([[3.0, 2.0, 1.0]])
     logits, labels = torch.cat([unread, read]), torch.tensor([0, 0])
     assert top_k_hits(logits, labels, 5).tolist() == [False, True]
@@ -76,7 +76,7 @@ def test_video_that_could_not_be_read_is_never_right() -> None:
 
 
 def steps_under_the_curve(scores: list[float], relevant: list[bool]) -> float:
-    """Precision times the gain in recall at each distinct threshold, going down."""
+    """Precision times the gain in recall at each distinct threshold, from the highest down."""
     area, recall_before = 0.0, 0.0
     for threshold in sorted(set(scores), reverse=True):
         chosen = [is_relevant for score, is_relevant in zip(scores, relevant, strict=True) if score >= threshold]
@@ -109,20 +109,20 @@ def test_average_precision_down_a_ranked_list_by_hand() -> None:
     assert documented == pytest.approx(0.83, abs=0.005)
 
 
-def test_unreadable_videos_are_below_everything_in_a_ranking() -> None:
-    """Of four videos that have the class two are unreadable: they enter last, when 4 of 6 are relevant."""
+def test_unreadable_videos_rank_last() -> None:
+    """Four videos have the class, and two of them are unreadable: they enter last, when 4 of 6 are relevant."""
     nan = float("nan")
     relevant = torch.tensor([True, True, False, True, True, False])
     found = average_precision(Tensor([nan, 2.0, 1.0, nan, -1e30, nan]), relevant)
     assert found == pytest.approx((1 / 1 + 2 / 3 + 4 / 6 + 4 / 6) / 4)
 
 
-def test_class_that_no_video_has_gives_no_average_precision() -> None:
+def test_a_class_without_videos_has_no_average_precision() -> None:
     assert average_precision(Tensor([1.0, 2.0]), torch.tensor([False, False])) is None
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
-    """A bin after the other, with its lower end left out."""
+    """Bin by bin; a bin excludes its lower end."""
     error, ends = 0.0, np.linspace(0, 1, bins + 1)
     for low, high in pairwise(ends):
         inside = (confidence > low) & (confidence <= high)
@@ -133,9 +133,9 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 @pytest.mark.parametrize("seed", range(5))
-def test_calibration_error_is_that_of_a_loop_over_bins(bins: int, seed: int) -> None:
+def test_calibration_error_equals_a_loop_over_bins(bins: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    # Some are at the ends of bins.
+    # Some values are the ends of bins.
     confidence = np.concatenate([rng.uniform(0.2, 1, 200), np.arange(1, bins + 1) / bins])
     right = rng.uniform(size=len(confidence)) < confidence**2
     found = calibration(torch.from_numpy(confidence), torch.from_numpy(right), bins)
@@ -146,11 +146,11 @@ def test_calibration_error_is_that_of_a_loop_over_bins(bins: int, seed: int) -> 
 
 
 def test_calibration_by_hand() -> None:
-    """Four of five videos of confidence 0.9 are right, one of two of 0.6, and none is sure: 0.1 · 5/7 + 0.1 · 2/7."""
+    """Four of five answers with confidence 0.9 are right, and one of two with 0.6: 0.1 · 5/7 + 0.1 · 2/7."""
     confidence = Tensor([0.9] * 5 + [0.6] * 2)
     found = calibration(confidence, torch.tensor([True] * 4 + [False, True, False]), bins=2)
     assert found is not None
-    # Both are in the upper half: seven of mean 5.7 / 7, of which five are right.
+    # With two bins, all seven are in the upper one: mean confidence 5.7 / 7, five right.
     assert found.error == pytest.approx(abs(5 - 5.7) / 7)
     assert (found.counts, found.confidence[0], found.accuracy[0]) == ((0, 7), None, None)
     assert (found.confidence[1], found.accuracy[1]) == (pytest.approx(5.7 / 7), pytest.approx(5 / 7))
@@ -160,7 +160,7 @@ def test_calibration_by_hand() -> None:
     assert finer.error == pytest.approx(0.1 * 5 / 7 + 0.1 * 2 / 7)
 
 
-def test_certain_and_right_is_calibrated_and_nothing_is_not_told() -> None:
+def test_certain_and_right_is_calibrated_and_nothing_has_no_calibration() -> None:
     sure = calibration(Tensor([1.0, 1.0]), torch.tensor([True, True]))
     assert sure is not None
     assert (sure.error, sure.counts) == (0.0, (0,) * 14 + (2,))

@@ -1,4 +1,4 @@
-"""An evaluation that was stopped goes on, and gives what it would have given."""
+"""An interrupted evaluation continues, with the same result as one without an interruption."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ def model(tiny_recipe: Recipe) -> ViViT:
 
 @pytest.fixture
 def data(bright_dark: Path, tmp_path: Path) -> Path:
-    """Twelve videos, the second and the ninth of which cannot be read."""
+    """Twelve videos; the second and the ninth are unreadable."""
     data = shutil.copytree(bright_dark, tmp_path / "data")
     for broken in ("bright/bright1.mp4", "dark/dark2.mp4"):
         (data / broken).write_bytes(b"no video")
@@ -61,7 +61,7 @@ def stop_after(count: int) -> Callable[[int], None]:
 def run(
     model: ViViT, videos: VideoSet, out: Path | None = None, progress: Callable[[int], object] = lambda done: None
 ) -> Evaluation:
-    """Four views of each: four videos go through the network at once."""
+    """With four views of each, four videos go through the network at once."""
     kept = PartialLogits(out, "a") if out is not None else None
     return evaluate(model, videos, Views(4), progress=progress, partial=kept)
 
@@ -74,7 +74,7 @@ def assert_same(some: Evaluation, other: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("stops", [[3], [6], [12], [2, 7], [5, 6, 11]])
-def test_stopped_and_continued_is_the_same_to_the_last_bit(
+def test_interrupted_and_continued_is_equal_to_the_last_bit(
     stops: list[int], data: Path, tmp_path: Path, model: ViViT
 ) -> None:
     videos = open_data(data).split("all")
@@ -84,7 +84,7 @@ def test_stopped_and_continued_is_the_same_to_the_last_bit(
             run(model, videos, tmp_path / "out", stop_after(stop))
     told: list[int] = []
     assert_same(run(model, videos, tmp_path / "out", told.append), whole)
-    # Saved are those that went through the network: the first four that could be read are done after five, and so on.
+    # A batch is saved after the network has run: the first four readable videos after five, and so on.
     saved = 8 if stops[-1] >= 10 else 4 if stops[-1] >= 5 else 0
     assert told == list(range(saved + 1, 13))
 
@@ -116,7 +116,7 @@ def test_logits_are_kept_under_their_key_and_not_as_pickles(data: Path, tmp_path
     assert not kept.folder.exists()
 
 
-def test_a_damaged_file_counts_as_not_there(data: Path, tmp_path: Path, model: ViViT) -> None:
+def test_a_damaged_file_is_ignored(data: Path, tmp_path: Path, model: ViViT) -> None:
     videos = open_data(data).split("all")
     whole = run(model, videos)
     with pytest.raises(Stopped):
@@ -127,7 +127,7 @@ def test_a_damaged_file_counts_as_not_there(data: Path, tmp_path: Path, model: V
     assert_same(run(model, videos, tmp_path), whole)
 
 
-def test_files_are_written_from_time_to_time_only(
+def test_files_are_written_only_from_time_to_time(
     data: Path, tmp_path: Path, model: ViViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial, "SAVE_EVERY", 1e6)
@@ -153,7 +153,7 @@ score.score_model(data, model, views=Views(4), split="all", out=out, device="cpu
 """
 
 
-def test_a_killed_command_goes_on_where_it_was(
+def test_a_killed_command_continues(
     data: Path, tmp_path: Path, model: ViViT, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save_pretrained(tmp_path / "model")
@@ -166,7 +166,7 @@ def test_a_killed_command_goes_on_where_it_was(
     killed = subprocess.run([sys.executable, "-c", KILLED, data, tmp_path / "model", out], timeout=120)
     assert killed.returncode == -9
     assert not (out / "scores.json").exists()
-    # Other views are another evaluation, and leave this one as it is.
+    # Other views are another evaluation, which leaves this one alone.
     assert "going on" not in score(out, Views(2))
     assert "going on after 8 of 12 videos\n" in score(out)
     assert "going on" not in score(tmp_path / "whole")
@@ -179,7 +179,7 @@ def test_a_killed_command_goes_on_where_it_was(
 def test_other_weights_or_videos_are_another_evaluation(
     data: Path, tmp_path: Path, model: ViViT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every evaluation here fails at its end, and is left unfinished."""
+    """Every evaluation here fails at its end, so it stays unfinished."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "scores.json").mkdir()
@@ -202,7 +202,7 @@ def test_other_weights_or_videos_are_another_evaluation(
     assert goes_on()
     shutil.copy(data / "dark" / "dark0.mp4", data / "dark" / "dark9.mp4")
     assert not goes_on()
-    # Of the same size and name, and under another label.
+    # The same size and name, under another label.
     shutil.move(data / "dark" / "dark9.mp4", data / "bright" / "dark9.mp4")
     assert not goes_on()
     assert goes_on()

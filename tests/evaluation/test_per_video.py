@@ -24,7 +24,7 @@ def probabilities(*values: float) -> list[float]:
 
 @pytest.fixture
 def videos() -> VideoSet:
-    """Whole, a stretch, unreadable, and one for which the model has no number."""
+    """A whole video, a span, an unreadable one, and one with NaN logits."""
     return VideoSet(
         (
             LabelledVideo(Path("a, b.mp4"), {"classes": ODD[:1]}),
@@ -55,7 +55,7 @@ EXPECTED: list[dict[str, Any]] = [
     {"video": "nan.mp4", "start": None, "end": None, "error": "the model's answer is not a number (NaN)"},
 ]
 EXPECTED[0] |= {"probability": pytest.approx(0.5), "label_probability": pytest.approx(0.5), "label_rank": 1}
-# Of the two classes of 10 % the first comes first.
+# Of two classes with 10 %, the first ranks first.
 EXPECTED[1] |= {"probability": pytest.approx(0.4), "label_probability": pytest.approx(0.1), "label_rank": 4}
 for row, name in zip(EXPECTED[2:], ODD[4:], strict=True):
     row |= {"label": name, "predicted": "", "probability": None, "label_probability": None, "label_rank": None}
@@ -67,7 +67,7 @@ def test_rows_by_hand(evaluation: Evaluation, videos: VideoSet) -> None:
     assert [list(row) for row in rows] == [list(EXPECTED[0])] * 4
 
 
-def test_parquet_has_them_as_they_are(evaluation: Evaluation, videos: VideoSet, tmp_path: Path) -> None:
+def test_parquet_keeps_values_and_types(evaluation: Evaluation, videos: VideoSet, tmp_path: Path) -> None:
     write_per_video(evaluation, videos, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet")
     assert table.to_pylist() == EXPECTED
@@ -110,7 +110,7 @@ def test_many_labels_are_joined(tmp_path: Path) -> None:
     )
     logits = Tensor([[-1, 2, -3, 1, -2, 0, 0.5], [-1, -2, -3, -4, -5, -6, -7], [NAN] * 7])
     rows = per_video_rows(evaluation_of(videos, {"classes": logits}, {2: "2.mp4: no"}), videos)
-    # A probability of exactly a half is not more probable than not.
+    # A probability of exactly 0.5 does not predict the label.
     assert [(row["labels"], row["predicted"]) for row in rows] == [("b;e", "b;d;g"), ("", ""), ("g", "")]
     assert [row["top_labels"] for row in rows] == ["b;d;g;f;a", "a;b;c;d;e", ""]
     told = [float(value) for value in rows[0]["top_probabilities"].split(";")]

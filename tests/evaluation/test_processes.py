@@ -1,4 +1,4 @@
-"""Several processes share an evaluation: each video counts once, and all of them have the same answer."""
+"""Several ranks evaluate together: each video counts once, and all ranks have the same result."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from vivit.runtime import Ranks
 from vivit.training.recipe import Recipe
 from vivit.weights.store import load
 
-# The processes are forked off one that has imported everything, and meet over a file; of the command, over a port.
+# The processes are forked from one that has imported everything, and meet over a port.
 SHARED = """
 import json, os, socket, sys
 from dataclasses import replace
@@ -78,7 +78,7 @@ for target, size, count in ((share, 2, 12), (share, 3, 11), (share, 3, 2), (comm
 
 @pytest.fixture(scope="module")
 def data(bright_dark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve videos, the second and the ninth of which cannot be read."""
+    """Twelve videos; the second and the ninth are unreadable."""
     data = shutil.copytree(bright_dark, tmp_path_factory.mktemp("processes") / "data")
     for broken in ("bright/bright1.mp4", "dark/dark2.mp4"):
         (data / broken).write_bytes(b"no video")
@@ -87,7 +87,7 @@ def data(bright_dark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model and what each process found."""
+    """A folder with the model and the result of each process."""
     folder = tmp_path_factory.mktemp("shared")
     recipe = Recipe(
         model="vivit-ti-16x2-fe",
@@ -115,7 +115,7 @@ def alone(data: Path, folder: Path, count: int) -> Evaluation:
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 12), (3, 11), (3, 2)])
-def test_every_process_has_what_one_alone_has(size: int, count: int, data: Path, shared: Path) -> None:
+def test_every_rank_has_the_result_of_a_single_process(size: int, count: int, data: Path, shared: Path) -> None:
     expected = alone(data, shared, count)
     assert len(expected.failures) == (1 if count == 2 else 2)
     first = load_file(shared / f"{size} processes, {count} videos, 0.safetensors")["classes"]
@@ -129,7 +129,7 @@ def test_every_process_has_what_one_alone_has(size: int, count: int, data: Path,
         assert scores == expected.scores()
 
 
-def test_of_the_command_one_process_prints_and_writes(data: Path, shared: Path) -> None:
+def test_one_process_of_the_command_prints_and_writes(data: Path, shared: Path) -> None:
     printed = [(shared / "printed" / f"{rank}.txt").read_text() for rank in range(2)]
     assert printed[1] == ""
     scores = json.loads((shared / "out" / "scores.json").read_text())
@@ -141,7 +141,7 @@ def test_of_the_command_one_process_prints_and_writes(data: Path, shared: Path) 
     assert printed[0].count("not read, counted as wrong") == 2
 
 
-def test_parts_that_nobody_puts_together_are_refused(data: Path, tiny_recipe: Recipe) -> None:
+def test_several_ranks_need_a_gather_function(data: Path, tiny_recipe: Recipe) -> None:
     model = ViViT(tiny_recipe.build_config({"classes": 2}), preprocessing=tiny_recipe.build_preprocessing())
     with pytest.raises(ValueError, match="gather"):
         evaluate(model, open_data(data).split("all"), ranks=Ranks(0, 2))

@@ -1,4 +1,4 @@
-"""What `vivit evaluate` writes and says."""
+"""What `vivit evaluate` writes and prints."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from vivit.training.recipe import Recipe
 
 
 def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:
-    """A model of random weights in a folder."""
+    """A model folder with random weights."""
     model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
     random_weights(model, std=0.3, seed=1)
     model.save_pretrained(folder)
@@ -42,7 +42,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def kitchen(bright_dark: Path, folder: Path, columns: str, labels: Sequence[str]) -> Path:
-    """A list of the twelve videos, all for validation, with these cells."""
+    """A list of the twelve videos with these labels, all for validation."""
     shutil.copytree(bright_dark, folder / "videos")
     paths = [path.relative_to(folder) for path in sorted((folder / "videos").glob("*/*.mp4"))]
     rows = [f"{path},{cells},val" for path, cells in zip(paths, labels, strict=True)]
@@ -51,7 +51,7 @@ def kitchen(bright_dark: Path, folder: Path, columns: str, labels: Sequence[str]
     return file
 
 
-def test_scores_stand_beside_what_they_are_of(
+def test_scores_are_recorded_with_their_data_and_model(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
@@ -66,7 +66,7 @@ def test_scores_stand_beside_what_they_are_of(
     assert (scores["videos"], scores["unreadable"], scores["missing"], scores["views"]) == (12, 1, 0, "2x1")
     assert (scores["top1"], scores["top5"]) == (found.accuracy(1), found.accuracy(5))
     assert ["dark3.mp4" in failure for failure in scores["failures"]] == [True]
-    # Of each class half of the videos; the broken one is among the dark ones, and wrong.
+    # Each class has half of the videos; the broken one is dark, and counts as wrong.
     dark, bright = scores["per_class"]
     assert (dark["class"], dark["videos"], bright["class"], bright["videos"]) == ("dark", 6, "bright", 6)
     assert (dark["accuracy"] + bright["accuracy"]) / 2 == pytest.approx(scores["top1"])
@@ -111,7 +111,7 @@ def test_probabilities_are_averaged_and_every_table_is_written(
     assert str(table) in capsys.readouterr().out
 
 
-def test_what_cannot_be_written_is_told_before_anything_is_read(
+def test_an_impossible_output_is_refused_before_anything_is_read(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
@@ -123,9 +123,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
         score_on_val(bright_dark, model, tmp_path / "file")
 
 
-def test_where_no_video_can_be_read_one_of_them_is_named(
-    bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
-) -> None:
+def test_if_no_video_can_be_read_one_of_them_is_named(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     data = shutil.copytree(bright_dark, tmp_path / "data")
     for path in data.glob("*/*.mp4"):
         path.write_bytes(b"no video")
@@ -137,7 +135,7 @@ def test_where_no_video_can_be_read_one_of_them_is_named(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_models_hash_is_of_its_weights_and_of_what_they_mean(tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_the_hash_of_a_model_covers_its_weights_classes_and_preprocessing(tmp_path: Path, tiny_recipe: Recipe) -> None:
     folder = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     hashes = {
         score.hash_model(score.load(folder)),
@@ -156,7 +154,7 @@ def test_the_models_hash_is_of_its_weights_and_of_what_they_mean(tmp_path: Path,
     assert len(hashes) == 4
 
 
-def test_the_hash_is_that_of_the_data_and_not_of_the_models_order_of_classes(
+def test_the_hash_of_the_data_ignores_the_models_order_of_classes(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
     hashes = []
@@ -228,7 +226,7 @@ def test_many_labels_have_a_table_of_average_precisions(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "per_video.csv"}
 
 
-def test_model_of_other_heads_than_the_data_is_refused_with_both(
+def test_a_model_with_other_heads_is_refused_and_both_are_named(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
     data = kitchen(bright_dark, tmp_path, "verb,noun", [f"{VERBS[i % 2]},{NOUNS[i % 3]}" for i in range(12)])

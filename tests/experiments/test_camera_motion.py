@@ -47,9 +47,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def seen_after(frame: np.ndarray, x: float = 0, y: float = 0, size: float = 0, angle: float = 0) -> np.ndarray:
-    """What a camera sees that saw a grey frame and then moved; NaN where that frame does not tell.
+    """A grey frame as the camera sees it after a motion; NaN outside the frame.
 
-    x and y in heights of the frame, size the logarithm of the window's, angle clockwise in radians.
+    x and y are in heights of the frame, size is the window's log size, angle is clockwise in radians.
     """
     height = frame.shape[0]
     rows_columns = np.exp(size) * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -70,7 +70,7 @@ def grey(frame: np.ndarray) -> np.ndarray:
 
 
 def measure(first: np.ndarray, later: np.ndarray) -> tuple[str, float]:
-    """Which single motion explains the later frame best, and how much of it: by trying many of each."""
+    """The motion, and its amount, that explains the later frame best; found by trying many of each."""
     first, later = grey(first), grey(later)
     tries = {}
     for motion, most in zip(MOTIONS, 1.6 * GAP * QUICKEST, strict=True):
@@ -80,7 +80,7 @@ def measure(first: np.ndarray, later: np.ndarray) -> tuple[str, float]:
 
 
 def classify(clip: np.ndarray) -> str:
-    """The class of a clip, by the motion seen between two frames in its middle."""
+    """The class of a clip, by the motion between two frames in its middle."""
     start = (len(clip) - GAP) // 2
     motion, amount = measure(clip[start], clip[start + GAP])
     if abs(amount) < 0.3 * GAP * SLOWEST[list(MOTIONS).index(motion)]:
@@ -119,7 +119,7 @@ def test_the_camera_does_what_the_class_says(class_name: str) -> None:
 def test_encoded_videos_show_what_their_folder_says(videos: Path) -> None:
     files = sorted(videos.rglob("*.mp4"))
     wrong = [str(file) for file in files if classify(read(file)) != file.parent.name]
-    assert len(wrong) <= 2, wrong  # a bold thing that passes by can mislead the measurement
+    assert len(wrong) <= 2, wrong  # a passing object can mislead the measurement
 
 
 @pytest.mark.parametrize("class_name", ["pan_left", "tilt_down"])
@@ -130,7 +130,7 @@ def test_speed_is_within_its_bounds(class_name: str) -> None:
         steps = range(0, len(clip) - GAP, GAP)
         amounts = [abs(measure(clip[start], clip[start + GAP])[1]) for start in steps]
         speed = sum(amounts) / (GAP * len(steps))
-        # The pace strays from its mean by up to 0.6, and the hand shakes.
+        # The pace varies by up to 0.6 around its mean, and the hand shakes.
         assert 0.4 * SLOWEST[motion] < speed < 1.6 * QUICKEST[motion]
 
 
@@ -212,7 +212,7 @@ def test_files_are_h264_that_browsers_play(videos: Path) -> None:
             assert stream.average_rate in FRAME_RATES
             assert stream.width > stream.height >= 48
         written = file.read_bytes()
-        assert 0 < written.find(b"moov") < written.find(b"mdat")  # the index first: playing starts at once
+        assert 0 < written.find(b"moov") < written.find(b"mdat")  # the index first, so that it plays while it loads
         assert len(written) < 40_000
 
 

@@ -1,4 +1,4 @@
-"""One answer out of those for several views, against NumPy."""
+"""The mean over views, against NumPy."""
 
 import numpy as np
 import pytest
@@ -31,17 +31,17 @@ def test_logits_are_averaged(views: np.ndarray) -> None:
         np.testing.assert_allclose(found, views.mean(axis=0), rtol=1e-6)
 
 
-def test_what_stands_for_averaged_probabilities_gives_them_back(views: np.ndarray) -> None:
+def test_logits_of_averaged_probabilities_give_them_back(views: np.ndarray) -> None:
     one = mean_over_views(torch.from_numpy(views), "probabilities", multi_label=False)
     np.testing.assert_allclose(softmax(one.numpy()), softmax(views).mean(axis=0), rtol=1e-5)
     many = mean_over_views(torch.from_numpy(views), "probabilities", multi_label=True)
     np.testing.assert_allclose(sigmoid(many.numpy()), sigmoid(views).mean(axis=0), rtol=1e-5)
-    # The two ways to average are not the same answer.
+    # The two ways to average differ.
     assert np.abs(softmax(one.numpy()) - softmax(views.mean(axis=0))).max() > 0.01
 
 
 def test_the_averages_may_put_different_classes_first() -> None:
-    """Six views of 60 % against one that is nearly sure: it outweighs them in logits, and not in probabilities."""
+    """One view that is almost certain outweighs six views with 60 % in logits, but not in probabilities."""
     views = torch.tensor([[0.6, 0.4]] * 6 + [[0.0001, 0.9999]]).log()
     assert mean_over_views(views, "logits", multi_label=False).argmax() == 1
     probabilities = mean_over_views(views, "probabilities", multi_label=False).exp()
@@ -58,7 +58,7 @@ def test_probabilities_too_small_for_a_float_keep_their_order(multi_label: bool)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_the_model_tells_which_probabilities_are_meant(multi_label: bool, tiny_recipe: Recipe) -> None:
+def test_the_model_decides_between_softmax_and_sigmoid(multi_label: bool, tiny_recipe: Recipe) -> None:
     torch.manual_seed(0)
     model = ViViT(tiny_recipe.build_config({"classes": 5}, multi_label)).eval()
     random_weights(model, std=0.3)

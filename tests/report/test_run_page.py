@@ -32,7 +32,7 @@ from vivit.training.recipes import RECIPES
 
 
 class Page(HTMLParser):
-    """What a browser makes of the page: elements with their attributes, tables as rows of words, and all words."""
+    """The page as a browser reads it: elements with their attributes, tables as rows of words, and all words."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
     def table(self, *header: str) -> list[list[str]]:
-        """The rows below these words, of all tables that begin with them."""
+        """The rows of all tables whose header begins with these words."""
         return [row for table in self.rows() if table[0][: len(header)] == list(header) for row in table[1:]]
 
     def rows(self) -> list[list[list[str]]]:
-        """Of each table, without the spaces around words."""
+        """The rows of each table, without extra spaces."""
         return [[[" ".join(cell.split()) for cell in row] for row in table] for table in self.tables]
 
     def drawn(self, label: str) -> list[str]:
@@ -164,7 +164,7 @@ def held_out(bright_dark: Path) -> VideoSet:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path, held_out: VideoSet) -> Path:
-    """Two epochs on `bright_dark`; of its two validation videos one is named wrongly. Not to be written to."""
+    """Two epochs on `bright_dark`, with one mistake in its two validation videos. Read only."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     folder = _begin(folder, held_out.labels.classes, bright_dark, data_hash(held_out))
     scores = {"videos": 2, "unreadable": 0, "data_hash": data_hash(held_out)}
@@ -193,14 +193,14 @@ def page(whole_run: Path) -> Page:
 
 @pytest.fixture
 def run(whole_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run to work on; without its steps, as curves take time."""
+    """A copy of the run that may be changed; without steps, because curves take time."""
     shutil.copytree(whole_run, tmp_path / "run")
     (tmp_path / "run" / "steps.jsonl").unlink()
     return tmp_path / "run"
 
 
 def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: VideoSet) -> None:
-    assert page.scores == {"top1": "50.0\xa0%"}  # a top-5 of two classes says nothing
+    assert page.scores == {"top1": "50.0\xa0%"}  # a top-5 of two classes tells nothing
     assert "best 62.5\xa0%, epoch 1" in page.words
     assert page.table("epoch", "loss") == [
         ["1", "1.235", "62.5 %", "2", "0"],
@@ -209,7 +209,7 @@ def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: 
     assert data_hash(held_out)[:16] in page.words
     assert "0.3 M parameters" in page.words
     assert "epoch 2 of 8, step 8" in page.words
-    # 90 and 30 minutes of two processes.
+    # 90 and 30 minutes on two processes.
     assert "2.0 hours on 2 processes of AMD EPYC, 4.0 process-hours" in page.words
     assert page.table("started")[0] == [
         "2026-01-02T03:04:05+00:00",
@@ -261,7 +261,7 @@ def test_the_page_needs_nothing_but_itself(page: Page) -> None:
     assert "@import" not in page.source
 
 
-def test_parts_of_the_page_have_names_of_their_own(page: Page) -> None:
+def test_no_two_parts_of_the_page_have_the_same_id(page: Page) -> None:
     drawn = page.source.replace("</svg>", "<svg").split("<svg")[1::2]
     assert len(drawn) == 7
     seen: set[str] = set()
@@ -274,20 +274,20 @@ def test_parts_of_the_page_have_names_of_their_own(page: Page) -> None:
         seen |= names
 
 
-def test_every_element_that_is_opened_is_closed(page: Page) -> None:
-    """Of those that must be: a table cell need not."""
+def test_every_element_is_closed(page: Page) -> None:
+    """Only these elements must be closed; a table cell need not."""
     source = page.source
     for tag in ("div", "table", "details", "figure", "svg", "span", "bdi", "video", "p", "h2", "h3", "summary", "dl"):
         opened = source.count(f"<{tag} ") + source.count(f"<{tag}>")
         assert opened == source.count(f"</{tag}>"), tag
 
 
-def test_a_wrongly_named_video_is_on_the_page_as_it_is(page: Page) -> None:
-    """Its brightness is that of the video of the wrong class, which no other has."""
+def test_a_mistake_is_shown_as_its_video(page: Page) -> None:
+    """Only the wrong video is this dark."""
     videos = page.sources("video")
     assert len(videos) == 1
     content = base64.b64decode(videos[0].removeprefix("data:video/mp4;base64,"))
-    assert content.index(b"moov") < content.index(b"mdat")  # it starts before all of it is read
+    assert content.index(b"moov") < content.index(b"mdat")  # the index first, so that it plays while it loads
     with av.open(io.BytesIO(content), "r") as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
@@ -304,7 +304,7 @@ def test_clips_start_by_themselves_and_silently(page: Page) -> None:
 
 
 def _encode(path: Path, height: int, width: int, frames: int, rate: int, noise: bool = False) -> None:
-    """Frame k has the brightness k; or noise, which nothing can compress."""
+    """Frame k has brightness k, or noise, which cannot be compressed."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
@@ -317,7 +317,7 @@ def _encode(path: Path, height: int, width: int, frames: int, rate: int, noise: 
         container.mux(stream.encode(None))
 
 
-def test_of_a_stretch_its_middle_is_shown(tmp_path: Path) -> None:
+def test_the_middle_of_a_span_is_shown(tmp_path: Path) -> None:
     _encode(tmp_path / "long.mp4", 48, 64, 200, 10)
     _encode(tmp_path / "other.mp4", 48, 64, 2, 10)
     _encode(tmp_path / "seen.mp4", 48, 64, 2, 10)
@@ -336,7 +336,7 @@ def test_of_a_stretch_its_middle_is_shown(tmp_path: Path) -> None:
 
 @pytest.fixture
 def noise(tmp_path: Path) -> Path:
-    """A run that named two videos wrongly, stretches of one file that cannot be compressed."""
+    """A run with two mistakes, which are spans of a file that cannot be compressed."""
     _encode(tmp_path / "0.mp4", 192, 256, 20, 10, noise=True)
     shutil.copy(tmp_path / "0.mp4", tmp_path / "1.mp4")
     rows = ("0.mp4,a,val,0,1", "0.mp4,b,val,1,2", "1.mp4,a,train,,")
@@ -353,12 +353,14 @@ def _size(clip: str) -> tuple[int, int]:
         return container.streams.video[0].height, container.streams.video[0].width
 
 
-def test_stretches_of_one_file_are_told_apart(noise: Path) -> None:
+def test_spans_of_one_file_are_told_apart(noise: Path) -> None:
     first, second = Page(write_report(noise)).sources("video")
     assert first != second
 
 
-def test_what_compresses_badly_is_shown_smaller_or_not_at_all(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_compresses_badly_is_shown_smaller_or_not_at_all(
+    noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = Page(write_report(noise)).sources("video")
     assert [_size(clip) for clip in whole] == [(192, 256)] * 2
     limit = len(base64.b64decode(whole[0].partition(",")[2])) // 2
@@ -372,12 +374,12 @@ def test_what_compresses_badly_is_shown_smaller_or_not_at_all(noise: Path, monke
     assert "too large for the page" in page.words
 
 
-def test_all_clips_together_leave_room_in_eight_megabytes() -> None:
-    """In base64, three bytes are four letters."""
+def test_all_clips_fit_into_eight_megabytes() -> None:
+    """In base64, three bytes become four letters."""
     assert MOST_CLIPS * CLIP_BYTES * 4 / 3 < 7_000_000
 
 
-def test_the_most_confident_mistakes_are_shown_first_and_no_right_answer(tmp_path: Path) -> None:
+def test_the_most_confident_mistakes_are_shown(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
     rows = [{**_video(number), **_said("a", "b", 0.5 + number / 100)} for number in range(20)]
     rows += [{**_video(20), **_said("a", "a", 0.99)}, {**_video(21, "broken"), "label": "a", **UNREAD}]
@@ -386,7 +388,7 @@ def test_the_most_confident_mistakes_are_shown_first_and_no_right_answer(tmp_pat
     assert shown == [f"{number}.mp4" for number in range(19, 11, -1)]
 
 
-def test_data_that_is_gone_is_said_and_the_rest_is_there(run: Path, tmp_path: Path) -> None:
+def test_without_the_data_the_rest_of_the_page_is_there(run: Path, tmp_path: Path) -> None:
     note = json.loads((run / "recipe.json").read_text())
     (run / "recipe.json").write_text(json.dumps({**note, "data": str(tmp_path / "gone")}))
     page = Page(write_report(run))
@@ -395,14 +397,14 @@ def test_data_that_is_gone_is_said_and_the_rest_is_there(run: Path, tmp_path: Pa
     assert page.table("true", "predicted") == [["dark", "bright", "1 of 1"]]
 
 
-def test_data_that_has_moved_is_found_where_it_is_said_to_be(run: Path, bright_dark: Path, tmp_path: Path) -> None:
+def test_data_that_has_moved_is_found(run: Path, bright_dark: Path, tmp_path: Path) -> None:
     text = (run / "val_predictions.csv").read_text().replace(str(bright_dark), "/of/another/machine")
     (run / "val_predictions.csv").write_text(text)
     shutil.copytree(bright_dark, tmp_path / "moved")
     assert len(Page(write_report(run, str(tmp_path / "moved"))).sources("video")) == 1
 
 
-def test_data_that_has_changed_is_said(run: Path, tmp_path: Path, bright_dark: Path) -> None:
+def test_a_change_of_the_data_is_mentioned(run: Path, tmp_path: Path, bright_dark: Path) -> None:
     shutil.copytree(bright_dark, tmp_path / "other")
     for file in (tmp_path / "other").rglob("*.mp4"):
         file.write_bytes(file.read_bytes() + b"\0")
@@ -412,7 +414,7 @@ def test_data_that_has_changed_is_said(run: Path, tmp_path: Path, bright_dark: P
     assert "not those that were scored" not in Page(write_report(run)).words
 
 
-def test_a_clip_that_cannot_be_read_is_a_line(run: Path, held_out: VideoSet, tmp_path: Path, bright_dark: Path) -> None:
+def test_an_unreadable_clip_is_a_line(run: Path, held_out: VideoSet, tmp_path: Path, bright_dark: Path) -> None:
     shutil.copytree(bright_dark, tmp_path / "broken")
     for file in (tmp_path / "broken" / "dark").iterdir():
         file.write_bytes(b"nothing")
@@ -421,7 +423,7 @@ def test_a_clip_that_cannot_be_read_is_a_line(run: Path, held_out: VideoSet, tmp
     assert "broken/dark" in page.words
 
 
-def test_several_heads_have_each_its_own_and_the_whole_comes_first(tmp_path: Path) -> None:
+def test_each_head_has_its_scores_and_the_joint_score_comes_first(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", {"verb": ["take", "put"], "noun": ["cup", "pan", "lid"]}, tmp_path / "gone", "")
     of_epoch = {"verb_top1": 0.75, "noun_top1": 0.5, "action_top1": 0.25, "action_top5": 1.0}
     sure = {"verb_top5": 1.0, "noun_top5": 1.0}  # of two and three classes
@@ -447,7 +449,7 @@ def test_several_heads_have_each_its_own_and_the_whole_comes_first(tmp_path: Pat
         ["cup", "3", "66.7 %", "1× pan"],
         ["pan", "0", "–", ""],
     ]
-    # Three of four videos have the verb "take", and the noun "cup".
+    # Three of four videos have the verb "take", and three the noun "cup".
     assert "Always predicting the most frequent verb would give 75.0\xa0%" in page.words
     order = [page.words.index(f"{number}.mp4") for number in (3, 2, 1)]
     assert order == sorted(order) and "0.mp4" not in page.words
@@ -509,14 +511,14 @@ def test_a_damaged_file_is_named(run: Path, name: str, content: str, message: st
         write_report(run)
 
 
-def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         write_report(tmp_path / "none")
     with pytest.raises(UserError, match=r"no recipe\.json"):
         write_report(tmp_path)
 
 
-def test_a_loss_that_is_no_number_is_said_first(run: Path) -> None:
+def test_a_loss_that_is_not_a_number_is_mentioned(run: Path) -> None:
     steps = _steps(8)
     steps[5]["loss"], steps[6]["loss"] = math.nan, math.inf
     _lines(run / "steps.jsonl", steps)
@@ -543,7 +545,7 @@ STRANGE = [
 ]
 
 
-def test_strange_names_are_words_and_nothing_else(tmp_path: Path) -> None:
+def test_strange_names_are_only_text(tmp_path: Path) -> None:
     data = tmp_path / "<b>data</b>"
     run = _begin(
         tmp_path / "<i>run",
@@ -561,7 +563,7 @@ def test_strange_names_are_words_and_nothing_else(tmp_path: Path) -> None:
     rows += [{**_video(99, "<script>no</script>"), "video": "<script>.mp4", "label": STRANGE[0], **UNREAD}]
     _predictions(run, rows)
     page = Page(write_report(run))
-    # What data could have opened, and nothing of the page's own does.
+    # Elements that only the data could have opened.
     assert not {tag for tag, _ in page.elements} & {"script", "b", "i", "u", "q", "s", "em", "a"}
     assert [given for tag, given in page.elements if tag == "img"] == []
     assert not any(name.startswith("on") for _, given in page.elements for name in given)
@@ -571,7 +573,7 @@ def test_strange_names_are_words_and_nothing_else(tmp_path: Path) -> None:
     assert "<script>.mp4" in page.words
 
 
-def test_strange_heads_are_words_and_nothing_else(tmp_path: Path) -> None:
+def test_strange_heads_are_only_text(tmp_path: Path) -> None:
     heads = {"$\\frac{": ["a", "b"], "<script>": ["c", "d"]}
     run = _begin(tmp_path / "run", heads, tmp_path / "gone", "")
     scores = {f"{head}_top1": 0.5 for head in (*heads, "+".join(heads))}
@@ -584,14 +586,14 @@ def test_strange_heads_are_words_and_nothing_else(tmp_path: Path) -> None:
     assert page.words.count("<script>") > 2
 
 
-def test_a_file_name_that_is_no_text_makes_a_page_all_the_same(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_text_does_not_break_the_page(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
     header = "video,start,end,error,label,predicted,probability,label_probability,label_rank\r\n"
     (run / "val_predictions.csv").write_bytes(header.encode() + b"/gone/\xff.mp4,,,,a,b,0.9,0.1,2\r\n")
     assert "?.mp4" in Page(write_report(run)).words
 
 
-def test_of_many_classes_the_worst_are_seen_and_the_others_folded(tmp_path: Path) -> None:
+def test_the_worst_of_many_classes_are_shown_and_the_others_folded(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(400)]
     run = _begin(tmp_path / "run", {"classes": names}, tmp_path / "gone", "")
     wrong = {7, 300}
@@ -638,7 +640,7 @@ def test_settings_begin_with_what_differs_from_the_nearest_recipe(tmp_path: Path
         assert shown[name] == expected, name
 
 
-def test_before_the_first_table_of_answers_the_drawn_matrix_is_shown(tmp_path: Path) -> None:
+def test_without_predictions_the_matrix_drawn_by_training_is_shown(tmp_path: Path) -> None:
     run = _begin(tmp_path / "run", {"classes": ["a", "b"]}, tmp_path / "gone", "")
     Image.new("RGB", (3, 2)).save(run / "confusion.png")
     (source,) = Page(write_report(run)).sources("img")
@@ -657,6 +659,6 @@ def test_curves_of_one_value_can_be_drawn(value: float) -> None:
     assert all("NaN" not in chart.svg and "nan" not in chart.svg for chart in charts)
 
 
-def test_data_that_is_named_and_not_there_is_a_mistake(run: Path) -> None:
+def test_named_data_that_does_not_exist_is_an_error(run: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         write_report(run, data="nowhere")
