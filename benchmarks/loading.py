@@ -42,7 +42,7 @@ def write_all(folder: Path) -> None:
     """ViViT-L/16x2 FE as a model folder and as a Scenic checkpoint, and the spatio-temporal model for transformers."""
     torch.manual_seed(0)
     model = vivit.ViViT(vivit.ModelConfig.named("vivit-l-16x2-fe"))
-    model.save_pretrained(folder / "folder")
+    vivit.save(model, folder / "folder")
     write_scenic(model, folder / "scenic")
     vivit.to_huggingface(vivit.ViViT(vivit.ModelConfig.named("vivit-l-16x2")), folder / "huggingface")
 

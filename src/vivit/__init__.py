@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vivit.weights.image_vit import init_from_image_vit as init_from_image_vit
     from vivit.weights.scenic import from_scenic as from_scenic
     from vivit.weights.store import load as load
+    from vivit.weights.store import push_to_hub as push_to_hub
+    from vivit.weights.store import save as save
 
 _HOME = {
     "ModelConfig": "vivit.config",
@@ -33,27 +35,19 @@ _HOME = {
     "from_scenic": "vivit.weights.scenic",
     "init_from_image_vit": "vivit.weights.image_vit",
     "load": "vivit.weights.store",
+    "push_to_hub": "vivit.weights.store",
+    "save": "vivit.weights.store",
     "to_huggingface": "vivit.weights.huggingface",
 }
-__all__ = [
-    "ModelConfig",
-    "Prediction",
-    "Predictor",
-    "Preprocessing",
-    "UserError",
-    "ViViT",
-    "adapt",
-    "from_huggingface",
-    "from_image_vit",
-    "from_scenic",
-    "init_from_image_vit",
-    "load",
-    "to_huggingface",
-]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when used: torch takes seconds, and `vivit --help` should not.
+    # Import a name when it is first used: torch takes seconds, and `vivit --help` must not wait for it.
     if name not in _HOME:
         raise AttributeError(f"module 'vivit' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -187,7 +187,7 @@ def test_a_start_of_other_classes_gets_a_fresh_head(here: InProcess, tmp_path: P
         num_classes=5,
         **sizes,
     )
-    vivit.ViViT(config, classes={"classes": list("abcde")}).save_pretrained(tmp_path / "of_five")
+    vivit.save(vivit.ViViT(config, classes={"classes": list("abcde")}), tmp_path / "of_five")
     flags = ("--epochs", "1", "--min-steps", "1", "--workers", "0", "--device", "cpu")
     result = here("train", "my_videos", "--init", tmp_path / "of_five", "--out", tmp_path / "run", *flags)
     assert (result.status, result.err) == (0, "")

@@ -19,6 +19,7 @@ from vivit.evaluation.score import score_model
 from vivit.inference.views import Average, Views
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
+from vivit.weights.store import save
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ score.score_model(data, model, views=Views(4), split="all", out=out, device="cpu
 def test_a_killed_command_continues(
     data: Path, tmp_path: Path, model: ViViT, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model.save_pretrained(tmp_path / "model")
+    save(model, tmp_path / "model")
 
     def score(out: Path, views: Views = Views(4)) -> str:
         score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu")
@@ -192,12 +193,12 @@ def test_other_weights_or_videos_are_another_evaluation(
         return "going on" in capsys.readouterr().out
 
     monkeypatch.setattr("vivit.evaluation.evaluate.BATCH", 4)
-    model.save_pretrained(tmp_path / "model")
+    save(model, tmp_path / "model")
     assert not goes_on()
     assert goes_on()
     assert not goes_on("probabilities")
     model.state_dict()["heads.classes.bias"][1] += 1e-6
-    model.save_pretrained(tmp_path / "model")
+    save(model, tmp_path / "model")
     assert not goes_on()
     assert goes_on()
     shutil.copy(data / "dark" / "dark0.mp4", data / "dark" / "dark9.mp4")

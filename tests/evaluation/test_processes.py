@@ -18,7 +18,7 @@ from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.training.recipe import Recipe
-from vivit.weights.store import load
+from vivit.weights.store import load, save
 
 # The processes are forked from one that has imported everything, and meet over a port.
 SHARED = """
@@ -35,7 +35,7 @@ from vivit.evaluation.evaluate import evaluate
 from vivit.evaluation.score import score_model
 from vivit.inference.views import Views
 from vivit.runtime import Ranks
-from vivit.weights.store import load
+from vivit.weights.store import load, save
 
 data, folder = map(Path, sys.argv[1:])
 
@@ -102,7 +102,7 @@ def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         preprocessing=recipe.build_preprocessing(),
     )
     random_weights(model, std=0.3)
-    model.save_pretrained(folder / "model")
+    save(model, folder / "model")
     run = subprocess.run([sys.executable, "-c", SHARED, data, folder], timeout=240, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return folder

@@ -21,13 +21,14 @@ from vivit.inference.views import Views
 from vivit.labels import LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
+from vivit.weights.store import save
 
 
 def saved(recipe: Recipe, folder: Path, classes: dict[str, Sequence[str]] | None, heads: dict[str, int]) -> Path:
     """A model folder with random weights."""
     model = ViViT(recipe.build_config(heads), classes=classes, preprocessing=recipe.build_preprocessing())
     random_weights(model, std=0.3, seed=1)
-    model.save_pretrained(folder)
+    save(model, folder)
     return folder
 
 

@@ -472,11 +472,11 @@ def test_the_form_of_gelu_and_epsilon_travel_with_the_model(
     before = model.config
     report = init_from_image_vit(model, source.path)
     assert model.config == before.model_copy(update={"activation": source.activation, "norm_eps": eps})
-    assert report == model.report
+    assert report == model.origin[1:]
     assert [line for line in report if line.startswith(said)]
     assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {eps}
 
-    model.save_pretrained(tmp_path / "video")
+    vivit.save(model, tmp_path / "video")
     loaded = vivit.load(tmp_path / "video")
     assert loaded.config == model.config
     assert [line for line in loaded.origin if line.startswith(said)]
@@ -614,7 +614,7 @@ def test_a_distilled_model_of_transformers_is_read_without_its_distillation_toke
     source = Source(tmp_path, see, {}, norm_eps=1e-12)
     model = source.build().double()
     report = init_from_image_vit(model, tmp_path)
-    assert [line for line in report if "distillation token has no place" in line]
+    assert [line for line in report if "distillation token is left out" in line]
     rows = image.embeddings.position_embeddings[0]
     assert torch.equal(model.state_dict()["encoder.spatial.positions.class_position"], rows[0])
     assert torch.equal(model.state_dict()["encoder.spatial.positions.embedding"], rows[2:].view(2, 3, WIDTH))
@@ -628,7 +628,7 @@ def test_a_distilled_model_of_timm_is_read_without_its_distillation_token(tmp_pa
     source = timm_source(tmp_path / "deit.pth", without)
     model = source.build().double()
     report = init_from_image_vit(model, source.path)
-    assert [line for line in report if "distillation token has no place" in line]
+    assert [line for line in report if "distillation token is left out" in line]
     assert_sees_middle_frames(model, source)
 
 
@@ -703,12 +703,12 @@ def test_a_representation_that_the_image_model_does_not_have_stays(tmp_path: Pat
 def assert_refused(model: ViViT, path: Path, message: str, named: Path | None = None) -> None:
     """In one line that names the file (or `named`), and the model is as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    config, report, origin = model.config, model.report, model.origin
+    config, origin = model.config, model.origin
     with pytest.raises(UserError, match=f"{re.escape(str(named or path))}.*{message}") as error:
         init_from_image_vit(model, path)
     assert "\n" not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert (model.config, model.report, model.origin) == (config, report, origin)
+    assert (model.config, model.origin) == (config, origin)
     for module in model.modules():
         assert not isinstance(module, nn.LayerNorm) or module.eps == config.norm_eps
 
@@ -782,8 +782,8 @@ def having(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
         (having("blocks.0.norm1.weight", 1, WIDTH), r"blocks\.0\.norm1\.weight.*1, 32"),
         (having("blocks.0.mlp.fc1.weight", 63, WIDTH), r"blocks\.\d\.mlp\.fc"),
         (having("cls_token", 1, 2, WIDTH), r"cls_token.*1, 2, 32"),
-        (having("pos_embed", 1, 12, WIDTH), "positions are not of a square"),
-        (having("pos_embed", 1, 0, WIDTH), "positions are not of a square"),
+        (having("pos_embed", 1, 12, WIDTH), "positions do not form a square"),
+        (having("pos_embed", 1, 0, WIDTH), "positions do not form a square"),
         (having("pos_embed", 10, WIDTH), "other shapes"),
         (having("pos_embed", 1, 10, 16), r"pos_embed.*1, 10, 16"),
         (having("patch_embed.proj.weight", WIDTH, 1, 8, 8), r"patch_embed\.proj\.weight.*32, 1, 8, 8"),
@@ -850,7 +850,7 @@ def test_folders_of_transformers_that_are_not_a_whole_image_vit_are_refused(
         ({"image_size": 16}, r"position_embeddings.*1, 7, 32.*1, 5, 32"),
         ({"image_size": [16, 24, 8]}, ""),
         ({"image_size": 4}, ""),
-        ({"image_size": None}, "6 positions are not of a square"),
+        ({"image_size": None}, "6 positions do not form a square"),
     ],
 )
 def test_a_config_that_is_not_of_the_weights_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -910,7 +910,7 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
 
 def test_video_models_are_refused(tmp_path: Path) -> None:
     video = build(variant="spatiotemporal")
-    video.save_pretrained(tmp_path / "ours")
+    vivit.save(video, tmp_path / "ours")
     vivit.to_huggingface(video, tmp_path / "theirs")
     assert_refused(build(), tmp_path / "ours", "not an image ViT")
     assert_refused(build(), tmp_path / "ours" / "model.safetensors", "not an image ViT")
@@ -952,7 +952,7 @@ def test_a_new_model_has_the_fields_of_the_image_model(name: str, tmp_path: Path
         norm_eps=source.norm_eps,
     )
     assert not model.training
-    assert not [line for line in model.report if "GELU" in line or "resized" in line]
+    assert not [line for line in model.origin if "GELU" in line or "resized" in line]
     assert_sees_middle_frames(model, source)
 
 
@@ -988,12 +988,12 @@ def test_a_new_model_of_other_fields_and_named_classes(tmp_path: Path) -> None:
     assert (config.variant, config.num_frames, config.grid) == ("factorised_self_attention", 12, (4, 3, 4))
     assert config.num_classes == 3
     assert model.classes == {"classes": ("wave", "jump", "fall")}
-    assert "positions resized from 2 × 3 to 3 × 4" in model.report
+    assert "positions resized from 2 × 3 to 3 × 4" in model.origin
     kernel = source.weights["patch_embed.proj.weight"] / 3
     for frame in model.embedding.weight.detach().unbind(2):
         torch.testing.assert_close(frame, kernel, rtol=1e-6, atol=0)
 
-    model.save_pretrained(tmp_path / "video")
+    vivit.save(model, tmp_path / "video")
     loaded = vivit.load(tmp_path / "video")
     assert (loaded.config, loaded.classes) == (model.config, model.classes)
     video = random_video(model).float()

@@ -46,7 +46,7 @@ def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_r
     clip = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
 
     def moves(recipe: Recipe) -> bool:
-        model = build_model(recipe.model_copy(update={"freeze_spatial": False}), videos, None, "clips")
+        model = build_model(recipe.model_copy(update={"freeze_spatial": False}), videos, None, "clips").model
         torch.nn.init.normal_(model.get_parameter("heads.classes.weight"))  # zero, it would hide what is below
         first, second = model(clip), model(clip)
         assert isinstance(first, torch.Tensor)

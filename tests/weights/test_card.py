@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from safetensors import safe_open
 
 from vivit.config import ModelConfig, Preprocessing
-from vivit.labels import Metric
+from vivit.labels import LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.weights.card import card, score_card
 from vivit.weights.store import save
@@ -134,8 +134,8 @@ def test_what_is_not_told_is_not_made_up(tmp_path: Path) -> None:
     assert "model-index" not in metadata
     assert text.sections["Origin and data"] == ["trained from scratch"]
     assert text.sections["Scores"] == ["None measured."]
-    assert text.sections["Classes"] == ["Without names."]
-    assert text.sections["Licence"] == ["Not told."]
+    assert text.sections["Classes"] == ["No names."]
+    assert text.sections["Licence"] == ["Not given."]
 
 
 def test_number_of_parameters(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_number_of_parameters(tmp_path: Path) -> None:
 
 def test_heads_are_told_apart(tmp_path: Path) -> None:
     model = build(heads={"verb": 2, "noun": 3})
-    model.classes = {"verb": ("cut", "wash"), "noun": ("pan", "knife", "cup")}
+    model.labels = LabelSpace({"verb": ("cut", "wash"), "noun": ("pan", "knife", "cup")})
     save(model, tmp_path)
     _, text = read(tmp_path / "README.md")
     lines = "\n".join(text.sections["Classes"]).splitlines()

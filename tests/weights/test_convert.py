@@ -20,10 +20,11 @@ from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.weights import convert as converting
+from vivit.weights.adapt import TubeletInit
 from vivit.weights.convert import convert, open_any
 from vivit.weights.describe import describe
-from vivit.weights.store import load, opened, save
+from vivit.weights.source import Source
+from vivit.weights.store import load, save
 
 REFERENCE = Path(__file__).resolve().parents[1] / "parity" / "reference"
 SCENIC, IMAGE_VIT = REFERENCE / "scenic", REFERENCE / "image_init" / "vit32"
@@ -53,8 +54,12 @@ OF_TRANSFORMERS: dict[str, Any] = {
 }
 
 
+def open_model(source: Path, tubelet_init: TubeletInit | None = None, **fields: Any) -> ViViT:
+    return open_any(source, tubelet_init, **fields).model
+
+
 def is_image_vit(source: Path, fields: dict[str, Any]) -> bool:
-    return converting.is_image_vit(*opened(source), fields)
+    return Source.find(source, "sampled_frames" in fields).kind == "image ViT"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,7 +111,7 @@ def test_ours(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()  # as in a run
     assert not is_image_vit(tmp_path, {})
     video = torch.rand(1, 8, 3, 32, 48)
-    close(result(open_any(tmp_path), video), result(model, video))
+    close(result(open_model(tmp_path), video), result(model, video))
 
 
 def test_video_model_of_transformers(tmp_path: Path) -> None:
@@ -115,10 +120,10 @@ def test_video_model_of_transformers(tmp_path: Path) -> None:
     assert not is_image_vit(tmp_path, {})
     video = torch.rand(1, 4, 3, 32, 32)
     with torch.no_grad():
-        close(result(open_any(tmp_path), video), theirs(video).logits)
+        close(result(open_model(tmp_path), video), theirs(video).logits)
     # Its weights alone do not tell all of the model, and are no image model's.
     assert not is_image_vit(tmp_path / "model.safetensors", {})
-    refused(lambda: open_any(tmp_path / "model.safetensors"), "model.safetensors", "give the folder")
+    refused(lambda: open_model(tmp_path / "model.safetensors"), "model.safetensors", "give the folder")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -135,19 +140,19 @@ def test_video_models_of_scenic(case: str) -> None:
     assert not is_image_vit(path, fields)
     with np.load(SCENIC / case / "io.npz") as io:
         video, expected = torch.from_numpy(io["video"]).permute(0, 1, 4, 2, 3), torch.from_numpy(io["logits"])
-    close(result(open_any(path, **fields), video), expected)
+    close(result(open_model(path, **fields), video), expected)
 
 
 @pytest.mark.parametrize("case", ["joint_uniform", "fe_uniform", "fsa_uniform"])
 def test_a_video_model_of_uniform_frames_is_not_quietly_taken_for_an_image_model(case: str) -> None:
     # Without being told of its sampling it embeds pictures as an image model does.
     try:
-        model = open_any(SCENIC / case / "checkpoint")
+        model = open_model(SCENIC / case / "checkpoint")
     except UserError as error:
         # What to give next.
         assert re.search(r"sampled.frames|image.size|attention.order", str(error)), str(error)
         return
-    assert any(re.search(r"sampled.frames", line) for line in model.report), model.report
+    assert any(re.search(r"sampled.frames", line) for line in model.origin), model.origin
 
 
 def image_positions(model: ViViT) -> Tensor:
@@ -160,12 +165,12 @@ def image_positions(model: ViViT) -> Tensor:
 @pytest.mark.parametrize("name", ["vit.npz", "checkpoint"])
 def test_image_models_of_google_and_scenic(name: str) -> None:
     assert is_image_vit(IMAGE_VIT / name, {})
-    model = open_any(IMAGE_VIT / name, num_frames=8)
+    model = open_model(IMAGE_VIT / name, num_frames=8)
     with np.load(IMAGE_VIT / "joint_central" / "io.npz") as io:
         video, expected = torch.from_numpy(io["video"]).permute(0, 1, 4, 2, 3), torch.from_numpy(io["features"])
     with torch.no_grad():
         close(model.features(video), expected)
-    inflated = open_any(IMAGE_VIT / name, "filter_inflation", num_frames=8)
+    inflated = open_model(IMAGE_VIT / name, "filter_inflation", num_frames=8)
     kernel = inflated.state_dict()["embedding.weight"]
     assert torch.equal(kernel[:, :, 0], kernel[:, :, 1])
 
@@ -173,7 +178,7 @@ def test_image_models_of_google_and_scenic(name: str) -> None:
 def test_image_model_of_google_for_uniform_frames() -> None:
     fields: dict[str, Any] = {"sampled_frames": 4, "num_frames": 12}
     assert is_image_vit(IMAGE_VIT / "vit.npz", fields)
-    model = open_any(IMAGE_VIT / "vit.npz", **fields)
+    model = open_model(IMAGE_VIT / "vit.npz", **fields)
     with np.load(IMAGE_VIT / "joint_uniform" / "io.npz") as io:
         video, expected = torch.from_numpy(io["video"]).permute(0, 1, 4, 2, 3), torch.from_numpy(io["features"])
     with torch.no_grad():
@@ -188,8 +193,8 @@ def test_image_model_of_transformers(tmp_path: Path) -> None:
     )
     for source in (tmp_path, tmp_path / "model.safetensors"):
         assert is_image_vit(source, {})
-        torch.testing.assert_close(image_positions(open_any(source)), expected, rtol=0, atol=0)
-    uniform = open_any(tmp_path, num_frames=8, sampled_frames=4)
+        torch.testing.assert_close(image_positions(open_model(source)), expected, rtol=0, atol=0)
+    uniform = open_model(tmp_path, num_frames=8, sampled_frames=4)
     assert (uniform.config.embedding, uniform.config.grid) == ("uniform_frames", (4, 4, 4))
 
 
@@ -226,7 +231,7 @@ def test_image_model_of_timm(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
     for source in (tmp_path, tmp_path / "model.safetensors"):
         assert is_image_vit(source, {})
-        model = open_any(source)
+        model = open_model(source)
         # Tiny has three heads, whatever its width.
         assert model.config.num_heads == 3
         expected = weights["pos_embed"][0, 1:].unflatten(0, (4, 4))
@@ -234,39 +239,38 @@ def test_image_model_of_timm(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     (tmp_path / "model.safetensors").rename(tmp_path / "deit.safetensors")
     assert is_image_vit(tmp_path / "deit.safetensors", {})
-    assert open_any(tmp_path / "deit.safetensors").config.hidden_size == 96
+    assert open_model(tmp_path / "deit.safetensors").config.hidden_size == 96
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({"bert.embeddings.word_embeddings.weight": torch.zeros(2, 2)}, tmp_path / "bert" / "model.safetensors")
-    refused(lambda: open_any(tmp_path / "bert"), "bert: a bert model", "image ViTs")
+    refused(lambda: open_model(tmp_path / "bert"), "bert: a bert model", "image ViTs")
     (tmp_path / "empty").mkdir()
-    refused(lambda: open_any(tmp_path / "empty"), "empty", "config.json")
+    refused(lambda: open_model(tmp_path / "empty"), "empty", "config.json")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
-    refused(lambda: open_any(tmp_path / "clip.mp4"), "clip.mp4", "weights")
+    refused(lambda: open_model(tmp_path / "clip.mp4"), "clip.mp4", "weights")
 
 
 def test_a_video_models_kernel_is_not_drawn_anew(tmp_path: Path) -> None:
     save(build(), tmp_path)
-    refused(lambda: open_any(tmp_path, "random"), "tubelet.init")
+    refused(lambda: open_model(tmp_path, "random"), "tubelet.init")
     assert not torch.equal(
-        open_any(IMAGE_VIT / "vit.npz", "random").state_dict()["embedding.weight"],
-        open_any(IMAGE_VIT / "vit.npz", "random").state_dict()["embedding.weight"],
+        open_model(IMAGE_VIT / "vit.npz", "random").state_dict()["embedding.weight"],
+        open_model(IMAGE_VIT / "vit.npz", "random").state_dict()["embedding.weight"],
     )
 
 
 def test_convert_returns_what_it_writes(tmp_path: Path) -> None:
     save(build(), tmp_path / "old")
-    model = convert(tmp_path / "old", tmp_path / "new", num_frames=4, classes=["a", "b"])
+    model, notes = convert(tmp_path / "old", tmp_path / "new", num_frames=4, classes=["a", "b"])
     written = load(tmp_path / "new")
     video = torch.rand(1, 4, 3, 32, 48)
     close(result(written, video), result(model, video))
     assert (written.config, written.classes, written.origin) == (model.config, model.classes, model.origin)
-    # Every step is told to whoever converts, and to whoever gets the folder.
-    assert model.report
-    assert set(model.report) <= set(written.origin)
+    assert notes == written.origin
+    assert len(notes) == 2
 
 
 # ---- what is told of it

@@ -34,8 +34,9 @@ from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights.files import open_folder, open_weights
 from vivit.weights.huggingface import from_huggingface, to_huggingface
-from vivit.weights.image_sources import read_image_vit
+from vivit.weights.image_sources import ImageViT, read_image_vit
 from vivit.weights.scenic import from_scenic
+from vivit.weights.source import Source
 from vivit.weights.store import load, save
 
 SECONDS = 10.0
@@ -57,6 +58,10 @@ WIDTH = MODEL.hidden_size
 
 
 # The bounds
+
+
+def read_image(path: Path, num_heads: int | None = None) -> ImageViT:
+    return read_image_vit(Source.find(path), num_heads)
 
 
 def bounded(*actions: Callable[[], object]) -> list[str | None]:
@@ -454,7 +459,7 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = tmp_path / name
     PICKLES[how](path, evil)
-    assert_refused(path, lambda: read_all(path), lambda: load(path), lambda: read_image_vit(path, None))
+    assert_refused(path, lambda: read_all(path), lambda: load(path), lambda: read_image(path))
     assert not trace.exists()
 
 
@@ -571,7 +576,7 @@ def test_many_entries_that_are_each_no_bomb_are_one_together(tmp_path: Path) -> 
         entries[f"{name}.npy"] = made[lengths]
     path = write_claiming(tmp_path / "vit.npz", entries)
     assert path.stat().st_size < 1 << 24
-    assert_refused(path, lambda: read_image_vit(path, None))
+    assert_refused(path, lambda: read_image(path))
 
 
 def nested(depth: int, key: bytes = b"\xa1a", inside: bytes = b"\x80") -> bytes:
@@ -893,7 +898,7 @@ def test_pytorch_weights_of_any_kind_are_loaded_as_numbers_or_refused(
     torch.save({name: KINDS[kind](value) for name, value in honest.items()}, path)
 
     def load_and_look() -> None:
-        model = read_image_vit(path, 2).model
+        model = read_image(path, 2).model
         assert all(type(parameter) is torch.nn.Parameter for parameter in model.parameters())
         assert all(
             parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in model.parameters()
@@ -929,7 +934,7 @@ def test_views_of_few_numbers_are_no_large_model(tmp_path: Path) -> None:
         }.items():
             shapes |= {f"blocks.{layer}.{name}.weight": shape, f"blocks.{layer}.{name}.bias": shape[:1]}
     torch.save({name: numbers[: math.prod(shape)].view(shape) for name, shape in shapes.items()}, tmp_path / "vit.pt")
-    assert_refused(tmp_path / "vit.pt", lambda: read_image_vit(tmp_path / "vit.pt", 16))
+    assert_refused(tmp_path / "vit.pt", lambda: read_image(tmp_path / "vit.pt", 16))
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "two\rlines", "two\u2028lines", "\x1b[2Jcleared", "x" * 60_000])
@@ -944,7 +949,7 @@ def test_a_strange_name_of_a_weight_leaves_the_message_one_line(
     video = read_all(SCENIC / "joint" / "checkpoint") | {name: torch.zeros(2)}
     (tmp_path / "d").write_bytes(flax_bytes(video))
     for file in ("a", "b", "c"):
-        (message,) = bounded(partial(read_image_vit, tmp_path / file, 2))
+        (message,) = bounded(partial(read_image, tmp_path / file, 2))
         assert message is not None
         assert_line(message, tmp_path / file)
         assert message.isprintable()
@@ -981,7 +986,7 @@ def test_a_scenic_weight_of_any_other_shape_is_refused(tmp_path: Path, name: str
     for number, shape in enumerate(SHAPES):
         path = tmp_path / f"checkpoint {number}"
         path.write_bytes(flax_bytes({**weights, name: torch.zeros(shape)}))
-        actions += [partial(load, path), partial(load, path, image_size=32), partial(read_image_vit, path, None)]
+        actions += [partial(load, path), partial(load, path, image_size=32), partial(read_image, path)]
     assert_refused(tmp_path, *actions)
 
 
@@ -1037,8 +1042,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "vivit": load,
     "transformers": from_huggingface,
-    "timm": lambda folder: read_image_vit(folder, 2),
-    "transformers image ViT": lambda folder: read_image_vit(folder, 2),
+    "timm": lambda folder: read_image(folder, 2),
+    "transformers image ViT": lambda folder: read_image(folder, 2),
 }
 
 
@@ -1304,7 +1309,7 @@ def test_a_hostile_config_of_timm_is_ignored_or_refused(tmp_path: Path, folders:
     folder = shutil.copytree(folders["timm"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text()) | made(TIMM[how])
     (folder / "config.json").write_text(json.dumps(config))
-    assert_loaded_or_refused(folder, lambda: read_image_vit(folder, 2))
+    assert_loaded_or_refused(folder, lambda: read_image(folder, 2))
 
 
 @pytest.mark.parametrize("format_", ["transformers", "transformers image ViT", "timm"])

@@ -37,6 +37,7 @@ from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights.huggingface import to_huggingface
 from vivit.weights.image_sources import read_image_vit
+from vivit.weights.source import Source
 from vivit.weights.store import load, save
 
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference"
@@ -122,7 +123,7 @@ def targets(place: Path) -> list[Target]:
     pretrained = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "input_size": [3, 8, 8]}
 
     def image_vit(path: Path) -> Any:
-        return read_image_vit(path, 2).model
+        return read_image_vit(Source.find(path), 2).model
 
     return [
         Target("vivit", {name: (ours / name).read_bytes() for name in ("config.json", "model.safetensors")}, load),

@@ -24,8 +24,9 @@ from transformers.utils import logging
 
 import vivit
 from tests.support import random_weights, refused, tiny_model
+from vivit.labels import Metric
 from vivit.model.vivit import ViViT
-from vivit.weights.store import save
+from vivit.weights.store import push_to_hub, save
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CLIP = (1, 4, 3, 32, 32)
@@ -323,8 +324,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) -> None:
     model = ours()
-    about: dict[str, Any] = {"licence": "mit", "data": "clips of a test", "scores": {"top1": 0.5}}
-    address = model.push_to_hub("name/gestures", private=True, token="hf_secret", **about)
+    about: dict[str, Any] = {"licence": "mit", "data": "clips of a test", "scores": {Metric(("classes",), 1): 0.5}}
+    address = push_to_hub(model, "name/gestures", private=True, token="hf_secret", **about)
     assert address == f"{hub.address}/name/gestures"
     files = hub.repositories["name/gestures"]
     assert files.keys() == {"README.md", "config.json", "model.safetensors"}
@@ -336,8 +337,8 @@ def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) ->
     assert hub.tokens == {"Bearer hf_secret"}
     assert list(temporary.iterdir()) == []
 
-    # What is there is what save_pretrained writes, and a card of that name.
-    model.save_pretrained(tmp_path / "gestures", **about)
+    # What is there is what save writes, and a card of that name.
+    save(model, tmp_path / "gestures", **about)
     written = files_of(tmp_path / "gestures")
     assert {name: files[name] for name in ("config.json", "model.safetensors")} == {
         name: written[name] for name in ("config.json", "model.safetensors")
@@ -353,7 +354,7 @@ def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) ->
 
 
 def test_the_card_of_a_pushed_model_names_its_id(hub: Hub, cache: Path) -> None:
-    ours().push_to_hub("name/gestures")
+    push_to_hub(ours(), "name/gestures")
     # What the card tells to do can be done by whoever reads it there.
     card = hub.repositories["name/gestures"]["README.md"].decode()
     assert "--model name/gestures" in card
@@ -361,21 +362,21 @@ def test_the_card_of_a_pushed_model_names_its_id(hub: Hub, cache: Path) -> None:
 
 
 def test_pushing_again_replaces_the_model(hub: Hub) -> None:
-    ours(seed=1).push_to_hub("name/model")
-    ours(seed=2).push_to_hub("name/model")
+    push_to_hub(ours(seed=1), "name/model")
+    push_to_hub(ours(seed=2), "name/model")
     close(logits(vivit.load("name/model")), logits(ours(seed=2)))
 
 
 def test_a_card_written_by_hand_on_the_hub_stays(hub: Hub) -> None:
-    ours(seed=1).push_to_hub("name/model")
+    push_to_hub(ours(seed=1), "name/model")
     hub.repositories["name/model"]["README.md"] = b"# Mine"
-    ours(seed=2).push_to_hub("name/model", licence="mit")
+    push_to_hub(ours(seed=2), "name/model", licence="mit")
     assert hub.repositories["name/model"]["README.md"] == b"# Mine"
     close(logits(vivit.load("name/model")), logits(ours(seed=2)))
 
 
 def test_an_id_without_an_owner_is_ones_own(hub: Hub) -> None:
-    assert ours().push_to_hub("model") == f"{hub.address}/myself/model"
+    assert push_to_hub(ours(), "model") == f"{hub.address}/myself/model"
     close(logits(vivit.load("myself/model")), logits(ours()))
 
 
@@ -405,7 +406,7 @@ def test_only_what_is_needed_is_fetched_and_only_once(
 
 
 def test_what_was_fetched_serves_when_the_hub_is_gone(hub: Hub) -> None:
-    ours().push_to_hub("name/model")
+    push_to_hub(ours(), "name/model")
     vivit.load("name/model")
     for status in (500, 403, 401):
         hub.answers["/api/"] = (status, {})
@@ -453,7 +454,7 @@ def test_loading_from_nowhere_is_refused(hub: Hub) -> None:
 def test_pushing_without_access_is_refused(hub: Hub, temporary: Path, part: str, status: int) -> None:
     reason = "You don't have the rights to write to name/model."
     hub.answers[part] = (status, {"error": reason}, {"X-Error-Message": reason})
-    message = refused(lambda: ours().push_to_hub("name/model"), "name/model", "not pushed")
+    message = refused(lambda: push_to_hub(ours(), "name/model"), "name/model", "not pushed")
     assert reason in message
     assert list(temporary.iterdir()) == []
     assert "model.safetensors" not in hub.repositories.get("name/model", {})
@@ -462,33 +463,33 @@ def test_pushing_without_access_is_refused(hub: Hub, temporary: Path, part: str,
 @pytest.mark.parametrize("answer", [(500, {}), (200, PORTAL), None], ids=["500", "portal", "broken"])
 def test_pushing_to_a_hub_that_fails_is_refused(hub: Hub, temporary: Path, answer: Answer) -> None:
     hub.answers["/repos/create"] = answer
-    refused(lambda: ours().push_to_hub("name/model"), "name/model", "not pushed")
+    refused(lambda: push_to_hub(ours(), "name/model"), "name/model", "not pushed")
     assert list(temporary.iterdir()) == []
 
 
 def test_pushing_a_card_that_the_hub_does_not_take_is_refused(hub: Hub, temporary: Path) -> None:
     reason = '"license" must be one of apache-2.0, mit'
     hub.answers["/validate-yaml"] = (400, {"errors": [{"message": reason}], "warnings": []})
-    refused(lambda: ours().push_to_hub("name/model", licence="whatever"), "name/model", reason)
+    refused(lambda: push_to_hub(ours(), "name/model", licence="whatever"), "name/model", reason)
     assert list(temporary.iterdir()) == []
 
 
 def test_pushing_to_nowhere_is_refused(hub: Hub, temporary: Path) -> None:
     hub.close()
-    refused(lambda: ours().push_to_hub("name/model"), "name/model", "not pushed")
+    refused(lambda: push_to_hub(ours(), "name/model"), "name/model", "not pushed")
     assert list(temporary.iterdir()) == []
 
 
 def test_pushing_offline_is_refused(cache: Path, temporary: Path) -> None:
     begun = time.monotonic()
-    refused(lambda: ours().push_to_hub("name/model"), "name/model", "offline")
+    refused(lambda: push_to_hub(ours(), "name/model"), "name/model", "offline")
     assert time.monotonic() - begun < 5
     assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("repo_id", [*MALFORMED, "", "..", "../..", "name/" + "a" * 200, "name/mo\0del"])
 def test_pushing_to_a_malformed_id_is_one_line_and_leaves_nothing(hub: Hub, temporary: Path, repo_id: str) -> None:
-    message = refused(lambda: ours().push_to_hub(repo_id), re.escape(repo_id.replace("\0", "\\x00")))
+    message = refused(lambda: push_to_hub(ours(), repo_id), re.escape(repo_id.replace("\0", "\\x00")))
     assert "id" in message
     assert str(temporary) not in message
     assert hub.created == []
@@ -502,6 +503,6 @@ def test_a_model_that_cannot_be_written_is_not_pushed(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vivit.files.save_file", full)
-    refused(lambda: ours().push_to_hub("name/model"), "No space left")
+    refused(lambda: push_to_hub(ours(), "name/model"), "No space left")
     assert hub.asked == []
     assert list(temporary.iterdir()) == []

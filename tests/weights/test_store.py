@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support import random_weights
+from tests.support import random_weights, refused
 from vivit import files as writing
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
+from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.weights.adapt import adapt
-from vivit.weights.store import load, save
+from vivit.weights.store import load, new_model, save
 
 CONFIG: dict[str, Any] = {
     "variant": "factorised_encoder",
@@ -205,11 +206,23 @@ def test_writing_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, monke
 def test_class_names_that_no_file_can_hold_are_one_line(tmp_path: Path) -> None:
     # Half a pair of UTF-16, as \ud800 in somebody's JSON gives it.
     model = build(num_classes=2)
-    model.classes = {"classes": ("wave", "\ud800")}
+    model.labels = LabelSpace({"classes": ("wave", "\ud800")})
     with pytest.raises(UserError) as error:
         save(model, tmp_path)
     assert "\n" not in str(error.value)
     assert not [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(None, "format 1, .*convert or train it anew"), (99, "format 99, .*update")]
+)
+def test_a_folder_of_another_format_says_what_to_do(number: int | None, hint: str, tmp_path: Path) -> None:
+    save(build(num_classes=2), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("format") == 2
+    (tmp_path / "config.json").write_text(json.dumps(config if number is None else {**config, "format": number}))
+    refused(lambda: load(tmp_path), hint, "config.json")
+    refused(lambda: new_model(tmp_path), hint, "config.json")
 
 
 @pytest.mark.parametrize("place", ["file", "file/model"])

@@ -64,7 +64,7 @@ def convert(
     """
     from vivit.weights.convert import convert
 
-    model = convert(
+    loaded = convert(
         source,
         out,
         to,
@@ -80,8 +80,8 @@ def convert(
         num_classes=num_classes,
         heads=read_heads(heads),
     )
-    for line in model.report:
-        print(line)
+    for note in loaded.notes:
+        print(note)
     print(f"written to {out}")
 
 

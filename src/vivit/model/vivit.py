@@ -6,12 +6,12 @@ video (B, frames, C, height, width).
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vivit.config import ModelConfig, Preprocessing, Variant
+from vivit.labels import ONLY_HEAD, LabelSpace, as_classes
 from vivit.model.attention import SelfAttention
 from vivit.model.embedding import Positions, TokenDropping, TubeletEmbedding
 from vivit.model.encoder import GELU, MLP, Encoder, layer_norm
@@ -97,10 +97,10 @@ ENCODERS: dict[Variant, type[nn.Module]] = {
 
 
 class ViViT(nn.Module):
-    """A video classifier: tokens, one of the four models, and a head (or several) on its representation.
+    """A video classifier: token embedding, one of the four encoders, and one or more heads.
 
-    `classes` (the labels of each head, in order) and `preprocessing` travel with the weights, so that whoever loads
-    them can prepare videos and name what is predicted.
+    `labels` (class names), `preprocessing` and `origin` are saved with the weights, so that the model can prepare
+    videos and name its predictions wherever it is loaded.
     """
 
     def __init__(
@@ -115,27 +115,23 @@ class ViViT(nn.Module):
 
         Args:
             config: the architecture.
-            classes: head → its labels; a model with `num_classes` has the one head "classes".
-            preprocessing: what the weights expect; by default the paper's, in proportion to the crop.
-            origin: where the weights come from, a line for each step; saved with them.
+            classes: head → its class names in order; a model with `num_classes` has one head, "classes".
+            preprocessing: how videos become clips; by default as in the paper, scaled to the crop.
+            origin: where the weights come from, one line per step.
 
         Raises:
-            ValueError: `classes` does not fit the heads.
+            ValueError: `classes` does not fit the heads, or a head has a name that PyTorch reserves.
         """
         super().__init__()
         self.config = config
+        self.labels = None if classes is None else LabelSpace(as_classes(classes), config.multi_label)
         self.preprocessing = preprocessing or Preprocessing.of_crop(config.image_size)
-        self.classes = None if classes is None else {head: tuple(names) for head, names in classes.items()}
         self.origin = tuple(origin)
-        self.report: tuple[str, ...] = ()
-        """What the loader that made this model had to do to fit it, a line each; empty where it took all as it was."""
         class_counts = config.class_counts
-        if self.classes is not None and {head: len(names) for head, names in self.classes.items()} != class_counts:
-            given = {head: len(names) for head, names in self.classes.items()}
-            raise ValueError(f"classes: names for {given} given, but the heads of the model are {class_counts}")
-
-        if self.classes is not None and not all(isinstance(x, str) for names in self.classes.values() for x in names):
-            raise ValueError("classes: names are needed, as text")
+        if self.labels is not None and self.labels.counts != class_counts:
+            raise ValueError(
+                f"classes: names for {self.labels.counts} given, but the heads of the model are {class_counts}"
+            )
         for head in class_counts:
             if hasattr(nn.ModuleDict(), head):
                 raise ValueError(f"heads: {head!r} is a name that PyTorch uses itself; choose another")
@@ -150,92 +146,56 @@ class ViViT(nn.Module):
         self.heads = nn.ModuleDict({head: nn.Linear(width, count) for head, count in class_counts.items()})
         self.initialise()
 
+    @property
+    def classes(self) -> Mapping[str, tuple[str, ...]] | None:
+        """head → its class names in order; None if the classes have no names."""
+        return None if self.labels is None else self.labels.classes
+
     def features(self, video: Tensor, any_size: bool = False) -> Tensor:
-        """The clip's representation, before the head.
+        """Representation of a clip, before the head.
 
         Args:
             video: (B, frames, 3, height, width) of the configured size; floating point in [−1, 1], or uint8.
-            any_size: take a clip of any whole number of tubelets; position embeddings are resized to it, along time,
-                height and width, at every call. `vivit.adapt` does it once.
+            any_size: also take other clip sizes that divide into whole tubelets. Position embeddings are then resized
+                along time, height and width in every call; `vivit.adapt` does it once.
 
         Returns:
-            (B, D), or (B, representation_size) where the config has one.
+            (B, D), or (B, representation_size) if the config has one.
 
         Raises:
-            ValueError: the clip is of another size, or with `any_size` not of whole tubelets.
+            ValueError: the clip has another size, or with `any_size` does not divide into whole tubelets.
         """
         return self.represent(self.encoder(self.embedding(video, any_size)))
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
-        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) where the config names heads.
+        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) if the config names heads.
 
-        The arguments are those of `features`.
+        Takes the arguments of `features`.
         """
         return self.classify(self.features(video, any_size))
 
     def represent(self, x: Tensor) -> Tensor:
-        """The tanh layer, where the config has one, on what the model gives: (B, D) → (B, representation_size)."""
+        """Apply the tanh layer, if there is one, to the encoder's output: (B, D) → (B, representation_size)."""
         return x if self.representation is None else torch.tanh(self.representation(x))
 
     def classify(self, features: Tensor) -> Tensor | dict[str, Tensor]:
-        """The heads on what `features` gives: (B, K), or head → (B, K) where the config names heads."""
+        """Apply the heads to features: (B, K), or head → (B, K) if the config names heads."""
         logits = {name: head(features) for name, head in self.heads.items()}
-        return logits if self.config.heads else logits["classes"]
-
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        licence: str | None = None,
-        data: str | None = None,
-        scores: Mapping[str, float] | None = None,
-    ) -> None:
-        """Write a model folder: config.json and model.safetensors, all that `vivit.load` needs, and a model card.
-
-        Args:
-            licence: of the weights, as the Hub names licences; this and the next are for the card.
-            data: what the model was trained on.
-            scores: metric → value between 0 and 1.
-
-        Raises:
-            UserError: the folder cannot be written; what stood there then stays.
-        """
-        # Files are another room's matter, which imports this one.
-        from vivit.weights.store import save
-
-        save(self, folder, licence=licence, data=data, scores=scores)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        licence: str | None = None,
-        data: str | None = None,
-        scores: Mapping[str, float] | None = None,
-    ) -> str:
-        """Save the model, as `save_pretrained` does, to a repository on the Hub, made if need be; returns its address.
-
-        Raises:
-            UserError: no access, or no connection.
-        """
-        from vivit.weights.hub import push
-
-        return push(self, repo_id, private=private, token=token, licence=licence, data=data, scores=scores)
+        return logits if self.config.heads else logits[ONLY_HEAD]
 
     @torch.no_grad()
     def initialise(self, position_std: float = 0.02) -> None:
-        """Draw fresh weights, as the official code does; all initialisation is here.
+        """Draw fresh weights as the official code does. All initialisation is here.
 
-        Attention and MLP kernels are Xavier-uniform (queries, keys, values and each head's output in one), MLP biases
-        N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero, and the heads zero, so that training starts
-        from equal logits. An adapter's way up is zero, so that it starts as if it were not there. The embedding and the
-        representation layer are Flax's default (LeCun normal).
+        Attention and MLP kernels are Xavier-uniform (queries, keys and values each as a kernel of its own), MLP biases
+        N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero. The embedding and the representation layer
+        have Flax's default (LeCun normal). Heads are zero, so that training starts from equal logits. An adapter's
+        `up` is zero, so that it starts as the identity.
         """
-        if self.embedding.weight.is_meta:  # built to be filled with weights: there is nothing to draw
+        if self.embedding.weight.is_meta:  # weights will be loaded: nothing to draw
             return
-        for module in self.modules():
+        modules = list(self.modules())
+        for module in modules:
             if isinstance(module, TubeletEmbedding):
                 lecun_normal_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -252,13 +212,12 @@ class ViViT(nn.Module):
                 nn.init.zeros_(module.qkv.bias)
                 nn.init.zeros_(module.proj.bias)
             elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+                module.reset_parameters()
             elif isinstance(module, Adapter):
                 nn.init.xavier_uniform_(module.down.weight)
                 for zero in (module.down.bias, module.up.weight, module.up.bias):
                     nn.init.zeros_(zero)
-        for module in self.modules():
+        for module in modules:  # after all others: the order of the draws belongs to the seed
             if isinstance(module, MLP):
                 for layer in (module.fc1, module.fc2):
                     nn.init.xavier_uniform_(layer.weight)
@@ -272,6 +231,6 @@ class ViViT(nn.Module):
 
 def lecun_normal_(weight: Tensor) -> None:
     """A normal truncated at two deviations, with variance 1 / inputs (Flax: `linear.default_kernel_init`)."""
-    # The truncation takes some of the variance away; the constant is the deviation of a truncated unit normal.
+    # Truncation lowers the variance; the constant is the deviation of a truncated unit normal.
     deviation = math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)

@@ -1,6 +1,6 @@
 """The model that training starts from: fresh, or with the weights of a video model or an image ViT."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,13 +16,12 @@ from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES, default_recipe
-from vivit.weights.adapt import fit
-from vivit.weights.convert import is_image_vit
-from vivit.weights.hub import called
+from vivit.weights.adapt import Wishes, fit
+from vivit.weights.fill import Loaded
 from vivit.weights.image_sources import read_image_vit
-from vivit.weights.image_vit import new_from
-from vivit.weights.store import load_found, opened
-from vivit.weights.weight_file import WeightFile
+from vivit.weights.image_vit import new_video_model
+from vivit.weights.source import Source
+from vivit.weights.store import load_video_model
 
 SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
 CLIP = ("num_frames", "frame_stride", "image_size", "resize")
@@ -32,7 +31,7 @@ TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attent
 FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
 
 
-def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> ViViT:
+def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> Loaded:
     """The model of a run before its first step, on the CPU, in train mode; what is random comes from torch's generator.
 
     From a video model come variant and sizes, and the clip and how it is prepared where the recipe leaves them open;
@@ -47,7 +46,7 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
         data_name: what the model's `origin` calls the data.
 
     Returns:
-        The model; each thing that was assumed or changed is a line of its `report`.
+        The model, and what was assumed or changed, one line each.
 
     Raises:
         UserError: the source cannot be read, or does not fit the recipe; or the recipe contradicts itself.
@@ -58,34 +57,35 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
                 "freeze_spatial: from scratch the spatial encoder would stay as it was drawn at random; give --init an "
                 "image ViT or a factorised encoder (docs/weights.md says where they are)"
             )
-        model = _from_scratch(recipe, train_set)
+        model, notes = _from_scratch(recipe, train_set)
     else:
-        path, file = opened(init)
-        wanted = _wanted(recipe, train_set.labels.multi_label)
-        start = _from_image_vit if is_image_vit(path, file, wanted) else _from_video_model
-        model = start(recipe, train_set, init, path, file, wanted)
+        fields = _wanted(recipe, train_set.labels.multi_label)
+        source = Source.find(init, sampled=fields.get("sampled_frames") is not None)
+        start = _from_image_vit if source.kind == "image ViT" else _from_video_model
+        model, notes = start(recipe, source, Wishes.of(fields, train_set.labels.classes))
     num_videos = len(train_set.videos)
     epochs = Schedule.planned(recipe, num_videos).epochs
     how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     trained = f"trained on {num_videos} videos of {train_set.labels} ({data_name}), in a run of {how_long}"
     model.origin = (*model.origin, trained)
-    return model.train()
+    return Loaded(model.train(), notes)
 
 
-def start_lines(model: ViViT, recipe: Recipe, init: str | None, num_videos: int) -> list[str]:
-    """What training starts from and why, in plain sentences; the model's `report` is among them.
+def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int) -> list[str]:
+    """What training starts from and why, in plain sentences; the notes are among them.
 
     Args:
-        model: as `build_model` made it.
-        num_videos: to train on.
+        start: as `build_model` made it.
+        num_videos: the number of videos to train on.
     """
+    model = start.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = f"{parameters / 1e6:.1f} M parameters" if parameters >= 100_000 else f"{parameters:,} parameters"
-    start = "from scratch" if init is None else f"starting from {init}"
+    origin = "from scratch" if init is None else f"starting from {init}"
     lines = [
         _recipe_in_words(recipe, init),
-        f"{model.config.variant.replace('_', ' ')} of {size}, {start}",
-        *model.report,
+        f"{model.config.variant.replace('_', ' ')} of {size}, {origin}",
+        *start.notes,
     ]
     if init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
         lines.append(
@@ -132,7 +132,7 @@ def start_temporal_as_spatial(model: ViViT) -> str:
     return f"the last {len(pairs)} temporal layers start as copies of the last spatial ones"
 
 
-def _from_scratch(recipe: Recipe, train_set: VideoSet) -> ViViT:
+def _from_scratch(recipe: Recipe, train_set: VideoSet) -> Loaded:
     heads = train_set.labels.counts
     try:
         config = recipe.build_config(heads, train_set.labels.multi_label)
@@ -142,35 +142,33 @@ def _from_scratch(recipe: Recipe, train_set: VideoSet) -> ViViT:
     except ValueError as error:
         raise UserError(str(error)) from None
     model.initialise(position_std=recipe.position_std)
-    model.report = (_clip_in_words(model, recipe),)
-    return model
+    return Loaded(model, (_clip_in_words(model, recipe),))
 
 
-def _from_video_model(
-    recipe: Recipe, train_set: VideoSet, init: str, path: Path, file: WeightFile | None, wanted: dict[str, Any]
-) -> ViViT:
+def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
+    init, wanted = source.name, wishes.fields
     named = _fields_of_name(recipe.model)
     told: dict[str, Any] = {}
-    if file is not None:  # a Scenic checkpoint: folders tell all of themselves
+    if source.kind == "file":  # a Scenic checkpoint; folders tell everything about their model
         told = {field: wanted.get(field) for field in TOLD_TO_SCENIC}
         told["variant"] = wanted.get("variant", named.get("variant"))
-    source = load_found(path, file, init, "filter_inflation", None, told)
-    theirs, labels, dtype = source.config, source.classes or {}, source.embedding.weight.dtype
+    start, notes = load_video_model(source, Wishes.of(told))
+    theirs, labels, dtype = start.config, start.classes or {}, start.embedding.weight.dtype
     expected = {field: getattr(theirs, field) for field in ("variant", "tubelet_size", *SIZE)}
     if theirs.embedding == "uniform_frames" and named:  # a name has no word for them
         expected["tubelet_size"] = (named["tubelet_size"][0], *theirs.tubelet_size[1:])
     tubelet = "tubelets of {} × {} × {}".format(*theirs.tubelet_size)
     _refuse_another_name(recipe, named, expected, f"{init} is a {theirs.variant.replace('_', ' ')} model", tubelet)
-    source.origin = source.origin or (f"ViViT {called(init)}",)
+    start.origin = start.origin or (f"ViViT {source.called}",)
     try:
-        model = fit(source.float(), classes=train_set.labels.classes, **wanted)
+        model, changes = fit(start.float(), wishes)
     except UserError as error:
         raise UserError(f"{init}: {error}") from None
 
     lines, kept = [], []
     if dtype != torch.float32:
         lines.append(f"weights in {str(dtype).removeprefix('torch.')} taken as float32")
-    for head, names in train_set.labels.classes.items():
+    for head, names in (wishes.classes or {}).items():
         parameters = list(model.heads[head].parameters())
         if labels.get(head) == names:
             kept.append(f"{_head(head)} of the weights kept: its {len(names)} classes are those of the data")
@@ -183,15 +181,14 @@ def _from_video_model(
             )
     _set_preprocessing(model, recipe)
     model.origin = (*model.origin, *lines)
-    model.report = (*model.report, *lines, *kept, _clip_in_words(model, recipe, from_start=CLIP))
-    return model
+    clip = _clip_in_words(model, recipe, from_start=CLIP)
+    return Loaded(model, (*notes, *changes, *lines, *kept, clip))
 
 
-def _from_image_vit(
-    recipe: Recipe, train_set: VideoSet, init: str, path: Path, file: WeightFile | None, wanted: dict[str, Any]
-) -> ViViT:
+def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
+    init, wanted = source.name, wishes.fields
     named = _fields_of_name(recipe.model)
-    image = read_image_vit(path, wanted.get("num_heads", named.get("num_heads")), file)
+    image = read_image_vit(source, wanted.get("num_heads", named.get("num_heads")))
     theirs = image.model.config
     tubelet = (named.get("tubelet_size", (2,))[0], *theirs.tubelet_size[1:])
     decided = {field: getattr(theirs, field) for field in (*SIZE, "activation", "norm_eps")}
@@ -200,21 +197,20 @@ def _from_image_vit(
     _refuse_another_name(recipe, named, expected, f"{init} is an image ViT", patch)
     shape = wanted.get("tubelet_size")
     if isinstance(shape, list | tuple) and tuple(shape[1:]) != tubelet[1:]:
-        raise UserError(f"{init}: tubelet_size: {shape} asked for, but the image model's patches are {tubelet[1:]}")
+        raise UserError(f"{init}: tubelet_size: you gave {shape}, but the image model's patches are {tubelet[1:]}")
     for field, value in decided.items():
         if wanted.get(field) not in (None, value):
-            raise UserError(f"{init}: {field}: {wanted[field]} asked for, but the image model has {value}")
+            raise UserError(f"{init}: {field}: you gave {wanted[field]}, but the image model has {value}")
     fields = {"variant": expected["variant"], "tubelet_size": tubelet, **wanted}
-    model = new_from(image, init, "central_frame", train_set.labels.classes, fields)
+    model, notes = new_video_model(image, replace(wishes, fields=fields))
     if isinstance(model.encoder, FactorisedEncoder) and (temporal := model.encoder.temporal) is not None:
         for fresh in (temporal.positions.embedding, temporal.positions.class_position):
             if fresh is not None:
                 nn.init.normal_(fresh, std=recipe.position_std)
     if recipe.freeze_spatial:
-        model.report = (*model.report, start_temporal_as_spatial(model))
+        notes = (*notes, start_temporal_as_spatial(model))
     _set_preprocessing(model, recipe)
-    model.report = (*model.report, _clip_in_words(model, recipe, from_start=("image_size",)))
-    return model
+    return Loaded(model, (*notes, _clip_in_words(model, recipe, from_start=("image_size",))))
 
 
 def _wanted(recipe: Recipe, multi_label: bool) -> dict[str, Any]:

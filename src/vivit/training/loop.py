@@ -26,6 +26,7 @@ from vivit.training.run_folder import RunFolder, session_of
 from vivit.training.sources import FromFeatures, FromVideos
 from vivit.training.update import NotFinite, Updater
 from vivit.weights.card import score_card
+from vivit.weights.store import save
 
 
 class StopRequest:
@@ -289,7 +290,7 @@ class Training:
             self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
             draw_confusions(evaluation, run.path)
             write_per_video(evaluation, plan.val_set, run.path / "val_predictions.csv")
-            kept.save_pretrained(run.path)
+            save(kept, run.path)
             scored_on = f"{evaluation.num_videos} videos, data {val_hash[:HASH_DIGITS]}"
             score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
             said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.tells)

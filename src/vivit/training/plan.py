@@ -22,6 +22,7 @@ from vivit.training.recipe import Recipe
 from vivit.training.update import check_shares
 from vivit.video.augment import Augmentation
 from vivit.video.source import name_of
+from vivit.weights.fill import Loaded
 
 Say = Callable[[str], object]
 Mirrors = dict[str, dict[int, int]]
@@ -44,6 +45,8 @@ class Plan:
     augmentation: Augmentation
     model: ViViT
     """On the CPU, before its first step; of a resumed run, with weights that its checkpoint will replace."""
+    notes: tuple[str, ...]
+    """What was assumed or changed to make the model, one line each; empty if the run is resumed."""
     resumed: bool
     """Whether there is a checkpoint, so that the architecture came from the run folder."""
     schedule: Schedule
@@ -92,9 +95,9 @@ def plan_run(
     augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
     if begun is None:
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe, train_set, init, name_of(data))
+        model, notes = build_model(recipe, train_set, init, name_of(data))
     else:
-        model = begun.train()
+        model, notes = begun.train(), ()
     smallest = min(model.config.image_size)
     if recipe.resize is not None and recipe.resize < smallest:
         raise UserError(f"resize: a shorter side of {recipe.resize} pixels is too small for a crop of {smallest}")
@@ -102,7 +105,17 @@ def plan_run(
     check_shares(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
     return Plan(
-        recipe, name_of(data), train_set, val_set, hashes, mirrors, augmentation, model, begun is not None, schedule
+        recipe,
+        name_of(data),
+        train_set,
+        val_set,
+        hashes,
+        mirrors,
+        augmentation,
+        model,
+        notes,
+        begun is not None,
+        schedule,
     )
 
 
@@ -145,7 +158,7 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
         init: what training starts from, as for `train`.
     """
     _say_data(say, plan)
-    for line in start_lines(plan.model, plan.recipe, init, len(plan.train_set.videos)):
+    for line in start_lines(Loaded(plan.model, plan.notes), plan.recipe, init, len(plan.train_set.videos)):
         say(line)
     _say_mirrors(say, plan)
     _say_schedule(say, plan.recipe, plan.schedule, processes)

@@ -1,8 +1,9 @@
-"""A model's weights for another clip, another tubelet length or other classes."""
+"""Fit a model's weights to another clip, another tubelet length or other classes."""
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ValidationError
@@ -10,19 +11,46 @@ from torch import Tensor
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
+from vivit.labels import ONLY_HEAD, as_classes, head_fields
 from vivit.model.embedding import resize_positions
 from vivit.model.vivit import ViViT
+from vivit.weights.fill import Loaded
 
 KernelInit = Literal["filter_inflation", "central_frame"]
+TubeletInit = Literal["central_frame", "filter_inflation", "random"]
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
-# The last row is of what is not in the weights.
 CHANGEABLE = (
     *("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames"),
     *("num_classes", "heads", "adapter_size"),
+    # No weights depend on these.
     *("multi_label", "dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 )
-ADAPTER = "encoder.adapter."  # how the names of its parameters begin
+ADAPTER = "encoder.adapter."
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user wants of weights: fields of `ModelConfig`, class names, and how the tubelet kernel is made."""
+
+    fields: Mapping[str, Any]
+    classes: Mapping[str, tuple[str, ...]] | None = None
+    """head → class names in order."""
+    tubelet_init: TubeletInit | None = None
+    """None: `central_frame` from an image model, `filter_inflation` from a video model."""
+
+    @classmethod
+    def of(
+        cls, fields: Mapping[str, Any], classes: Classes | None = None, tubelet_init: TubeletInit | None = None
+    ) -> Self:
+        """Leave out fields that are None. Raises UserError if the classes are no lists of names."""
+        if tubelet_init not in (None, "central_frame", "filter_inflation", "random"):
+            raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')
+        try:
+            names = None if classes is None else as_classes(classes)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return cls({name: value for name, value in fields.items() if value is not None}, names, tubelet_init)
 
 
 def adapt(
@@ -30,110 +58,103 @@ def adapt(
 ) -> ViViT:
     """A copy of a model, fitted to another clip, tubelet length or other classes.
 
-    Position embeddings are resized along time, height and width, each class token's position apart. A fresh head is
-    zero, as before any training, and a fresh adapter changes nothing. What was done is in the copy's `report`, a line
-    each.
+    Position embeddings are interpolated along time, height and width; a class token's position stays. A fresh head is
+    zero, and a fresh adapter is the identity. Each change becomes a line of the copy's `origin` and is logged.
 
     Args:
-        tubelet_init: how the kernel of a tubelet of another length comes from ours. `filter_inflation` spreads its
-            frames evenly (equation 8): a video played slower gives the same tokens. `central_frame` keeps them
-            together, in the middle (equation 9). Either gives the same tokens for a standing picture.
-        classes: the labels in order, or head → labels. The model's own in another order reorder the head; others mean a
-            fresh one.
+        tubelet_init: how the kernel changes its number of frames. `filter_inflation` spreads it evenly (equation 8): a
+            video played slower gives the same tokens. `central_frame` keeps it together in the middle (equation 9).
+            Both give the same tokens for a still video.
+        classes: class names in order, or head → class names. The model's own names in another order reorder the rows
+            of the head; other names give a fresh head.
         changes: `num_frames`, `image_size`, `tubelet_size`, `embedding`, `sampled_frames`, `num_classes`, `heads`,
             `adapter_size`, `multi_label`, and the rates of dropout: fields of `ModelConfig`.
 
     Raises:
-        UserError: the change is another one, or gives no consistent model.
+        UserError: another field, or a change that gives no consistent model.
     """
-    return fit(copy.deepcopy(model), tubelet_init=tubelet_init, classes=classes, **changes)
+    return fit(copy.deepcopy(model), Wishes.of(changes, classes, tubelet_init)).log()
 
 
-def fit(
-    model: ViViT, *, tubelet_init: KernelInit = "filter_inflation", classes: Classes | None = None, **changes: Any
-) -> ViViT:
-    """As `adapt`, but parameters that stay are those of `model`, which is not to be used any more."""
-    if tubelet_init not in ("filter_inflation", "central_frame"):
-        raise UserError(f'tubelet_init: "filter_inflation" or "central_frame", not {tubelet_init!r}')
+def fit(model: ViViT, wishes: Wishes) -> Loaded:
+    """As `adapt`, but reuse the parameters of `model`, which must not be used afterwards."""
+    if wishes.tubelet_init == "random":
+        raise UserError('tubelet_init: a video model\'s kernel is kept; use "filter_inflation" or "central_frame"')
+    init = wishes.tubelet_init or "filter_inflation"
     old = model.config
-    names = named(classes)
-    new = _changed(old, names, changes)
-    if new == old and names in (None, model.classes):
-        return model
+    new = _changed(old, wishes)
+    if new == old and wishes.classes in (None, model.classes):
+        return Loaded(model)
 
-    lines: list[str] = []
+    notes: list[str] = []
     state = dict(model.state_dict())
-    for name, value in state.items():
-        if name.endswith("positions.embedding"):
-            state[name] = _resized(name, value, new, lines)
+    _fit_positions(state, new, notes)
     if (before := old.tubelet_size[0]) != (after := new.tubelet_size[0]):
-        inflated = "inflated" if after > before else "summed up"
-        how = inflated if tubelet_init == "filter_inflation" else "re-centred"
-        lines.append(f"tubelet kernel {how} from {before} to {after} frames")
-        state["embedding.weight"] = resize_kernel(state["embedding.weight"], after, tubelet_init)
+        how = "re-centred"
+        if init == "filter_inflation":
+            how = "inflated" if after > before else "summed up"
+        notes.append(f"tubelet kernel {how} from {before} to {after} frames")
+        state["embedding.weight"] = resize_kernel(state["embedding.weight"], after, init)
     if (new.embedding, new.sampled_frames) != (old.embedding, old.sampled_frames):
         sampled = f"{new.sampled_frames} frames of {new.num_frames} sampled uniformly"
-        lines.append(sampled if new.embedding == "uniform_frames" else "tubelets in place of single frames")
+        notes.append(sampled if new.embedding == "uniform_frames" else "tubelets in place of single frames")
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    kept_names, fresh = _fit_heads(model, new, names, state, lines)
-    for name in fresh:
-        trained[name] = True
-    preprocessing = _scaled(model.preprocessing, old, new, lines)
+    classes, fresh = _fit_heads(model, new, wishes.classes, state, notes)
+    preprocessing = _fit_preprocessing(model.preprocessing, old, new, notes)
     new_adapter = new.adapter_size != old.adapter_size
     if new_adapter:
-        lines.append(f"fresh adapter of width {new.adapter_size}, untrained: it changes nothing yet")
+        notes.append(f"fresh adapter of width {new.adapter_size}, untrained: it changes nothing yet")
 
     try:
         with torch.device("cpu" if new_adapter else "meta"):
-            fitted = ViViT(new, classes=kept_names, preprocessing=preprocessing, origin=(*model.origin, *lines))
+            fitted = ViViT(new, classes=classes, preprocessing=preprocessing, origin=(*model.origin, *notes))
     except ValueError as error:
         raise UserError(str(error)) from None
     if new_adapter:
-        drawn, dtype = fitted.state_dict(), state["embedding.weight"].dtype
+        dtype = state["embedding.weight"].dtype
         state = {name: value for name, value in state.items() if not name.startswith(ADAPTER)}
-        state |= {name: value.to(dtype) for name, value in drawn.items() if name.startswith(ADAPTER)}
+        drawn = fitted.state_dict().items()
+        state |= {name: value.to(dtype) for name, value in drawn if name.startswith(ADAPTER)}
     fitted.load_state_dict(state, assign=True)
     for name, parameter in fitted.named_parameters():
-        parameter.requires_grad_(trained.get(name, True))
-    fitted.report = (*model.report, *lines)
-    return fitted.train(model.training)
+        parameter.requires_grad_(name in fresh or trained.get(name, True))
+    return Loaded(fitted.train(model.training), tuple(notes))
 
 
 def resize_kernel(kernel: Tensor, frames: int, how: KernelInit) -> Tensor:
-    """A kernel (D, C, t, h, w) for tubelets of another length; the sum over its frames stays.
+    """Resize a kernel (D, C, t, h, w) to tubelets of another length; the sum over its frames stays the same.
 
-    From one frame these are equations 8 and 9 of the paper.
+    For a kernel of one frame these are equations 8 and 9 of the paper.
     """
     length = kernel.shape[2]
-    shares = kernel.new_zeros(frames, length)  # of each old frame, where they go
+    weights = kernel.new_zeros(frames, length)  # new frame, old frame
     if how == "filter_inflation":
         for new in range(frames):
             for old in range(length):
-                # Both lengths stretched to one: frames share what overlaps.
+                # With both kernels stretched to the same length, frames exchange what overlaps.
                 overlap = min((new + 1) * length, (old + 1) * frames) - max(new * length, old * frames)
-                shares[new, old] = max(overlap, 0) / frames
+                weights[new, old] = max(overlap, 0) / frames
     else:
         for old in range(length):
-            shares[min(max(old + frames // 2 - length // 2, 0), frames - 1), old] = 1
-    return torch.einsum("nt,dcthw->dcnhw", shares, kernel).contiguous()
+            weights[min(max(old + frames // 2 - length // 2, 0), frames - 1), old] = 1
+    return torch.einsum("nt,dcthw->dcnhw", weights, kernel).contiguous()
 
 
-def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, changes: dict[str, Any]) -> ModelConfig:
-    changes = {field: value for field, value in changes.items() if value is not None}
+def _changed(old: ModelConfig, wishes: Wishes) -> ModelConfig:
+    """The new config. Raises UserError if the weights cannot follow, or the wishes contradict each other."""
+    changes = dict(wishes.fields)
     for field, value in changes.items():
         if field in ModelConfig.model_fields and field not in CHANGEABLE and value != getattr(old, field):
             raise UserError(
-                f"{field}: {value} asked for, but the weights are of {getattr(old, field)}, and that cannot be changed"
+                f"{field}: you gave {value}, but the weights have {getattr(old, field)}, which cannot change"
             )
-    if names is not None:
-        counts = {head: len(labels) for head, labels in names.items()}
-        of_names: dict[str, Any] = {"heads": counts}
-        if set(counts) == {"classes"}:
-            of_names = {"num_classes": counts["classes"]}
-        for field in ("num_classes", "heads"):
-            if changes.get(field) not in (None, of_names.get(field)):
-                raise UserError(f"{field}: {changes[field]} asked for, but classes names {counts}")
-        changes |= of_names
+    if wishes.classes is not None:
+        counts = {head: len(names) for head, names in wishes.classes.items()}
+        named = head_fields(counts)
+        for field, value in named.items():
+            if changes.get(field) not in (None, value):
+                raise UserError(f"{field}: you gave {changes[field]}, but classes names {counts}")
+        changes |= {field: value for field, value in named.items() if value is not None}
     fields = old.model_dump()
     if "num_classes" in changes:
         fields["heads"] = None
@@ -147,59 +168,60 @@ def _changed(old: ModelConfig, names: Mapping[str, Sequence[str]] | None, change
         raise UserError(one_line(error)) from None
     if new.tubelet_size[1:] != old.tubelet_size[1:]:
         raise UserError(
-            f"tubelet_size: {new.tubelet_size} asked for, but of the weights' {old.tubelet_size} only the first, the "
-            "frames, can be changed"
+            f"tubelet_size: you gave {new.tubelet_size}, but only the first number, the frames, of the weights' "
+            f"{old.tubelet_size} can change"
         )
     frames, *_ = changes.get("tubelet_size", (1,))
     if new.embedding == "uniform_frames" and frames != 1:
         raise UserError(
-            f"tubelet_size: {changes['tubelet_size']} asked for, but frames are embedded one by one; "
-            'with embedding="tubelet" they become tubelets'
+            f"tubelet_size: you gave {changes['tubelet_size']}, but the model embeds single frames; "
+            'embedding="tubelet" turns them into tubelets'
         )
     return new
 
 
-def _resized(name: str, embedding: Tensor, config: ModelConfig, lines: list[str]) -> Tensor:
-    times, *places = config.grid
-    if ".spatial." in name:
-        what, grid = "spatial positions", tuple(places)
-    elif ".temporal." in name:
-        what, grid = "temporal positions", (times,)
-    else:
-        what, grid = "positions", config.grid
-    if (was := tuple(embedding.shape[:-1])) != grid:
-        lines.append(f"{what} resized from {_by(was)} to {_by(grid)}")
-    return resize_positions(embedding, grid)
+def _fit_positions(state: dict[str, Tensor], new: ModelConfig, notes: list[str]) -> None:
+    times, *places = new.grid
+    grids: dict[str, tuple[str, tuple[int, ...]]] = {
+        "encoder.positions.embedding": ("positions", new.grid),
+        "encoder.spatial.positions.embedding": ("spatial positions", tuple(places)),
+        "encoder.temporal.positions.embedding": ("temporal positions", (times,)),
+    }
+    for name, (what, grid) in grids.items():
+        if name in state:
+            if (before := tuple(state[name].shape[:-1])) != grid:
+                notes.append(f"{what} resized from {_by(before)} to {_by(grid)}")
+            state[name] = resize_positions(state[name], grid)
 
 
 def _fit_heads(
     model: ViViT,
     new: ModelConfig,
-    names: Mapping[str, Sequence[str]] | None,
+    wanted: Mapping[str, tuple[str, ...]] | None,
     state: dict[str, Tensor],
-    lines: list[str],
-) -> tuple[Mapping[str, Sequence[str]] | None, list[str]]:
-    """Heads in the state for other classes, reordered or fresh.
+    notes: list[str],
+) -> tuple[Mapping[str, tuple[str, ...]] | None, list[str]]:
+    """Reorder the rows of heads in `state`, or replace heads by fresh ones.
 
-    Returns the model's labels and the fresh parameters' names.
+    Returns the model's class names and the names of the fresh parameters.
     """
-    old, labels = model.config.class_counts, dict[str, Sequence[str]](model.classes or {})
-    for head, theirs in labels.items():
-        wanted = (names or {}).get(head, theirs)
-        # A name that two classes share does not tell which row is whose.
-        if wanted != theirs and sorted(wanted) == sorted(theirs) and len(set(wanted)) == len(wanted):
+    old, classes = model.config.class_counts, dict(model.classes or {})
+    for head, theirs in classes.items():
+        names = (wanted or {}).get(head, theirs)
+        # Two classes of the same name would leave open which row is whose.
+        if names != theirs and sorted(names) == sorted(theirs) and len(set(names)) == len(names):
             rows = {name: row for row, name in enumerate(theirs)}
-            for name in (f"heads.{head}.weight", f"heads.{head}.bias"):
-                state[name] = state[name][[rows[label] for label in wanted]]
-            labels[head] = wanted
-            lines.append(f"the {_counts({head: len(wanted)})} classes of the head put into another order")
+            for parameter in (f"heads.{head}.weight", f"heads.{head}.bias"):
+                state[parameter] = state[parameter][[rows[name] for name in names]]
+            classes[head] = names
+            notes.append(f"the {_counts({head: len(names)})} classes of the head put into another order")
     kept = {
         head
         for head, count in new.class_counts.items()
-        if old.get(head) == count and (names is None or labels.get(head) in (None, names.get(head)))
+        if old.get(head) == count and (wanted is None or classes.get(head) in (None, wanted.get(head)))
     }
     if kept == old.keys() == new.class_counts.keys():
-        return names or model.classes, []
+        return wanted or model.classes, []
     before = {head: (state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")) for head in old}
     fresh = []
     for head, count in new.class_counts.items():
@@ -211,36 +233,27 @@ def _fit_heads(
     if fresh:
         counts = {head: count for head, count in new.class_counts.items() if head not in kept}
         others = " others" if new.class_counts == old else ""
-        lines.append(f"fresh head of {_counts(counts)} classes, untrained: the weights have {_counts(old)}{others}")
-    if names is None and kept and model.classes is not None and kept == new.class_counts.keys():
-        return {head: labels[head] for head in new.class_counts}, fresh
-    return names, fresh
+        notes.append(f"fresh head of {_counts(counts)} classes, untrained: the weights have {_counts(old)}{others}")
+    if wanted is None and kept and model.classes is not None and kept == new.class_counts.keys():
+        return {head: classes[head] for head in new.class_counts}, fresh
+    return wanted, fresh
 
 
-def _scaled(preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, lines: list[str]) -> Preprocessing:
-    """The shorter side follows the crop."""
+def _fit_preprocessing(
+    preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, notes: list[str]
+) -> Preprocessing:
+    """Scale the shorter side with the crop."""
     if new.image_size == old.image_size:
         return preprocessing
     resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
     if resize == preprocessing.resize:
         return preprocessing
-    lines.append(f"shorter side resized to {resize} pixels, in place of {preprocessing.resize}")
+    notes.append(f"shorter side resized to {resize} pixels, in place of {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})
 
 
-def named(classes: Classes | None) -> dict[str, tuple[str, ...]] | None:
-    """Head → its labels; those of a model with one head are of "classes"."""
-    if classes is None:
-        return None
-    heads = classes if isinstance(classes, Mapping) else {"classes": classes}
-    for labels in heads.values():
-        if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(x, str) for x in labels):
-            raise UserError(f"classes: a list of names is needed, not {labels!r}")
-    return {head: tuple(labels) for head, labels in heads.items()}
-
-
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(str(n) if head == "classes" else f"{n} {head}" for head, n in counts.items())
+    return ", ".join(str(n) if head == ONLY_HEAD else f"{n} {head}" for head, n in counts.items())
 
 
 def _by(lengths: Sequence[int]) -> str:

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from vivit.files import as_text, write_files
-from vivit.labels import Metric
-
-if TYPE_CHECKING:
-    from vivit.model.vivit import ViViT
+from vivit.labels import ONLY_HEAD, Metric
+from vivit.model.vivit import ViViT
 
 CARD_FILE = "README.md"
 OURS = "<!-- Written by vivit with the weights. Take this line out and the text is yours: it is not replaced then. -->"
@@ -20,13 +17,13 @@ ESCAPED_BAR = r"\|"  # within a table
 
 
 def is_written_by_hand(folder: Path) -> bool:
-    """Whether the folder has a card that is not ours to replace."""
+    """Whether the folder has a card that must not be replaced."""
     path = folder / CARD_FILE
     return path.is_file() and OURS not in path.read_text(encoding="utf-8", errors="replace")
 
 
-def score_card(folder: Path, model: "ViViT", scores: Mapping[Metric, float], scored_on: str) -> None:
-    """Put scores into the card in a model's folder, where there is one of ours; the licence that it names stays."""
+def score_card(folder: Path, model: ViViT, scores: Mapping[Metric, float], scored_on: str) -> None:
+    """Put scores into the card in a model's folder, if vivit wrote it; the licence that it names stays."""
     path = folder / CARD_FILE
     if path.is_file() and not is_written_by_hand(folder):
         licence = _licence(path.read_text(encoding="utf-8", errors="replace"))
@@ -35,7 +32,7 @@ def score_card(folder: Path, model: "ViViT", scores: Mapping[Metric, float], sco
 
 
 def card(
-    model: "ViViT",
+    model: ViViT,
     name: str,
     *,
     licence: str | None = None,
@@ -46,9 +43,9 @@ def card(
     """The text of a card.
 
     Args:
-        licence: as the Hub names licences; it says nothing of one that it is not told.
-        data: what the model was trained on, where its origin does not say so.
-        scores: metric → value between 0 and 1; those that tell nothing are left out.
+        licence: as the Hub names licences.
+        data: what the model was trained on, if its origin does not say so.
+        scores: metric → value between 0 and 1; metrics that tell nothing are left out.
         scored_on: the data and views of the scores.
     """
     config = model.config
@@ -122,11 +119,11 @@ def card(
     lines += ["", "## Classes", ""]
     for head, names in (model.classes or {}).items():
         more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
-        part = "" if head == "classes" else f"{head}: "
+        part = "" if head == ONLY_HEAD else f"{head}: "
         lines.append(f"{part}{_plain(', '.join(names[:SHOWN_CLASSES]))}{more}")
     if model.classes is None:
-        lines.append("Without names.")
-    lines += ["", "## Licence", "", licence or "Not told."]
+        lines.append("No names.")
+    lines += ["", "## Licence", "", licence or "Not given."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,32 +1,32 @@
-"""What there is to know of weights, in words for people."""
+"""Describe weights in words."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vivit.labels import ONLY_HEAD
 from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
-from vivit.weights.convert import is_image_vit, model_of
+from vivit.weights.convert import open_any
 from vivit.weights.image_sources import read_image_vit
-from vivit.weights.store import opened
+from vivit.weights.source import Source
 
 
 def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
-    """What there is to know of weights of any kind, for people: what, and its value.
+    """Describe weights of any kind, as pairs of a topic and a statement.
 
     Args:
-        fields: what the weights do not tell of themselves, as `vivit.load` takes it.
+        fields: fields of `ModelConfig` that the weights do not tell, as in `vivit.load`.
     """
-    path, file = opened(source)
-    if is_image_vit(path, file, fields) and not any(fields.values()):
-        image = read_image_vit(path, None, file)
+    if not any(fields.values()) and (found := Source.find(source)).kind == "image ViT":
+        image = read_image_vit(found)
         about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
-        return about + [("note", line) for line in image.lines]
-    return describe(model_of(source, path, file, None, None, fields))
+        return about + [("note", note) for note in image.notes]
+    return describe(open_any(source, **fields).model)
 
 
 def describe(model: ViViT) -> list[tuple[str, str]]:
-    """What there is to know of a video model."""
+    """Describe a video model."""
     config, preprocessing = model.config, model.preprocessing
     about = [
         ("variant", config.variant.replace("_", " ")),
@@ -37,7 +37,7 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
     for head, count in config.class_counts.items():
         names = (model.classes or {}).get(head)
         listed = "without names" if names is None else ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        about.append(("classes" if head == "classes" else f"head {head}", f"{count}: {listed}"))
+        about.append(("classes" if head == ONLY_HEAD else f"head {head}", f"{count}: {listed}"))
     every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
         preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
@@ -48,8 +48,7 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
             + {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips],
         )
     )
-    about += [("origin", line) for line in model.origin or ["trained from scratch"]]
-    return about + [("note", line) for line in model.report if line not in model.origin]
+    return about + [("origin", line) for line in model.origin or ["trained from scratch"]]
 
 
 def _encoder(model: ViViT) -> list[tuple[str, str]]:

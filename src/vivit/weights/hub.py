@@ -1,9 +1,7 @@
-"""The Hugging Face Hub: an id to a folder of its cache, and a model to a repository."""
+"""The Hugging Face Hub: download a model into the cache, upload a folder to a repository."""
 
 import errno
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -18,18 +16,15 @@ from huggingface_hub.utils import validate_repo_id
 from vivit.errors import UserError
 from vivit.weights.card import CARD_FILE, is_written_by_hand
 
-if TYPE_CHECKING:
-    from vivit.model.vivit import ViViT
-
-# What loading looks at; where there are safetensors, the same weights as a pickle are not fetched.
+# Files that loading reads; pickled weights are fetched only if there are no safetensors.
 FILES = ["*.json", "model*.safetensors"]
-# Its HTTP library's own errors, whichever that is; a broken connection is one. What is no JSON is a ValueError.
-FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
 PICKLED = ["pytorch_model*.bin*"]
+# Base classes of the Hub's errors are those of its HTTP library, such as a lost connection; bad JSON is a ValueError.
+FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 
 def find(source: str | Path) -> Path:
-    """A local path as it is; else an id such as `name/model` as a folder of the Hub's cache, fetched if need be.
+    """Return an existing path as it is, or the cache folder of a Hub id such as `name/model`, fetched if need be.
 
     Raises:
         UserError: neither a path nor a model on the Hub, or the Hub cannot be reached.
@@ -38,7 +33,7 @@ def find(source: str | Path) -> Path:
     try:
         if path.exists():
             return path
-    except OSError as error:  # a name that no file can have
+    except OSError as error:  # a name that is not valid for a file
         raise UserError(f"{source}: {error.strerror}") from None
     if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"{source}: No such file or directory")
@@ -57,8 +52,39 @@ def find(source: str | Path) -> Path:
             f"{source}: no such file or folder, not in the Hub's cache, and the Hub cannot be reached"
         ) from None
     if not folder.is_dir():
-        raise UserError(f"{source}: no model that is known here: the repository has no config.json and no weights")
+        raise UserError(f"{source}: the repository has neither a config.json nor weights")
     return folder
+
+
+def upload(folder: Path, repo_id: str, *, private: bool, token: str | None) -> str:
+    """Upload a folder to a repository in one commit and return its address; create the repository if need be.
+
+    A model card written by hand in the repository stays.
+
+    Raises:
+        UserError: no access, or no connection.
+    """
+    api = HfApi(token=token)
+    try:
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=address.repo_id,
+            folder_path=folder,
+            commit_message="Upload of a ViViT model",
+            ignore_patterns=[CARD_FILE] if _has_card_by_hand(api, address.repo_id) else None,
+        )
+    except FAILURES as error:
+        reason = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        raise UserError(f"{repo_id}: not pushed ({' '.join(reason.split())})") from None
+    return str(address)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises UserError if this cannot be the id of a repository."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id}: no id of a repository ({str(error).splitlines()[0]})") from None
 
 
 def _has_card_by_hand(api: HfApi, repo_id: str) -> bool:
@@ -67,41 +93,3 @@ def _has_card_by_hand(api: HfApi, repo_id: str) -> bool:
     except EntryNotFoundError:
         return False
     return is_written_by_hand(Path(card).parent)
-
-
-def called(source: str | Path) -> str:
-    """What to call a source in words that are kept: a Hub id whole, of a path the last two parts."""
-    return "/".join(Path(source).parts[-2:]) if Path(source).exists() else str(source)
-
-
-def push(model: "ViViT", repo_id: str, *, private: bool, token: str | None, **card: Any) -> str:
-    """Save a model to a repository, made if need be, in one commit; returns its address.
-
-    `card` is what `save_pretrained` takes for the model card, which is named as the repository is; one that was written
-    by hand there stays.
-
-    Raises:
-        UserError: no access, or no connection.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"{repo_id}: no id of a repository ({str(error).splitlines()[0]})") from None
-    from vivit.weights.store import save
-
-    api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / repo_id.rsplit("/", 1)[-1]
-        save(model, folder, name=repo_id, **card)
-        try:
-            address = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=address.repo_id,
-                folder_path=folder,
-                commit_message="Upload of a ViViT model",
-                ignore_patterns=[CARD_FILE] if _has_card_by_hand(api, address.repo_id) else None,
-            )
-        except FAILURES as error:
-            said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-            raise UserError(f"{repo_id}: not pushed ({' '.join(said.split())})") from None
-    return str(address)

@@ -1,6 +1,6 @@
-"""ViViT as `transformers` has it: `VivitForVideoClassification` and `VivitModel`, from its folders and back.
+"""ViViT of `transformers`: read folders of `VivitForVideoClassification` and `VivitModel`, and write the former.
 
-That is the spatio-temporal model with a class token; transformers has none of the others.
+It has the spatio-temporal model with a class token, and none of the other variants.
 """
 
 import re
@@ -12,18 +12,17 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.files import as_json, as_weights, make_folder, write_files
+from vivit.labels import ONLY_HEAD
 from vivit.model.vivit import ViViT
 from vivit.weights.card import CARD_FILE, is_written_by_hand
-from vivit.weights.files import open_folder, read_json
-from vivit.weights.fill import build
-from vivit.weights.hub import called, find
+from vivit.weights.fill import Loaded, build
 from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
+from vivit.weights.source import CONFIG_FILE, WEIGHTS_FILE, Source
 from vivit.weights.weight_file import WeightFile
 
-CONFIG_FILE = "config.json"
-
-# transformers' names for the forms of GELU → ours; the first of each is what we write.
+HEAD = ("heads.classes.weight", "heads.classes.bias")
+# transformers' names for the forms of GELU → ours; the first name of each form is the one we write.
 ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
@@ -32,7 +31,7 @@ ACTIVATIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_python": "gelu",
 }
-# A block under the names of the published checkpoints, which transformers writes to this day → ours.
+# The names in a block of the published checkpoints, which transformers still writes → ours.
 PUBLISHED_BLOCK: Block = (
     ("layernorm_before", "norm1"),
     (("attention.attention.query", "attention.attention.key", "attention.attention.value"), "attn.qkv"),
@@ -41,7 +40,7 @@ PUBLISHED_BLOCK: Block = (
     ("intermediate.dense", "mlp.fc1"),
     ("output.dense", "mlp.fc2"),
 )
-# And under the names that its modules have today.
+# The names of its modules today → ours.
 TODAYS_BLOCK: Block = (
     ("layernorm_before", "norm1"),
     (("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attn.qkv"),
@@ -61,13 +60,13 @@ def key_map(
     left_out: int = 0,
     kernel: Layout | None = None,
 ) -> list[Rule]:
-    """transformers' names ↔ ours, for its ViViT, and for its image ViTs, whose names but for the prefix are the same.
+    """transformers' names ↔ ours, for its ViViT and its image ViTs, whose names differ only in the prefix.
 
     Args:
-        prefix: what begins the names of all but the head.
-        todays: its modules' names of today, in place of those of the published checkpoints.
-        left_out: positions that follow the class token's and have no place in our models.
-        kernel: the embedding kernel's layout, where it is not a tubelet's.
+        prefix: prefix of all names except the head's.
+        todays: use the names of its modules today, not those of the published checkpoints.
+        left_out: number of positions after the class token's that our models do not have.
+        kernel: layout of the embedding kernel, if it is not a tubelet's.
     """
     layers, block = ("layers", TODAYS_BLOCK) if todays else ("encoder.layer", PUBLISHED_BLOCK)
     weight, bias = module(f"{prefix}embeddings.patch_embeddings.projection", "embedding")
@@ -92,27 +91,26 @@ def key_map(
 
 
 def from_huggingface(source: str | Path) -> ViViT:
-    """Load a ViViT of transformers; the model gives its logits for the same pixels.
+    """Load a ViViT of transformers; the model gives the same logits for the same pixels.
 
-    Both its key names are known: those of the published checkpoints (google/vivit-b-16x2-kinetics400) and its modules'
-    today; in one file or in shards. A `VivitModel` has no head and gets a fresh one, as the model's `report` says.
+    Reads the key names of the published checkpoints (google/vivit-b-16x2-kinetics400) and those of today's modules,
+    in one file or in several. A `VivitModel` has no head and gets a fresh one, which is logged.
 
     Args:
         source: a folder, or an id on the Hub.
 
     Raises:
-        UserError: no such folder or id, or not a whole ViViT of transformers; the message names the file.
+        UserError: no such folder or id, or not a complete ViViT of transformers; the message names the file.
     """
-    return load_folder(find(source), source)
+    return load_folder(Source.find(source)).log()
 
 
-def load_folder(folder: Path, source: str | Path) -> ViViT:
-    """As `from_huggingface`, from a folder that was found; `source` is what the user called it."""
-    path = folder / CONFIG_FILE
-    theirs = read_json(path)
+def load_folder(source: Source) -> Loaded:
+    """As `from_huggingface`."""
+    path, theirs = source.folder / CONFIG_FILE, source.config
     if theirs.get("model_type") != "vivit":
         raise UserError(f"{path}: model_type {theirs.get('model_type')!r}, not a ViViT of transformers")
-    file = open_folder(folder)
+    file = source.weights
     prefix, todays = names_of(file)
     id2label = theirs.get("id2label")
     classes = _classes(id2label)
@@ -133,27 +131,27 @@ def load_folder(folder: Path, source: str | Path) -> ViViT:
         )
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
-    lines = []
+    notes: list[str] = []
     if classes is None and _has_names(id2label):
-        lines.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
+        notes.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
     if classes is not None and len(classes) != num_classes:
-        lines.append(f"class names left out: {len(classes)} in {CONFIG_FILE}, but {num_classes} classes in the weights")
+        notes.append(f"class names left out: {len(classes)} in {CONFIG_FILE}, but {num_classes} classes in the weights")
         classes = None
     if not has_head:
-        lines.append(f"no head in the weights: a fresh one of {num_classes} classes")
-    preprocessing, said = _preprocessing(folder, config)
-    model = build(
+        notes.append(f"no head in the weights: a fresh one of {num_classes} classes")
+    preprocessing = _preprocessing(source.folder, config, notes)
+    model, unused = build(
         config,
         file,
         key_map(config, prefix, todays=todays, qkv_bias=theirs.get("qkv_bias", True)),
         not_needed=[] if has_head else ["pooler.dense.*"],
-        fresh=[] if has_head else ["heads.classes.weight", "heads.classes.bias"],
-        classes=None if classes is None else {"classes": classes},
+        fresh=[] if has_head else HEAD,
+        classes=None if classes is None else {ONLY_HEAD: classes},
         preprocessing=preprocessing,
-        origin=[f"transformers' ViViT {called(source)}", *lines, *said],
     )
-    model.report = (*lines, *said, *model.report)
-    return model
+    notes += unused
+    model.origin = (f"transformers' ViViT {source.called}", *notes)
+    return Loaded(model, tuple(notes))
 
 
 def to_huggingface(model: ViViT, folder: str | Path) -> None:
@@ -162,11 +160,12 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
     The keys are those of the published checkpoints, which every version of transformers reads.
 
     Raises:
-        UserError: transformers has no such model (the message says what it lacks), or the folder cannot be written.
+        UserError: transformers has no such model (the message names the missing feature), or the folder cannot be
+            written.
     """
     config = model.config
     lacking = [
-        (config.variant != "spatiotemporal", f"the {config.variant} variant: it has the spatio-temporal model alone"),
+        (config.variant != "spatiotemporal", f"the {config.variant} variant: it has only the spatio-temporal model"),
         (config.embedding != "tubelet", "uniform frame sampling"),
         (config.pooling != "token", "mean pooling: it classifies the class token"),
         (config.representation_size is not None, "a representation layer before the head"),
@@ -175,7 +174,7 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
     for lacks, what in lacking:
         if lacks:
             raise UserError(f"transformers' ViViT cannot express {what}; a vivit model folder can")
-    names = model.classes["classes"] if model.classes else [f"LABEL_{i}" for i in range(config.num_classes or 0)]
+    names = model.classes[ONLY_HEAD] if model.classes else [f"LABEL_{i}" for i in range(config.num_classes or 0)]
     height, width = config.image_size
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
     folder = Path(folder)
@@ -202,26 +201,26 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
     }
     write_files(
         {
-            folder / "model.safetensors": as_weights(write(model.state_dict(), _rules_of(model))),
+            folder / WEIGHTS_FILE: as_weights(write(model.state_dict(), _rules_of(model))),
             folder / CONFIG_FILE: as_json(theirs),
             folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
         }
     )
-    # Of a model that was here before: it would be read in place of what was written.
+    # Left by a model written here before, this file would be read instead of the new one.
     (folder / PROCESSOR_FILES[0]).unlink(missing_ok=True)
     if not is_written_by_hand(folder):
         (folder / CARD_FILE).unlink(missing_ok=True)
 
 
 def names_of(file: WeightFile) -> tuple[str, bool]:
-    """What begins the names in the file, and whether they are those of today's modules."""
+    """The prefix of the names in the file, and whether they are the names of today's modules."""
     ends = "embeddings.cls_token"
     prefix = next((name.removesuffix(ends) for name in file.shapes if name.endswith(ends)), "")
     return prefix, any(name.startswith(f"{prefix}layers.") for name in file.shapes)
 
 
 def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields of our config that the config of a ViViT or an image ViT of transformers gives."""
+    """The fields of `ModelConfig` in the config of a ViViT or an image ViT of transformers."""
     activation = theirs.get("hidden_act", "gelu_fast" if theirs.get("model_type") == "vivit" else "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UserError(f"{path}: hidden_act {activation!r} is not supported; {', '.join(ACTIVATIONS)} are")
@@ -235,27 +234,26 @@ def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _preprocessing(folder: Path, config: ModelConfig) -> tuple[Preprocessing | None, list[str]]:
-    """From the folder's processor, and what to know of it."""
+def _preprocessing(folder: Path, config: ModelConfig, notes: list[str]) -> Preprocessing | None:
+    """The preprocessing of the folder's processor; None if there is none."""
     found = read_processor(folder)
     if found is None:
-        return None, []
+        return None
     file, processor = found
     resize = read_resize(file, processor)
     scales, offsets = pixel_scaling(file, processor)
     ranges = [(offset, offset + 255 * scale) for scale, offset in zip(scales, offsets, strict=True)]
-    low, high = max(ranges, key=lambda ends: abs(ends[0] + 1) + abs(ends[1] - 1))  # the channel that is most off
-    lines = []
+    low, high = max(ranges, key=lambda ends: abs(ends[0] + 1) + abs(ends[1] - 1))  # the channel furthest from [-1, 1]
     if abs(low + 1) > 1e-3 or abs(high - 1) > 1e-3:
-        lines.append(
+        notes.append(
             f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1]; "
             "the weights are taken as they are, which is right for the official ones"
         )
-    return Preprocessing(resize=max(resize, *config.image_size)), lines
+    return Preprocessing(resize=max(resize, *config.image_size))
 
 
 def _classes(id2label: Any) -> tuple[str, ...] | None:
-    """The labels in order; None where there are none, or only transformers' LABEL_0, LABEL_1, …"""
+    """The class names in order; None if there are none, or only transformers' LABEL_0, LABEL_1, …"""
     if not isinstance(id2label, dict) or not id2label:
         return None
     names = [id2label.get(str(i)) for i in range(len(id2label))]
@@ -265,7 +263,7 @@ def _classes(id2label: Any) -> tuple[str, ...] | None:
 
 
 def _has_names(id2label: Any) -> bool:
-    """Whether there is any name that is not transformers' own."""
+    """Whether any name is not one of transformers' own."""
     names = id2label.values() if isinstance(id2label, dict) else ()
     return any(not isinstance(name, str) or re.fullmatch(r"LABEL_\d+", name) is None for name in names)
 

@@ -1,4 +1,4 @@
-"""Image ViTs of Google, Scenic, transformers and timm, each read as what it is: a ViViT of one frame."""
+"""Image ViTs of Google, Scenic, transformers and timm, each read as a ViViT of one frame."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,11 @@ from vivit.config import ModelConfig
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights import flax_keys, huggingface
-from vivit.weights.files import open_folder, open_weights, read_json
 from vivit.weights.fill import build
-from vivit.weights.hub import find
 from vivit.weights.keymap import ROW, SAME, Block, Layout, Rule, absent, module, position_grid, torch_block
 from vivit.weights.processors import pixel_scaling, read_processor
 from vivit.weights.scenic import count_layers
+from vivit.weights.source import CONFIG_FILE, Source
 from vivit.weights.weight_file import Shape, WeightFile
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
@@ -38,14 +37,15 @@ TIMM_SEPARATE_BLOCK: Block = tuple(
 # (D, C, h, w) ↔ (D, C, 1, h, w)
 IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
 
-# What an image model has and a video model does not take: classifiers and other tasks' parts.
+# Parts of image models that a video model does not take: classifiers and parts for other tasks.
 NOT_TAKEN = (
     *("head/*", "output_projection/*", "head.*", "head_dist.*", "classifier.*", "cls_classifier.*"),
     *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
     *("*embeddings.distillation_token", "dist_token", "*pooler.dense.*"),
 )
-UNKNOWN_SCALING = "how its pixels were normalised is not told; [-1, 1] assumed"
-# How many heads timm's models of a size have; their weights do not tell.
+DISTILLED = "the distillation token is left out: features differ from the image model's"
+UNKNOWN_SCALING = "the source does not say how its pixels were normalised; [-1, 1] assumed"
+# Number of heads of timm's models of each size; their weights do not tell.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
 
@@ -53,46 +53,43 @@ TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 class ImageViT:
     """An image ViT as a ViViT of one frame."""
 
+    source: Source
     model: ViViT
-    lines: tuple[str, ...]
-    """What to know of how it was read."""
+    notes: tuple[str, ...]
+    """What was assumed or left out in reading it, one line each."""
     normalises: bool = False
     """Whether the first layer took over the image model's own normalisation of pixels."""
 
 
-def read_image_vit(source: str | Path, num_heads: int | None, file: WeightFile | None = None) -> ImageViT:
-    """Read an image ViT of any kind that is known here.
+def read_image_vit(source: Source, num_heads: int | None = None) -> ImageViT:
+    """Read an image ViT of any known kind.
 
     Args:
-        num_heads: of the model that it is for; timm's weights do not tell. None: as many as 64-wide heads give.
-        file: the source's weights, where they have been opened.
+        num_heads: the video model's number of heads, for timm's weights, which do not tell theirs. None: 64-wide heads.
 
     Raises:
-        UserError: there is none, or not a whole one.
+        UserError: there is none, or an incomplete one.
     """
-    path = find(source)
-    if file is None:
-        file = open_folder(path) if path.is_dir() else open_weights(path)
-    folder = path if path.is_dir() else path.parent
+    file = source.weights
     names = file.shapes
     try:
         if "embedding/kernel" in names:
-            return _from_flax(file)
+            return _from_flax(source)
         if "patch_embed.proj.weight" in names:
-            return _from_timm(file, folder, num_heads)
+            return _from_timm(source, num_heads)
         if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
-            return _from_transformers(file, folder)
+            return _from_transformers(source)
     except ValidationError as error:
         raise UserError(f"{file.source}: not an image ViT: {one_line(error)}") from None
     except KeyError as error:
         raise UserError(f"{file.source}: not an image ViT: {error.args[0]} missing") from None
     except (ValueError, IndexError, ArithmeticError):
-        raise UserError(f"{file.source}: not an image ViT: its arrays are of other shapes") from None
-    raise UserError(f"{file.source}: not an image ViT: no patch embedding under a name known here")
+        raise UserError(f"{file.source}: not an image ViT: its arrays have other shapes") from None
+    raise UserError(f"{file.source}: not an image ViT: no patch embedding under a known name")
 
 
-def _from_flax(file: WeightFile) -> ImageViT:
-    shapes = file.shapes
+def _from_flax(source: Source) -> ImageViT:
+    file, shapes = source.weights, source.weights.shapes
     kernel = shapes["embedding/kernel"]
     if len(kernel) != 4:
         raise UserError(f"{file.source}: a video model, not an image ViT")
@@ -119,19 +116,15 @@ def _from_flax(file: WeightFile) -> ImageViT:
         *flax_keys.encoder("Transformer", "cls", "encoder.", config.grid, config, block),
         *flax_keys.dense("pre_logits", "representation"),
     ]
-    image = _image_vit(config, file, rules)
-    if google:
-        return image
-    line = "taken as an image ViT; for a video model of uniformly sampled frames give sampled_frames"
-    return ImageViT(image.model, (line, *image.lines))
+    ambiguous = "taken as an image ViT; for a video model of uniformly sampled frames give sampled_frames"
+    return _image_vit(source, config, rules, [] if google else [ambiguous])
 
 
-def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
-    path = folder / huggingface.CONFIG_FILE
-    if not path.is_file():
+def _from_transformers(source: Source) -> ImageViT:
+    file, shapes, path = source.weights, source.weights.shapes, source.folder / CONFIG_FILE
+    if not source.has_config:
         raise UserError(f"{path}: No such file, and {file.source} does not tell its heads, GELU and epsilon")
-    theirs = read_json(path)
-    shapes = file.shapes
+    theirs = source.config
     prefix, todays = huggingface.names_of(file)
     kernel = shapes[f"{prefix}embeddings.patch_embeddings.projection.weight"]
     if len(kernel) != 4:
@@ -154,32 +147,33 @@ def _from_transformers(file: WeightFile, folder: Path) -> ImageViT:
         kernel=IMAGE_KERNEL,
     )
     rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
-    processor = read_processor(folder)
+    notes = [DISTILLED] if distilled else []
+    processor = read_processor(source.folder)
     if processor is None:
-        return _image_vit(config, file, rules, [UNKNOWN_SCALING], distilled=distilled)
-    return _image_vit(config, file, rules, scaling=pixel_scaling(*processor), distilled=distilled)
+        return _image_vit(source, config, rules, [UNKNOWN_SCALING, *notes])
+    return _image_vit(source, config, rules, notes, pixel_scaling(*processor))
 
 
-def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageViT:
-    shapes = file.shapes
+def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
+    file, shapes = source.weights, source.weights.shapes
     kernel = shapes["patch_embed.proj.weight"]
     if len(kernel) != 4:
         raise UserError(f"{file.source}: a video model, not an image ViT")
     _, positions, _ = shapes["pos_embed"]
     distilled = "dist_token" in shapes
     token = "cls_token" in shapes
-    # Some models give their class token no position.
+    # The class token of some models has no position.
     placed_token = token and math.isqrt(positions) ** 2 != positions
     grid = _square(positions - placed_token - distilled, file)
-    about = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    about = source.config if source.has_config else {}
     size = next((size for size in TIMM_HEADS if f"_{size}_" in str(about.get("architecture"))), None)
     hidden_size = kernel[0]
-    lines = []
+    notes = []
     if size is not None:
         num_heads = TIMM_HEADS[size]
     elif num_heads is None:
         num_heads = max(hidden_size // 64, 1)
-        lines.append(f"{num_heads} heads assumed, which the weights do not tell; num_heads sets them")
+        notes.append(f"{num_heads} heads assumed, which the weights do not tell; num_heads sets them")
     config = ModelConfig(
         **_one_frame(kernel[2:], grid),
         pooling="token" if token else "mean",
@@ -187,7 +181,7 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
         num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
         num_heads=num_heads,
         mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
-        activation=_timm_activation(about, folder / "config.json"),
+        activation=_timm_activation(about, source.folder / CONFIG_FILE),
         representation_size=shapes["pre_logits.fc.weight"][0] if "pre_logits.fc.weight" in shapes else None,
     )
     fused = "blocks.0.attn.qkv.weight" in shapes
@@ -217,10 +211,10 @@ def _from_timm(file: WeightFile, folder: Path, num_heads: int | None) -> ImageVi
     scaling = None
     if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
         pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
-        scaling = pixel_scaling(folder / "config.json", pixels)
+        scaling = pixel_scaling(source.folder / CONFIG_FILE, pixels)
     else:
-        lines.append(UNKNOWN_SCALING)
-    return _image_vit(config, file, rules, lines, scaling, distilled)
+        notes.append(UNKNOWN_SCALING)
+    return _image_vit(source, config, rules, [*notes, DISTILLED] if distilled else notes, scaling)
 
 
 def _timm_activation(about: dict[str, Any], config: Path) -> Literal["gelu", "gelu_tanh"]:
@@ -234,26 +228,22 @@ def _timm_activation(about: dict[str, Any], config: Path) -> Literal["gelu", "ge
 
 
 def _image_vit(
+    source: Source,
     config: ModelConfig,
-    file: WeightFile,
     rules: Sequence[Rule],
-    said: Sequence[str] = (),
+    notes: Sequence[str],
     scaling: tuple[list[float], list[float]] | None = None,
-    distilled: bool = False,
 ) -> ImageViT:
-    model = build(config, file, rules, not_needed=NOT_TAKEN, fresh=("heads.classes.weight", "heads.classes.bias"))
-    lines = [*said, *model.report]
-    if distilled:
-        lines.append("the distillation token has no place in a video model: features differ from the image model's")
+    model, unused = build(config, source.weights, rules, not_needed=NOT_TAKEN, fresh=huggingface.HEAD)
     normalises = scaling is not None and _take_over_scaling(model, *scaling)
-    return ImageViT(model, tuple(lines), normalises)
+    return ImageViT(source, model, (*notes, *unused), normalises)
 
 
 @torch.no_grad()
 def _take_over_scaling(model: ViViT, scales: list[float], offsets: list[float]) -> bool:
-    """Put the image model's normalisation, p · scale + offset for p of 0 to 255, into its first layer.
+    """Fold the image model's normalisation, p · scale + offset for pixels p in [0, 255], into its first layer.
 
-    The video model's pixels are x = p / 127.5 − 1, so p = 127.5 (x + 1). Returns whether that changed anything.
+    Pixels of the video model are x = p / 127.5 − 1, so p = 127.5 (x + 1). Returns whether the layer changed.
     """
     scale = torch.tensor(scales, dtype=torch.float64) * 127.5
     offset = torch.tensor(offsets, dtype=torch.float64) + scale
@@ -266,13 +256,13 @@ def _take_over_scaling(model: ViViT, scales: list[float], offsets: list[float]) 
 
 
 def _one_frame(patch: Sequence[int], grid: tuple[int, int]) -> dict[str, Any]:
-    """Fields of a ViViT of one frame; its head, of which an image model's is no use, has one class."""
+    """Fields of a ViViT of one frame; its head has one class and stays unused."""
     height, width = (number * length for number, length in zip(grid, patch, strict=True))
     return {"num_frames": 1, "tubelet_size": (1, *patch), "image_size": (height, width), "num_classes": 1}
 
 
 def _grid(image_size: Any, patch: Shape, config: Path) -> tuple[int, int] | None:
-    """The grid of a picture's size as transformers writes it, one number or two; None where it is not told."""
+    """The grid for an image_size of transformers, one number or two; None if there is none."""
     if image_size is None:
         return None
     sizes = [image_size] * 2 if isinstance(image_size, int) else image_size
@@ -284,5 +274,5 @@ def _grid(image_size: Any, patch: Shape, config: Path) -> tuple[int, int] | None
 def _square(positions: int, file: WeightFile) -> tuple[int, int]:
     side = math.isqrt(max(positions, 0))
     if side * side != positions or not side:
-        raise UserError(f"{file.source}: its {positions} positions are not of a square picture")
+        raise UserError(f"{file.source}: its {positions} positions do not form a square picture")
     return side, side

@@ -1,12 +1,12 @@
 """Initialisation from an image ViT (paper, section 3.4; Scenic: `model_utils.initialise_from_train_state`).
 
-An image ViT comes as what it is, a ViViT of one frame, so what a video model takes from it has our names.
+An image ViT is read as a ViViT of one frame, so its parameters have our names.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,47 +14,49 @@ from torch import Tensor, nn
 
 from vivit.config import ModelConfig
 from vivit.errors import UserError, one_line
+from vivit.labels import head_fields
 from vivit.model.embedding import resize_positions
 from vivit.model.encoder import GELU
 from vivit.model.vivit import ViViT
-from vivit.weights.adapt import Classes, named, resize_kernel
-from vivit.weights.hub import called
+from vivit.weights.adapt import Classes, TubeletInit, Wishes, resize_kernel
+from vivit.weights.fill import Loaded
 from vivit.weights.image_sources import ImageViT, read_image_vit
-
-TubeletInit = Literal["central_frame", "filter_inflation", "random"]
+from vivit.weights.source import Source
 
 
 def init_from_image_vit(
     model: ViViT, source: str | Path, tubelet_init: TubeletInit = "central_frame"
 ) -> tuple[str, ...]:
-    """Start a video model, in place, from an image ViT; the heads and what has no counterpart stay as they are.
+    """Initialise a video model, in place, from an image ViT; the heads and parts without counterpart stay as they are.
 
-    Positions are repeated at every temporal index, interpolated over space first where the grids differ. Model 2's
-    spatial encoder is the image model whole, class token included (the official code leaves that at zero). Model 3
-    takes the image model's attention over space; its attention over time gives nothing at the start. For that the
-    paper zeroes all its weights, but then no gradient ever reaches them, save the output's bias: a product of zeros
-    has zero slopes. Here only the output projection is zero, which is the same function and learns.
+    Positions are interpolated over space if the grids differ, and repeated at every temporal index. Model 2's spatial
+    encoder becomes the whole image model, including the class token (the official code leaves that at zero). Model 3
+    takes the image model's attention over space; its attention over time starts without effect. The paper zeroes all
+    weights of the latter, but then no gradient reaches any of them except the output's bias. Here only the output
+    projection is zero, which gives the same function and learns.
 
-    The form of GELU and the LayerNorms' epsilon become the image model's. Where its folder says how it wants pixels
-    normalised, its first layer takes that over, since video models here want them in [−1, 1].
+    The form of GELU and the LayerNorms' epsilon become the image model's. If its folder says how it normalises pixels,
+    the first layer takes that over, since all video models here want pixels in [−1, 1].
 
     Args:
-        model: any variant, of the image model's width, depth, heads and patch.
-        source: a .npz under the key names of Google's public ViT files, a Scenic checkpoint, a folder or Hub id of
-            transformers' ViT, or timm's weights (safetensors), with its config.json or without.
+        model: any variant, with the image model's width, depth, heads and patch.
+        source: an .npz with the key names of Google's public ViT files, a Scenic checkpoint, a folder or Hub id of
+            transformers' ViT, or timm's weights (safetensors), with or without their config.json.
         tubelet_init: `central_frame` puts the image kernel at the middle frame ⌊t/2⌋ of the tubelet and zeros
-            elsewhere (equation 9), `filter_inflation` gives each frame 1/t of it (equation 8), `random` leaves it.
+            elsewhere (equation 9), `filter_inflation` gives each frame 1/t of it (equation 8), `random` keeps the
+            model's own kernel.
 
     Returns:
-        What to know of it, a line each; also the model's `report`.
+        What was assumed or left out, one line each; also logged, and part of the model's `origin`.
 
     Raises:
-        UserError: the source is no image ViT, or of other sizes than the model; the message names both.
+        UserError: the source is no image ViT, or its sizes differ from the model's; the message names both.
     """
-    _check_init(tubelet_init)
-    image = read_image_vit(source, model.config.num_heads)
-    _start(model, image, tubelet_init, str(source))
-    return model.report
+    wishes = Wishes.of({}, None, tubelet_init)
+    image = read_image_vit(Source.find(source), model.config.num_heads)
+    loaded = Loaded(model, _initialise(model, image, wishes.tubelet_init or "central_frame"))
+    loaded.log()
+    return loaded.notes
 
 
 def from_image_vit(
@@ -64,94 +66,86 @@ def from_image_vit(
     classes: Classes | None = None,
     **fields: Any,
 ) -> ViViT:
-    """A new video model from an image ViT, of its width, depth and patch, as `init_from_image_vit` does.
+    """A new video model from an image ViT with its width, depth and patch, initialised as by `init_from_image_vit`.
 
     Args:
-        classes: the labels in order, or head → labels; they give `num_classes` or `heads`.
-        fields: fields of `ModelConfig` that the image model does not decide: variant, num_frames, num_classes and the
-            like; by default tubelets of two frames and pictures of the image model's size.
+        classes: class names in order, or head → class names; they determine `num_classes` or `heads`.
+        fields: fields of `ModelConfig` that the image model does not determine: variant, num_frames, num_classes and
+            so on; by default tubelets have two frames and pictures the image model's size.
     """
-    return new_from(read_image_vit(source, fields.get("num_heads")), source, tubelet_init, classes, fields)
+    wishes = Wishes.of(fields, classes, tubelet_init)
+    return new_video_model(read_image_vit(Source.find(source), wishes.fields.get("num_heads")), wishes).log()
 
 
-def new_from(
-    image: ImageViT, source: str | Path, tubelet_init: TubeletInit, classes: Classes | None, fields: dict[str, Any]
-) -> ViViT:
-    """As `from_image_vit`, of an image model that has been read; `source` is what the user called it."""
-    _check_init(tubelet_init)
+def new_video_model(image: ImageViT, wishes: Wishes) -> Loaded:
+    """As `from_image_vit`."""
     theirs = image.model.config
-    patch = theirs.tubelet_size[1:]
     taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
-    known: dict[str, Any] = {"tubelet_size": (2, *patch), **{name: getattr(theirs, name) for name in taken}}
+    known: dict[str, Any] = {"tubelet_size": (2, *theirs.tubelet_size[1:])}
+    known |= {name: getattr(theirs, name) for name in taken}
     if theirs.pooling == "mean":
         known["pooling"] = "mean"
-    names = named(classes)
-    if names is not None and fields.get("heads") is None and fields.get("num_classes") is None:
-        counts = {head: len(labels) for head, labels in names.items()}
-        known |= {"num_classes": counts["classes"]} if set(counts) == {"classes"} else {"heads": counts}
+    if wishes.classes is not None and wishes.fields.keys().isdisjoint(("heads", "num_classes")):
+        known |= head_fields({head: len(names) for head, names in wishes.classes.items()})
     try:
-        config = ModelConfig(**{**known, **{name: value for name, value in fields.items() if value is not None}})
-        model = ViViT(config, classes=names).eval()
+        model = ViViT(ModelConfig(**{**known, **wishes.fields}), classes=wishes.classes).eval()
     except ValidationError as error:
-        raise UserError(f"{source}: {one_line(error)}") from None
+        raise UserError(f"{image.source.name}: {one_line(error)}") from None
     except ValueError as error:
-        raise UserError(f"{source}: {error}") from None
-    _start(model, image, tubelet_init, str(source))
-    return model
+        raise UserError(f"{image.source.name}: {error}") from None
+    return Loaded(model, _initialise(model, image, wishes.tubelet_init or "central_frame"))
 
 
 @torch.no_grad()
-def _start(model: ViViT, image: ImageViT, tubelet_init: TubeletInit, source: str) -> None:
-    """The image model's weights, form of GELU and epsilon into the video model."""
-    theirs, ours = image.model.config, model.config
+def _initialise(model: ViViT, image: ImageViT, tubelet_init: TubeletInit) -> tuple[str, ...]:
+    """Copy the image model's weights, form of GELU and epsilon into the video model; return notes."""
+    theirs, ours, name = image.model.config, model.config, image.source.name
     for count, what in (("num_layers", "layers"), ("num_heads", "heads")):
         if getattr(theirs, count) != getattr(ours, count):
-            raise UserError(f"{source}: has {getattr(theirs, count)} {what}, but the model {getattr(ours, count)}")
+            raise UserError(f"{name}: has {getattr(theirs, count)} {what}, but the model {getattr(ours, count)}")
     state = _video_state(image.model, model, tubelet_init)
     parameters = model.state_dict()
-    for name, value in state.items():
-        if parameters[name].shape != value.shape:
-            raise UserError(
-                f"{source}: {name} is {tuple(value.shape)} in the image model and {tuple(parameters[name].shape)} here"
-            )
+    for parameter, value in state.items():
+        if (own := tuple(parameters[parameter].shape)) != tuple(value.shape):
+            raise UserError(f"{name}: {parameter} is {tuple(value.shape)} in the image model and {own} here")
     model.load_state_dict(state, strict=False)
 
-    lines = [*image.lines, *_left_out(image.model, model, parameters.keys() - state.keys())]
+    notes = [*image.notes, *_left_out(image.model, model, parameters.keys() - state.keys())]
     if image.normalises and tubelet_init != "random":
-        lines.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
+        notes.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
     elif image.normalises:
-        lines.append("the image model wants its pixels normalised otherwise than the [-1, 1] of the new first layer")
+        notes.append("the image model wants its pixels normalised otherwise than the [-1, 1] of the new first layer")
     if (was := theirs.grid[1:]) != (now := ours.grid[1:]):
-        lines.append(f"positions resized from {was[0]} × {was[1]} to {now[0]} × {now[1]}")
+        notes.append(f"positions resized from {was[0]} × {was[1]} to {now[0]} × {now[1]}")
     numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}
     if any(getattr(ours, field) != value for field, value in numerics.items()):
         form = "exact" if theirs.activation == "gelu" else "tanh"
-        lines.append(
+        notes.append(
             f"GELU in its {form} form and LayerNorms' epsilon {theirs.norm_eps:g}, as the image model has them"
         )
         model.config = ours.model_copy(update=numerics)
-        for module_ in model.modules():
-            if isinstance(module_, nn.LayerNorm):
-                module_.eps = theirs.norm_eps
-            elif isinstance(module_, nn.GELU):
-                module_.approximate = GELU[theirs.activation]
-    model.report = tuple(lines)
-    model.origin = (f"image ViT {called(source)}, tubelets by {tubelet_init.replace('_', ' ')}", *lines)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = theirs.norm_eps
+            elif isinstance(module, nn.GELU):
+                module.approximate = GELU[theirs.activation]
+    model.origin = (f"image ViT {image.source.called}, tubelets by {tubelet_init.replace('_', ' ')}", *notes)
+    return tuple(notes)
 
 
 def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]:
-    """What of the image model was not taken, and what of the video model it does not have."""
-    lines = []
+    """Notes on parts of the image model that were not taken, and parts of the video model that it lacks."""
+    notes = []
     if image.config.pooling == "token" and model.config.pooling != "token":
-        lines.append("not used: the image model's class token; the video model has none")
+        notes.append("not used: the image model's class token; the video model has none")
     if image.config.representation_size is not None and model.config.representation_size is None:
-        lines.append("not used: the image model's layer before its head (pre_logits, pooler)")
-    # Whole encoders and attentions, not each of their weights.
+        notes.append("not used: the image model's layer before its head (pre_logits, pooler)")
+    # Name whole encoders and attentions, not each of their weights.
     parts = {re.sub(r"(temporal|adapter|_time|heads)\..*", r"\1", name) for name in untouched}
     parts = {re.sub(r"blocks\.\d+", "blocks.*", part) for part in parts}
     if parts:
-        lines.append(f"not from the image model: {', '.join(sorted(parts))}")
-    return lines
+        notes.append(f"not from the image model: {', '.join(sorted(parts))}")
+    return notes
 
 
 def _video_state(image: ViViT, model: ViViT, tubelet_init: TubeletInit) -> dict[str, Tensor]:
@@ -187,8 +181,3 @@ def _video_state(image: ViViT, model: ViViT, tubelet_init: TubeletInit) -> dict[
         state["embedding.weight"] = resize_kernel(theirs["embedding.weight"], config.tubelet_size[0], tubelet_init)
         state["embedding.bias"] = theirs["embedding.bias"]
     return state
-
-
-def _check_init(tubelet_init: str) -> None:
-    if tubelet_init not in ("central_frame", "filter_inflation", "random"):
-        raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')

@@ -1,8 +1,8 @@
-"""Key maps: which of a source's weights is which of ours, and how its layout turns into ours and back.
+"""Key maps: names and layouts of a source's weights ↔ ours.
 
-A source declares one table of rules. From the table and the names and shapes in the file follows, before a number is
-read, that every weight of the source is used or named as not needed, that every parameter of the model is filled, and
-that the shapes agree.
+Each source declares one table of rules. `check` compares it with the names and shapes in the file before any number is
+read: every weight of the source is used or declared as not needed, every parameter of the model is filled, and all
+shapes agree.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from vivit.config import ModelConfig
 from vivit.errors import UserError
-from vivit.weights.weight_file import SHOWN_NAMES, Shape, WeightFile
+from vivit.weights.weight_file import Shape, WeightFile, listed
 
 Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How arrays of a source become ours, and ours theirs; each the inverse of the other.
+    """How a source's arrays become ours, and the inverse.
 
-    `write` also tells, from shapes alone, which shapes `read` is for.
+    `write` runs on the meta device too, to find the shapes that `read` expects.
     """
 
     read: Callable[..., Tensors]
@@ -32,7 +32,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rule:
-    """Arrays of the source that make one or several of our parameters."""
+    """Arrays of the source that make up one or several of our parameters."""
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
@@ -45,19 +45,19 @@ ROW = Layout(lambda x: (x.flatten(),), lambda x: (x.view(1, 1, -1),))  # (1, 1, 
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, which for the shapes alone, on the meta device, would spend a second on imports."""
+    """`torch.cat`; on the meta device without the second of imports that `torch.cat` takes there."""
     if parts[0].is_meta:
-        return torch.empty(sum(len(part) for part in parts), *parts[0].shape[1:], device="meta")
+        return torch.empty(sum(part.shape[0] for part in parts), *parts[0].shape[1:], device="meta")
     return torch.cat(list(parts))
 
 
 def absent(width: int) -> Layout:
-    """A vector that the source does not have and does not add: zero is the same. It is not written back."""
+    """A vector that the source lacks and for which zero is equivalent. It is not written back."""
     return Layout(lambda: (torch.zeros(width),), lambda x: ())
 
 
 def fused_heads(num_heads: int) -> Layout:
-    """Queries, keys and values apart, (H · d, …) each ↔ one whose rows are ordered (H, 3, d)."""
+    """Separate queries, keys and values, (H · d, …) each ↔ one array with rows ordered (H, 3, d)."""
 
     def read(*parts: Tensor) -> Tensors:
         heads = [part.unflatten(0, (num_heads, -1)) for part in parts]  # 3 × (H, d, …)
@@ -78,9 +78,9 @@ def fused_rows(num_heads: int) -> Layout:
 
 
 def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
-    """(1, N, D), or (1, 1 + N, D) with the class token's first ↔ the class token's (D,), and (*grid, D).
+    """(1, N, D), or (1, 1 + N, D) with the class token's row first ↔ the class token's (D,) and (*grid, D).
 
-    `left_out` rows that follow the class token's are of tokens that have no place in our models.
+    left_out: rows after the class token's, of tokens that our models do not have.
     """
 
     def read(rows: Tensor) -> Tensors:
@@ -96,16 +96,16 @@ def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
 
 
 def module(theirs: str, ours: str) -> list[Rule]:
-    """A PyTorch module with weight and bias under another name."""
+    """Weight and bias of a PyTorch module under another name."""
     return [Rule((f"{theirs}.{part}",), (f"{ours}.{part}",), SAME) for part in ("weight", "bias")]
 
 
 Block = Sequence[tuple[str | tuple[str, str, str], str]]
-"""The modules of a PyTorch block → ours; three stand for queries, keys and values, one in their place for all fused."""
+"""Modules of a PyTorch block → ours. Queries, keys and values are three modules, or one if they are fused."""
 
 
 def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_bias: bool) -> list[Rule]:
-    """A block's rules; `theirs` and `ours` begin its modules' names."""
+    """The rules of one block; `theirs` and `ours` are the prefixes of its modules' names."""
     rules = []
     for names, our_name in block:
         target = f"{ours}.{our_name}"
@@ -125,17 +125,17 @@ def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_b
 def check(
     file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Iterable[str] = ()
 ) -> list[str]:
-    """Hold a table against a file and a model, by names and shapes alone.
+    """Compare a table with a file and a model, by names and shapes only.
 
     Args:
-        wanted: our parameters' names and shapes; rules for others are not looked at.
-        not_needed: patterns of the source's names that may be left unused.
+        wanted: names and shapes of our parameters; rules for other parameters are ignored.
+        not_needed: patterns of the source's names that may stay unused.
 
     Returns:
-        The names in the file that stay unused.
+        The unused names in the file.
 
     Raises:
-        UserError: a weight is missing, not expected, or of another shape; the message names it and both shapes.
+        UserError: a weight is missing, unexpected, or has another shape; the message names it and both shapes.
     """
     rules = [rule for rule in rules if rule.ours[0] in wanted]
     needed = {name for rule in rules for name in rule.theirs}
@@ -163,24 +163,24 @@ def check(
 def convert(
     file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], dtype: torch.dtype | None = torch.float32
 ) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters one after the other, contiguous, in `dtype` or as the file has them; call `check` before."""
+    """Yield our parameters one by one, contiguous, in `dtype` or in the file's; call `check` first."""
     for rule in rules:
         if rule.ours[0] not in wanted:
             continue
         arrays = [file.read(name) for name in rule.theirs]
         for name, array in zip(rule.theirs, arrays, strict=True):
             if not array.is_floating_point():
-                raise UserError(f"{file.source}: {name} is of {array.dtype}, not of floating-point numbers")
+                raise UserError(f"{file.source}: {name} holds {array.dtype}, not floating-point numbers")
         arrays = [array if dtype is None else array.to(dtype) for array in arrays]
         size = sum(array.numel() for array in arrays)
         for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
-            # A part of an array would keep all of it alive.
+            # Clone parts of an array, which would keep all of it alive.
             kept = value.numel() >= size
             yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)
 
 
 def write(state: dict[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
-    """The other way: our parameters under the source's names and in its layout."""
+    """The inverse: our parameters under the source's names and in its layout."""
     written: dict[str, Tensor] = {}
     for rule in rules:
         arrays = rule.layout.write(*(state[name] for name in rule.ours))
@@ -190,6 +190,4 @@ def write(state: dict[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
 
 def _refuse(source: str, problem: str, names: Iterable[str]) -> None:
     if found := sorted(names):
-        shown = ", ".join(found[:SHOWN_NAMES])
-        more = f" and {len(found) - SHOWN_NAMES} more" if len(found) > SHOWN_NAMES else ""
-        raise UserError(f"{source}: {problem}: {shown}{more}")
+        raise UserError(f"{source}: {problem}: {listed(found)}")

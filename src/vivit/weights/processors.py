@@ -1,26 +1,24 @@
-"""transformers' processors: what they do to pixels, and the one that does what ours does."""
+"""transformers' processors: read how they prepare pixels, and write one that prepares them as we do."""
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vivit.errors import UserError
+from vivit.model.vivit import ViViT
 from vivit.weights.files import read_json
-
-if TYPE_CHECKING:
-    from vivit.model.vivit import ViViT
 
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 
 def read_processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The file and content of the processor's config in a folder of transformers, where there is one."""
+    """File and content of the processor's config in a folder of transformers; None if there is none."""
     found = next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), None)
     return None if found is None else (found, read_json(found))
 
 
 def read_resize(file: Path, processor: dict[str, Any]) -> int:
-    """What the shorter side is resized to. Raises UserError where that is not understood."""
+    """The length that the shorter side is resized to. Raises UserError if it cannot be read."""
     size = processor.get("size", 256)
     if isinstance(size, dict):
         sides = [size[name] for name in ("shortest_edge", "height", "width") if isinstance(size.get(name), int)]
@@ -31,10 +29,10 @@ def read_resize(file: Path, processor: dict[str, Any]) -> int:
 
 
 def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """What is done to a pixel p of 0 to 255 in each channel: p · scale + offset. Returns the scales and the offsets.
+    """Scales and offsets per channel: a pixel p in [0, 255] becomes p · scale + offset.
 
     Raises:
-        UserError: the processor's config does not tell.
+        UserError: the processor's config cannot be read.
     """
     kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
     video = kind.startswith("Vivit")
@@ -55,8 +53,8 @@ def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], l
     return scales, offsets
 
 
-def processor_of(model: "ViViT") -> dict[str, Any]:
-    """The config of a `VivitImageProcessor` that prepares a clip as this model wants it."""
+def processor_of(model: ViViT) -> dict[str, Any]:
+    """The config of a `VivitImageProcessor` that prepares clips for this model."""
     height, width = model.config.image_size
     return {
         "image_processor_type": "VivitImageProcessor",
@@ -65,7 +63,7 @@ def processor_of(model: "ViViT") -> dict[str, Any]:
         "resample": 2,
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
-        # To [-1, 1]; by default the processor would then normalise a second time, to [-3, 1].
+        # To [-1, 1]; by default the processor normalises a second time, to [-3, 1].
         "do_rescale": True,
         "rescale_factor": 1 / 127.5,
         "offset": True,
@@ -74,7 +72,7 @@ def processor_of(model: "ViViT") -> dict[str, Any]:
 
 
 def _of_channels(value: Any) -> list[float]:
-    """A mean or deviation, for all channels or each; transformers' default is one half."""
+    """A mean or deviation for each channel, from one value or three; transformers' default is one half."""
     if value is None:
         value = 0.5
     return [float(part) for part in (value if isinstance(value, list) else [value] * 3)]

@@ -1,10 +1,10 @@
 """Scenic's checkpoints: the official weights of ViViT, in flax msgpack.
 
-`optimizer/target`, or `params` at the top of some files, holds the weights. What model they are of is read from their
-shapes, and told by keywords where those leave it open.
+The architecture is read from the shapes of the weights; keywords give what the shapes leave open.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,25 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
-from vivit.weights.files import open_weights
-from vivit.weights.fill import build
+from vivit.weights.adapt import Wishes
+from vivit.weights.fill import Loaded, build
 from vivit.weights.flax_keys import key_map
-from vivit.weights.hub import called
+from vivit.weights.source import Source
 from vivit.weights.weight_file import Shape, WeightFile
 
-# All released checkpoints are of this clip, which their positions alone do not tell.
+# The clip of all released checkpoints; the number of positions alone does not determine it.
 RELEASED_CLIP = (32, 224, 224)  # frames, height, width
-# The only released checkpoint with as many classes; configs/epic_kitchens/vivit_large_factorised_encoder.py.
+# No other released checkpoint has this many classes; configs/epic_kitchens/vivit_large_factorised_encoder.py.
 EPIC_HEADS = {"noun": 300, "verb": 97}
 
 
 def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
     """Load an official checkpoint; the model gives the official code's logits.
 
-    What the weights tell is read from them. What they do not tell comes by keyword, any field of `ModelConfig`:
-    `image_size`, `num_frames` without a temporal encoder of known length, `variant` where there is no class token,
+    The weights determine most of the architecture. Keywords, fields of `ModelConfig`, give the rest: `image_size`,
+    `num_frames` if no temporal encoder of known length determines it, `variant` if there is no class token,
     `attention_order` for factorised self-attention, `heads` to name the parts of one output. The released checkpoints
-    need none: their clip of 32 frames of 224 × 224 is known, and so are the verbs and nouns of EPIC-Kitchens.
+    need no keyword: their clip of 32 frames of 224 × 224 is known, and so are the verbs and nouns of EPIC-Kitchens.
 
     Args:
         path: the checkpoint file.
@@ -41,19 +41,22 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
         UserError: the file is no such checkpoint, a needed keyword is missing (the message names it), or weights and
             keywords contradict each other.
     """
-    file = open_weights(Path(path))
-    return _build(file, *_config_of(file, {key: value for key, value in overrides.items() if value is not None}))
+    source = Source.find(Path(path))
+    if source.path.is_dir():
+        raise UserError(f"{path}: Is a directory; give the checkpoint file")
+    fields = {key: value for key, value in overrides.items() if value is not None}
+    return _build(source, *_config_of(source.weights, fields)).log()
 
 
-# Keywords that may be wishes, to be followed after loading, rather than what the weights are.
+# Keywords that may be wishes to follow after loading, rather than facts about the weights.
 CLASSES = ("num_classes", "heads")
 CLIP = ("num_frames", "tubelet_size")
-# What is taken as wishes, the first that the weights agree with.
+# Which keywords to take as wishes: the first of these that the weights agree with.
 WISHES = (
-    # Without a size the weights give a model only if they are of the released clip; then every size is a wish.
+    # Without a size, the weights give a model only if they have the released clip; then every size is a wish.
     ("image_size", *CLIP),
     ("image_size", *CLIP, *CLASSES),
-    # Else image_size has to describe them, and the rest does where it can: no more is a wish than must be.
+    # Otherwise image_size describes the weights, and as many other keywords do as can.
     (),
     CLASSES,
     CLIP,
@@ -61,34 +64,38 @@ WISHES = (
 )
 
 
-def load_scenic(file: WeightFile, keywords: dict[str, Any]) -> tuple[ViViT, dict[str, Any]]:
-    """As `from_scenic`, but a keyword that contradicts the weights may be a wish, where the weights tell enough.
+def load_file(source: Source, wishes: Wishes) -> tuple[Loaded, Wishes]:
+    """As `from_scenic`, but a keyword that contradicts the weights may be a wish, if the weights tell enough.
 
     Returns:
-        The model, and those keywords that are still to be followed.
+        The model, and the wishes that remain to be followed.
     """
-    keywords = {key: value for key, value in keywords.items() if value is not None}
+    keywords = dict(wishes.fields)
+    if wishes.classes is not None and len(wishes.classes) > 1:
+        keywords.setdefault("heads", {head: len(names) for head, names in wishes.classes.items()})
     refusals: list[UserError] = []
-    for wishes in WISHES:
-        wished = {key: value for key, value in keywords.items() if key in wishes}
+    for names in WISHES:
         try:
-            config, lines = _config_of(file, {key: value for key, value in keywords.items() if key not in wishes})
+            config, notes = _config_of(
+                source.weights, {key: value for key, value in keywords.items() if key not in names}
+            )
         except UserError as error:
             refusals.append(error)
             continue
-        return _build(file, config, lines), wished
+        left = {key: value for key, value in keywords.items() if key in names}
+        return _build(source, config, notes), replace(wishes, fields=left)
     raise refusals[WISHES.index(())]
 
 
 def _config_of(file: WeightFile, overrides: dict[str, Any]) -> tuple[ModelConfig, list[str]]:
-    """The architecture, and what was assumed of it. Raises UserError where weights and keywords do not give one."""
+    """The architecture and notes on what was assumed. Raises UserError if weights and keywords do not give one."""
     if "embedding/kernel" not in file.shapes:
         raise UserError(
             f"{file.source}: no weights of a ViViT under Scenic's names; "
             "other video models are loaded by their folder, and image ViTs by vivit.from_image_vit"
         )
     if unknown := overrides.keys() - ModelConfig.model_fields.keys():
-        raise UserError(f"{file.source}: there is no {sorted(unknown)[0]} to be told")
+        raise UserError(f"{file.source}: there is no field {sorted(unknown)[0]}")
     try:
         return _read_config(file.shapes, overrides)
     except KeyError as error:
@@ -98,22 +105,21 @@ def _config_of(file: WeightFile, overrides: dict[str, Any]) -> tuple[ModelConfig
     except UserError as error:
         raise UserError(f"{file.source}: {error}") from None
     except (ValueError, IndexError, ArithmeticError):
-        raise UserError(f"{file.source}: its arrays are not of the shapes that a ViViT has") from None
+        raise UserError(f"{file.source}: its arrays do not have the shapes of a ViViT") from None
 
 
-def _build(file: WeightFile, config: ModelConfig, lines: list[str]) -> ViViT:
+def _build(source: Source, config: ModelConfig, notes: list[str]) -> Loaded:
     preprocessing = Preprocessing.of_crop(config.image_size)
     if config.heads == EPIC_HEADS:
         preprocessing = preprocessing.model_copy(update={"frame_stride": 1})
-        lines.append("every frame taken, as EPIC-Kitchens' config has it")
-    origin = [f"Scenic's {called(file.source)}", *lines]
-    model = build(config, file, key_map(config), preprocessing=preprocessing, origin=origin)
-    model.report = tuple(lines)
-    return model
+        notes.append("every frame taken, as EPIC-Kitchens' config has it")
+    model, _ = build(config, source.weights, key_map(config), preprocessing=preprocessing)
+    model.origin = (f"Scenic's {source.called}", *notes)
+    return Loaded(model, tuple(notes))
 
 
 def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[ModelConfig, list[str]]:
-    """What the weights say of the architecture, completed and checked against the keywords; and what was assumed."""
+    """The architecture that shapes and keywords give together, and notes on what was assumed."""
     factorised_encoder = any(name.startswith("SpatialTransformer/") for name in shapes)
     stem = "SpatialTransformer" if factorised_encoder else "Transformer"
     first = f"{stem}/encoderblock_0"
@@ -135,9 +141,9 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
         )
     elif overrides["variant"] in ("factorised_encoder", "factorised_self_attention"):
         raise UserError(f"variant: the weights are not of a {overrides['variant']} model")
-    # Asked before the rest is checked: the other variant's fields would be named in place of this one.
+    # Checked first, or a message would name a field of the other variant.
     if "variant" in told and overrides.get("variant", told["variant"]) != told["variant"]:
-        raise UserError(f"variant: {overrides['variant']} asked for, but the weights say {told['variant']}")
+        raise UserError(f"variant: you gave {overrides['variant']}, but the weights are {told['variant']}")
     if factorised_attention and "attention_order" not in overrides:
         raise UserError('the weights do not tell which attention comes first: give attention_order="time_space"')
     told["pooling"] = "token" if class_token else "mean"
@@ -150,18 +156,16 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
     if "pre_logits/kernel" in shapes:
         _, told["representation_size"] = shapes["pre_logits/kernel"]
 
-    lines = []
+    notes = []
     (classes,) = shapes["output_projection/bias"]
     heads = overrides.get("heads")
     if heads is None and "num_classes" not in overrides and classes == sum(EPIC_HEADS.values()):
         told["heads"] = EPIC_HEADS
-        lines.append(f"{classes} outputs taken as EPIC-Kitchens' {_listed(EPIC_HEADS)}")
+        notes.append(f"{classes} outputs taken as EPIC-Kitchens' {_listed(EPIC_HEADS)}")
     elif heads is None:
         told["num_classes"] = classes
     elif not isinstance(heads, dict) or not all(isinstance(count, int) for count in heads.values()):
-        raise UserError(
-            f'heads: names and their class counts are needed, as in {{"noun": 300, "verb": 97}}, not {heads!r}'
-        )
+        raise UserError(f'heads: give names and class counts, as in {{"noun": 300, "verb": 97}}, not {heads!r}')
     elif heads == EPIC_HEADS and classes == sum(EPIC_HEADS.values()):
         overrides = {**overrides, "heads": EPIC_HEADS}  # in the order of the outputs, whatever order was given
     elif sum(heads.values()) != classes:
@@ -170,19 +174,19 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
     *size, _, _ = shapes["embedding/kernel"]  # (t, h, w, C, D), or (h, w, C, D) for single frames
     told["embedding"] = "uniform_frames" if len(size) == 2 else "tubelet"
     told["tubelet_size"] = (1, *size) if len(size) == 2 else tuple(size)
-    told.update(_clip_size(shapes, told, overrides, stem, lines))
+    told.update(_clip_size(shapes, told, overrides, stem, notes))
 
     config = ModelConfig(**{**told, **overrides})
     for name, value in told.items():
         if name in overrides and getattr(config, name) != value:
-            raise UserError(f"{name}: {overrides[name]} asked for, but the weights say {value or 'none'}")
-    return config, lines
+            raise UserError(f"{name}: you gave {overrides[name]}, but the weights have {value or 'none'}")
+    return config, notes
 
 
 def _clip_size(
-    shapes: dict[str, Shape], told: dict[str, Any], overrides: dict[str, Any], stem: str, lines: list[str]
+    shapes: dict[str, Shape], told: dict[str, Any], overrides: dict[str, Any], stem: str, notes: list[str]
 ) -> dict[str, Any]:
-    """The clip that the positions are for: frames and picture, in agreement with the keywords."""
+    """The clip's frames and picture size, from the number of positions and the keywords."""
     token = told["pooling"] == "token"
     _, positions, _ = shapes[f"{stem}/posembed_input/pos_embedding"]
     positions -= token
@@ -202,7 +206,7 @@ def _clip_size(
                 f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
             )
         image_size = height, width
-        lines.append(f"clip taken as {frames} frames of {height} × {width}, as all released checkpoints have")
+        notes.append(f"clip taken as {frames} frames of {height} × {width}, as all released checkpoints have")
     image_size = ModelConfig(image_size=image_size, tubelet_size=(1, h, w)).image_size
     places = math.prod(length // part for length, part in zip(image_size, (h, w), strict=True))
 
@@ -217,7 +221,7 @@ def _clip_size(
             )
         times = positions // places
         if told["embedding"] == "tubelet" and "num_frames" not in overrides and times * t != RELEASED_CLIP[0]:
-            lines.append(f"clip of {times * t} frames, from {positions} positions and the picture's size")
+            notes.append(f"clip of {times * t} frames, from {positions} positions and the picture's size")
 
     found: dict[str, Any] = {"image_size": image_size}
     if told["embedding"] == "uniform_frames":
@@ -245,7 +249,7 @@ def _clip_size(
 
 
 def count_layers(shapes: dict[str, Shape], stem: str) -> int:
-    """How many blocks the encoder of that name has."""
+    """Number of blocks in the encoder of this name."""
     return len({name.split("/")[1] for name in shapes if name.startswith(f"{stem}/encoderblock_")})
 
 

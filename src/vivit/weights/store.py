@@ -1,5 +1,6 @@
-"""Model folders: `config.json` (architecture, classes, preprocessing, origin), `model.safetensors` and a card."""
+"""Model folders: `config.json` (architecture, classes, preprocessing, origin), `model.safetensors` and a model card."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,32 +12,29 @@ from vivit.errors import UserError, one_line
 from vivit.files import Content, as_json, as_text, as_weights, make_folder, write_files
 from vivit.labels import Metric
 from vivit.model.vivit import ViViT
-from vivit.weights import huggingface
-from vivit.weights.adapt import Classes, KernelInit, fit, named
+from vivit.weights import huggingface, scenic
+from vivit.weights.adapt import Classes, KernelInit, Wishes, fit
 from vivit.weights.card import CARD_FILE, card, is_written_by_hand
-from vivit.weights.files import open_weights, read_json
-from vivit.weights.fill import build
-from vivit.weights.hub import find
-from vivit.weights.scenic import load_scenic
-from vivit.weights.weight_file import WeightFile
+from vivit.weights.files import read_json
+from vivit.weights.fill import Loaded, build
+from vivit.weights.hub import check_repo_id, upload
+from vivit.weights.source import CONFIG_FILE, IMAGE_TYPES, WEIGHTS_FILE, Source
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-SCENIC_FILE = "checkpoint"  # as Scenic calls it, in a folder of the model's name
-# Of transformers: those whose architecture is an image ViT's.
-IMAGE_TYPES = ("vit", "deit", "vit_msn")
+FORMAT = 2  # of model folders; 1 had other parameter names and no number
 
 
 class FolderConfig(BaseModel):
-    """What `config.json` holds."""
+    """The content of `config.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
+    format: int = FORMAT
     architecture: ModelConfig
     classes: dict[str, Annotated[tuple[str, ...], FailFast()]] | None
-    """Head → its labels in order."""
+    """head → its class names in order."""
     preprocessing: Preprocessing
     origin: Annotated[tuple[str, ...], FailFast()] = ()
-    """Where the weights come from, a line for each step."""
+    """Where the weights come from, one line per step."""
 
     @model_validator(mode="after")
     def _names_for_every_class(self) -> Self:
@@ -55,13 +53,15 @@ def save(
     scores: Mapping[Metric, float] | None = None,
     name: str | None = None,
 ) -> None:
-    """Write the model folder; what stood there is replaced whole or not at all, but for a card written by hand.
+    """Write a model folder: config.json and model.safetensors, which `vivit.load` reads, and a model card.
+
+    Existing files are replaced all together or not at all; a card written by hand stays.
 
     Args:
-        licence: of the weights, as the Hub names licences, for the model card.
-        data: what the model was trained on, for the card.
-        scores: metric → value between 0 and 1, for the card.
-        name: of the model in the card; the folder's by default.
+        licence: licence of the weights, as the Hub names licences; this and the following are for the card.
+        data: what the model was trained on.
+        scores: metric → value between 0 and 1.
+        name: the model's name; by default the folder's.
 
     Raises:
         UserError: the folder or a file cannot be written, as on a full disk.
@@ -78,7 +78,10 @@ def save(
 def config_content(model: ViViT) -> Content:
     """The model's config.json."""
     config = FolderConfig(
-        architecture=model.config, classes=model.classes, preprocessing=model.preprocessing, origin=model.origin
+        architecture=model.config,
+        classes=None if model.classes is None else dict(model.classes),
+        preprocessing=model.preprocessing,
+        origin=model.origin,
     )
     return as_json(config.model_dump(mode="json"))
 
@@ -87,9 +90,35 @@ def new_model(folder: Path) -> ViViT:
     """A model as config.json in the folder describes it, with random weights."""
     path = folder / CONFIG_FILE
     config = _folder_config(read_json(path), path)
-    model = ViViT(config.architecture, classes=config.classes, preprocessing=config.preprocessing)
-    model.origin = config.origin
-    return model
+    return ViViT(config.architecture, classes=config.classes, preprocessing=config.preprocessing, origin=config.origin)
+
+
+def push_to_hub(
+    model: ViViT,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    licence: str | None = None,
+    data: str | None = None,
+    scores: Mapping[Metric, float] | None = None,
+) -> str:
+    """Save the model, as `save` does, to a repository on the Hub and return its address.
+
+    The repository is created if need be, and the upload is one commit. The card is named after the repository; a card
+    written by hand there stays.
+
+    Args:
+        token: of the Hub; by default the one that `hf auth login` saved.
+
+    Raises:
+        UserError: no access, or no connection.
+    """
+    check_repo_id(repo_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.rsplit("/", 1)[-1]
+        save(model, folder, licence=licence, data=data, scores=scores, name=repo_id)
+        return upload(folder, repo_id, private=private, token=token)
 
 
 def load(
@@ -101,82 +130,61 @@ def load(
 ) -> ViViT:
     """Load a video model of any kind, and fit it to other sizes or classes on request.
 
+    What was assumed or changed is logged at level INFO to the logger "vivit", and is part of the model's `origin`.
+
     Args:
         source: a model folder or run, a folder of transformers' ViViT, a Scenic checkpoint, or a Hub id.
-        tubelet_init, classes, changes: as `vivit.adapt` takes them; for a Scenic checkpoint also what `from_scenic`
-            wants to be told.
+        tubelet_init, classes, changes: as in `vivit.adapt`; for a Scenic checkpoint also the keywords of
+            `vivit.from_scenic`.
 
     Returns:
-        The model, in eval mode; `model.report` has a line for each thing that was assumed or changed.
+        The model, in eval mode.
 
     Raises:
-        UserError: nothing there, or not a whole model, or it cannot be changed so; the message names the file.
+        UserError: no such source, an incomplete model, or a change that is not possible; the message names the file.
     """
-    path, file = opened(source)
-    return load_found(path, file, source, tubelet_init, classes, changes)
+    wishes = Wishes.of(changes, classes, tubelet_init)
+    return load_video_model(Source.find(source), wishes).log()
 
 
-def opened(source: str | Path) -> tuple[Path, WeightFile | None]:
-    """Where the source is, and its weights where it is one file."""
-    path = find(source)
-    if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
-        path = path / SCENIC_FILE
-    return path, None if path.is_dir() else open_weights(path)
-
-
-def load_found(
-    path: Path,
-    file: WeightFile | None,
-    source: str | Path,
-    tubelet_init: KernelInit,
-    classes: Classes | None,
-    changes: dict[str, Any],
-) -> ViViT:
-    """As `load`, of a folder or an open file; `source` is what the user called it."""
-    if file is None:
-        model = _load_folder(path, source)
-    elif path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
-        raise UserError(f"{path}: give the folder, {path.parent}; the weights alone do not tell the model")
+def load_video_model(source: Source, wishes: Wishes) -> Loaded:
+    """As `load`."""
+    if source.path.is_dir():
+        loaded = huggingface.load_folder(source) if source.kind == "transformers" else _load_folder(source)
+    elif source.path.name == WEIGHTS_FILE and source.has_config:
+        raise UserError(f"{source.path}: give the folder, {source.folder}; the weights alone do not tell the model")
     else:
-        names = named(classes) or {}
-        if len(names) > 1 and changes.get("heads") is None:
-            changes = {**changes, "heads": {head: len(labels) for head, labels in names.items()}}
-        model, changes = load_scenic(file, changes)
+        loaded, wishes = scenic.load_file(source, wishes)
     try:
-        return fit(model, tubelet_init=tubelet_init, classes=classes, **changes)
+        model, notes = fit(loaded.model, wishes)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{source.name}: {error}") from None
+    return Loaded(model, (*loaded.notes, *notes))
 
 
-def _load_folder(folder: Path, source: str | Path) -> ViViT:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
+def _load_folder(source: Source) -> Loaded:
+    folder = source.folder
+    if not source.has_config:
         raise UserError(f"{folder}: no {CONFIG_FILE}; not a model folder")
-    content = read_json(path)
-    if "model_type" in content and "architecture" not in content:
-        if content["model_type"] == "vivit":
-            return huggingface.load_folder(folder, source)
+    if "model_type" in source.config and source.kind != "model folder":
         hint = "vivit.from_image_vit and vivit convert make a video model of it"
-        if content["model_type"] not in IMAGE_TYPES:
+        if source.config["model_type"] not in IMAGE_TYPES:
             hint = "of transformers' models only vivit is read, and image ViTs to start from"
-        raise UserError(f"{folder}: a {content['model_type']} model; {hint}")
-    config = _folder_config(content, path)
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
+        raise UserError(f"{folder}: a {source.config['model_type']} model; {hint}")
+    config = _folder_config(source.config, folder / CONFIG_FILE)
+    if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a whole model folder")
-    file = open_weights(weights)
-    if file.kind != "safetensors":
-        raise UserError(f"{weights}: not readable (no safetensors file)")
-    return build(
-        config.architecture,
-        file,
-        classes=config.classes,
-        preprocessing=config.preprocessing,
-        origin=config.origin,
-    )
+    loaded = build(config.architecture, source.weights, classes=config.classes, preprocessing=config.preprocessing)
+    loaded.model.origin = config.origin
+    return loaded
 
 
 def _folder_config(content: dict[str, Any], path: Path) -> FolderConfig:
+    version = content.get("format", 1)
+    if version != FORMAT and isinstance(content.get("architecture"), dict):
+        newer = isinstance(version, int) and version > FORMAT
+        hint = "update vivit" if newer else "convert or train it anew, or use the version of vivit that wrote it"
+        raise UserError(f"{path}: format {version}, but this version of vivit reads format {FORMAT}: {hint}")
     try:
         return FolderConfig.model_validate(content)
     except ValidationError as error:

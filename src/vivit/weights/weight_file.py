@@ -1,7 +1,7 @@
-"""An open weight file: names and shapes, and the arrays when they are asked for."""
+"""An open weight file: names and shapes now, arrays on demand."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,8 @@ from vivit.errors import UserError
 
 Shape = tuple[int, ...]
 
-# Of a config, an index, a pickled list of names: a hundred times an honest one's.
+# Limit for a config, an index or a pickled list of names: a hundred times the size of a real one.
 SMALL_FILE = 1 << 22
-# No name in a weight file is this long, but a list of names in an error message could be.
 SHOWN_NAMES = 3
 
 
@@ -26,11 +25,11 @@ class WeightFile:
     kind: str
     shapes: dict[str, Shape]
     read: Callable[[str], Tensor]
-    """Name → the array, which may be a view of the mapped file; each name once."""
+    """Name → the array, which may be a view of the mapped file; each name may be read once."""
 
 
 def size_of(path: Path) -> int:
-    """A file's size in bytes. Raises UserError where there is no file, or one that has no end, as a device or pipe."""
+    """A file's size in bytes. Raises UserError if there is no regular file; devices and pipes have no end."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -40,3 +39,9 @@ def size_of(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a regular file")
     return status.st_size
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names of weights, and how many more there are."""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{', '.join(names[:SHOWN_NAMES])}{more}"

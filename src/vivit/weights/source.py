@@ -1,0 +1,87 @@
+"""The weights that a user named: found, opened and recognised once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from vivit.weights.files import open_folder, open_weights, read_json
+from vivit.weights.hub import find
+from vivit.weights.weight_file import Shape, WeightFile
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SCENIC_FILE = "checkpoint"  # Scenic's name for it, in a folder named after the model
+IMAGE_TYPES = ("vit", "deit", "vit_msn")  # model types of transformers whose architecture is an image ViT
+
+Kind = Literal["model folder", "transformers", "image ViT", "file", "unknown"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder of weights."""
+
+    name: str
+    """What the user called it, for messages."""
+    path: Path
+    sampled: bool = False
+    """Whether the user said how single frames are sampled; weights that embed single frames are then a video model."""
+
+    @classmethod
+    def find(cls, source: str | Path, sampled: bool = False) -> Self:
+        """Find a file, a folder, or a model on the Hub; the files of the latter are fetched if need be.
+
+        Raises:
+            UserError: there is no such thing, or the Hub cannot be reached.
+        """
+        path = find(source)
+        if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
+            path = path / SCENIC_FILE
+        return cls(str(source), path, sampled)
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def has_config(self) -> bool:
+        return (self.folder / CONFIG_FILE).is_file()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json. Raises UserError if there is none."""
+        return read_json(self.folder / CONFIG_FILE)
+
+    @cached_property
+    def weights(self) -> WeightFile:
+        """The open weights. Raises UserError if they are missing, damaged or of no known format."""
+        return open_folder(self.path) if self.path.is_dir() else open_weights(self.path)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """A model folder, a ViViT of transformers, an image ViT in a folder or file, or a file of other weights."""
+        if not self.path.is_dir():
+            return "image ViT" if self._has_image_shapes(self.weights.shapes) else "file"
+        if not self.has_config:
+            return "unknown"
+        if isinstance(self.config.get("architecture"), dict):  # a name in the config of timm
+            return "model folder"
+        model_type = self.config.get("model_type")
+        if model_type == "vivit":
+            return "transformers"
+        return "image ViT" if model_type in (None, *IMAGE_TYPES) else "unknown"  # timm writes no model_type
+
+    @property
+    def called(self) -> str:
+        """A name to save with weights: a Hub id as it is, the last two parts of a path."""
+        return "/".join(self.path.parts[-2:]) if Path(self.name).exists() else self.name
+
+    def _has_image_shapes(self, shapes: dict[str, Shape]) -> bool:
+        kernel = shapes.get("embedding/kernel")
+        if kernel is None:
+            theirs = [shape for name, shape in shapes.items() if name.endswith("patch_embeddings.projection.weight")]
+            return "patch_embed.proj.weight" in shapes or any(len(shape) == 4 for shape in theirs)
+        if any("/MlpBlock_3/" in name for name in shapes):  # Google's names, for images only
+            return True
+        if any(name.startswith("SpatialTransformer/") or "/LayerNorm_time/" in name for name in shapes):
+            return False
+        return len(kernel) == 4 and not self.sampled
