@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from vivit.errors import did_you_mean
+
 Variant = Literal[
     "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
 ]  # models 1 to 4 of the paper, section 3.3
@@ -180,9 +182,13 @@ class ModelConfig(BaseModel):
         """
         match = re.fullmatch(r"vivit-([a-z]+)-(\d+)x(\d+)(?:-([a-z]+))?", name)
         if match is None or match[1] not in SIZES or (match[4] or "") not in SUFFIXES:
+            tubelet = next(iter(re.findall(r"\d+x\d+", name)), "16x2")
+            known = (f"vivit-{size}-{tubelet}-{suffix}".rstrip("-") for size in SIZES for suffix in SUFFIXES)
+            meant = did_you_mean(name, known)
             raise ValueError(
                 f"no model is named {name!r}: use vivit-SIZE-PATCHxFRAMES[-VARIANT] with SIZE one of "
-                f"{', '.join(SIZES)} and VARIANT one of {', '.join(filter(None, SUFFIXES))}, such as vivit-b-16x2-fe"
+                f"{', '.join(SIZES)} and VARIANT one of {', '.join(filter(None, SUFFIXES))}"
+                f"{'; ' + meant if meant else ', such as vivit-b-16x2-fe'}"
             )
         size, patch, frames, suffix = match[1], int(match[2]), int(match[3]), match[4] or ""
         fields = {"variant": SUFFIXES[suffix], "tubelet_size": (frames, patch, patch), **SIZES[size], **overrides}

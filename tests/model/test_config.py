@@ -156,6 +156,11 @@ def test_unknown_names_list_what_is_known(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_name_that_is_nearly_right_is_corrected() -> None:
+    with pytest.raises(ValueError, match=r"did you mean vivit-b-14x4-fe\?"):
+        ModelConfig.named("vivit-b-14x4-ef")
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -1,7 +1,7 @@
 """The fields of a recipe as flags. The recipe that is named gives those that are not given their values."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, reduce
 from operator import or_
 from types import UnionType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 GROUPS: dict[Group, tuple[str, ...]] = {
-    MODEL: ("model", "adapter_size", "freeze_spatial", "position_std"),
+    MODEL: ("model", "freeze_spatial", "adapter_size", "position_std"),
     CLIPS: ("num_frames", "frame_stride", "image_size", "resize", "cached_clips", "unreadable"),
     TRAINING: (
         *("epochs", "min_steps", "batch_size", "accumulate", "optimiser", "learning_rate", "learning_rate_batch"),
@@ -33,6 +33,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
         *("scale_jitter", "flip", "mirrored", "colour_jitter", "grey_scale", "randaugment", "mixup", "cutmix"),
     ),
     HARDWARE: ("precision",),
+    ARCHITECTURE: ("architecture",),
 }
 GROUP_OF = {field: group for group, fields in GROUPS.items() for field in fields}
 # What a type does not say of itself on a help page.
@@ -50,19 +51,20 @@ OF_THE_DATA = ("num_classes", "heads", "multi_label")
 RecipeName = Annotated[str, Parameter(metavar="NAME", completer=lambda context: list(RECIPES))]
 
 
-def _flags(model: type[BaseModel], types: Mapping[str, Any], group_of: Callable[[str], Group], prefix: str = "") -> Any:
-    """A TypedDict of a model's fields, of which only those given are present; the model checks their values."""
-    fields = {}
-    for name, type_ in types.items():
+def _flags(model: type[BaseModel], groups: Mapping[str, Group], prefix: str = "", **types: Any) -> Any:
+    """A TypedDict that holds those fields of a model that are given as flags; the model checks their values."""
+    flags = {}
+    for name, group in groups.items():
+        field = model.model_fields[name]
         about = Parameter(
-            help=model.model_fields[name].description,
-            group=group_of(name),
+            help=field.description,
+            group=group,
             metavar=METAVARS.get(prefix + name),
             show=not prefix or name not in GROUP_OF or name == "image_size",
             consume_multiple=name == "mirrored",
         )
-        fields[name] = Annotated[type_, about]
-    return TypedDict("Flags", fields, total=False)  # type: ignore[operator]
+        flags[name] = Annotated[types.get(name) or _plain(field.annotation), about]
+    return TypedDict("Flags", flags, total=False)  # type: ignore[operator]
 
 
 def _plain(hint: Any) -> Any:
@@ -80,21 +82,16 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _types(model: type[BaseModel]) -> dict[str, Any]:
-    return {name: _plain(field.annotation) for name, field in model.model_fields.items()}
-
-
 if TYPE_CHECKING:
     RecipeFlags = dict[str, Any]
 else:
-    _architecture = {name: type_ for name, type_ in _types(ModelConfig).items() if name not in OF_THE_DATA}
+    _architecture = dict.fromkeys((name for name in ModelConfig.model_fields if name not in OF_THE_DATA), ARCHITECTURE)
     RecipeFlags = Annotated[
         _flags(
             Recipe,
-            _types(Recipe)
-            | {"mirrored": tuple[tuple[str, str], ...]}
-            | {"architecture": _flags(ModelConfig, _architecture, lambda name: ARCHITECTURE, "architecture.")},
-            lambda name: GROUP_OF.get(name, ARCHITECTURE),
+            GROUP_OF,
+            mirrored=tuple[tuple[str, str], ...],
+            architecture=_flags(ModelConfig, _architecture, "architecture."),
         ),
         Parameter(name="*"),
     ]
