@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit.data import datasets
-from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.datasets import DataSet, LabelledVideo, VideoSet
 from vivit.data.loader import label_tensors
 from vivit.data.readers.listing import open_data
 from vivit.data.readers.lists import read_list
@@ -647,5 +646,10 @@ def test_shards_hold_out_what_files_do(tmp_path: Path) -> None:
         LabelledVideo(InShard("s.tar", source, i, 1), {"classes": ("run",)}, "")
         for i, source in enumerate(sources[::-1])
     ]
-    held = {str(source).removeprefix(f"{tmp_path}/") for source in datasets._hold_out(entries)}
-    assert held == {source.name for source in datasets._hold_out(members) if isinstance(source, InShard)}
+    space = LabelSpace({"classes": ("run",)})
+    files, shards = (
+        DataSet("data", tuple(videos), space, "a test").split("val", space).videos for videos in (entries, members)
+    )
+    held = {str(video.source).removeprefix(f"{tmp_path}/") for video in files}
+    assert held == {video.source.name for video in shards if isinstance(video.source, InShard)}
+    assert len(held) == 2

@@ -108,7 +108,7 @@ def is_gone(process: int) -> bool:
         return True
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -167,12 +167,12 @@ def test_error_of_a_labelled_video_names_its_file(reader: IsolatedReader, tmp_pa
 
 
 def test_after_a_timeout_or_a_crash_the_next_call_works() -> None:
-    reader = IsolatedReader(timeout=0.5)
+    reader = IsolatedReader(timeout=60)
     processes = [reader(process_of, FILE)]
-    started = time.monotonic()
+    reader.timeout = 0.5
     with pytest.raises(VideoError, match=r"^folder/some\.mp4: took longer than 0\.5 s to read$"):
-        reader(sleep, FILE, 30.0)
-    assert 0.5 <= time.monotonic() - started < 5
+        reader(sleep, FILE, 600.0)
+    reader.timeout = 60
     processes.append(reader(process_of, FILE))
     os.kill(processes[-1], signal.SIGKILL)  # between two calls
     wait_until(lambda: is_gone(processes[-1]))

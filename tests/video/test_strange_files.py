@@ -4,7 +4,6 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -219,7 +218,7 @@ def test_ten_hours_are_not_read_for_four_clips(
 ) -> None:
     path = tmp_path / f"ten_hours.{ending}"
     strange_files.ffmpeg("-stream_loop", "140", "-i", numbered_seconds, "-c", "copy", path)
-    read_before, begin = bytes_read(), perf_counter()
+    read_before = bytes_read()
     with open_video(path) as video:
         info = video.info
         assert info.num_frames == 141 * 256
@@ -229,4 +228,3 @@ def test_ten_hours_are_not_read_for_four_clips(
     assert read_numbers(frames) == [place % 256 for place in places]
     assert bytes_read() - read_before < 4e6 < path.stat().st_size / 10
     path.unlink()
-    assert perf_counter() - begin < 5

@@ -16,8 +16,9 @@ from torch import Tensor
 from vivit.data.datasets import Span
 from vivit.data.workers import start_worker
 from vivit.errors import UserError
+from vivit.video.base import Video
 from vivit.video.clips import frames_in
-from vivit.video.decode import Video, open_video
+from vivit.video.decode import open_video
 from vivit.video.source import VideoError, VideoSource
 
 # Bytes of frames decoded at once.

@@ -28,13 +28,13 @@ PLAIN = Augmentation()
 # How many other videos are tried if one cannot be read.
 REPLACEMENTS = 3
 
-Labels = dict[str, Tensor]
+LabelTensors = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
     clips: Tensor
     """(B, T, C, H, W) uint8."""
-    labels: Labels
+    labels: LabelTensors
     """head → (B,) int64; or (B, K) float, 0 or 1, if videos have any number of labels."""
     indices: Tensor
     """(B,) int64: the videos read, by their place in the set; a replacement has its own index."""
@@ -45,13 +45,13 @@ class Batch(NamedTuple):
 class Clip(NamedTuple):
     frames: Tensor
     """(T, C, H, W) uint8."""
-    labels: Labels
+    labels: LabelTensors
     video: int
     """The video's place in the set."""
     failures: tuple[tuple[int, VideoError], ...] = ()
 
 
-def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> Labels:
+def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> LabelTensors:
     """head → the number of the video's class, or (K,) float with 1 at each class that applies.
 
     Args:

@@ -254,8 +254,8 @@ def _differences(before: Mapping[str, list[Any]], now: Mapping[str, list[Any]]) 
         "of another size": len(resized),
         "with other labels or spans": len(relabelled),
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    if told:
-        number, what = told[0].split(" ", 1)
-        told[0] = f"{number} video{'s' if number != '1' else ''} {what}"
-    return ", ".join(told)
+    words = [f"{count} {what}" for what, count in counts.items() if count]
+    if words:
+        number, what = words[0].split(" ", 1)
+        words[0] = f"{number} video{'s' if number != '1' else ''} {what}"
+    return ", ".join(words)

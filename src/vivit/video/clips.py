@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vivit.video.augment import Augmentation, draw_geometry, resized
-from vivit.video.decode import Decoder, VideoInfo, open_video
+from vivit.video.base import VideoInfo
+from vivit.video.decode import Decoder, open_video
 from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
 from vivit.video.source import VideoSource
 from vivit.video.transforms import view_crops

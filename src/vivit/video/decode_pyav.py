@@ -13,7 +13,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
-from vivit.video.decode import Video, VideoInfo
+from vivit.video.base import Video, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
 from vivit.video.source import InShard, VideoError, VideoSource

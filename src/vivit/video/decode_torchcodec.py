@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivit.errors import UserError
-from vivit.video.decode import Video
+from vivit.video.base import Video
 from vivit.video.decode_pyav import PyAVVideo
 from vivit.video.frame_walk import TOLERANCE
 from vivit.video.source import VideoError

@@ -10,7 +10,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vivit.video.decode import Video, VideoInfo
+from vivit.video.base import Video, VideoInfo
 from vivit.video.scaling import draw, room_for
 from vivit.video.source import VideoError
 

@@ -216,8 +216,8 @@ def _read_kinetics(files: Mapping[str, Path]) -> Annotations:
                 raise UserError(f"{where}: time_start or time_end is not a number; download the file again") from None
             cut = f"{row['youtube_id']}_{times[0]:06d}_{times[1]:06d}"
             split = split_named(row.get("split", "")) or group
-            said = labels.setdefault(label, {"classes": (label,)})
-            videos.append(Annotated((cut, row["youtube_id"]), said, split))
+            has = labels.setdefault(label, {"classes": (label,)})
+            videos.append(Annotated((cut, row["youtube_id"]), has, split))
         used += [file] if labelled else []
     return Annotations("Kinetics", tuple(used), videos)
 

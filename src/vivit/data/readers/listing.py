@@ -10,6 +10,7 @@ from vivit.data.names import SPLIT_NAMES, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
 from vivit.data.readers.folders import EXTENSIONS, Presence, find_videos, is_folder, read_folder
 from vivit.data.readers.lists import LISTS, read_list, read_text
+from vivit.data.readers.shards import is_shards, open_shards
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.video.frame_folder import PICTURES
@@ -46,8 +47,6 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
         UserError: this is no data set, a list has a mistake, or a video is in train and in another split.
     """
     if _is_shards_by_name(data):
-        from vivit.data.readers.shards import open_shards
-
         return open_shards(data)
     data = Path(data)
     if not os.path.exists(data):
@@ -66,11 +65,8 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
         raise UserError(f"{data}: has neither a list nor annotations, so --videos has no effect; leave it out")
     if found.entries or found.missing:
         return found.data_set(data)
-    if data.is_dir():
-        from vivit.data.readers.shards import is_shards, open_shards
-
-        if is_shards(data):
-            return open_shards(data)
+    if data.is_dir() and is_shards(data):
+        return open_shards(data)
     raise UserError(
         f"{data}: {_why_none(data)}; make one folder of videos for each class, alone or under train/ and val/, "
         f"or list the videos in a .csv or .txt{_hint(data)}"
@@ -81,8 +77,6 @@ def _is_shards_by_name(data: str | Path) -> bool:
     """Whether this is a file or URL of shards, or a folder with their index: tar files alone may lie beside videos."""
     if os.path.isdir(data) and not os.path.exists(Path(data, "shards.json")):
         return False
-    from vivit.data.readers.shards import is_shards
-
     return is_shards(data)
 
 
@@ -204,9 +198,9 @@ def _without_repeats(data: Path, entries: Sequence[LabelledVideo], multi_label: 
     for entry in entries:
         other = seen.setdefault((entry.source, entry.span, entry.split), entry)
         if other.labels != entry.labels:
-            said, says = (", ".join(name for names in e.labels.values() for name in names) for e in (other, entry))
+            first, second = (", ".join(name for names in e.labels.values() for name in names) for e in (other, entry))
             advice = "put all its labels into one cell" if multi_label else "keep one, or put both into one cell, a;b"
-            raise UserError(f"{data}: lists {entry.source} twice, as {said!r} and as {says!r}; {advice}")
+            raise UserError(f"{data}: lists {entry.source} twice, as {first!r} and as {second!r}; {advice}")
     return list(seen.values())
 
 

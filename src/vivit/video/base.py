@@ -1,0 +1,104 @@
+"""An open video: its properties, and its frames by number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from vivit.video.source import VideoError, VideoSource
+
+# The longest ratio of the sides: when the shorter side is resized, the longer grows with it.
+LONGEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Properties of a video as displayed."""
+
+    width: int
+    """In square pixels, after rotation; widened if the stored pixels are not square."""
+    height: int
+    frame_rate: float
+    """Frames per second, on average."""
+    duration: float
+    """Seconds from the first frame to the end of the last."""
+    num_frames: int
+    """`duration` × `frame_rate`, at least 1."""
+    codec: str
+    rotation: int
+    """Degrees by which stored frames are turned counter-clockwise: 0, 90, 180 or 270."""
+    mirrored: bool = False
+    """Whether left and right are swapped after that."""
+
+
+class Video(ABC):
+    """An open video. Use it in a `with` statement, or close it.
+
+    Frames are numbered on an even timeline at the average frame rate: number k is the frame on screen in the middle of
+    the k-th interval, (k + ½) / rate seconds after the first frame. At a constant rate, these are the stored frames; at
+    a variable rate, a clip still has an even pace.
+    """
+
+    source: VideoSource
+    info: VideoInfo
+
+    def frames(
+        self, indices: Sequence[int], short_side: int | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """The frames with these numbers, in the order given; numbers may repeat.
+
+        Args:
+            indices: 0 to `info.num_frames` − 1; a number outside means the first or the last frame.
+            short_side: resize so that the shorter side has this many pixels, keeping the aspect ratio.
+            size: resize to (height, width).
+
+        Returns:
+            (N, 3, height, width) uint8 RGB; the layout in memory varies.
+
+        Raises:
+            VideoError: the file ends before a wanted frame, or is far too long and narrow to be resized.
+        """
+        indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
+        wanted = sorted(set(indices))
+        times = [(index + 0.5) / self.info.frame_rate for index in wanted]
+        height, width = size or self._scaled(short_side)
+        if (short_side or size) and max(height, width) > LONGEST_SIDE * min(height, width):
+            raise VideoError(
+                self.source,
+                f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
+                f"{LONGEST_SIDE} times the other",
+            )
+        pictures = self._read(times, height, width)
+        if indices == wanted:
+            return pictures
+        position = {index: i for i, index in enumerate(wanted)}
+        return pictures[[position[index] for index in indices]]
+
+    def _scaled(self, short_side: int | None) -> tuple[int, int]:
+        height, width = self.info.height, self.info.width
+        if short_side is None:
+            return height, width
+        scale = short_side / min(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    @abstractmethod
+    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+        """The frames on screen at these times, (N, 3, height, width) uint8.
+
+        Args:
+            times: ascending, in seconds after the first frame.
+        """
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
