@@ -173,7 +173,7 @@ def test_what_is_no_start(here: InProcess, tmp_path: Path, init: str, parts: tup
 
 def test_a_model_of_another_size_than_the_start(here: InProcess, tmp_path: Path) -> None:
     flags = ("--init", "image_vit", "--recipe", "kinetics400-b-fe", "--out", tmp_path / "run", "--device", "cpu")
-    one_line(here("train", "my_videos", *flags), "model: vivit-b-16x2-fe asked for", "image_vit is an image ViT")
+    one_line(here("train", "my_videos", *flags), "model: you gave vivit-b-16x2-fe", "image_vit is an image ViT")
     assert not (tmp_path / "run").exists()
 
 

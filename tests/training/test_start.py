@@ -190,8 +190,8 @@ def test_googles_file_gives_the_variant_and_clip_that_the_recipe_asks_for() -> N
     assert model.origin[-1] == "trained on 2 videos of 2 verb and 3 noun classes (clips), in a run of 30 epochs"
     assert "positions resized from 4 × 4 to 6 × 6" in notes
     assert notes[-1] == (
-        "clips of 8 frames at a stride of 3, 48 × 48 pixels out of a shorter side of 55: "
-        "num_frames, frame_stride, image_size as the recipe says; resize in proportion to the crop"
+        "clips of 8 frames at a stride of 3, 48 × 48 pixels, cropped from a shorter side of 55: "
+        "num_frames, frame_stride, image_size from the recipe; resize in proportion to the crop"
     )
 
 
@@ -202,7 +202,7 @@ def test_a_models_name_gives_variant_and_tubelet_to_an_image_vit_of_that_size(tm
     model = build_model(recipe(model="vivit-ti-8x4-fsa", num_frames=8), videos("a", "b"), init, "clips").model
     assert (model.config.variant, model.config.tubelet_size) == ("factorised_self_attention", (4, 8, 8))
     refused(
-        r"model: vivit-b-8x4-fsa asked for, but .* is an image ViT of 12 layers, 3 heads, 192 wide, MLP 768, "
+        r"model: you gave vivit-b-8x4-fsa, but .* is an image ViT with 12 layers, 3 heads, width 192, MLP 768, "
         r"patches of 8 × 8: leave --model out \(--recipe finetune has none\), or give vivit-ti-8x4-fsa",
         init,
         recipe(model="vivit-b-8x4-fsa"),
@@ -214,7 +214,7 @@ def test_a_models_name_gives_variant_and_tubelet_to_an_image_vit_of_that_size(tm
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "vivit-b-16x2-fe"}, "model: vivit-b-16x2-fe .* 2 layers, 4 heads, 32 wide.*leave --model out"),
+        ({"model": "vivit-b-16x2-fe"}, "model: .* vivit-b-16x2-fe.* 2 layers, 4 heads, width 32.*leave --model out"),
         ({"architecture": {"hidden_size": 64}}, "hidden_size: you gave 64, but the image model has 32"),
         ({"architecture": {"num_layers": 3}}, "num_layers: you gave 3"),
         ({"architecture": {"activation": "gelu_tanh"}}, "activation: you gave gelu_tanh"),
@@ -258,8 +258,8 @@ def test_other_classes_get_a_fresh_head_on_the_very_features_of_the_weights(tmp_
     assert model.origin == ("by hand", fresh, "trained on 4 videos of 2 classes (clips), in a run of 30 epochs")
     assert notes == (
         fresh,
-        "clips of 8 frames at a stride of 5, 32 × 32 pixels out of a shorter side of 40: "
-        "num_frames, frame_stride, image_size, resize as the start has it",
+        "clips of 8 frames at a stride of 5, 32 × 32 pixels, cropped from a shorter side of 40: "
+        "num_frames, frame_stride, image_size, resize from the weights",
     )
 
 
@@ -267,7 +267,7 @@ def test_the_same_classes_keep_the_head_in_any_order(tmp_path: Path) -> None:
     init, source = vivit_folder(tmp_path, "pqr")
     same, notes = build_model(recipe(), videos("p", "q", "r"), init, "clips")
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in source.state_dict().items())
-    assert notes[0] == "head of the weights kept: its 3 classes are those of the data"
+    assert notes[0] == "head kept: its 3 classes are those of the data"
 
     other, notes = build_model(recipe(), videos("r", "p", "q"), init, "clips")
     assert other.classes == {"classes": ("r", "p", "q")}
@@ -293,7 +293,7 @@ def test_a_head_whose_classes_have_no_names_is_fresh_even_for_as_many(tmp_path: 
     init, _ = vivit_folder(tmp_path)
     model, notes = build_model(recipe(), videos("a", "b", "c"), init, "clips")
     assert torch.count_nonzero(logits(model, clip(model))) == 0
-    assert notes[0].startswith("head fresh: the weights have 3 classes too, but no names of them")
+    assert notes[0].startswith("new head: the weights have 3 classes too, but without names")
     assert notes[0] in model.origin
 
 
@@ -359,7 +359,7 @@ def test_weights_of_half_precision_are_trained_in_float32(tmp_path: Path) -> Non
     save(source.bfloat16(), tmp_path)
     model, notes = build_model(recipe(), videos("p", "q", "r"), init, "clips")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert "weights in bfloat16 taken as float32" in notes
+    assert "weights converted from bfloat16 to float32" in notes
     assert logits(model, clip(model)).abs().max() > 0.1
 
 
@@ -445,7 +445,7 @@ def test_a_shorter_clip_of_a_scenic_checkpoint() -> None:
     [
         (
             {"model": "vivit-b-16x2-fe"},
-            "model: vivit-b-16x2-fe asked for, but .* is a factorised encoder model of 2 la",
+            "model: you gave vivit-b-16x2-fe, but .* is a factorised encoder model with 2 la",
         ),
         ({"model": "resnet"}, "no model is named 'resnet'"),
         ({"architecture": {"temporal_layers": 2}}, "temporal_layers: you gave 2, but the weights have 1"),
@@ -472,7 +472,7 @@ def test_a_models_name_must_be_that_of_the_weights(tmp_path: Path) -> None:
     model = ViViT(ModelConfig.named("vivit-ti-16x4", num_frames=8, image_size=32, num_classes=2))
     save(model, tmp_path)
     for name in ("vivit-ti-16x2", "vivit-ti-16x4-fe", "vivit-s-16x4"):
-        refused("spatiotemporal model of 12 layers.* or give vivit-ti-16x4$", str(tmp_path), recipe(model=name))
+        refused("spatiotemporal model with 12 layers.* or give vivit-ti-16x4$", str(tmp_path), recipe(model=name))
     settings = recipe(model="vivit-ti-16x4", architecture={"tubelet_size": (2, 16, 16)})
     assert build_model(settings, videos("a", "b"), str(tmp_path), "clips").model.config.tubelet_size == (2, 16, 16)
 
@@ -525,8 +525,8 @@ def test_the_demo_is_not_warned_of() -> None:
     assert lines == [
         "recipe demo",
         "factorised encoder of 1.0 M parameters, from scratch",
-        "clips of 8 frames at a stride of 2, 48 × 48 pixels out of a shorter side of 48: "
-        "num_frames, frame_stride, image_size, resize as the recipe says",
+        "clips of 8 frames at a stride of 2, 48 × 48 pixels, cropped from a shorter side of 48: "
+        "num_frames, frame_stride, image_size, resize from the recipe",
     ]
 
 

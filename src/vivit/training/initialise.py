@@ -1,4 +1,4 @@
-"""The model that training starts from: fresh, or with the weights of a video model or an image ViT."""
+"""The model that training starts from: new, or with the weights of a video model or an image ViT."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,37 +25,39 @@ from vivit.weights.store import load_video_model
 
 SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
 CLIP = ("num_frames", "frame_stride", "image_size", "resize")
-# What some Scenic checkpoints have to be told of themselves.
+# Fields that some Scenic checkpoints do not tell about their model.
 TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
-# On fewer videos than this, a model of more parameters than that should not be trained from scratch.
+# With fewer videos, a model with more parameters should not be trained from scratch.
 FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
 
 
 def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> Loaded:
-    """The model of a run before its first step, on the CPU, in train mode; what is random comes from torch's generator.
+    """The model of a run before its first step, on the CPU, in train mode; random weights use torch's generator.
 
-    From a video model come variant and sizes, and the clip and how it is prepared where the recipe leaves them open;
-    positions are resized to another clip. A head is kept where its classes are those of the data, in any order; else it
-    is fresh. From an image ViT (paper, section 3.4) comes a factorised encoder, or the variant that the recipe names,
-    and its tubelets, by default of two frames, have the image's kernel at their central frame. If the spatial encoder
-    is to be frozen, the temporal one starts as a copy of its end. Rates of regularisation and an adapter are the
-    recipe's in any case.
+    A video model gives its variant and sizes, and its clip and preprocessing unless the recipe sets them; positions are
+    resized for another clip. A head is kept if it has the data's classes, in any order; otherwise it is new.
+
+    An image ViT (paper, section 3.4) becomes a factorised encoder, or the variant that the recipe names. Its tubelets,
+    by default of two frames, have the image kernel at their central frame. If the spatial encoder is to be frozen, the
+    temporal encoder starts as a copy of its last layers.
+
+    Rates of regularisation and the adapter are always the recipe's.
 
     Args:
-        init: any source that `vivit.load` or `vivit.from_image_vit` takes; None is from scratch.
-        data_name: what the model's `origin` calls the data.
+        init: any source that `vivit.load` or `vivit.from_image_vit` takes; None trains from scratch.
+        data_name: the name of the data in the model's `origin`.
 
     Returns:
         The model, and what was assumed or changed, one line each.
 
     Raises:
-        UserError: the source cannot be read, or does not fit the recipe; or the recipe contradicts itself.
+        UserError: the source is unreadable or does not fit the recipe, or the recipe contradicts itself.
     """
     if init is None:
         if recipe.freeze_spatial:
             raise UserError(
-                "freeze_spatial: from scratch the spatial encoder would stay as it was drawn at random; give --init an "
-                "image ViT or a factorised encoder (docs/weights.md says where they are)"
+                "freeze_spatial: from scratch, the spatial encoder would stay random; give --init an image ViT or a "
+                "factorised encoder (docs/weights.md says where to find them)"
             )
         model, notes = _from_scratch(recipe, train_set)
     else:
@@ -75,7 +77,7 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
     """What training starts from and why, in plain sentences; the notes are among them.
 
     Args:
-        start: as `build_model` made it.
+        start: the result of `build_model`.
         num_videos: the number of videos to train on.
     """
     model = start.model
@@ -90,19 +92,19 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
     if init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
         lines.append(
             f"from scratch on {num_videos} videos a model of {size} learns little: give --init a pretrained ViViT or "
-            "image ViT (docs/weights.md says where they are), or --recipe demo, which is small"
+            "image ViT (docs/weights.md says where to find them), or use --recipe demo, which is small"
         )
     return lines
 
 
 def freeze_spatial(model: ViViT) -> TemporalPart:
-    """Freeze all up to the end of the spatial encoder, in place, and return what is left to train.
+    """Freeze embedding and spatial encoder, in place, and return the rest of the model, which is trained.
 
-    After Gowda et al. 2023 (arXiv 2306.04822), who lose no accuracy by it where the temporal encoder starts well
-    (`start_temporal_as_spatial`) and an adapter (`ModelConfig.adapter_size`) comes before it.
+    Gowda et al. 2023 (arXiv 2306.04822) lose no accuracy by this if the temporal encoder starts well
+    (`start_temporal_as_spatial`) and follows an adapter (`ModelConfig.adapter_size`).
 
     Raises:
-        UserError: the model is no factorised encoder with temporal layers.
+        UserError: the model is not a factorised encoder with temporal layers.
     """
     part = TemporalPart(model)
     encoder = factorised_encoder_of(model)
@@ -112,16 +114,16 @@ def freeze_spatial(model: ViViT) -> TemporalPart:
 
 
 def start_temporal_as_spatial(model: ViViT) -> str:
-    """Let the temporal encoder start as a copy of the end of the spatial one, in place: for one that is fresh.
+    """Initialise a new temporal encoder, in place, as a copy of the spatial encoder's last layers.
 
-    The last temporal block is as the last spatial one, and so on; where there are more of them, the first stay as they
-    are.
+    The last temporal block is a copy of the last spatial one, and so on; if there are more temporal blocks than spatial
+    ones, the first ones stay as they are.
 
     Returns:
         What was done, in words.
 
     Raises:
-        UserError: the model is no factorised encoder with temporal layers.
+        UserError: the model is not a factorised encoder with temporal layers.
     """
     encoder = factorised_encoder_of(model)
     assert encoder.temporal is not None
@@ -155,7 +157,7 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
     start, notes = load_video_model(source, Wishes.of(told))
     theirs, labels, dtype = start.config, start.classes or {}, start.embedding.weight.dtype
     expected = {field: getattr(theirs, field) for field in ("variant", "tubelet_size", *SIZE)}
-    if theirs.embedding == "uniform_frames" and named:  # a name has no word for them
+    if theirs.embedding == "uniform_frames" and named:  # names cannot express it
         expected["tubelet_size"] = (named["tubelet_size"][0], *theirs.tubelet_size[1:])
     tubelet = "tubelets of {} × {} × {}".format(*theirs.tubelet_size)
     _refuse_another_name(recipe, named, expected, f"{init} is a {theirs.variant.replace('_', ' ')} model", tubelet)
@@ -167,17 +169,17 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
 
     lines, kept = [], []
     if dtype != torch.float32:
-        lines.append(f"weights in {str(dtype).removeprefix('torch.')} taken as float32")
+        lines.append(f"weights converted from {str(dtype).removeprefix('torch.')} to float32")
     for head, names in (wishes.classes or {}).items():
         parameters = list(model.heads[head].parameters())
         if labels.get(head) == names:
-            kept.append(f"{_head(head)} of the weights kept: its {len(names)} classes are those of the data")
+            kept.append(f"{_head(head)} kept: its {len(names)} classes are those of the data")
         elif head not in labels and theirs.class_counts.get(head) == len(names) and any(map(torch.any, parameters)):
             for parameter in parameters:
                 nn.init.zeros_(parameter)
             lines.append(
-                f"{_head(head)} fresh: the weights have {len(names)} classes too, but no names of them "
-                "(vivit convert SOURCE OUT --classes NAMES gives them)"
+                f"new {_head(head)}: the weights have {len(names)} classes too, but without names "
+                "(vivit convert SOURCE OUT --classes NAMES adds names)"
             )
     _set_preprocessing(model, recipe)
     model.origin = (*model.origin, *lines)
@@ -214,7 +216,7 @@ def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
 
 
 def _wanted(recipe: Recipe, multi_label: bool) -> dict[str, Any]:
-    """Fields of ModelConfig as recipe and data have them, whatever the start; None leaves one to the start."""
+    """The fields of ModelConfig that recipe and data decide; None leaves a field to the weights."""
     return {
         "num_frames": recipe.num_frames,
         "image_size": recipe.image_size,
@@ -229,11 +231,11 @@ def _wanted(recipe: Recipe, multi_label: bool) -> dict[str, Any]:
 
 
 def _fields_of_name(model: str | None) -> dict[str, Any]:
-    """What a model's name says: variant, tubelet and sizes; nothing where there is no name."""
+    """Variant, tubelet and sizes as in a model's name; empty without a name."""
     if model is None:
         return {}
     try:
-        # The name's own tubelet might not divide the default picture, of which nothing is said here.
+        # The name's own tubelet might not divide the default image size, which does not matter here.
         config = ModelConfig.named(model, tubelet_size=(1, 1, 1))
     except ValueError as error:
         raise UserError(f"model: {error}") from None
@@ -244,7 +246,7 @@ def _fields_of_name(model: str | None) -> dict[str, Any]:
 def _refuse_another_name(
     recipe: Recipe, named: dict[str, Any], expected: dict[str, Any], source: str, what: str
 ) -> None:
-    """Raise UserError where the recipe's model is another than the source gives, and say which one it does give."""
+    """Raise UserError if the source gives another model than the recipe names; the message says which one."""
     if all(value == expected[field] for field, value in named.items() if field not in recipe.architecture):
         return
     frames, height, width = expected["tubelet_size"]
@@ -254,8 +256,8 @@ def _refuse_another_name(
     if size is not None and height == width and not recipe.architecture.keys() & expected.keys():
         or_give = f", or give {'-'.join(filter(None, ('vivit', size, f'{height}x{frames}', suffix)))}"
     raise UserError(
-        f"model: {recipe.model} asked for, but {source} of {expected['num_layers']} layers, {expected['num_heads']} "
-        f"heads, {expected['hidden_size']} wide, MLP {expected['mlp_dim']}, {what}: leave --model out "
+        f"model: you gave {recipe.model}, but {source} with {expected['num_layers']} layers, {expected['num_heads']} "
+        f"heads, width {expected['hidden_size']}, MLP {expected['mlp_dim']}, {what}: leave --model out "
         f"(--recipe finetune has none){or_give}"
     )
 
@@ -268,22 +270,22 @@ def _set_preprocessing(model: ViViT, recipe: Recipe) -> None:
 
 
 def _clip_in_words(model: ViViT, recipe: Recipe, from_start: tuple[str, ...] = ()) -> str:
-    """What a clip is, and where that comes from; `from_start` are fields of CLIP that the start has a say in."""
+    """What a clip is, and what decided it; `from_start` are the fields of CLIP that the weights may decide."""
     sources: dict[str, list[str]] = {}
     for field in CLIP:
         if getattr(recipe, field) is not None or field in recipe.architecture:
-            source = "as the recipe says"
+            source = "from the recipe"
         elif field == "resize" and (field not in from_start or recipe.image_size is not None):
             source = "in proportion to the crop"
         else:
-            source = "as the start has it" if field in from_start else "by default"
+            source = "from the weights" if field in from_start else "by default"
         sources.setdefault(source, []).append(field)
     config, preprocessing = model.config, model.preprocessing
     height, width = config.image_size
     origins = "; ".join(f"{', '.join(fields)} {source}" for source, fields in sources.items())
     return (
-        f"clips of {config.num_frames} frames at a stride of {preprocessing.frame_stride}, {height} × {width} pixels "
-        f"out of a shorter side of {preprocessing.resize}: {origins}"
+        f"clips of {config.num_frames} frames at a stride of {preprocessing.frame_stride}, {height} × {width} pixels, "
+        f"cropped from a shorter side of {preprocessing.resize}: {origins}"
     )
 
 
@@ -292,7 +294,7 @@ def _head(name: str) -> str:
 
 
 def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
-    """The named recipe that this one is, or differs from in the fewest fields."""
+    """The named recipe that this one is, or that it differs from in the fewest fields."""
     default = default_recipe(init)
     changes = {
         name: [field for field in Recipe.model_fields if getattr(recipe, field) != getattr(named, field)]

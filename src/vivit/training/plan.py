@@ -43,13 +43,16 @@ class Plan:
     mirrors: Mirrors
     """head → what each class becomes in a mirrored clip; classes with a side but no mirror image are left out."""
     augmentation: Augmentation
-    model: ViViT
-    """On the CPU, before its first step; of a resumed run, with weights that its checkpoint will replace."""
-    notes: tuple[str, ...]
-    """What was assumed or changed to make the model, one line each; empty if the run is resumed."""
+    start: Loaded
+    """The model on the CPU before its first step, and what was assumed or changed to make it. Its weights are random if
+    the run is resumed: the checkpoint has them."""
     resumed: bool
     """Whether there is a checkpoint, so that the architecture came from the run folder."""
     schedule: Schedule
+
+    @property
+    def model(self) -> ViViT:
+        return self.start.model
 
     @property
     def labels(self) -> LabelSpace:
@@ -95,27 +98,26 @@ def plan_run(
     augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
     if begun is None:
         torch.manual_seed(recipe.seed)
-        model, notes = build_model(recipe, train_set, init, name_of(data))
+        start = build_model(recipe, train_set, init, name_of(data))
     else:
-        model, notes = begun.train(), ()
-    smallest = min(model.config.image_size)
+        start = Loaded(begun.train(), ())
+    smallest = min(start.model.config.image_size)
     if recipe.resize is not None and recipe.resize < smallest:
         raise UserError(f"resize: a shorter side of {recipe.resize} pixels is too small for a crop of {smallest}")
     schedule = Schedule.planned(recipe, len(train_set.videos))
     check_shares(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
     return Plan(
-        recipe,
-        name_of(data),
-        train_set,
-        val_set,
-        hashes,
-        mirrors,
-        augmentation,
-        model,
-        notes,
-        begun is not None,
-        schedule,
+        recipe=recipe,
+        data_name=name_of(data),
+        train_set=train_set,
+        val_set=val_set,
+        hashes=hashes,
+        mirrors=mirrors,
+        augmentation=augmentation,
+        start=start,
+        resumed=begun is not None,
+        schedule=schedule,
     )
 
 
@@ -158,7 +160,7 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
         init: what training starts from, as for `train`.
     """
     _say_data(say, plan)
-    for line in start_lines(Loaded(plan.model, plan.notes), plan.recipe, init, len(plan.train_set.videos)):
+    for line in start_lines(plan.start, plan.recipe, init, len(plan.train_set.videos)):
         say(line)
     _say_mirrors(say, plan)
     _say_schedule(say, plan.recipe, plan.schedule, processes)
