@@ -1,4 +1,4 @@
-"""What a model is: its architecture, and how pictures must be prepared for it."""
+"""A model's architecture, and how videos are prepared for it."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Variant = Literal[
     "spatiotemporal", "factorised_encoder", "factorised_self_attention", "factorised_dot_product"
 ]  # models 1 to 4 of the paper, section 3.3
 
-# Far above any model, so that a damaged or hostile config.json cannot ask for all memory.
+# Bounds far above any model, so that a damaged or hostile config.json cannot claim all memory.
 PositiveInt = Annotated[int, Field(ge=1, le=1 << 24)]
 Layers = Annotated[int, Field(le=1024)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -32,13 +32,13 @@ class ModelConfig(BaseModel):
     num_frames: Annotated[PositiveInt, Field(le=1 << 20)] = 32
     """Frames of a clip."""
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
-    """(height, width); one number stands for a square."""
+    """(height, width); a single number means a square."""
     tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
-    """(frames, height, width); uniformly sampled frames are embedded one by one, so the first is then set to 1."""
+    """(frames, height, width); `uniform_frames` embeds single frames, so it sets the first to 1."""
     embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
     """What becomes tokens: tubelets, or patches of uniformly sampled frames."""
     sampled_frames: Annotated[PositiveInt, Field(le=1 << 16)] | None = None
-    """How many of the clip's frames `uniform_frames` takes."""
+    """Number of the clip's frames that `uniform_frames` takes."""
     hidden_size: PositiveInt = 768
     """Width of the tokens."""
     num_layers: Annotated[Layers, Field(ge=1)] = 12
@@ -48,33 +48,33 @@ class ModelConfig(BaseModel):
     mlp_dim: PositiveInt = 3072
     """Width of a layer's MLP."""
     temporal_layers: Annotated[Layers, Field(ge=0)] | None = None
-    """Layers of the factorised encoder's temporal encoder (4 by default); 0 is the average-pooling baseline."""
+    """Layers of the factorised encoder's temporal encoder (default 4); 0 is the average-pooling baseline."""
     adapter_size: PositiveInt | None = None
-    """Width of a bottleneck between the factorised encoder's spatial and temporal encoder; None leaves it out."""
+    """Width of a bottleneck between the factorised encoder's two encoders; None: no bottleneck."""
     pooling: Literal["token", "mean"] | None = None
-    """`token` (the default of models 1 and 2) classifies a class token, `mean` the mean of all tokens."""
+    """Classify a class token (`token`, the default of models 1 and 2) or the mean of all tokens (`mean`)."""
     attention_order: Literal["space_time", "time_space"] | None = None
-    """Which attention comes first in a layer of the factorised self-attention model (`space_time` by default)."""
+    """Which attention comes first in a layer of the factorised self-attention model; default `space_time`."""
     representation_size: PositiveInt | None = None
-    """Width of a tanh layer between the encoder and the heads; None leaves it out."""
+    """Width of a tanh layer between the encoder and the heads; None: no such layer."""
     num_classes: PositiveInt | None = None
     """Classes of the only head; 400 by default."""
     heads: dict[str, PositiveInt] | None = None
-    """Several named heads and their class counts, in place of `num_classes`."""
+    """Named heads and their class counts, instead of `num_classes`."""
     multi_label: bool = False
-    """Whether any number of classes applies to a video: each logit is then scored by its own sigmoid."""
+    """Whether any number of classes applies to a video; each logit then has its own sigmoid."""
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
-    """GELU in its tanh form, as in the official code, or exact, as most image models in PyTorch have it."""
+    """The tanh form of GELU, as in the official code, or the exact one, as in most image models in PyTorch."""
     norm_eps: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-6
-    """The LayerNorms' epsilon; 1e-6 is Flax's, and so that of the official weights."""
+    """Epsilon of the LayerNorms; the official weights use Flax's 1e-6."""
     dropout: Rate = 0.0
     """Dropout rate of embeddings and layers."""
     attention_dropout: Rate = 0.0
     """Dropout rate of attention weights."""
     stochastic_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """The rate at the last layer; it grows linearly from 0 at the first."""
+    """Rate at the last layer; the rate grows linearly from 0 at the first layer."""
     token_dropping: Rate = 0.0
-    """The share of each clip's tokens that is dropped in training; 0.75 keeps a quarter."""
+    """Fraction of each clip's tokens that training drops; 0.75 keeps a quarter."""
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -84,7 +84,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_variant(cls, data: Any) -> Any:
-        """Fill what depends on the variant, so that a built config shows every value that is in force."""
+        """Fill in defaults that depend on the variant, so that a built config shows every value in use."""
         if not isinstance(data, Mapping):
             return data
         filled = {key: value for key, value in data.items() if value is not None}
@@ -103,14 +103,14 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # pydantic names the class and prints the message: each says which field to change, and to what.
+        # Each message says which field to change, and to what; pydantic adds the class.
         height, width = self.image_size
         frames, tubelet_height, tubelet_width = self.tubelet_size
         for axis, size, part in (("height", height, tubelet_height), ("width", width, tubelet_width)):
             if size % part:
                 raise ValueError(
                     f"image_size: the {axis} {size} is not a multiple of the tubelet's {part}; "
-                    f"{_neighbours(size, part)} would be"
+                    f"use {_neighbours(size, part)}"
                 )
         if self.embedding == "tubelet":
             if self.sampled_frames is not None:
@@ -118,14 +118,14 @@ class ModelConfig(BaseModel):
             if self.num_frames % frames:
                 raise ValueError(
                     f"num_frames: {self.num_frames} is not a multiple of the tubelet's {frames} frames; "
-                    f"{_neighbours(self.num_frames, frames)} would be"
+                    f"use {_neighbours(self.num_frames, frames)}"
                 )
         else:
             if self.sampled_frames is None:
                 raise ValueError('sampled_frames: embedding="uniform_frames" needs the number of frames to take')
             if self.sampled_frames > self.num_frames:
                 raise ValueError(
-                    f"sampled_frames: {self.sampled_frames} frames cannot be taken from a clip of {self.num_frames}; "
+                    f"sampled_frames: cannot take {self.sampled_frames} frames from a clip of {self.num_frames}; "
                     "lower it or raise num_frames"
                 )
         if self.hidden_size % self.num_heads:
@@ -133,7 +133,7 @@ class ModelConfig(BaseModel):
         if self.variant == "factorised_dot_product" and self.num_heads % 2:
             raise ValueError(
                 f"num_heads: the factorised dot-product model gives half its heads to space and half to time; "
-                f"use an even number in place of {self.num_heads}"
+                f"use an even number, not {self.num_heads}"
             )
         if self.pooling == "token" and self.variant in ("factorised_self_attention", "factorised_dot_product"):
             raise ValueError(f'pooling: {self.variant} has no class token; use pooling="mean"')
@@ -152,12 +152,12 @@ class ModelConfig(BaseModel):
                 raise ValueError('heads: name at least one, as in {"verb": 97, "noun": 300}')
             for name in self.heads:
                 if not name.isidentifier():
-                    raise ValueError(f"heads: {name!r} is no plain name; use letters, digits and underscores")
+                    raise ValueError(f"heads: {name!r} is not a valid name; use letters, digits and underscores")
         return self
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """How many tokens a clip gives along time, height and width: (n_t, n_h, n_w)."""
+        """Number of tokens of a clip along time, height and width: (n_t, n_h, n_w)."""
         frames, height, width = self.tubelet_size
         if self.sampled_frames is None:
             times = self.num_frames // frames
@@ -167,18 +167,18 @@ class ModelConfig(BaseModel):
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Head → number of classes; the one head of a model without named heads is "classes"."""
+        """head → number of classes; a single head without a name is "classes"."""
         return self.heads or {"classes": self.num_classes or 0}
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> Self:
         """A model by its name in the paper: `vivit-<size>-<patch>x<frames>[-fe|-fsa|-fdp]`, such as `vivit-b-16x2-fe`.
 
-        Sizes are ti, s, b, l and h; no suffix is the spatio-temporal model. `overrides` are fields of the config.
-        For uniformly sampled frames override `embedding` and `sampled_frames`.
+        Sizes are ti, s, b, l and h; no suffix means the spatio-temporal model. `overrides` are fields of the config;
+        for uniformly sampled frames, override `embedding` and `sampled_frames`.
 
         Raises:
-            ValueError: the name is not of this form; the message lists what is known.
+            ValueError: the name does not have this form; the message lists the known sizes and variants.
         """
         match = re.fullmatch(r"vivit-([a-z]+)-(\d+)x(\d+)(?:-([a-z]+))?", name)
         if match is None or match[1] not in SIZES or (match[4] or "") not in SUFFIXES:
@@ -196,10 +196,10 @@ class ModelConfig(BaseModel):
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
-    """Which frames of a clip uniform frame sampling takes (Scenic: `video_utils.sample_frames_uniformly`).
+    """Indices of the frames that uniform sampling takes from a clip (Scenic: `video_utils.sample_frames_uniformly`).
 
-    The steps are added up in float32, as the official code does, since weights depend on the outcome: a sum that ends
-    just short of the clip's length gives one frame more than asked, as for 2 of 8 frames (3, 5 and 7).
+    Steps add up in float32 as in the official code, because weights depend on the result: if the sum ends just short of
+    the clip's length, there is one frame more than asked for, as for 2 of 8 frames (3, 5 and 7).
     """
     if sampled_frames == num_frames:
         return list(range(num_frames))
@@ -213,7 +213,7 @@ def _neighbours(size: int, part: int) -> str:
     return f"{below} or {below + part}" if below else f"{part}"
 
 
-# Base, Large and Huge are the paper's (section 4.1); Tiny and Small are DeiT's, for people without a cluster.
+# Base, Large and Huge are the paper's (section 4.1); Tiny and Small are DeiT's, for small hardware.
 SIZES: dict[str, dict[str, int]] = {
     "ti": {"hidden_size": 192, "num_layers": 12, "num_heads": 3, "mlp_dim": 768},
     "s": {"hidden_size": 384, "num_layers": 12, "num_heads": 6, "mlp_dim": 1536},
@@ -230,21 +230,21 @@ SUFFIXES: dict[str, Variant] = {
 
 
 class Preprocessing(BaseModel):
-    """How a video becomes the clips that the weights were trained on; saved with them.
+    """How a video becomes the clips that the weights were trained on; saved with the weights.
 
-    The clip's frames and crop are the config's `num_frames` and `image_size`; pixels are always in [−1, 1].
+    `num_frames` and `image_size` of the config give a clip's frames and crop; pixels are always in [−1, 1].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     frame_stride: PositiveInt = 2
-    """Frames of the video from one frame of the clip to the next."""
+    """Step, in frames of the video, from one frame of the clip to the next."""
     resize: PositiveInt
-    """What the shorter side is resized to before the crop, in pixels."""
+    """Length of the shorter side before the crop, in pixels."""
     short_clips: Literal["loop", "pad"] = "loop"
-    """A video with too few frames starts again from the beginning, or stands still at its last frame."""
+    """A video with too few frames starts again (`loop`) or repeats its last frame (`pad`)."""
 
     @classmethod
     def of_crop(cls, image_size: tuple[int, int]) -> Self:
-        """The paper's: a shorter side of 256 for crops of 224, and in that ratio for other sizes."""
+        """As in the paper: a shorter side of 256 for a crop of 224, and in proportion for other crops."""
         return cls(resize=max(round(min(image_size) * 256 / 224), *image_size))

@@ -11,21 +11,21 @@ from vivit.errors import one_line
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_size": 100}, "image_size: the height 100 is not a multiple of the tubelet's 16; 96 or 112 would be"),
-        ({"image_size": (96, 100)}, "image_size: the width 100 .* 96 or 112 would be"),
-        ({"image_size": 8}, "image_size: the height 8 .*; 16 would be"),
-        ({"num_frames": 31}, "num_frames: 31 is not a multiple of the tubelet's 2 frames; 30 or 32 would be"),
-        ({"num_frames": 1}, "num_frames: 1 .*; 2 would be"),
+        ({"image_size": 100}, "image_size: the height 100 is not a multiple of the tubelet's 16; use 96 or 112"),
+        ({"image_size": (96, 100)}, "image_size: the width 100 .* use 96 or 112"),
+        ({"image_size": 8}, "image_size: the height 8 .*; use 16"),
+        ({"num_frames": 31}, "num_frames: 31 is not a multiple of the tubelet's 2 frames; use 30 or 32"),
+        ({"num_frames": 1}, "num_frames: 1 .*; use 2"),
         ({"sampled_frames": 4}, 'sampled_frames goes with embedding="uniform_frames"; leave it out'),
         ({"embedding": "uniform_frames"}, "sampled_frames: .* needs the number of frames to take"),
         (
             {"embedding": "uniform_frames", "num_frames": 8, "sampled_frames": 9},
-            "sampled_frames: 9 frames cannot be taken from a clip of 8; lower it or raise num_frames",
+            "sampled_frames: cannot take 9 frames from a clip of 8; lower it or raise num_frames",
         ),
         ({"num_heads": 7}, "num_heads: 7 heads do not divide hidden_size 768"),
         (
             {"variant": "factorised_dot_product", "num_heads": 3},
-            "num_heads: .* half its heads to space and half to time; use an even number in place of 3",
+            "num_heads: .* half its heads to space and half to time; use an even number, not 3",
         ),
         (
             {"variant": "factorised_self_attention", "pooling": "token"},
@@ -39,7 +39,7 @@ from vivit.errors import one_line
         ),
         ({"num_classes": 3, "heads": {"verb": 3}}, "num_classes and heads: give one of them, not both"),
         ({"heads": {}}, "heads: name at least one, as in "),
-        ({"heads": {"a verb": 3}}, "heads: 'a verb' is no plain name; use letters, digits and underscores"),
+        ({"heads": {"a verb": 3}}, "heads: 'a verb' is not a valid name; use letters, digits and underscores"),
         ({"heads": {"verb": 0}}, "heads.verb: .* greater than or equal to 1"),
         ({"variant": "video_swin"}, "variant: .*'spatiotemporal', 'factorised_encoder'"),
         ({"pooling": "max"}, "pooling: .*'token' or 'mean'"),
@@ -133,7 +133,7 @@ def test_named(size: str, suffix: str) -> None:
     name = f"vivit-{size}-14x4" + (f"-{suffix}" if suffix else "")
     overrides: dict[str, Any] = {"num_classes": 174}
     if (size, suffix) == ("ti", "fdp"):  # three heads have no half
-        with pytest.raises(ValidationError, match=r"num_heads.*even number in place of 3"):
+        with pytest.raises(ValidationError, match=r"num_heads.*even number, not 3"):
             ModelConfig.named(name)
         overrides["num_heads"] = 6
     config = ModelConfig.named(name, **overrides)

@@ -895,7 +895,7 @@ def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
     assert_refused(source.build(), tmp_path, "not a JSON object", tmp_path / "config.json")
     for file in tmp_path.iterdir():
         file.unlink()
-    assert_refused(source.build(), tmp_path, "not a whole model folder")
+    assert_refused(source.build(), tmp_path, "not a complete model folder")
 
 
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -571,7 +571,7 @@ def test_the_shorter_side_follows_the_crop(image_size: int | tuple[int, int], re
     adapted = adapt(model, image_size=image_size)
     assert adapted.preprocessing == Preprocessing(frame_stride=3, resize=resize, short_clips="pad")
     lines = [line for line in adapted.origin if "shorter side" in line]
-    assert lines == ([] if resize == 256 else [f"shorter side resized to {resize} pixels, in place of 256"])
+    assert lines == ([] if resize == 256 else [f"shorter side resized to {resize} pixels, before 256"])
 
 
 def test_the_shorter_side_keeps_its_ratio_to_the_crop_and_ignores_time() -> None:
@@ -632,7 +632,7 @@ def test_log_and_origin_tell_every_change(
         *positions,
         f"tubelet kernel {how} from 2 to 4 frames",
         "fresh head of 3 classes, untrained: the weights have 5",
-        f"shorter side resized to {round(40 * 32 / 24)} pixels, in place of 40",
+        f"shorter side resized to {round(40 * 32 / 24)} pixels, before 40",
     ]
     assert adapted.origin[0] == "drawn at random"
     assert sorted(adapted.origin[1:]) == sorted(expected)

@@ -21,7 +21,6 @@ from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
 from vivit.inference.views import Views
-from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
 from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
@@ -62,9 +61,9 @@ def score_model(
     if per_video is not None:
         check_table(per_video)
     model = load(model_source)
-    if model.classes is None:
+    if model.labels is None:
         raise UserError(f"{model_source}: has no class names in its config.json, so labels cannot be compared")
-    videos = open_data(data, videos_in).split(split, LabelSpace(model.classes))
+    videos = open_data(data, videos_in).split(split, model.labels)
     hashed, model_hash = data_hash(videos), hash_model(model)
     if out is None:
         out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")

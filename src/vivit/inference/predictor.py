@@ -6,7 +6,7 @@ from typing import Any
 
 from vivit.errors import UserError
 from vivit.inference.views import Views, clip_spec, mean_logits
-from vivit.labels import ONLY_HEAD, LabelSpace
+from vivit.labels import ONLY_HEAD
 from vivit.runtime import pick_device
 from vivit.video.clips import read_views
 from vivit.video.options import ReadOptions
@@ -57,9 +57,9 @@ class Predictor:
         """
         read.check()
         self.model = load(model)
-        if self.model.classes is None:
+        if self.model.labels is None:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
-        self.labels = LabelSpace(self.model.classes, self.model.config.multi_label)
+        self.labels = self.model.labels
         self.model.to(pick_device(device))
         self._read, self._decoder = read.reader(), read.decoder
 

@@ -53,7 +53,7 @@ class TubeletEmbedding(nn.Module):
         if self.sampled_frames is not None and self.frame_indices is not None:
             indices, frames = self.frame_indices, video.shape[1]
             if frames < self.sampled_frames:
-                raise ValueError(f"{self.sampled_frames} frames cannot be taken from a clip of {frames}")
+                raise ValueError(f"cannot take {self.sampled_frames} frames from a clip of {frames}")
             if frames != self.clip_size[0]:
                 indices = uniform_frame_indices(frames, self.sampled_frames)
             video = video[:, indices]

@@ -97,7 +97,7 @@ def fit(model: ViViT, wishes: Wishes) -> Loaded:
         state["embedding.weight"] = resize_kernel(state["embedding.weight"], after, init)
     if (new.embedding, new.sampled_frames) != (old.embedding, old.sampled_frames):
         sampled = f"{new.sampled_frames} frames of {new.num_frames} sampled uniformly"
-        notes.append(sampled if new.embedding == "uniform_frames" else "tubelets in place of single frames")
+        notes.append(sampled if new.embedding == "uniform_frames" else "tubelets instead of single frames")
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     classes, fresh = _fit_heads(model, new, wishes.classes, state, notes)
     preprocessing = _fit_preprocessing(model.preprocessing, old, new, notes)
@@ -248,7 +248,7 @@ def _fit_preprocessing(
     resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
     if resize == preprocessing.resize:
         return preprocessing
-    notes.append(f"shorter side resized to {resize} pixels, in place of {preprocessing.resize}")
+    notes.append(f"shorter side resized to {resize} pixels, before {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})
 
 

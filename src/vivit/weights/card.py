@@ -90,7 +90,7 @@ def card(
         "```python",
         "import vivit",
         "",
-        f'model = vivit.load("{name}")  # in place of the name: this folder, or its id on the Hub',
+        f'model = vivit.load("{name}")  # or this folder, or its id on the Hub',
         "```",
         "",
         "## Architecture",

@@ -1,7 +1,7 @@
-"""Weight files: names and shapes first, an array when it is asked for. Nothing in a file is ever executed.
+"""Open weight files: names and shapes now, arrays on demand. Nothing in a file is ever executed.
 
-Four kinds are known by their content: safetensors, NumPy's .npz, flax msgpack, and PyTorch's zip files, which are read
-with `weights_only=True`. What a file claims is held against its size before memory is taken for it.
+Files are recognised by their content: safetensors, NumPy's .npz, flax msgpack, and PyTorch's zip files, which are read
+with `weights_only=True`. The sizes that a file claims are checked against its own size before memory is allocated.
 """
 
 import json
@@ -23,14 +23,14 @@ from vivit.weights.flax_file import open_flax
 from vivit.weights.torch_file import open_torch
 from vivit.weights.weight_file import SMALL_FILE, Shape, WeightFile, size_of
 
-# Deflate shrinks zeros a thousandfold; weights hardly at all.
+# Deflate shrinks zeros a thousandfold, and weights hardly at all.
 BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
-# How PyTorch's files began before they were zip files.
+# The first bytes of PyTorch's files before they were zip files.
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 
 
 def open_weights(path: Path) -> WeightFile:
-    """Open a file of any kind that is known here. Raises UserError where it is damaged or of another kind."""
+    """Open a file of any known kind. Raises UserError if it is damaged or of another kind."""
     size = size_of(path)
     try:
         with path.open("rb") as file:
@@ -49,18 +49,18 @@ def open_weights(path: Path) -> WeightFile:
 
 
 def open_folder(folder: Path) -> WeightFile:
-    """Open the weights in a folder as `transformers` writes it: in one file or in shards with an index."""
-    for name, open_shard in (("model.safetensors", _open_safetensors), ("pytorch_model.bin", _open_zip)):
+    """Open the weights in a folder as `transformers` writes it: one file, or several with an index."""
+    for name, open_part in (("model.safetensors", _open_safetensors), ("pytorch_model.bin", _open_zip)):
         if (folder / name).is_file():
-            return open_shard(folder / name)
+            return open_part(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return _open_shards(index, open_shard)
-    raise UserError(f"{folder}: no model.safetensors, and no pytorch_model.bin; not a whole model folder")
+            return _open_parts(index, open_part)
+    raise UserError(f"{folder}: no model.safetensors and no pytorch_model.bin; not a complete model folder")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError where there is none, or it is no object, or absurdly large."""
+    """A JSON object from a file. Raises UserError if the file is missing, absurdly large or no JSON object."""
     if size_of(path) > SMALL_FILE:
         raise UserError(f"{path}: too large for a file of its kind")
     try:
@@ -92,25 +92,25 @@ def _open_safetensors(path: Path) -> WeightFile:
     return WeightFile(str(path), "safetensors", shapes, read)
 
 
-def _open_shards(index: Path, open_shard: Callable[[Path], WeightFile]) -> WeightFile:
+def _open_parts(index: Path, open_part: Callable[[Path], WeightFile]) -> WeightFile:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise UserError(f"{index}: no weight_map from names to files")
     for file in names.values():
         if Path(file).name != file or file in ("", ".", ".."):
-            raise UserError(f"{index}: {file!r} is not the name of a file beside it")
-    shards = {file: open_shard(index.parent / file) for file in sorted(set(names.values()))}
+            raise UserError(f"{index}: {file!r} is not the name of a file in its folder")
+    parts = {file: open_part(index.parent / file) for file in sorted(set(names.values()))}
     shapes = {}
     for name, file in names.items():
-        if name not in shards[file].shapes:
+        if name not in parts[file].shapes:
             raise UserError(f"{index}: {name} is not in {file}")
-        shapes[name] = shards[file].shapes[name]
-    kind = next(iter(shards.values())).kind if shards else "none"
-    return WeightFile(str(index), kind, shapes, lambda name: shards[names[name]].read(name))
+        shapes[name] = parts[file].shapes[name]
+    kind = next(iter(parts.values())).kind if parts else "none"
+    return WeightFile(str(index), kind, shapes, lambda name: parts[names[name]].read(name))
 
 
 def _open_zip(path: Path) -> WeightFile:
-    """PyTorch's files and .npz are both zip files."""
+    """Open a zip file: PyTorch's or .npz."""
     size = size_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -120,7 +120,7 @@ def _open_zip(path: Path) -> WeightFile:
     if sum(entry.file_size for entry in entries) > max(BOMB_BYTES, BOMB_RATIO * size):
         raise UserError(f"{path}: would unpack to many times its size")
     if len({entry.filename.removesuffix(".npy") for entry in entries}) < len(entries):
-        raise UserError(f"{path}: not a whole .npz or PyTorch file: a name stands for two arrays")
+        raise UserError(f"{path}: not a whole .npz or PyTorch file: two arrays have the same name")
     if any(entry.filename.endswith("data.pkl") for entry in entries):
         return open_torch(path, entries)
     return _open_npz(path)
@@ -145,9 +145,9 @@ def _open_npz(path: Path) -> WeightFile:
 
 
 def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
-    """An array's shape. Raises ValueError where PyTorch has no such numbers, or its size does not bear it out."""
+    """An array's shape. Raises ValueError if PyTorch lacks its type, or its size does not match the entry's."""
     with archive.open(entry) as file:
-        # Read no more than an honest header has: what follows may have no end.
+        # No more than an honest header: a hostile one has no end.
         start = BytesIO(file.read(1 << 14))
     version = np.lib.format.read_magic(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -1,4 +1,4 @@
-"""Flax's serialisation of weights, as Scenic's checkpoints have it, read with msgpack alone."""
+"""Flax's serialisation of weights, used by Scenic's checkpoints, read with msgpack only."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from vivit.errors import UserError
 from vivit.weights.weight_file import WeightFile, size_of
 
-# Names in flax's trees are five deep and short, and their maps few.
+# Real trees are five levels deep, with short names and few maps.
 DEEPEST, LONGEST_NAME, MOST_MAPS = 16, 500, 1 << 16
 FLAX_TYPES = {
     "float32": torch.float32,
@@ -24,7 +24,7 @@ FLAX_TYPES = {
 
 
 def open_flax(path: Path) -> WeightFile:
-    """Flax's serialisation: nested maps, whose arrays are extensions. Slashes join the keys of the weights."""
+    """Open a file of nested maps with arrays as extensions. Slashes join the keys to names."""
     size = size_of(path)
     maps = 0
 
@@ -43,7 +43,7 @@ def open_flax(path: Path) -> WeightFile:
                 max_buffer_size=size,
                 ext_hook=_flax_array,
                 object_hook=count,
-                list_hook=lambda _: None,  # lists hold no weights, and an empty one is but a byte in the file
+                list_hook=lambda _: None,  # never weights; an empty list is one byte here, but 56 in memory
                 raw=False,
                 strict_map_key=False,
             )
@@ -53,16 +53,16 @@ def open_flax(path: Path) -> WeightFile:
         arrays = _flatten(tree) if isinstance(tree, dict) else {}
     except Exception:  # msgpack and what it calls raise many kinds on damaged files
         raise UserError(f"{path}: not a whole Scenic checkpoint (flax msgpack)") from None
-    # Old files of the image models have "params" once more inside.
+    # Old files of image models have another "params" inside.
     arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     if not arrays:
         raise UserError(f"{path}: no weights under optimizer/target or params")
-    # An array's memory goes when it has been read, so that two copies of all are never there at once.
+    # Reading an array frees it here, so that never two copies of all weights exist.
     return WeightFile(str(path), "flax msgpack", {name: tuple(a.shape) for name, a in arrays.items()}, arrays.pop)
 
 
 def _weights_in(unpacker: msgpack.Unpacker, keys: tuple[str, ...]) -> Any:
-    """The value under those keys of nested maps, or under `params` of the first; all else is skipped, not built."""
+    """The value under these keys of nested maps, or under `params` of the first; the rest is skipped, not built."""
     found = None
     for _ in range(unpacker.read_map_header()):
         key = unpacker.unpack()
@@ -76,7 +76,7 @@ def _weights_in(unpacker: msgpack.Unpacker, keys: tuple[str, ...]) -> Any:
 
 
 def _flax_array(code: int, data: bytes) -> Any:
-    """Flax's extensions: 1 is an array (shape, type, bytes); scalars and the rest are not weights."""
+    """Decode a flax extension: 1 is an array (shape, type, bytes); others, such as scalars, are not weights."""
     if code != 1:
         return None
     shape, dtype, buffer = msgpack.unpackb(data, raw=False)
@@ -85,12 +85,12 @@ def _flax_array(code: int, data: bytes) -> Any:
     kind = FLAX_TYPES[dtype]
     if math.prod(shape) * kind.itemsize != len(buffer):
         raise ValueError("size")
-    # Nothing writes to it: what is kept of it is copied.
+    # Nothing writes to it: what stays is copied.
     return torch.frombuffer(bytearray(buffer), dtype=kind).reshape(shape) if buffer else torch.empty(shape, dtype=kind)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Raises ValueError where names are deeper or longer than weights have."""
+    """Flatten nested maps. Raises ValueError if names are deeper or longer than those of weights."""
     if prefix.count("/") > DEEPEST or len(prefix) > LONGEST_NAME:
         raise ValueError(prefix)
     flat: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
-"""The names and layouts of Scenic's weights ↔ ours; Google's image ViTs have the same parts.
+"""Names and layouts of Scenic's weights ↔ ours; Google's image ViTs share most of them.
 
-Kernels are (in, out), and attention keeps its heads apart: queries (D, H, d), output (H, d, D).
+Kernels are (in, out), and attention has an axis for its heads: queries (D, H, d), output (H, d, D).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def key_map(config: ModelConfig) -> list[Rule]:
 def encoder(
     theirs: str, token: str, ours: str, grid: Shape, config: ModelConfig, block: "dict[str, tuple[str, Part]]"
 ) -> list[Rule]:
-    """One encoder with its class token and positions; `ours` begins the names of its positions and blocks."""
+    """Rules of one encoder with its class token and positions; `ours` is the prefix of our names."""
     layers = (config.temporal_layers or 0) if theirs == "TemporalTransformer" else config.num_layers
     positions: tuple[str, ...] = (f"{ours}positions.embedding",)
     rules = []
@@ -80,7 +80,7 @@ def dense(theirs: str, ours: str, _: ModelConfig | None = None) -> list[Rule]:
 
 
 def attention(theirs: str, ours: str, config: ModelConfig) -> list[Rule]:
-    """Three kernels (D, H, d) ↔ one whose rows run head by head."""
+    """Three kernels (D, H, d) ↔ one with rows ordered (H, 3, d)."""
     heads = config.num_heads
     fused = fused_heads(heads)
 
@@ -109,14 +109,14 @@ def attention(theirs: str, ours: str, config: ModelConfig) -> list[Rule]:
 
 
 def kernel(single_frames: bool) -> Layout:
-    """(t, h, w, C, D), or (h, w, C, D) where frames are embedded one by one ↔ (D, C, t, h, w)."""
+    """(t, h, w, C, D), or (h, w, C, D) for single frames ↔ (D, C, t, h, w)."""
     if single_frames:
         return Layout(lambda x: (x.permute(3, 2, 0, 1)[:, :, None],), lambda x: (x[:, :, 0].permute(2, 3, 1, 0),))
     return Layout(lambda x: (x.permute(4, 3, 0, 1, 2),), lambda x: (x.permute(2, 3, 4, 1, 0),))
 
 
 Part = Callable[[str, str, ModelConfig], list[Rule]]
-# Scenic's names in a block → ours, and what stands there: models 1, 2 and 4.
+# Scenic's names in a block of models 1, 2 and 4 → ours, and the rules of each part.
 BLOCK: dict[str, tuple[str, Part]] = {
     "LayerNorm_0": ("norm1", norm),
     "MultiHeadDotProductAttention_0": ("attn", attention),
@@ -124,7 +124,7 @@ BLOCK: dict[str, tuple[str, Part]] = {
     "MlpBlock_0/Dense_0": ("mlp.fc1", dense),
     "MlpBlock_0/Dense_1": ("mlp.fc2", dense),
 }
-# Model 3.
+# The same for model 3.
 FACTORISED_BLOCK: dict[str, tuple[str, Part]] = {
     "LayerNorm_space": ("norm_space", norm),
     "MultiHeadDotProductAttention_space": ("attn_space", attention),

@@ -20,7 +20,7 @@ from vivit.weights.scenic import count_layers
 from vivit.weights.source import CONFIG_FILE, Source
 from vivit.weights.weight_file import Shape, WeightFile
 
-# Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
+# Google's public ViT files number the parts of a block otherwise than Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
     "LayerNorm_0": ("norm1", flax_keys.norm),
     "MultiHeadDotProductAttention_1": ("attn", flax_keys.attention),

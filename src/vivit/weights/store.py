@@ -173,7 +173,7 @@ def _load_folder(source: Source) -> Loaded:
         raise UserError(f"{folder}: a {source.config['model_type']} model; {hint}")
     config = _folder_config(source.config, folder / CONFIG_FILE)
     if not (folder / WEIGHTS_FILE).is_file():
-        raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a whole model folder")
+        raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a complete model folder")
     loaded = build(config.architecture, source.weights, classes=config.classes, preprocessing=config.preprocessing)
     loaded.model.origin = config.origin
     return loaded

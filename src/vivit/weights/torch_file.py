@@ -1,4 +1,4 @@
-"""PyTorch's own files, which are pickles: looked through first, then read with `weights_only=True`, or refused."""
+"""PyTorch's own files, which are pickles: inspected first, then read with `weights_only=True`, or refused."""
 
 import pickletools
 import re
@@ -12,7 +12,7 @@ from torch import Tensor
 from vivit.errors import UserError
 from vivit.weights.weight_file import SMALL_FILE, WeightFile
 
-# All that a state_dict's pickle names. PyTorch's own reader knows a few more, one of which takes any amount of memory.
+# The globals in the pickle of a state_dict. PyTorch's reader allows a few more, and one of those can take all memory.
 PICKLED_NAMES = re.compile(
     r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch Size|"
     r"torch (\w+Storage|\w*float\w*|\w*int\w*|bool)"
@@ -28,15 +28,15 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         raise UserError(f"{path}: not a PyTorch file of weights")
     try:
         with zipfile.ZipFile(path) as archive:
-            plain = _of_weights_alone(archive.read(pickles[0]))
+            plain = _has_only_weights(archive.read(pickles[0]))
     except Exception:  # zipfile and pickletools raise many kinds on what is damaged
         raise UserError(f"{path}: not a whole PyTorch file") from None
     if not plain:
         raise UserError(
-            f"{path}: holds more than weights, which only running it would tell; save its state_dict as safetensors"
+            f"{path}: holds more than weights and would have to be executed; save its state_dict as safetensors"
         )
     try:
-        # What is at a path that ends so, torch.load would read as safetensors.
+        # torch.load reads paths that end in .safetensors as safetensors, whatever they contain.
         mapped = path.suffix != ".safetensors"
         with path.open("rb") as file:
             tree = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -44,7 +44,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
             if isinstance(tree, dict) and isinstance(dict.get(tree, key), dict):
                 tree = dict.get(tree, key)
         weights = dict(dict.items(tree))
-        # A pickle may put numbers where an object's methods were, so those of the class are asked.
+        # A pickle may overwrite an object's methods, so call those of the class.
         plain = all(
             isinstance(name, str)
             and type(value) in (Tensor, torch.nn.Parameter)
@@ -56,7 +56,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         total = sum(Tensor.numel(value) * Tensor.element_size(value) for value in weights.values()) if plain else 0
     except Exception:  # PyTorch raises many kinds on damaged files
         raise UserError(f"{path}: not a whole PyTorch file of weights") from None
-    # Tied weights stand there twice; a view that repeats one number does so a billion times.
+    # Tied weights count twice; a view that repeats one number may do so a billion times.
     if not plain or total > 2 * path.stat().st_size:
         raise UserError(f"{path}: not a PyTorch file of weights alone: a state_dict is needed")
     weights = {name: torch.as_tensor(value).detach().as_subclass(Tensor) for name, value in weights.items()}
@@ -65,11 +65,10 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
     )
 
 
-def _of_weights_alone(pickle: bytes) -> bool:
-    """Whether a pickle, which is only looked through, names nothing but tensors, and is done in reasonable time.
+def _has_only_weights(pickle: bytes) -> bool:
+    """Whether a pickle, which is not executed here, names only tensors and unpickles in reasonable time.
 
-    Tuples of tuples of tuples, each taken twice by reference, would take for ever to be hashed; torch.save refers to
-    no tuple twice.
+    Nested tuples that each refer twice to the next take forever to hash; torch.save never refers to a tuple twice.
     """
     tuples: set[object] = set()
     before = ""
@@ -83,13 +82,13 @@ def _of_weights_alone(pickle: bytes) -> bool:
             tuples.add(argument)
         if name.endswith("GET") and argument in tuples:
             return False
-        if not name.endswith("PUT") and name != "PROTO":  # these leave on the stack what was there
+        if not name.endswith("PUT") and name != "PROTO":  # these leave the stack as it is
             before = name
     return True
 
 
 def _one_directory(path: Path) -> bool:
-    """Whether a zip file's directory is where any reader looks for it; else PyTorch might read another than Python."""
+    """Whether every reader finds the same zip directory; otherwise PyTorch might read another one than Python."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(size - 98, 0))
