@@ -3,7 +3,8 @@
 It is a model folder (config.json, model.safetensors: the model so far) that also holds
 - recipe.json: the settings of the run;
 - steps.jsonl, metrics.jsonl, sessions.jsonl: a line for each step, each score and each call of `vivit train`;
-- checkpoints/, tensorboard/, val_predictions.csv, confusion matrices and report.html.
+- checkpoints/: what a resumed run needs, including the architecture of its model (config.json);
+- tensorboard/, val_predictions.csv, confusion matrices and report.html.
 """
 
 import errno
@@ -53,11 +54,11 @@ class RunFolder:
     @property
     def is_resumable(self) -> bool:
         """Whether there is a checkpoint, and the architecture of its model."""
-        return bool(checkpoints(self.checkpoints)) and (self.path / CONFIG_FILE).is_file()
+        return bool(checkpoints(self.checkpoints)) and (self.checkpoints / CONFIG_FILE).is_file()
 
     def new_model(self) -> ViViT:
         """A model of this run's architecture with random weights, to load a checkpoint into."""
-        return new_model(self.path)
+        return new_model(self.checkpoints)
 
     def claim(self, plan: Plan, data: str | Path, init: str | None, videos: Path | None, settings: Row) -> None:
         """Make the folder and note what run it belongs to; the arguments are those of `train`.
@@ -77,7 +78,10 @@ class RunFolder:
         # A run that has learned nothing yet may start again with other settings.
         if not note.exists() or not (checkpoints(self.checkpoints) or (self.path / WEIGHTS_FILE).exists()):
             where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
-            write_files({note: as_json({**this, **where}), self.path / CONFIG_FILE: config_content(plan.model)})
+            make_folder(self.checkpoints)
+            # Not in the run's folder, which may hold the very model that training starts from.
+            architecture = {self.checkpoints / CONFIG_FILE: config_content(plan.model)}
+            write_files({note: as_json({**this, **where}), **architecture})
             return
         found = {**UNSAID, **self._parse(note.read_text("utf-8"), note)}
         other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
