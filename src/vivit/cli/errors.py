@@ -57,27 +57,30 @@ def rank() -> int:
 
 def _in_words(error: CycloptsError) -> str:
     """What was typed wrong, in one line."""
-    error.verbose = False
-    message = str(error)
+    page = " ".join(["vivit", *(error.command_chain or ())])
+    return f"{_mistake(error)} (see {page} --help)"
+
+
+def _mistake(error: CycloptsError) -> str:
     argument, cause = error.argument, error.__cause__
     unexpected = (error.unused_tokens or [""])[0]
     if isinstance(error, UnknownCommandError) and error.app is not None:
         verbs = [name for name in error.app if not name.startswith("-")]
-        message = f"no verb {unexpected!r}; {did_you_mean(unexpected, verbs) or 'there are ' + ', '.join(verbs)}"
-    elif isinstance(error, UnknownOptionError):
+        return f"no verb {unexpected!r}; {did_you_mean(unexpected, verbs) or 'there are ' + ', '.join(verbs)}"
+    if isinstance(error, UnknownOptionError):
         option = error.token.keyword or error.token.value
-        meant = did_you_mean(option, [name for argument in error.argument_collection for name in argument.names])
-        message = f"no option {option}{meant and '; ' + meant}"
-    elif isinstance(error, UnusedCliTokensError):
-        message = f"unexpected argument {unexpected!r}"
-    elif isinstance(error, MissingArgumentError) and argument is not None:
-        message = _missing(argument, error.keyword)
-    elif isinstance(error, CoercionError) and argument is not None:
-        message = _not_a_value(error, argument)
-    elif isinstance(error, ValidationError) and isinstance(cause, pydantic.ValidationError):
-        message = one_line(cause)
-    page = " ".join(["vivit", *(error.command_chain or ())])
-    return f"{message} (see {page} --help)"
+        meant = did_you_mean(option, [name for known in error.argument_collection for name in known.names])
+        return f"no option {option}{meant and '; ' + meant}"
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected argument {unexpected!r}"
+    if isinstance(error, MissingArgumentError) and argument is not None:
+        return _missing(argument, error.keyword)
+    if isinstance(error, CoercionError) and argument is not None:
+        return _not_a_value(error, argument)
+    if isinstance(error, ValidationError) and isinstance(cause, pydantic.ValidationError):
+        return one_line(cause)
+    error.verbose = False
+    return str(error)
 
 
 def _missing(argument: Argument, keyword: str | None) -> str:
