@@ -95,8 +95,9 @@ def test_nothing_that_answers_at_once_imports_torch(arguments: str) -> None:
     assert not imported_by(arguments) & {"torch", "av", "matplotlib", "transformers", "accelerate"}
 
 
-def test_the_overview_imports_no_verb() -> None:
-    modules = imported_by("")
+@pytest.mark.parametrize("arguments", ["", "trian"])
+def test_the_overview_and_a_wrong_verb_import_no_verb(arguments: str) -> None:
+    modules = imported_by(arguments)
     assert "vivit.cli.command" in modules
     assert not modules & {"numpy", *(f"vivit.cli.{verb}" for verb in VERBS)}
 

@@ -55,11 +55,11 @@ def convert(
 
     Args:
         out: The folder to write.
-        to: A folder of vivit's, or one that transformers loads.
+        to: Write a folder for vivit, or one that transformers can load.
         licence: The licence of the weights, for the model card.
         tubelet_size: Size of a tubelet.
-        tubelet_init: How to make the kernel of longer tubelets.
-        num_classes: Start with a fresh head of so many classes.
+        tubelet_init: How to initialise the kernel of tubelets that span more frames.
+        num_classes: Number of classes of a fresh head.
         classes: A file with a class name on each line. For several heads: noun=FILE verb=FILE.
     """
     from vivit.weights.convert import convert

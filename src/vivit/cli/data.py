@@ -48,7 +48,7 @@ def show(
     Args:
         split: Which videos to draw from.
         count: How many videos.
-        seed: Another seed draws other videos.
+        seed: Seed of the random choices.
         recipe: The recipe whose clips and augmentation to show.
         augment: Add rows with the same clips, augmented.
         randaugment: Use RandAugment too: operations in a row, and their magnitude up to 30.
@@ -113,9 +113,9 @@ def pack(
     shard_size: Annotated[int, Parameter(group=OUTPUT, metavar="MIB")] = 512,
     workers: Workers = 2,
 ) -> None:
-    """Write the videos into WebDataset shards, as they are or encoded again.
+    """Write the videos into WebDataset shards, as they are or re-encoded.
 
-    With --short-side, --key-frames or --crf the videos are encoded again, so that training decodes less.
+    With --short-side, --key-frames or --crf the videos are re-encoded, so that training decodes less.
 
     Args:
         out: Folder for the shards, here or in a store.

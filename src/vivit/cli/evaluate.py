@@ -37,10 +37,10 @@ def evaluate(
     Every video counts once; one that cannot be read is listed and counts as wrong.
 
     Args:
-        split: Which videos to score. val is what training held out; all is for data without splits.
+        split: Which split to score: val is what training held out; all is for data without splits.
         average: What to average over the views of a video.
         out: Where scores.json, per_video.csv and confusion matrices go; by default MODEL/evaluation.
-        per_video: A .csv or .parquet file for the answer to each video.
+        per_video: Also write the answer to each video to this .csv or .parquet file.
     """
     from vivit.evaluation.score import score_model
     from vivit.inference.views import Views

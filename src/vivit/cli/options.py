@@ -21,13 +21,13 @@ Data = Annotated[
     str,
     Parameter(
         group=INPUT,
-        help="Labelled videos: a folder with a folder for each class, a list, a public set's annotations, or shards. "
-        "See docs/data.md.",
+        help="Labelled videos: a folder with a subfolder for each class, a list, the annotations of a public data set, "
+        "or shards (see docs/data.md).",
     ),
 ]
 Videos = Annotated[
     Path | None,
-    Parameter(group=INPUT, metavar="FOLDER", help="Where the videos listed in DATA are, if not beside the list."),
+    Parameter(group=INPUT, metavar="FOLDER", help="Folder with the videos that DATA lists, if they are not beside it."),
 ]
 Source = Annotated[
     str,
@@ -52,7 +52,7 @@ Decoder = Annotated[
     Parameter(
         group=HARDWARE,
         metavar="NAME",
-        help="What decodes videos. torchcodec, and nvdec on a GPU, need the packages torchcodec and FFmpeg.",
+        help="Video decoder. torchcodec needs the packages torchcodec and FFmpeg; nvdec needs a GPU, too.",
     ),
 ]
 Timeout = Annotated[
@@ -60,7 +60,7 @@ Timeout = Annotated[
     Parameter(
         group=HARDWARE,
         metavar="SECONDS",
-        help="Read each video in a process of its own, and kill the process after this time.",
+        help="Read each video in its own process, and kill that process after this time.",
     ),
 ]
 
@@ -77,11 +77,11 @@ ImageSize = Annotated[
 ]
 SampledFrames = Annotated[
     int | None,
-    Parameter(group=CLIPS, metavar="N", help="Embed so many uniformly sampled frames, instead of tubelets."),
+    Parameter(group=CLIPS, metavar="N", help="Embed this many uniformly sampled frames instead of tubelets."),
 ]
 AttentionOrder = Annotated[
     Literal["space_time", "time_space"] | None,
-    Parameter(group=MODEL, metavar="ORDER", help="Order of the attentions in factorised self-attention."),
+    Parameter(group=MODEL, metavar="ORDER", help="Which attention comes first in factorised self-attention."),
 ]
 Heads = Annotated[
     tuple[str, ...],

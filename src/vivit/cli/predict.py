@@ -32,7 +32,7 @@ def predict(
 ) -> int:
     """Label videos.
 
-    A file that cannot be read is one line on stderr, the others are still labelled, and the exit status is 2.
+    A file that cannot be read is reported on stderr; the others are still labelled, and the exit status is 2.
 
     Args:
         files: Videos, or folders of numbered frames.

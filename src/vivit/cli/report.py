@@ -21,8 +21,8 @@ def report(
 ) -> None:
     """Write a run's page: curves, scores, mistakes, settings and cost.
 
-    The page is RUN/report.html. `vivit train` writes it at its end; write it again while a run goes on, or after its
-    data has moved.
+    The page is RUN/report.html. `vivit train` writes it at the end; use this verb while a run is under way, or after
+    its data has moved.
 
     Args:
         run: The run's folder.

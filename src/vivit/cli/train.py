@@ -46,16 +46,16 @@ def train(
 ) -> None:
     """Train a model on labelled videos.
 
-    Options that are not given come from a recipe; the defaults below are those of the recipe that --recipe names. The
-    same command again continues a run that was stopped.
+    A recipe sets every option that you leave out; this page shows the defaults of the recipe that --recipe names. Run
+    the same command again to continue a run that was stopped.
 
     Args:
-        init: Weights to start from: a ViViT or an image ViT, any source that `vivit convert` takes.
+        init: Weights to start from: a ViViT or an image ViT, from any source that `vivit convert` accepts.
         recipe: The recipe; by default small, or finetune with --init. docs/training.md lists them.
-        overfit: Learn so many batches by heart, to check the model and the data.
-        out: The run's folder; by default runs/ and the name of the data. A run that is there is continued.
+        overfit: Overfit this many batches, to check the model and the data.
+        out: The run's folder; by default runs/ plus the name of the data. An unfinished run in it is continued.
         checkpoint_every: Time between checkpoints within an epoch.
-        track: Send curves to this service, besides TensorBoard.
+        track: Log to this service, in addition to TensorBoard.
         keep_decoded: Keep decoded videos in memory; for data that fits.
         compile: Compile each transformer block.
         activation_checkpointing: Save memory by computing activations again in the backward pass.
