@@ -1,4 +1,4 @@
-"""What the README says to type works: its commands on a small set, its Python with small weights."""
+"""The README's commands work on a small data set, its Python with small weights, and its links lead somewhere."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-SMALL = "--recipe demo --epochs 1 --batch-size 4 --num-frames 4 --frame-stride 1 --workers 0"
+SMALL = "--epochs 1 --min-steps 1 --batch-size 4 --num-frames 4 --frame-stride 1 --image-size 32 --workers 0"
 
 
 def blocks(language: str) -> list[str]:
@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(stand_ins: Path, tmp_path_factory: pytest.TempPathFactory, typed: Callable[[str, Path], str]) -> Path:
-    """The stand-ins, and the run that the README's commands leave."""
+    """The stand-ins, and the run that the README's commands make."""
     folder = tmp_path_factory.mktemp("readme") / "folder"
     shutil.copytree(stand_ins, folder)
     commands = next(block for block in blocks("sh") if "vivit train" in block)
@@ -52,3 +52,9 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z]+)", "\n".join(blocks("sh")), re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_links_lead_to_files() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(links) >= 8
+    assert [link for link in links if not (ROOT / link).exists()] == []
