@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.support import random_weights
-from vivit.inference.views import mean_logits, mean_over_views
+from vivit.errors import UserError
+from vivit.inference.views import Views, mean_logits, mean_over_views
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
 
@@ -69,3 +70,16 @@ def test_the_model_decides_between_softmax_and_sigmoid(multi_label: bool, tiny_r
     probability = sigmoid if multi_label else softmax
     for answer, views in zip(found, (each[:2], each[2:]), strict=True):
         np.testing.assert_allclose(probability(answer), probability(views).mean(axis=0), rtol=1e-4)
+
+
+def test_views_are_read_from_words() -> None:
+    assert Views.parse("4x3") == Views(4, 3)
+    assert Views.parse("10x1", "probabilities") == Views(10, 1, "probabilities")
+    assert (str(Views(4, 3)), Views(4, 3).count) == ("4x3", 12)
+
+
+@pytest.mark.parametrize("views", ["", "4", "4x2", "0x3", "x3", "4x3x1", "-1x3", "4 x 3"])
+def test_other_words_are_named(views: str) -> None:
+    with pytest.raises(UserError, match="such as 4x3") as caught:
+        Views.parse(views)
+    assert repr(views) in str(caught.value)

@@ -1,10 +1,8 @@
 """Clips worked out by hand."""
 
 import numpy as np
-import pytest
 
-from vivit.errors import UserError
-from vivit.video.sampling import clip_indices, parse_views, random_start, view_starts
+from vivit.video.sampling import clip_indices, random_start, view_starts
 
 
 def test_clip_inside_the_video() -> None:
@@ -35,15 +33,3 @@ def test_views_spread_from_the_beginning_to_the_end() -> None:
     assert view_starts(40, 4, 3, 2) == [0, 30]
     assert view_starts(40, 4, 3, 1) == [15]
     assert view_starts(5, 4, 3, 3) == [0, 0, 0]
-
-
-def test_parse_views() -> None:
-    assert parse_views("4x3") == (4, 3)
-    assert parse_views("10x1") == (10, 1)
-
-
-@pytest.mark.parametrize("views", ["", "4", "4x2", "0x3", "x3", "4x3x1", "-1x3", "4 x 3"])
-def test_parse_views_names_what_it_cannot_read(views: str) -> None:
-    with pytest.raises(UserError, match="such as 4x3") as caught:
-        parse_views(views)
-    assert repr(views) in str(caught.value)

@@ -47,7 +47,7 @@ def predict(
     from vivit.video.options import ReadOptions
     from vivit.video.source import VideoError
 
-    Parsed.parse(views)  # a mistake is told before the model is loaded
+    Parsed.parse(views)  # report a mistake before the model is loaded
     predictor = Predictor(model, device, ReadOptions(decoder, timeout))
     status = 0
     for file in files:

@@ -1,6 +1,7 @@
 """Several views of a video, one answer (paper, section 4.1: multi-view inference)."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -9,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vivit.errors import UserError
 from vivit.labels import by_head
 from vivit.model.vivit import ViViT
 from vivit.video.clips import ClipSpec
-from vivit.video.sampling import parse_views
 
 Average = Literal["logits", "probabilities"]
 # Views that go through the network at once.
@@ -31,8 +32,11 @@ class Views:
 
     @classmethod
     def parse(cls, text: str, average: Average = "logits") -> Self:
-        """Read "4x3", which means 4 clips x 3 crops. Raises UserError."""
-        return cls(*parse_views(text), average)
+        """Read "4x3" as 4 clips with 3 crops each. Raises UserError for anything else than a count times 1 or 3."""
+        match = re.fullmatch(r"([1-9]\d*)x([13])", text)
+        if match is None:
+            raise UserError(f"views: {text!r} is not clips x crops with 1 or 3 crops, such as 4x3")
+        return cls(int(match[1]), int(match[2]), average)
 
     @property
     def count(self) -> int:

@@ -1,11 +1,8 @@
 """Choose which frames of a video make a clip, by number from 0."""
 
-import re
 from typing import Literal
 
 import numpy as np
-
-from vivit.errors import UserError
 
 ShortClips = Literal["loop", "pad"]
 
@@ -40,11 +37,3 @@ def view_starts(num_video_frames: int, num_frames: int, stride: int, num_clips: 
     if num_clips == 1:
         return [last // 2]
     return [round(last * i / (num_clips - 1)) for i in range(num_clips)]
-
-
-def parse_views(views: str) -> tuple[int, int]:
-    """ "4x3" → 4 clips with 3 crops each. Raises UserError for anything else than a count times 1 or 3."""
-    match = re.fullmatch(r"([1-9]\d*)x([13])", views)
-    if match is None:
-        raise UserError(f"views: {views!r} is not clips x crops with 1 or 3 crops, such as 4x3")
-    return int(match[1]), int(match[2])
