@@ -46,6 +46,8 @@ def test_without_flags_a_recipe_is_what_it_is(name: str) -> None:
         ("--mirrored left right", {"mirrored": (("left", "right"),)}),
         ("--mirrored a b c d --mirrored e f", {"mirrored": (("a", "b"), ("c", "d"), ("e", "f"))}),
         ("--architecture.hidden-size 32", {"architecture": {"hidden_size": 32}}),
+        ("--architecture.image-size 32 48", {"architecture": {"image_size": (32, 48)}}),
+        ("--architecture.image-size 32", {"architecture": {"image_size": 32}}),
         ("--architecture.tubelet-size 2 8 8", {"architecture": {"tubelet_size": (2, 8, 8)}}),
         (
             "--architecture.variant factorised_encoder --architecture.temporal-layers None",

@@ -43,7 +43,7 @@ METAVARS = {
     "randaugment": "LAYERS MAGNITUDE",
     "mirrored": "NAME NAME",
     "architecture.tubelet_size": "FRAMES HEIGHT WIDTH",
-    "architecture.image_size": "HEIGHT WIDTH",
+    "architecture.image_size": "HEIGHT [WIDTH]",
 }
 # The data decides these fields of ModelConfig.
 OF_THE_DATA = ("num_classes", "heads", "multi_label")
@@ -91,7 +91,7 @@ else:
             Recipe,
             GROUP_OF,
             mirrored=tuple[tuple[str, str], ...],
-            architecture=_flags(ModelConfig, _architecture, "architecture."),
+            architecture=_flags(ModelConfig, _architecture, "architecture.", image_size=tuple[int, int] | int),
         ),
         Parameter(name="*"),
     ]
