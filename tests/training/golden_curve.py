@@ -1,4 +1,4 @@
-"""Twenty steps of each model on the CPU, to compare with those that are stored; run as a module, it stores them anew.
+"""Twenty steps of each model on the CPU, to compare with stored losses. Run as a module to store them again:
 
 .venv/bin/python -m tests.training.golden_curve
 """
@@ -24,7 +24,7 @@ STEPS, CLASSES, CLIPS = 20, 5, 6
 
 
 def recipe_of(suffix: str) -> Recipe:
-    """Everything that changes numbers: SGD for half of the models, and all that draws by chance."""
+    """Everything that affects the numbers: both optimisers, and all random regularisation."""
     return Recipe(
         model=f"vivit-ti-16x2{suffix and '-'}{suffix}",
         num_frames=8,
@@ -47,7 +47,7 @@ def recipe_of(suffix: str) -> Recipe:
 
 
 def curve(suffix: str) -> list[float]:
-    """The losses of the steps, each printed with all its digits."""
+    """The loss of each step."""
     torch.set_num_threads(1)
     recipe = recipe_of(suffix)
     accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
@@ -69,7 +69,7 @@ def curve(suffix: str) -> list[float]:
 
 
 def made_on() -> dict[str, str]:
-    """What the last digits depend on."""
+    """Everything that the last digits depend on."""
     info = Path("/proc/cpuinfo")
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
     processor = {}

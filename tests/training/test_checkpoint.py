@@ -38,7 +38,7 @@ from vivit.training.checkpoint import Checkpoints, checkpoints, kept_weights, tr
 from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.recipe import Recipe
 
-# Where the first and the second process write as few tensors as are here.
+# The files of the first and the second process; so few tensors fit into one file each.
 FIRST, SECOND = (f"shard-0000{number}-model-00001-of-00001.safetensors" for number in (1, 2))
 Trained = tuple[nn.Sequential, torch.optim.Optimizer, WeightAverage]
 
@@ -50,7 +50,7 @@ def trained(
     steps: int = 3,
     mesh: tuple[int, ...] = (),
 ) -> Trained:
-    """A small network after a few steps, with a buffer and a parameter that is not trained.
+    """A small network after a few steps, with a buffer and a frozen parameter.
 
     With a mesh of processes it is sharded over the last dimension, and replicated over the one before.
     """
@@ -90,14 +90,14 @@ def filled(value: float, names: int = 3) -> dict[str, Tensor]:
 
 
 def load(saved: Path, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-    """Load this checkpoint, as if it were the only one."""
+    """Load this checkpoint as if it were the only one."""
     with TemporaryDirectory() as alone:
         (Path(alone) / saved.name).symlink_to(saved)
         return Checkpoints(Path(alone)).load_latest(lambda: tensors, pytest.fail)
 
 
 def save_all(folder: Path, *steps: int, keep: int = 2) -> None:
-    """Checkpoints whose tensors are all of the number of their step."""
+    """Checkpoints whose tensors are all filled with the number of their step."""
     saver = Checkpoints(folder, keep)
     for number in steps:
         saver.save(number, filled(number), {"losses": [0.5] * number})
@@ -334,7 +334,7 @@ def test_a_file_system_that_cannot_sync_a_folder_will_do(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("size", [100, 3000])
 def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
-    """The operating system itself refuses: no file may be larger, first of the tensors, then of the state."""
+    """The operating system refuses larger files: first that of the tensors, then that of the state."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     save_all(tmp_path, 1)
     before = contents(tmp_path)
@@ -355,7 +355,7 @@ def cut(file: Path) -> None:
 
 
 def flip_a_bit(file: Path) -> None:
-    """Near the end: of a tensor's values, a number of the state, or a sum."""
+    """Change a byte near the end: of a tensor's values, a number in the state, or a checksum."""
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
     file.write_bytes(content)
@@ -381,7 +381,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_loaded(
     assert line.startswith(f"{tmp_path}/step-00000004: damaged (")
     assert line.endswith("), renamed to damaged-step-00000004; going on from step-00000003")
     assert names_in(tmp_path) == ["damaged-step-00000004", "step-00000003"]
-    # What is damaged is in nobody's way.
+    # The damaged checkpoint is no longer in the way.
     save_all(tmp_path, 4, keep=1)
     assert names_in(tmp_path) == ["damaged-step-00000004", "step-00000004"]
     assert Checkpoints(tmp_path).load_latest(lambda: found, pytest.fail) == {"step": 4, "losses": [0.5] * 4}
@@ -423,7 +423,7 @@ def test_a_checkpoint_of_another_model_is_one_line_and_stays(
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Do the work in a process of its own; returns its number."""
+    """Do the work in a process of its own, and return its id."""
     child = os.fork()
     if child == 0:
         try:
@@ -434,7 +434,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def latest_step(folder: Path) -> int:
-    """The number of the latest checkpoint; fails where any is not whole."""
+    """The step of the latest checkpoint; fails if any checkpoint is damaged."""
     for saved in checkpoints(folder):
         found, step = filled(0.0), int(saved.name.removeprefix("step-"))
         assert load(saved, found) == {"step": step, "losses": [0.5] * step}
@@ -461,7 +461,7 @@ def test_a_run_killed_at_any_moment_goes_on_from_the_latest(tmp_path: Path) -> N
 
 
 def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(tmp_path: Path) -> None:
-    """Of each `open`, `mkdir`, `rename`, `remove` … that Python does, in turn, until one is let through."""
+    """Each `open`, `mkdir`, `rename`, `remove` … that Python does, in turn, until one is let through."""
     save_all(tmp_path / "before", 1, 2)
     for number in range(1, 100):
         folder = tmp_path / str(number)
@@ -484,7 +484,7 @@ def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(t
 
         _, status = os.waitpid(forked(save_third), 0)
         assert latest_step(folder) in (2, 3)
-        # The one before is whole too, until the new one is in place.
+        # The checkpoint before stays whole until the new one is in place.
         assert len(checkpoints(folder)) >= 2
         if not os.WIFSIGNALED(status):
             break
@@ -493,8 +493,8 @@ def test_a_save_killed_before_any_of_its_file_operations_leaves_the_one_before(t
 
 
 def in_processes(number: int, folder: Path, work: Callable[..., None], *args: object) -> None:
-    """Call it in so many processes of one group, and fail where it fails in one."""
-    # Forked from one that has imported what takes long, and never from this one, whose autograd has run.
+    """Call the function in several processes of one group; fail if it fails in any of them."""
+    # Forked from a process that has done the slow imports, not from this one, where autograd has run.
     preloaded = [
         "pytest",
         "torch._dynamo",
@@ -515,7 +515,7 @@ def _one_of_them(rank: int, number: int, meeting: Path, work: Callable[..., None
 
 
 def known(name: str, shape: torch.Size) -> Tensor:
-    """Values that tell a tensor and the place in it."""
+    """Values that identify the tensor and the position in it."""
     return torch.arange(shape.numel()).reshape(shape) + zlib.crc32(name.encode()) % 1000 * 100.0
 
 
@@ -524,7 +524,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def save_known(folders: dict[Path, tuple[int, ...]], recipe: Recipe) -> None:
-    """A checkpoint in each folder, by the processes as a mesh of this shape, or each with all of it."""
+    """Write a checkpoint into each folder, sharded over a mesh of this shape, or unsharded."""
     for folder, mesh in folders.items():
         tensors = training_tensors(*trained(recipe, "adamw", seed=0, steps=0, mesh=mesh))
         with torch.no_grad():
@@ -556,12 +556,12 @@ def load_known(folders: list[Path], recipe: Recipe, meshes: list[tuple[int, ...]
 
 @pytest.fixture(scope="module")
 def of_many(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Checkpoints of the same values, by 1 to 4 processes with and without shards."""
+    """Checkpoints of the same values by 1 to 4 processes, sharded and unsharded."""
     folder = tmp_path_factory.mktemp("of_many")
     recipe = Recipe()
     save_known({folder / "one": ()}, recipe)
     in_processes(2, folder, save_known, {folder / "two alike": (), folder / "two": (2,)}, recipe)
-    # Three rows over four leave one process without any.
+    # Three rows over four processes leave one without any.
     in_processes(4, folder, save_known, {folder / "four": (4,), folder / "two times two": (2, 2)}, recipe)
     return [folder / name for name in ("one", "two alike", "two", "four", "two times two")]
 
@@ -571,14 +571,14 @@ def test_each_process_writes_its_shards_and_the_first_the_rest(of_many: list[Pat
         written = [load_file(file) for file in sorted((folder / "step-00000003").glob("*.safetensors"))]
         assert len(written) == processes
         assert "optimiser/2.weight/step" in written[0]
-        # No value twice, though every row of "two times two" is with two of the processes.
+        # No value is written twice, though two processes have each row of the "two times two" mesh.
         names = {name for tensors in written for name in tensors}
         for name in names:
             values = torch.cat([tensors[name].flatten() for tensors in written if name in tensors])
             assert values.unique().numel() == values.numel(), name
     half = load_file(of_many[2] / "step-00000003" / SECOND)
     assert "optimiser/2.weight/step" not in half
-    # Seven rows are shared out as four and three.
+    # Seven rows are split into four and three.
     assert torch.equal(half["model/0.weight"], known("model/0.weight", torch.Size((7, 5)))[4:])
 
 
@@ -598,7 +598,7 @@ def resume_sharded(folder: Path, recipe: Recipe) -> None:
     saver = Checkpoints(folder)
     for step in (3, 4):
         saver.save(step, training_tensors(*first), {})
-        # While that is written the processes talk of gradients.
+        # Meanwhile the processes all-reduce gradients.
         take_steps(first, step, 1)
     saver.wait()
 
@@ -609,7 +609,7 @@ def resume_sharded(folder: Path, recipe: Recipe) -> None:
     left, right = (training_tensors(*run) for run in (first, other))
     assert_same(*({name: whole(value) for name, value in side.items()} for side in (left, right)))
 
-    # After a forward pass without a backward one the parameters are whole, and the optimiser does not know them.
+    # After a forward pass without a backward pass, the parameters are unsharded and not those of the optimiser.
     with torch.no_grad():
         first[0](torch.zeros(2, 5))
     assert training_tensors(*first).keys() == left.keys()
@@ -651,7 +651,7 @@ def trouble_in_one_of_two(folder: Path, recipe: Recipe) -> None:
     with pytest.raises(UserError, match="model/new is not in it"):
         Checkpoints(folder).load_latest(lambda: more, pytest.fail)
 
-    # A folder that is not the same one for both.
+    # The two processes have different folders.
     apart = Checkpoints(folder / str(dist.get_rank()))
     apart.save(1, training_tensors(*run), {})
     with pytest.raises(UserError, match="is missing; all processes must share the folder"):

@@ -1,4 +1,4 @@
-"""Cached features against the clips of the loader, and what makes them be computed again."""
+"""Cached features against the loader's clips, and the changes that make the cache compute them again."""
 
 import dataclasses
 import os
@@ -45,13 +45,13 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def videos(bright_dark: Path, tmp_path: Path) -> VideoSet:
-    """A copy that may be changed."""
+    """A copy that tests may change."""
     return open_data(shutil.copytree(bright_dark, tmp_path / "videos")).split("all")
 
 
 @pytest.fixture
 def broken(videos: VideoSet) -> VideoSet:
-    """Video 4 is a text."""
+    """Video 4 is a text file."""
     Path(str(videos.videos[4].source)).write_text("This is not a video.\n" * 50)
     return videos
 
@@ -78,7 +78,7 @@ def build(**fields: Any) -> ViViT:
 
 
 def asked(model: ViViT, videos: VideoSet, changes: dict[str, Any]) -> tuple[TrainingClips, Order]:
-    """Six steps of five clips, two clips of each video, but for the changes."""
+    """Six steps of five clips, two clips of each video, with these changes."""
     how: dict[str, Any] = {
         "augmentation": AUGMENTATION,
         "mirrors": SWAPPED,
@@ -100,7 +100,7 @@ def validation_logits(model: ViViT, videos: VideoSet, folder: Path, **of_cache: 
 
 
 def clips_of(model: ViViT, videos: VideoSet, **changes: Any) -> list[Batch]:
-    """The same steps of the loader itself."""
+    """The same steps by the loader."""
     ranks = changes.pop("ranks", Ranks())
     return list(training_batches(*asked(model, videos, changes), ranks))
 
@@ -178,7 +178,7 @@ def test_a_later_start_is_the_rest(videos: VideoSet, tmp_path: Path, encoded: li
     model = build()
     whole = features(model, videos, tmp_path / "features")
     assert_same(features(model, videos, tmp_path / "others", steps=range(3, 6)), whole[3:])
-    # Steps 3 to 5 are of the second clip and then of the first one.
+    # Steps 3 to 5 take the second clip and then the first one again.
     assert len(encoded) == 4 * COUNT
 
 
@@ -284,7 +284,7 @@ def test_one_changed_file_costs_its_part_alone(videos: VideoSet, tmp_path: Path,
 def test_more_videos_cost_their_parts_alone(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     model = build()
     fewer = dataclasses.replace(videos, videos=videos.videos[:7])
-    for some, computed in ((fewer, 7), (videos, 7)):  # 5 and 2; then 5 again, and 2, of which the first part is not
+    for some, computed in ((fewer, 7), (videos, 7)):  # 5 and 2; then only the part of 2 is there
         encoded.clear()
         logits = validation_logits(model, some, tmp_path)
         assert len(encoded) == computed
@@ -340,7 +340,7 @@ def test_two_processes_share_the_work_and_read_what_one_does(
     encoded.clear()
     with ThreadPoolExecutor(2) as both:
         (first, one_logits), (second, other_logits) = both.map(of_rank, range(2))
-    # The last part of each pass at which they meet may be computed by both.
+    # Where the two meet, both may compute the last part.
     assert 2 * COUNT <= len(encoded) <= 2 * (COUNT + 5)
     for rank, batches in enumerate((first, second)):
         for clips, batch in zip(clips_of(build(), videos, steps=range(2), ranks=Ranks(rank, 2)), batches, strict=True):
@@ -366,7 +366,7 @@ def test_two_that_write_the_same_part_at_once_leave_it_whole(
     monkeypatch.setattr(feature_cache, "PART_SIZE", COUNT)
     monkeypatch.setattr(feature_cache, "save_file", together)
     models = [build(), build()]
-    with ThreadPoolExecutor(2) as both:  # threads have the same process number, as on two machines
+    with ThreadPoolExecutor(2) as both:  # threads have the same process id, as processes on two machines may
         runs = [both.submit(features, models[r], videos, tmp_path, steps=range(2), ranks=Ranks(r, 2)) for r in (0, 1)]
         indices = [torch.cat([batch.indices for batch in run.result()]).tolist() for run in runs]
     assert len({*indices[0], *indices[1]}) == 10
@@ -402,7 +402,7 @@ def test_a_report_tells_of_every_clip_and_may_stop_the_work(videos: VideoSet, tm
         features(build(), videos, tmp_path, steps=range(2), report=report)
     for _ in range(2):
         features(build(), videos, tmp_path, steps=range(2), report=report)
-    # The first part is there, and what was computed of the second is lost.
+    # The first part is there; the work on the second is lost.
     assert told == [(done, 12) for done in range(8)] + [(done, 7) for done in range(7)]
 
 
@@ -468,7 +468,7 @@ def test_validation_logits_are_those_of_evaluate(fields: dict[str, Any], broken:
 def test_videos_in_shards_are_told_apart(videos: VideoSet, tmp_path: Path, encoded: list[int]) -> None:
     content = [Path(str(video.source)).read_bytes() for video in videos.videos]
     size = max(map(len, content)) + 8
-    # A box that players pass over makes all of one length, so that only the place tells them apart.
+    # A box that players ignore makes all of them equally long, so that only the offset tells them apart.
     content = [
         video + (size - len(video)).to_bytes(4, "big") + b"free" + bytes(size - len(video) - 8) for video in content
     ]

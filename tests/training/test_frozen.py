@@ -1,4 +1,4 @@
-"""A part against the whole, and what training it changes."""
+"""The frozen spatial encoder and the trained rest against the whole model, and runs that train the rest."""
 
 import copy
 import json
@@ -49,7 +49,7 @@ each_kind = pytest.mark.parametrize(
 
 
 def build(**fields: Any) -> ViViT:
-    """A small model, every weight of it random."""
+    """A small model with random weights."""
     model = ViViT(ModelConfig(**{**SIZES, **fields}))
     return random_weights(model)
 
@@ -186,7 +186,7 @@ def test_a_model_without_a_spatial_encoder_of_its_own_is_refused(fields: dict[st
 
 
 def small_run(**fields: Any) -> Recipe:
-    """Two epochs of two steps on `bright_dark`, of which the clips of the second are new."""
+    """Two epochs of two steps on `bright_dark`, with new clips in the second."""
     sizes: dict[str, Any] = {"num_frames": 4, "frame_stride": 1, "epochs": 2, "batch_size": 4, "cached_clips": 2}
     training: dict[str, Any] = {"optimiser": "adamw", "learning_rate": 1e-2, "warmup_epochs": 0.5, "dropout": 0.2}
     return Recipe(**{**sizes, **training, "freeze_spatial": True, "adapter_size": 4, "ema": 0.5, **fields})
@@ -194,7 +194,7 @@ def small_run(**fields: Any) -> Recipe:
 
 @pytest.fixture
 def image_vit(tmp_path: Path) -> str:
-    """An image ViT of transformers, every weight of it random."""
+    """An image ViT of transformers with random weights."""
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     image = ViTModel(ViTConfig(image_size=32, patch_size=8, intermediate_size=64, **sizes))
     random_weights(image, std=0.3)
@@ -203,7 +203,7 @@ def image_vit(tmp_path: Path) -> str:
 
 
 def temporal_and_spatial_blocks(model: ViViT) -> list[dict[str, Tensor]]:
-    """The state of the last block of each."""
+    """The state of the last block of each encoder."""
     encoder = factorised_encoder_of(model)
     assert encoder.temporal is not None
     return [one.blocks[-1].state_dict() for one in (encoder.temporal, encoder.spatial)]
@@ -262,7 +262,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
     def stop_at_times(*given: Any) -> Tensor:
         nonlocal asked
         asked += 1
-        if asked in (2, 9, 16):  # of 2 clips for validation, 10 of the first epoch and 10 of the second
+        if asked in (2, 9, 16):  # there are 2 validation clips, and 10 in each epoch
             signal.raise_signal(signal.SIGTERM)
         return encode(*given)
 
@@ -273,7 +273,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
             run("parts")
         assert stopped.value.exit_status == 75
         said.append(str(stopped.value).split(";")[0])
-    # The second clip is the last for validation, and the signal is heard before the next one.
+    # The second clip is the last validation clip; the signal is noticed before the next one.
     assert said == ["stopped after step 0 of 4", "stopped after step 0 of 4", "stopped after step 2 of 4"]
     parts = run("parts")
     for name, value in whole.state_dict().items():
@@ -288,14 +288,14 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
 def test_a_stop_while_later_clips_are_encoded_loses_no_step(
     tmp_path: Path, image_vit: str, bright_dark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few videos: three passes over them to one score, so that no score has left a checkpoint before the second."""
+    """Three passes over few videos before one score, so that no checkpoint precedes the second pass."""
     recipe = small_run(epochs=1, min_steps=6)
     encode, asked = feature_cache.frame_features, 0
 
     def stop_in_the_second_pass(*given: Any) -> Tensor:
         nonlocal asked
         asked += 1
-        if asked == 15:  # of 2 clips for validation, 10 of the first pass and 10 of the second
+        if asked == 15:  # there are 2 validation clips, and 10 in each pass
             signal.raise_signal(signal.SIGTERM)
         return encode(*given)
 

@@ -8,7 +8,7 @@ from vivit.config import SUFFIXES
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_losses_are_the_stored_ones(suffix: str) -> None:
-    """A change of numerics is seen: on the machine and versions of the stored ones in any digit, elsewhere by 1e-4.
+    """Changed numerics show: in any digit on the machine and versions that made the stored losses, elsewhere by 1e-4.
 
     Where the change is meant, `python -m tests.training.golden_curve` stores the new ones.
     """

@@ -112,7 +112,7 @@ def test_learns_bright_from_dark_and_leaves_true_records(
     for name in ("bright", "dark"):
         assert predictor.predict(bright_dark / name / f"{name}0.mp4").labels[0].label == name
 
-    # An evaluation done anew, with the weights on the disk, gives the numbers in the records.
+    # A new evaluation of the weights on disk gives the recorded scores.
     again = evaluate(load(run), open_data(bright_dark).split("val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     events = EventAccumulator(str(run / "tensorboard"))
@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_other_videos(
     (row,) = read_metrics(tmp_path / "run")
     assert (row["data_hash"], row["videos"]) == (noted["val_hash"], 4)
 
-    # Times do not matter, what is in the set does.
+    # Times of files do not matter, the set of videos does.
     (data / "train" / "dark" / "dark1.mp4").touch()
     train(data, tmp_path / "run", recipe, device="cpu", workers=0)
     number = 4 if split == "val" else 1
@@ -182,7 +182,7 @@ def test_a_run_does_not_go_on_with_other_videos(
 def test_recipe_without_a_model_does_not_claim_the_folder(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
-    """Else the mended recipe would be refused as another one."""
+    """Otherwise the corrected recipe would be refused as a different one."""
     with pytest.raises(UserError, match="image_size"):
         wrong = tiny_recipe.model_copy(update={"image_size": 33})
         train(bright_dark, tmp_path / "run", wrong, device="cpu", workers=0)
@@ -191,7 +191,7 @@ def test_recipe_without_a_model_does_not_claim_the_folder(
 
 @pytest.fixture
 def one_broken(bright_dark: Path, tmp_path: Path) -> Path:
-    """The videos in splits, all to be read but one of the ten to train on."""
+    """The videos in splits; one of the ten training videos is unreadable."""
     data = tmp_path / "one_broken"
     for name in ("bright", "dark"):
         for number, video in enumerate(sorted((bright_dark / name).iterdir())):
@@ -231,7 +231,7 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = 0
-    # Two parts of two clips: those of the second part of the third step are to blame.
+    # Two micro-batches of two clips: the second one of the third step is to blame.
     recipe = tiny_recipe.model_copy(update={"accumulate": 2})
     blamed: list[str] = []
 
@@ -254,7 +254,7 @@ def test_loss_that_is_no_number_stops_the_run_with_step_and_clips(
         train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "\n" not in str(error.value)
     assert len(blamed) == 2 and f"because of {', '.join(sorted(blamed))}; lower" in str(error.value)
-    # The last checkpoint is from before it.
+    # The last checkpoint precedes that step.
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002"]
 
 
@@ -305,7 +305,7 @@ def write_list(file: Path, columns: str, rows: Sequence[str]) -> Path:
 
 @pytest.fixture
 def verbs_and_nouns(bright_dark: Path, tmp_path: Path) -> Path:
-    """A list with two heads: "verb", which can be seen, and "noun", which goes by the number."""
+    """A list with two heads: "verb", which is visible, and "noun", which depends on the file's number."""
     shutil.copytree(bright_dark, tmp_path / "videos")
     return write_list(
         tmp_path / "kitchen.csv",
@@ -328,14 +328,14 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
     recipe = separable(tiny_recipe).model_copy(update={"epochs": 4, "learning_rate": 1e-2})
     model = train(verbs_and_nouns, tmp_path / "run", recipe, device="cpu", workers=0)
     assert model.config.heads == {"verb": 2, "noun": 3}
-    # In the file, losses and scores; those of the weights on the disk.
+    # The file has losses and scores; the scores are those of the weights on disk.
     rows = read_metrics(tmp_path / "run")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["verb_top1"] == 1.0
     again = evaluate(load(tmp_path / "run"), open_data(verbs_and_nouns).split("val"))
     assert {name: rows[-1][name] for name in again.scores()} == again.scores()
     assert {"verb_top1", "noun_top5", "action_top1"} < again.scores().keys()
-    # To be seen: on the terminal, as curves and as pictures.
+    # Scores are on the terminal, in curves and in pictures.
     assert "val verb top-1 100.0%  noun top-1" in capsys.readouterr().out
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
@@ -359,7 +359,7 @@ def test_verbs_and_nouns_are_learnt_scored_named_and_resumed(
 def test_a_run_whose_start_is_gone_goes_on(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
-    """Also before its first score: from then on the run folder has a model of its own."""
+    """Also before its first score, when the run folder has no model yet."""
     start = tmp_path / "start"
     model = random_weights(ViViT(tiny_recipe.build_config({"classes": 2}), classes={"classes": ("dark", "light")}))
     save(model, start)
@@ -379,7 +379,7 @@ def test_a_run_whose_start_is_gone_goes_on(
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt the run in this step, when the checkpoint of the one before is whole."""
+    """Interrupt the run in this step, after the checkpoint of the step before is written."""
     real_update, taken = update.Updater.__call__, 0
     savers: list[Checkpoints] = []
 
@@ -404,7 +404,7 @@ def test_any_number_of_labels_is_learnt_and_scored(
     bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(bright_dark, tmp_path / "videos")
-    # "shown" applies to all, "light" to the bright ones, "never" to one that is trained on, and some have no label.
+    # "shown" applies to all videos, "light" to bright ones, "never" to one training video; some have no label.
     labels = {("bright", 0): "shown;light;never", ("dark", 1): "", ("dark", 4): ""}
     data = write_list(
         tmp_path / "many.csv",
@@ -419,7 +419,7 @@ def test_any_number_of_labels_is_learnt_and_scored(
     recipe = separable(tiny_recipe).model_copy(update={"learning_rate": 1e-2})
     train(data, run, recipe, device="cpu", workers=0)
     rows = read_metrics(run)
-    # Three classes that are as likely as not have a loss of 3 · log 2 = 2.08 before the first step.
+    # Before the first step, three classes at probability 1/2 have a loss of 3 · log 2 = 2.08.
     assert 1.5 < rows[0]["loss"] < 2.5
     assert rows[-1]["loss"] < 1.0
     again = evaluate(load(run), open_data(data).split("val"))
@@ -452,7 +452,7 @@ def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later
     monkeypatch.setattr(evaluate_module, "evaluation_views", views)
     with pytest.raises(Stopped, match="stopped after step 2 of 4"):
         run(out=tmp_path / "parts")
-    assert read == 2  # the signal is heard after the next one
+    assert read == 2  # the signal is noticed after the next video
     assert read_metrics(tmp_path / "parts") == []
     assert [path.name for path in (tmp_path / "parts" / "checkpoints").glob("step-*")] == ["step-00000002"]
     parts = run(out=tmp_path / "parts")
@@ -461,7 +461,7 @@ def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later
 
 
 def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
-    """The average of the weights, not what training starts from."""
+    """It is the average of the weights, not the initial model."""
     recipe = tiny_recipe.model_copy(update={"ema": 0.5})
     run = partial(train, bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     first = run()
@@ -494,7 +494,7 @@ def test_a_time_between_checkpoints_that_cannot_be(
 def test_a_run_that_has_not_learned_anything_may_be_begun_with_other_settings(
     one_broken: Path, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
-    """As the messages of failed starts advise."""
+    """The messages of failed starts say so."""
     recipe = tiny_recipe.model_copy(update={"batch_size": 10, "epochs": 1})
     with pytest.raises(UserError, match="--unreadable"):
         train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
@@ -502,7 +502,7 @@ def test_a_run_that_has_not_learned_anything_may_be_begun_with_other_settings(
     train(one_broken, tmp_path / "run", other, device="cpu", workers=0)
     noted = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (noted["learning_rate"], noted["unreadable"]) == (0.01, 0.5)
-    # From here on it is what it is, but for how much damage it bears.
+    # From here on its settings are fixed, except for the fraction of unreadable videos.
     train(one_broken, tmp_path / "run", other.model_copy(update={"unreadable": 0.6}), device="cpu", workers=0)
     with pytest.raises(UserError, match=r"started with .*learning_rate=0\.01"):
         train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
@@ -550,12 +550,12 @@ def test_how_videos_cannot_be_read_is_said_before_a_run_is_begun(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile wants on a CPU")
 def test_compiled_blocks_learn_what_plain_ones_learn(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
-    """Without dropout, which draws otherwise there."""
+    """Without dropout, whose random numbers differ in compiled code."""
     recipe = separable(tiny_recipe).model_copy(update={"epochs": 2})
     for name, compiled in (("plain", False), ("compiled", True)):
         train(bright_dark, tmp_path / name, recipe, device="cpu", workers=0, compile=compiled)
     plain, compiled_ones = ([row["loss"] for row in read_rows(tmp_path / n, "steps")] for n in ("plain", "compiled"))
     assert compiled_ones == pytest.approx(plain, rel=1e-5)
     assert len(set(plain)) == 4
-    # What is kept is a model as any other.
+    # The saved model is like any other.
     assert load(tmp_path / "compiled").state_dict().keys() == load(tmp_path / "plain").state_dict().keys()

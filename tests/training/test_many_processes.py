@@ -1,4 +1,4 @@
-"""Several processes learn what one learns, and score each video once."""
+"""Several processes learn the same as one, and score each video once."""
 
 import shutil
 import signal
@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTModel
 from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
 
 STEPS = 20
-# Without chance in the network: what dropout draws depends on how many clips a process has. Mixup's pairs do not.
+# No dropout: its random numbers depend on how many clips a process has. Mixup's pairs do not.
 SETTINGS = (
     *("--recipe", "debug", "--epochs", str(STEPS), "--min-steps", "0", "--batch-size", "7", "--mixup", "0.4"),
     *("--dropout", "0", "--stochastic-depth", "0", "--ema", "0.9", "--workers", "0"),
@@ -24,7 +24,7 @@ ALWAYS = ("--checkpoint-every", "0")
 
 @pytest.fixture(scope="module")
 def alone(bright_dark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process."""
+    """A run in one process."""
     run = tmp_path_factory.mktemp("alone") / "run"
     finish(start(bright_dark, run, *SETTINGS))
     assert len({row["loss"] for row in rows(run / "steps.jsonl")}) == STEPS
@@ -39,7 +39,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     for left, right in zip(rows(run / "metrics.jsonl"), rows(other / "metrics.jsonl"), strict=True):
         for name in ("videos", "unreadable", "top1", "top5", "data_hash"):
             assert left[name] == right[name]
-    # Each video once, in the order of the set.
+    # Each video appears once, in the order of the set.
     answers, others = ((folder / "val_predictions.csv").read_text().splitlines() for folder in (run, other))
     assert [line.split(",")[0] for line in answers] == [line.split(",")[0] for line in others]
     weights, expected = load_file(run / "model.safetensors"), load_file(other / "model.safetensors")
@@ -59,7 +59,7 @@ def test_processes_learn_what_one_learns(
 
 
 def test_what_some_processes_began_others_finish(bright_dark: Path, tmp_path: Path, alone: Path) -> None:
-    """Two with shards of the weights are told to stop, one goes on and is killed, four finish."""
+    """Two processes with sharded weights are told to stop, one goes on and is killed, four finish."""
     run = tmp_path / "run"
     process = start(bright_dark, run, *SETTINGS, "--shard", processes=2, hold_after=6)
     signal_held(process, run, signal.SIGTERM)
@@ -110,13 +110,13 @@ def test_features_that_processes_share_are_those_of_one(bright_dark: Path, tmp_p
 
 
 def assert_no_traceback(complaint: str) -> None:
-    """But for torchrun's own, which it ends with whatever has happened."""
+    """Except torchrun's own, which it always prints when a process fails."""
     assert complaint.count("Traceback (most recent call last)") == 1, complaint
     assert "ChildFailedError" in complaint
 
 
 def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, tmp_path: Path) -> None:
-    """Only the first one looks at the run's folder."""
+    """Only the first process looks at the run's folder."""
     (tmp_path / "run").touch()
     process = start(bright_dark, tmp_path / "run", *SETTINGS, processes=2)
     _, complaint = process.communicate(timeout=LONGEST)
@@ -128,7 +128,7 @@ def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, t
 
 
 def test_videos_that_one_process_cannot_read_are_no_traceback_in_the_other(bright_dark: Path, tmp_path: Path) -> None:
-    """Of two videos in a batch one is whole; without others to take, its process alone knows."""
+    """One of two videos in the batch is unreadable, there is no replacement, and only one process notices."""
     for split, name, number in (("train", "bright", 0), ("train", "dark", 0), ("val", "bright", 1), ("val", "dark", 1)):
         folder = tmp_path / "data" / split / name
         folder.mkdir(parents=True)

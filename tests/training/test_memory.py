@@ -1,4 +1,4 @@
-"""The estimate of a step's memory against counts by hand and what real steps take; and the advice against it."""
+"""The estimated memory of a step against counts by hand and real steps, and the advice if it is too much."""
 
 import json
 import os
@@ -52,12 +52,12 @@ def build(variant: Variant = "spatiotemporal", checkpointing: bool = False, **fi
 def estimate(model: ViViT, clips: int = 2, **other: Any) -> int:
     checkpointing = any(module.activation_checkpointing for module in model.modules() if isinstance(module, Encoder))
     settings = {"activation_checkpointing": checkpointing, **other}
-    # `clips` counts those that go through the model together.
+    # `clips` is the size of a micro-batch.
     return estimate_step(model, StepCost(clips * settings.get("accumulate", 1), CPU, **settings))
 
 
 def activations(model: ViViT, clips: int = 2, **other: Any) -> int:
-    """What is neither weights, nor SGD's momentum, nor the gradients of earlier parts, which count of themselves."""
+    """The estimate without weights, SGD's momentum and the gradients of earlier micro-batches."""
     trained = size_of(p for p in model.parameters() if p.requires_grad)
     return estimate(model, clips, accumulate=2, **other) - size_of(model.parameters()) - 2 * trained
 
@@ -81,7 +81,7 @@ def take_steps(model: ViViT, optimiser: torch.optim.Optimizer, clips: int, accum
 
 
 def allocated_at_most(model: ViViT, clips: int, accumulate: int, dtype: torch.dtype, adamw: bool) -> int:
-    """Bytes that tensors take at the worst moment of two real steps, by the record of PyTorch's allocator."""
+    """The peak bytes of tensors in two real steps, as PyTorch's allocator records them."""
     there = size_of(model.parameters())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         kind: Any = torch.optim.AdamW if adamw else torch.optim.SGD
@@ -118,8 +118,8 @@ def test_what_an_mlp_keeps_is_counted_by_hand() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_of_a_transformer_are_counted_by_hand(checkpointing: bool) -> None:
-    """Of each token: in a block D for each input of a layer, 3 D for queries, keys and values, mlp_dim for each side of
-    GELU. What is small beside, and lives in the backward of a single block, is the rest."""
+    """A block keeps for each token D per input of a layer, 3 D for queries, keys and values, and mlp_dim on each side
+    of GELU. The rest is small, or lives in the backward pass of a single block."""
     model, clips = build(pooling="mean", num_layers=8), 2
     tokens, width, hidden = clips * 4 * 8 * 8, 64, 256
     # LayerNorm's input and output, twice; queries, keys, values; attention's output; before and after GELU.
@@ -133,10 +133,10 @@ def test_activations_of_a_transformer_are_counted_by_hand(checkpointing: bool) -
 def test_gradients_and_the_optimisers_state_are_counted_by_hand() -> None:
     model = build()
     size, sgd = size_of(model.parameters()), estimate(model)
-    # An average is the weights once more, and what is kept of it a model once more.
+    # The average takes the weights once more, and the kept model takes them again.
     for optimiser, ema, copies in (("adamw", False, 2), ("sgd", True, 3), ("adamw", True, 4)):
         assert estimate(model, optimiser=optimiser, ema=ema) - sgd == (copies - 1) * size
-    # While gradients come activations go; those of an earlier part are there all the time.
+    # Activations go while gradients come; gradients of an earlier micro-batch are there all the time.
     assert activations(model) + 2 * size < sgd < activations(model) + 3 * size
 
     encoder = next(module for module in model.modules() if isinstance(module, Encoder)).requires_grad_(False)
@@ -151,8 +151,8 @@ def test_shards_divide_all_but_what_is_gathered(accumulate: int) -> None:
     size = size_of(model.parameters())
     blocks = [size_of(block.parameters()) for block in model.encoder.blocks]  # type: ignore
     gathered = size - sum(blocks) + 2 * blocks[0]
-    # Weights, momentum, variance and gradients; the gradients of several parts are whole until the last. And the copy
-    # that is scored.
+    # Weights, momentum, variance and gradients; with micro-batches, gradients are whole until the last one. And the
+    # copy that is scored.
     expected = 4 * (size // 4) + gathered + (size if accumulate == 2 else gathered) + size
     step = estimate(model, optimiser="adamw", shards=4, accumulate=accumulate)
     assert step - activations(model) == pytest.approx(expected, abs=16)
@@ -175,7 +175,7 @@ def test_the_estimate_is_what_the_allocator_gives_out(variant: Variant, checkpoi
         ({"accumulate": 2, "optimiser": "adamw"}, {}, torch.float32),
         ({"precision": "bf16"}, {}, torch.bfloat16),
         ({"precision": "bf16"}, {"token_dropping": 0.5, "dropout": 0.1}, torch.bfloat16),
-        # On the CPU attention with dropout keeps a number for each pair of tokens.
+        # On the CPU, attention with dropout keeps a number for each pair of tokens.
         ({}, {"attention_dropout": 0.1}, torch.float32),
     ],
 )
@@ -187,7 +187,7 @@ def test_the_estimate_knows_the_settings(settings: dict[str, Any], fields: dict[
 
 
 def real_growth() -> None:
-    """Run in a process of its own: prints the estimate, and by how much two real steps made the process grow."""
+    """Runs in a process of its own: prints the estimate, and the growth of the process in two real steps."""
     torch.set_num_threads(1)
     small = build("factorised_encoder", num_layers=1)
     take_steps(small, torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9), 1, 1, torch.float32)
@@ -201,7 +201,7 @@ def real_growth() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_estimate_is_what_a_process_grows_by() -> None:
-    # Memory that is freed goes back at once: what the C library keeps of it in pieces is no part of the estimate.
+    # Makes the C library return freed memory at once; what it would hold back is not part of the estimate.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1"}
     program = "from tests.training.test_memory import real_growth; real_growth()"
     done = subprocess.run(
@@ -227,7 +227,7 @@ def test_activations_grow_linearly_with_the_clips(variant: Variant, precision: s
     model = build(variant)
     settings = {"precision": precision, "activation_checkpointing": checkpointing}
     two, four, six = (activations(model, clips, **settings) for clips in (2, 4, 6))
-    # The worst moment may be another with more clips, and is then worse still.
+    # With more clips, the peak may be at another moment, and then is higher still.
     assert 0 < four - two <= six - four < 1.05 * (four - two)
 
 
@@ -279,7 +279,7 @@ def needed(*args: Any, **settings: Any) -> int:
 
 
 def advice(model: ViViT, clips: int, free: int, **other: Any) -> str:
-    """What is said with `free` bytes for the step, including the parameters, which are there already."""
+    """The message with `free` bytes for the step, including the parameters, which are allocated already."""
     there = sum(p.nbytes for p in model.parameters())
     checkpointing = any(module.activation_checkpointing for module in model.modules() if isinstance(module, Encoder))
     cost = StepCost(clips, CPU, activation_checkpointing=checkpointing, **other)
@@ -307,7 +307,7 @@ def test_what_is_advised_is_the_least_that_fits(share: float) -> None:
 
 
 def test_parts_of_clips_that_are_mixed_are_whole_pairs() -> None:
-    """Six clips in two parts are 4 and 2 where they are mixed in pairs, else 3 and 3."""
+    """Six clips make micro-batches of 4 and 2 if they are mixed in pairs, otherwise of 3 and 3."""
     model = build(num_layers=3)
     for paired, at_once in ((True, 4), (False, 3)):
         said = advice(model, 6, 1 << 20, accumulate=2, paired=paired)
@@ -377,7 +377,7 @@ def test_every_limit_from_the_own_group_up_counts(tmp_path: Path) -> None:
 
     first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     groups.write_text("5:cpu,cpuacct:/\n4:memory:/of/the/machine\n0::/\n")
-    control_group(root / "memory", first, "900", 300, 100)  # a container sees its group as the top
+    control_group(root / "memory", first, "900", 300, 100)  # a container sees its own group at the top
     assert list(runtime.left_in_control_groups(groups, root)) == [700]
     assert list(runtime.left_in_control_groups(tmp_path / "none", root)) == []
 

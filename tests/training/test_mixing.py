@@ -1,4 +1,4 @@
-"""Mixup and CutMix against what the pixels say."""
+"""Mixup and CutMix against the pixels they make."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batch(size: int = 5, frames: int = 2, height: int = 12, width: int = 20) -> 
 
 
 def share_of(targets: Tensor, own: Tensor) -> float:
-    """How much of the first clip's class is left; its partner, the last of the batch, has another."""
+    """How much of the first clip's class is left; the last clip, its partner, has another class."""
     return float(targets[0, own[0]])
 
 
@@ -57,7 +57,7 @@ def test_mixup_of_floats_is_mixup_of_bytes() -> None:
 
 @pytest.mark.parametrize("size", [(12, 20), (7, 7), (2, 9)])
 def test_cutmix_replaces_one_box_in_every_frame_and_labels_by_its_area(size: tuple[int, int]) -> None:
-    # Every pixel tells its clip.
+    # Each pixel's value is the number of its clip.
     clips = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1, 1).expand(4, 3, 3, *size)
     labels = {"verb": torch.arange(4)}
     areas = []

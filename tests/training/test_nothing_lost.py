@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or short of disk: the same command goes on, and nothing differs in the end."""
+"""Runs that are killed, told to stop or short of disk: the same command goes on, and the result is the same."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, star
 
 STEPS = 24
 KILLS = 5
-# All that draws by chance, an average of the weights, and several parts to a batch.
+# Everything random, an average of the weights, and micro-batches.
 SETTINGS = (
     *("--recipe", "debug", "--epochs", str(STEPS // 2), "--min-steps", "0", "--batch-size", "4", "--accumulate", "2"),
     *("--mixup", "0.2", "--cutmix", "0.2", "--colour-jitter", "0.8", "--token-dropping", "0.25", "--dropout", "0.1"),
@@ -27,7 +27,7 @@ ALWAYS = ("--checkpoint-every", "0")
 
 
 def records(run: Path) -> dict[str, Any]:
-    """What must not differ: losses, rates and norms of each step, scores of each epoch, weights and answers."""
+    """What must be equal: losses, rates and norms of each step, scores, weights and predictions."""
     return {
         "steps": rows(run / "steps.jsonl"),
         "epochs": rows(run / "metrics.jsonl"),
@@ -38,7 +38,7 @@ def records(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(bright_dark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to, without workers."""
+    """An uninterrupted run, without workers."""
     run = tmp_path_factory.mktemp("whole") / "run"
     finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
     assert [row["step"] for row in rows(run / "steps.jsonl")] == list(range(1, STEPS + 1))
@@ -83,7 +83,7 @@ def test_a_run_told_to_stop_finishes_its_step_and_says_how_to_go_on(
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
-    # No file may grow larger than the weights alone, which is what a full disk is, but for the error's name.
+    # No file may grow larger than the weights: like a full disk, except for the name of the error.
     largest = (whole / "model.safetensors").stat().st_size * 3 // 2
 
     def no_large_files() -> None:
@@ -113,7 +113,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The processes that read for it, and the one that they are forked off; none where it has ended."""
+    """Its worker processes and the server that forks them; none if it has ended."""
     try:
         children = psutil.Process(pid).children(recursive=True)
         return [child for child in children if "forkserver" in " ".join(child.cmdline())]
@@ -123,9 +123,9 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_ctrl_c_while_workers_begin_is_one_line(bright_dark: Path, tmp_path: Path, workers: int) -> None:
-    """It goes to every process of the terminal: to the server that workers are forked off, and to those just forked."""
+    """Ctrl-C goes to every process of the terminal, also to the server that forks workers, and to new workers."""
     run = tmp_path / "run"
-    # Held at its first step, it cannot be over before the signal comes.
+    # It is held at its first step, so that it is not over before the signal comes.
     process = start(bright_dark, run, *SETTINGS, "--workers", "2", hold_after=0)
     while len(workers_of(process.pid)) < workers and process.poll() is None:
         time.sleep(0.005)

@@ -35,7 +35,7 @@ TINY = {"num_frames": 4, "image_size": 32, "hidden_size": 8, "num_heads": 2, "ml
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_decay_shrinks_kernels_and_nothing_else(tiny_recipe: Recipe, optimiser: str) -> None:
-    """With gradients of zero a step shows decay alone: a factor of 1 − rate · decay."""
+    """With zero gradients, a step shows only the decay: a factor of 1 − rate · decay."""
     recipe = tiny_recipe.model_copy(update={"optimiser": optimiser, "weight_decay": 0.5, "learning_rate": 0.1})
     model = ViViT(recipe.build_config({"classes": 2}))
     with torch.no_grad():
@@ -58,7 +58,7 @@ KERNELS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
 def test_sgd_has_momentum(tiny_recipe: Recipe) -> None:
-    """Under a gradient of 1 the velocity is 1, then 1.9: at rate 0.1 the weight goes 0, −0.1, −0.29."""
+    """With a gradient of 1 the velocity is 1, then 1.9: at rate 0.1 the weight goes 0, −0.1, −0.29."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
     recipe = tiny_recipe.model_copy(update={"optimiser": "sgd", "learning_rate": 0.1, "weight_decay": 0.0})
@@ -74,7 +74,7 @@ def tiny(name: str, **fields: int) -> ViViT:
 
 
 def moved_by(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    """How far one step of SGD under gradients of 1 moves each parameter, as a share of the learning rate."""
+    """How far one step of SGD with gradients of 1 moves each parameter, as a fraction of the learning rate."""
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
         parameter.grad = torch.ones_like(parameter)
@@ -87,7 +87,7 @@ def moved_by(model: nn.Module, recipe: Recipe) -> dict[str, float]:
 
 
 def by_share(moves: dict[str, float]) -> dict[float, set[str]]:
-    """Share of the rate → what has it, without the names within blocks and layers."""
+    """Fraction of the rate → the layers that have it."""
     shares: dict[float, set[str]] = {}
     for name, share in moves.items():
         head, _, tail = name.partition("blocks.")
@@ -143,7 +143,7 @@ def test_a_head_may_be_named_like_a_layer() -> None:
 
 
 def test_what_follows_a_frozen_spatial_encoder_learns_as_in_the_whole_model() -> None:
-    """A part of a model has the layers that it has, and a wrapper none."""
+    """Layers are counted within the part; a wrapper adds none."""
     recipe = Recipe(layer_decay=0.5)
     whole = moved_by(tiny("vivit-ti-16x2-fe", temporal_layers=2, adapter_size=4), recipe)
     model = tiny("vivit-ti-16x2-fe", temporal_layers=2, adapter_size=4)
@@ -170,7 +170,7 @@ def test_without_layer_decay_there_are_two_groups(tiny_recipe: Recipe, optimiser
 
 
 def test_the_rate_of_a_step_is_shared_out_by_layer() -> None:
-    """Rates of 0.4 and then 0.1, decayed by a half for each layer above, under gradients of 1 and no momentum yet."""
+    """Rates of 0.4 and then 0.1, halved for each layer above."""
     model = tiny("vivit-ti-16x2")
     optimiser = build_optimiser(model, Recipe(layer_decay=0.5, learning_rate=7.0))
     for rate in (0.4, 0.1):
@@ -179,7 +179,7 @@ def test_the_rate_of_a_step_is_shared_out_by_layer() -> None:
 
 
 def step_on(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The weights after five steps under gradients drawn at random, the same for every model of these sizes."""
+    """The weights after five steps with random gradients, the same for every model of these sizes."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         for parameter in model.parameters():
@@ -224,7 +224,7 @@ def network() -> nn.Module:
 
 
 def walk(model: nn.Module, steps: range) -> Iterator[int]:
-    """Weights on a random walk, the same for the same steps."""
+    """Move the weights randomly, in the same way for the same steps."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
@@ -234,7 +234,7 @@ def walk(model: nn.Module, steps: range) -> Iterator[int]:
 
 
 def test_the_average_by_hand() -> None:
-    """A weight of 0, then 1, 2 and 3. The decay is 1/10, 2/11, then the 0.2 that is asked for, below 3/12."""
+    """A weight of 0, then 1, 2 and 3. The decay is 1/10, 2/11, and then the given 0.2, less than 3/12."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     average = WeightAverage(model, 0.2)
@@ -260,7 +260,7 @@ def test_a_long_average_is_a_loop_over_the_weights() -> None:
 
 
 def test_once_the_decay_has_grown_it_is_pytorchs_average() -> None:
-    """From the 17th update on a decay of 0.6 is below (1 + n) / (10 + n)."""
+    """From the 17th update on, a decay of 0.6 is less than (1 + n) / (10 + n)."""
     model = network()
     average = WeightAverage(model, 0.6)
     for step in walk(model, range(17)):
@@ -358,7 +358,7 @@ def test_schedule_without_warm_up_is_the_cosine_alone() -> None:
 
 
 def test_warm_up_of_a_fraction_of_a_step_count() -> None:
-    """2.5 epochs of 3 steps are 7.5 steps: step 6 ends at 7 / 7.5, and no rate is above the highest."""
+    """2.5 epochs of 3 steps are 7.5 steps: step 6 ends at 7 / 7.5, and no rate exceeds the peak."""
     rates = [learning_rate(step, 1.0, 7.5, 30) for step in range(30)]
     assert rates[6] == pytest.approx(7 / 7.5)
     assert max(rates) <= 1.0
@@ -370,7 +370,7 @@ def test_warm_up_as_long_as_the_run_never_falls() -> None:
 
 
 def test_the_rate_follows_the_batch() -> None:
-    """0.1 is for 64 clips: 16 get a quarter of it, 256 four times as much."""
+    """0.1 is for 64 clips: batches of 16 get a quarter of it, batches of 256 four times as much."""
     recipe = Recipe(learning_rate=0.1, learning_rate_batch=64)
     assert [scaled_learning_rate(recipe, batch) for batch in (16, 64, 256)] == pytest.approx([0.025, 0.1, 0.4])
     assert scaled_learning_rate(recipe.model_copy(update={"learning_rate_batch": None}), 16) == 0.1
@@ -378,7 +378,7 @@ def test_the_rate_follows_the_batch() -> None:
 
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 200), (2, 100), (3, 67), (19, 11), (20, 10), (1000, 10)])
 def test_few_videos_get_more_epochs(steps_per_epoch: int, epochs: int) -> None:
-    """200 steps at least, in whole epochs, and ten epochs at least."""
+    """At least 200 steps, in whole epochs, and at least ten epochs."""
     assert planned_epochs(Recipe(epochs=10, min_steps=200), steps_per_epoch) == epochs
 
 
@@ -389,7 +389,7 @@ def test_a_run_is_scored_as_often_as_its_recipe_has_epochs() -> None:
     assert (schedule.batch_size, schedule.steps_per_epoch, schedule.epochs, schedule.num_steps) == (4, 2, 21, 42)
     assert [step for step in range(43) if schedule.is_scored(step)] == [10, 20, 30, 40, 42]
     assert [schedule.times_scored(step) for step in (0, 10, 20, 40, 42)] == [0, 1, 2, 4, 5]
-    # The warm-up is a quarter of the run, to half the rate, for half the batch.
+    # The warm-up is a quarter of the run; the peak is half the rate, for half the batch.
     assert max(map(schedule.rate, range(42))) == pytest.approx(0.05, rel=1e-3)
     assert schedule.rate(8) == pytest.approx(0.05 * 9 / 10.5)
 

@@ -1,4 +1,4 @@
-"""Learning a few batches by heart: nothing random is left, and the verdict is that of the loss."""
+"""Learning a few batches by heart: nothing is random, and the loss decides the verdict."""
 
 import shutil
 from dataclasses import replace
@@ -30,7 +30,7 @@ def videos(bright_dark: Path) -> VideoSet:
 
 
 def all_of_chance(tiny_recipe: Recipe) -> Recipe:
-    """Every augmentation and regularisation that a recipe has, from its fields and from the architecture's."""
+    """The recipe with every augmentation and regularisation, also those in `architecture`."""
     rates = {"dropout": 0.3, "attention_dropout": 0.3, "stochastic_depth": 0.3, "token_dropping": 0.3}
     return tiny_recipe.model_copy(
         update={
@@ -47,7 +47,7 @@ def test_the_network_is_the_same_function_at_every_step(videos: VideoSet, tiny_r
 
     def moves(recipe: Recipe) -> bool:
         model = build_model(recipe.model_copy(update={"freeze_spatial": False}), videos, None, "clips").model
-        torch.nn.init.normal_(model.get_parameter("heads.classes.weight"))  # zero, it would hide what is below
+        torch.nn.init.normal_(model.get_parameter("heads.classes.weight"))  # a zero head would hide the rest
         first, second = model(clip), model(clip)
         assert isinstance(first, torch.Tensor)
         return not torch.equal(first, second)
@@ -92,7 +92,7 @@ def test_the_verdict_is_that_of_the_labels(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Unsound are labels that contradict each other: of each clip there is a copy under the other name."""
+    """The labels of unsound data contradict each other: each clip has a copy in the other class."""
     monkeypatch.setattr(plan, "OVERFIT_STEPS", 30)
     data = tmp_path / "data"
     for name in ("bright", "dark"):
@@ -131,7 +131,7 @@ def test_a_loss_that_stays_is_told_with_what_to_do() -> None:
 def test_every_named_recipe_becomes_one_without_chance() -> None:
     for name, named in RECIPES.items():
         recipe = without_chance(named)
-        # A copy is not validated, so that fields of no such name would pass unseen.
+        # model_copy does not validate, so it would accept unknown fields.
         assert Recipe.model_validate(recipe.model_dump()) == recipe, name
         assert recipe.warmup_epochs < recipe.epochs
 

@@ -28,9 +28,9 @@ TABLE_7: dict[str, dict[str, Any]] = {
     "epic": {"row": (0.5, 50, 0.0, (2, 15), 0.2, 0.2, 0.1), "heads": {"verb": 97, "noun": 300}, "videos": 67_217},
     "ssv2": {"row": (0.5, 35, 0.0, (2, 20), 0.3, 0.3, 0.3), "heads": {"classes": 174}, "videos": 168_913},
 }
-# The mean over the heads of ln K.
+# ln K, averaged over the heads.
 CHANCE = {"kinetics400": 5.991465, "kinetics600": 6.396930, "moments": 5.826000, "epic": 5.139247, "ssv2": 5.159055}
-# Table 2, and the authors' own parameter counts beside it, with 400 classes.
+# Table 2, and the authors' parameter counts with 400 classes.
 TABLE_2 = {
     "b": (80.0, 43.1, 88_954_000),
     "b-fe": (78.8, 43.7, 115_062_928),
@@ -54,7 +54,7 @@ SCORES = {
     "kinetics600-l-fe-official": 81.6,
     "epic-l-fe-official": 43.6,
 }
-# What the authors' released configurations say otherwise than the paper.
+# Where the authors' released configurations differ from the paper.
 OFFICIAL: dict[str, dict[str, Any]] = {
     "kinetics400-b": {"grey_scale": 0.1},
     "kinetics400-b-fe": {"grey_scale": 0.1, "learning_rate": 0.05},
@@ -81,7 +81,7 @@ _multiply_adds = functools.cache(multiply_adds)
 
 
 def shrunken(recipe: Recipe) -> Recipe:
-    """The same on a network and clips so small that a step takes no time."""
+    """The recipe with a network and clips so small that a step takes no time."""
     config = recipe.build_config({"classes": 2})
     patch = config.tubelet_size[1]
     size = {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "mlp_dim": 32}
@@ -94,7 +94,7 @@ def shrunken(recipe: Recipe) -> Recipe:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
-    """The head starts at zero, so the first loss is ln K, however labels are smoothed and mixed."""
+    """The head starts at zero, so the first loss is ln K, with any label smoothing and mixing."""
     recipe, heads = shrunken(RECIPES[name]), heads_of(name)
     torch.manual_seed(3)
     model = ViViT(recipe.build_config(heads), preprocessing=recipe.build_preprocessing())
@@ -168,7 +168,7 @@ def test_base_models_have_the_authors_parameters(model: str) -> None:
 
 
 def test_a_view_of_the_large_and_huge_models_costs_what_the_paper_counts() -> None:
-    """Table 6a's TFLOPs over its views, and table 5's GFLOPs; ours leave out what is no matrix product."""
+    """Table 6a's TFLOPs divided by its views, and table 5's GFLOPs; ours count matrix products only."""
     for name, multiply_adds_of_paper in {
         "kinetics400-l": 1446e9,
         "kinetics400-l-fe": 11.94e12 / 3,
@@ -199,7 +199,7 @@ def test_our_own_recipes_say_how_to_start_them(name: str) -> None:
 
 
 def test_the_guide_has_all_recipes() -> None:
-    """`python -m vivit.training.recipes` prints the table that belongs into docs/training.md."""
+    """`python -m vivit.training.recipes` prints the table for docs/training.md."""
     guide = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text("utf-8")
     assert table() in guide
     assert [name for name in OWN if f"| `{name}` |" not in guide] == []

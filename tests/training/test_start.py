@@ -1,4 +1,4 @@
-"""What a run starts from: the weights that are there, the head, the clip, and the words about them."""
+"""What a run starts from: weights, head and clip, and what it says about them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ SIZES: dict[str, Any] = {
 
 
 def videos(*names: str, count: int = 4, multi_label: bool = False, **heads: Sequence[str]) -> VideoSet:
-    """A set of those classes whose files are never opened."""
+    """A set with these classes, whose files are never opened."""
     classes = {head: tuple(labels) for head, labels in heads.items()} or {"classes": names}
     labels = {head: tuple(names[:1]) for head, names in classes.items()}
     found = tuple(LabelledVideo(Path(f"{i}.mp4"), labels) for i in range(count))
@@ -55,7 +55,7 @@ def videos(*names: str, count: int = 4, multi_label: bool = False, **heads: Sequ
 def vivit_folder(
     folder: Path, classes: Any = None, preprocessing: Preprocessing | None = None, **fields: Any
 ) -> tuple[str, ViViT]:
-    """Where a video model is saved, every weight of it random, and the model."""
+    """The folder of a saved video model with random weights, and the model."""
     heads = classes if isinstance(classes, dict) else {"classes": classes}
     names = None if classes is None else {head: tuple(letters) for head, letters in heads.items()}
     model = ViViT(ModelConfig(**{**SIZES, **fields}), classes=names, preprocessing=preprocessing, origin=["by hand"])
@@ -65,7 +65,7 @@ def vivit_folder(
 
 
 def image_folder(folder: Path, **fields: Any) -> tuple[str, Any]:
-    """Where an image ViT of transformers is saved, every weight of it random, and the model."""
+    """The folder of a saved image ViT of transformers with random weights, and the model."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     image = ViTModel(ViTConfig(image_size=32, patch_size=8, **{**sizes, **fields})).eval()
     random_weights(image, std=0.2)
@@ -74,7 +74,7 @@ def image_folder(folder: Path, **fields: Any) -> tuple[str, Any]:
 
 
 def hf_vivit(folder: Path, kind: Any = VivitForVideoClassification, **fields: Any) -> tuple[str, Any]:
-    """Where a ViViT of transformers is saved, every weight of it random, and the model."""
+    """The folder of a saved ViViT of transformers with random weights, and the model."""
     theirs = kind(
         VivitConfig(
             num_frames=8,
@@ -317,7 +317,7 @@ def test_regularisation_is_the_recipes_whatever_the_weights_were_trained_with(tm
     plain = build_model(recipe(), videos("p", "q"), init, "clips").model
     for field in ("dropout", "attention_dropout", "stochastic_depth", "token_dropping"):
         assert getattr(plain.config, field) == 0
-    # Nothing of it is left in the modules: in train mode a model without chance gives the same twice.
+    # No dropout is left in the modules: even in train mode, the model gives the same result twice.
     assert torch.equal(plain.features(clip(plain)), plain.features(clip(plain)))
     settings = recipe(stochastic_depth=0.3, architecture={"attention_dropout": 0.1})
     model = build_model(settings, videos("p", "q", multi_label=True), init, "clips").model
@@ -422,7 +422,7 @@ def test_transformers_vivit_without_a_head_gets_a_fresh_one_that_is_told_of_once
 )
 def test_a_scenic_checkpoint_gives_the_official_features(case: str, fields: dict[str, Any]) -> None:
     init = REFERENCE / "scenic" / case / "checkpoint"
-    # As many classes as there, for which the weights have no names.
+    # The same number of classes, but the weights have no names for them.
     model = build_model(recipe(image_size=32, **fields), videos(*"abcdefg"), str(init), "clips").model.eval()
     head = load(init, image_size=32, **fields.get("architecture", {})).heads["classes"]
     with np.load(init.with_name("io.npz")) as io:
@@ -555,7 +555,7 @@ def test_the_default_recipe_follows_the_start() -> None:
 
 
 def ramps(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy clips (N, 8, 3, 32, 32) that grow brighter or darker: no frame alone tells which."""
+    """Noisy clips (N, 8, 3, 32, 32) that grow brighter or darker, which no single frame shows."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     slope = np.where(labels, 1, -1)[:, None] * np.linspace(-60, 60, 8)

@@ -1,4 +1,4 @@
-"""The losses, and an update with fp16 without a GPU: the scaler is a stand-in that knows only its scale."""
+"""The losses, and updates with fp16 without a GPU, by a stand-in for the gradient scaler."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from vivit.training.update import LOWEST_SCALE, Learner, NotFinite, Updater, los
 
 @dataclass
 class Scaler:
-    """Halved whenever a step is left out, as GradScaler does it."""
+    """Halves its scale whenever a step is skipped, as GradScaler does."""
 
     scale: float
     scales: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Scaler:
 
 
 def updater(monkeypatch: pytest.MonkeyPatch, scaler: Scaler | None) -> Updater:
-    """Of a network whose loss is a number and whose gradient is not."""
+    """An updater of a network whose loss is finite and whose gradient is not."""
     accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
     network = nn.Sequential(nn.Flatten(), nn.Linear(4 * 3 * 2 * 2, 3))
     network[1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[operator]
@@ -94,7 +94,7 @@ def test_loss_of_several_heads_is_the_mean_of_their_cross_entropies(smoothing: f
             distribution = [(1 - smoothing) * (k == label) + smoothing / number for k in range(number)]
             expected += cross_entropy(row, distribution) / 4 / len(logits)
     assert loss_of(logits, labels, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
-    # The same labels as distributions, which two mixed clips have.
+    # The same labels as distributions, as mixed clips have them.
     hard = {head: torch.nn.functional.one_hot(labels[head], logits[head].shape[1]).float() for head in logits}
     assert loss_of(logits, hard, smoothing, False).item() == pytest.approx(expected, rel=1e-5)
 
