@@ -1,4 +1,4 @@
-"""The videos of the tests of decoding."""
+"""Share the fixtures of the video tests."""
 
 from tests.video.conftest import encode, numbered, read_numbers
 

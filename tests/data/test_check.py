@@ -1,4 +1,4 @@
-"""A check of data sets whose every fault was put there by the test."""
+"""Check data sets with faults that the tests put there."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ REAL = Path(__file__).parents[3] / "shared" / "videos"
 
 
 def textured(seed: int, frames: int, start: int = 0, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
-    """A camera that moves over a landscape of its own, from `start` on: (48, 64, 3) uint8 each."""
+    """Frames of a camera moving over a random landscape, from `start` on: (48, 64, 3) uint8 each."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 9, 30)))
     land = F.interpolate(coarse, (96, 320), mode="bicubic").clamp(0, 255).byte()[0].permute(1, 2, 0).numpy()
@@ -43,7 +43,7 @@ def textured(seed: int, frames: int, start: int = 0, size: tuple[int, int] = (48
 
 @pytest.fixture(scope="session")
 def clip(encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A video of 30 frames at 25 a second, by number; not to be written to."""
+    """number → a video of 30 frames at 25 frames per second. Do not write to it."""
     folder = tmp_path_factory.mktemp("clips")
 
     def video(number: int) -> Path:
@@ -55,7 +55,7 @@ def clip(encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 @pytest.fixture
 def data(clip: Callable[[int], Path], tmp_path: Path) -> Path:
-    """train/ of two classes with three clips each, and val/ with one each."""
+    """train/ with two classes of three clips, and val/ with one clip of each."""
     root = tmp_path / "data"
     for number in range(8):
         folder = root / ("train" if number < 6 else "val") / ("run", "jump")[number % 2]
@@ -66,7 +66,7 @@ def data(clip: Callable[[int], Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are read from now on, which takes place in this process: to start others is slow."""
+    """The names of the files read from now on. They are read in this process, because starting others is slow."""
     names: list[str] = []
 
     def scan_here(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
@@ -82,7 +82,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(data: Path, width: int = 80, **settings: Any) -> tuple[int, Manifest, str]:
-    """The exit status, the manifest, and what was printed."""
+    """Return the exit status, the manifest, and the printed text."""
     out = settings.setdefault("out", data.parent / "manifest.json")
     printed = io.StringIO()
     status = check(data, console=Console(file=printed, width=width), **settings)
@@ -91,9 +91,6 @@ def run(data: Path, width: int = 80, **settings: Any) -> tuple[int, Manifest, st
 
 def by_name(manifest: Manifest) -> dict[str, Scan]:
     return {Path(record.name).name: record.scan for record in manifest.files}
-
-
-# --- one file
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -188,7 +185,7 @@ def test_an_error_of_the_program_is_not_taken_for_one_of_the_file(monkeypatch: p
 
 
 class Pictures:
-    """A video that is no file of FFmpeg's, of 40 frames; `broken` cannot be read."""
+    """A video of 40 frames that FFmpeg does not read; `broken` cannot be read."""
 
     info = VideoInfo(64, 48, 25.0, 1.6, 40, "png", 0)
 
@@ -219,9 +216,6 @@ def test_of_a_folder_of_frames_a_full_scan_reads_all(tmp_path: Path, monkeypatch
             assert found or (scan.container == "pictures" and video.asked.issuperset(range(40)) == full)
 
 
-# --- the whole
-
-
 def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
     status, manifest, printed = run(data)
     assert status == 0
@@ -233,7 +227,7 @@ def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
     (video,) = record.videos
     assert (video.split, video.labels, video.span) == ("val", {"classes": ("jump",)}, None)
     assert not (manifest.leaks or manifest.duplicates or manifest.look_alikes or manifest.missing)
-    # Of 30 frames each; nothing else is to be said of them.
+    # They have 30 frames each; nothing else is odd about them.
     assert "8 videos are shorter than a clip" in printed and "cannot be read" not in printed
     for words in ("64 x 48 (8)", "25 (8)", "h264 (8)", "mp4 (8)", manifest.hash["val"][:16]):
         assert words in printed
@@ -278,7 +272,7 @@ def test_a_clip_encoded_anew_looks_alike_and_others_do_not(data: Path, encode: E
     shrunk = [picture.reshape(24, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for picture in textured(3, 30)]
     encode(data / "val/jump/worse.avi", textured(3, 30), codec="mpeg4", options={"qmin": "12", "qmax": "12"})
     encode(data / "val/jump/smaller.mp4", shrunk, options={"crf": "30"})
-    # The same landscape at another time; and all black, as much like any other black video.
+    # The same landscape at another time; and black videos, which are all alike.
     encode(data / "val/jump/later.mp4", textured(3, 30, start=45))
     for name in ("black.mp4", "night.mp4"):
         encode(data / "train/jump" / name, [np.full((48, 64, 3), 16, np.uint8)] * (30 + len(name) % 2))
@@ -303,7 +297,7 @@ def test_look_alikes_are_those_of_a_comparison_of_every_pair() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (60, 3, 3, 12, 12))
     noisy = np.clip(base[rng.integers(0, 60, 140)] + rng.integers(-12, 13, (140, 3, 3, 12, 12)), 0, 255)
-    # In some the last picture is quite another one, which is let pass, and in others two are.
+    # In some, only the last picture differs, which is tolerated; in others, two pictures differ.
     noisy[:30, 2] = noisy[:30, 2].transpose(0, 1, 3, 2)
     noisy[30:60, 1:] = noisy[30:60, 1:].transpose(0, 1, 2, 4, 3)
     frames = torch.from_numpy(np.concatenate([base, noisy]).astype(np.uint8))
@@ -348,7 +342,7 @@ def test_unreadable_files_are_all_in_the_manifest_and_ten_on_the_terminal(data: 
     problems = {name: scan.problem for name, scan in by_name(manifest).items() if scan.problem}
     assert sorted(problems) == [f"bad{number:02d}.mp4" for number in range(13)]
     assert set(problems.values()) == {"not a readable video (invalid data found when processing input)"}
-    # They are of the same bytes, of which nothing needs to be said.
+    # They have the same bytes, which is reported elsewhere.
     assert manifest.duplicates == ()
 
 
@@ -365,7 +359,7 @@ def test_stretches_of_a_file_are_one_file_and_those_past_its_end_are_told(data: 
     status, manifest, printed = run(data / "list.csv")
     assert (status, sorted(read)) == (0, ["0.mp4", "6.mp4", "7.mp4"])
     assert [len(record.videos) for record in manifest.files] == [7, 1, 1]
-    # 30 frames at 25 a second end at 1.2 s; what is rounded by less than a tenth is let pass.
+    # 30 frames at 25 per second end at 1.2 s; rounding by less than a tenth is tolerated.
     assert manifest.files[0].remarks[0] == "2 of 7 spans, such as 1 to 1.5 s after its end at 1.2 s"
     assert manifest.files[1].remarks == ("0 to 1.25 s of 30 frames",)
     assert "2 spans end after their files" in printed
@@ -401,9 +395,6 @@ def test_the_report_fits_its_width_and_shows_nothing_that_a_name_could_do_to_a_t
     assert max(map(len, table)) <= width
     assert "\x1b" not in printed and r"train/run/\x1b[31mred\n.mp4: is empty" in printed
     assert "[bold].mp4" in printed
-
-
-# --- going on
 
 
 def test_a_second_check_reads_what_has_changed(data: Path, read: list[str]) -> None:
@@ -471,16 +462,13 @@ def test_the_manifest_lies_with_the_data(data: Path, read: list[str]) -> None:
     assert read_manifest(data / "list.manifest.json").files[0].name == "train/run/0.mp4"
 
 
-# --- the list without what is unreadable
-
-
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
 
 def content(data: Path, split: str) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Classes and, in order, the videos by name with the names of their labels."""
+    """The labels of a split, and its videos in order with their labels and spans."""
     videos = open_data(data).split(split)
     rows = [
         (os.path.realpath(str(video.source)), tuple(sorted(video.labels.items())), video.span)
@@ -549,9 +537,6 @@ def test_a_name_that_a_list_cannot_hold_is_said(data: Path, read: list[str], tmp
     assert not (tmp_path / "fixed.csv").exists()
 
 
-# --- mistakes
-
-
 def test_mistakes_are_one_line_before_anything_is_read(data: Path, read: list[str], tmp_path: Path) -> None:
     there = tmp_path / "there.csv"
     there.write_text("of the user")
@@ -575,13 +560,10 @@ def test_mistakes_are_one_line_before_anything_is_read(data: Path, read: list[st
     assert (there.read_text(), json.loads(other.read_text())) == ("of the user", {"annotations": []})
 
 
-# --- pictures of numbers
-
-
 def test_bars_and_histograms_by_hand() -> None:
     assert bars([8, 4, 1, 0]) == "█▅▂ "
     assert bars([0, 0]) == "  "
-    # Of 48 values two share a bar: their means are 1, 3, 5 … 47 halves.
+    # Each bar is the mean of two of the 48 values.
     assert bars([n // 2 for n in range(48)])[0] == " " and len(bars(list(range(48)))) == 24
     line = histogram([0.0, 0.0, 0.0, 0.0, 24.0])
     assert (line[0], line[-1], line[1:-1].strip(), len(line)) == ("█", "▃", "", 24)

@@ -1,4 +1,4 @@
-"""The sheet's picture, read back: which frames stand where."""
+"""Read the sheet's picture back: which frames are where."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ SPEC = ClipSpec(num_frames=4, stride=2, size=(32, 64), resize=32)
 
 @pytest.fixture
 def sections(monkeypatch: pytest.MonkeyPatch) -> list[Section]:
-    """What `show` hands over to be drawn."""
+    """The sections that `show` draws."""
     drawn: list[Section] = []
     monkeypatch.setattr(module, "contact_sheet", lambda given, out: drawn.extend(given))
     return drawn
@@ -47,7 +47,7 @@ def plain_grey(value: int, frames: int) -> Tensor:
 
 def test_each_frame_stands_in_its_row_and_column(tmp_path: Path) -> None:
     reds = torch.arange(1, 25, dtype=torch.uint8) * 10
-    # Of colours that no letter has.
+    # Colours that no letter has.
     coloured = torch.stack([reds, torch.zeros_like(reds), torch.full_like(reds, 255)], dim=1)  # (24, 3)
     rows = coloured.view(6, 4, 3, 1, 1).expand(6, 4, 3, 32, 64)
     sheet = [
@@ -66,7 +66,7 @@ def test_each_frame_stands_in_its_row_and_column(tmp_path: Path) -> None:
 
 
 def test_names_and_titles_are_written(tmp_path: Path) -> None:
-    """Other words, other letters: what is written depends on each of them."""
+    """Other words give another picture."""
     row = Row("plain", plain_grey(200, 2))
     first = Section("dog", "a.mp4", (0.0, 1.0), (row,))
     others = [
@@ -86,7 +86,7 @@ def test_names_and_titles_are_written(tmp_path: Path) -> None:
 
 
 def test_long_names_stay_on_the_page(tmp_path: Path) -> None:
-    """The frames and the edge of the page are the same, however long the words are."""
+    """The frames and the edge of the page stay the same, however long the words are."""
     pages = []
     for words in ("x", "a class whose name goes on " * 12, "w" * 300):
         rows = (Row(f"augmented 1\nmirrored:\n{words}", plain_grey(120, 8)),)
@@ -182,5 +182,5 @@ def test_a_video_that_cannot_be_read_is_a_line(videos: VideoSet, tmp_path: Path)
 def test_what_a_user_can_do_wrong(videos: VideoSet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="count: 0"):
         show(videos, SPEC, None, tmp_path / "sheet.png", count=0)
-    with pytest.raises(UserError, match=r"sheet\.png: cannot be written"):
+    with pytest.raises(UserError, match=r"sheet\.png: not written"):
         show(videos, SPEC, None, tmp_path / "nowhere" / "sheet.png", count=1)

@@ -1,4 +1,4 @@
-"""Data sets of empty files: nothing here opens a video."""
+"""Data sets made of empty files; no test here opens a video."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def source(video: LabelledVideo) -> Path:
 
 
 def content(videos: VideoSet, root: Path) -> set[tuple[str, str]]:
-    """Paths relative to the root and names of classes."""
+    """Paths relative to the root, and class names."""
     found = [(source(video).relative_to(root).as_posix(), video.labels["classes"][0]) for video in videos.videos]
     assert len(set(found)) == len(found)
     return set(found)
@@ -56,9 +56,6 @@ def error_of(data: Path, split: str = "train", classes: Sequence[str] | None = N
     assert "\n" not in message
     assert str(data) in message
     return message
-
-
-# --- layouts
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("training", "validation"), ("train", "valid")])
@@ -101,7 +98,7 @@ def test_one_csv_with_splits(tmp_path: Path) -> None:
     assert content(open_data(data).split("val"), tmp_path) == {("3.mp4", "a")}
     assert content(open_data(data).split("all"), tmp_path) == {("3.mp4", "a")}
     assert content(open_data(data).split("test"), tmp_path) == {("4.mp4", "c")}
-    # A class of one split has its number in all.
+    # A class that only one split has keeps its number in all splits.
     assert open_data(data).split("val").labels.classes == {"classes": ("a", "b", "c")}
 
 
@@ -137,7 +134,7 @@ def test_hold_out_depends_on_names_alone(tmp_path: Path) -> None:
     expected = content(open_data(here).split("val"), here)
     assert content(open_data(there).split("val"), there) == expected
     assert content(open_data(write(there / "list.txt", *listed)).split("val"), there) == expected
-    # Not simply the first by name.
+    # They are not simply the first by name.
     assert expected != {
         ("run/run0.mp4", "run"),
         ("run/run1.mp4", "run"),
@@ -154,7 +151,7 @@ def test_classes_of_a_model_give_the_numbers(tmp_path: Path) -> None:
         "1.mp4": 2,
         "2.mp4": 0,
     }
-    # Given by a model, one class is enough.
+    # With the labels of a model, one class is enough.
     assert (
         len(
             open_data(touch(tmp_path / "one", "run/1.mp4"))
@@ -186,7 +183,7 @@ def test_circles_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "run/self").symlink_to(tmp_path / "run/self")
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "walk/other").symlink_to(tmp_path / "jump")
-    # Each folder once for each class: what is linked from another is of that class too.
+    # Each folder is read once for each class; videos linked from another class belong to both.
     found = content(open_data(tmp_path).split("all"), tmp_path)
     assert {path for path, name in found if name == "walk" and path.startswith("walk/other")} == {
         "walk/other/jump0.mp4",
@@ -305,12 +302,12 @@ def test_stretches_of_a_video_stay_together_when_some_are_held_out(tmp_path: Pat
     assert len(train.videos) + len(val.videos) == len(rows)
     for videos in (train, val):
         assert {video.labels["classes"][0] for video in videos.videos} == set(videos.labels.classes["classes"])
-    # A fifth of each class, and at most one video more.
+    # A fifth of each class, or one video more.
     assert len(rows) // 5 <= len(val.videos) <= len(rows) // 5 + 4
 
 
 def test_holding_out_leaves_something_of_each_class_to_train_on(tmp_path: Path) -> None:
-    # Every clip of b lies in the one video that the rare c would take.
+    # All clips of b are in the one video that would be held out for the rare class c.
     touch(tmp_path, *(f"{i}.mp4" for i in range(6)))
     rows = ["0.mp4,c,0,1", "0.mp4,b,1,2", "0.mp4,b,2,3", *(f"{i}.mp4,{'ac'[i == 5]},0,1" for i in range(1, 6))]
     train = open_data(write(tmp_path / "list.csv", "path,label,start,end", *rows)).split("train")
@@ -366,7 +363,7 @@ def test_metadata_of_hugging_face_beside_the_splits(tmp_path: Path) -> None:
 
 
 def shard(file: Path, labels: dict[str, str]) -> Path:
-    """A tar of empty videos, each with its labels beside it."""
+    """Write a tar of empty videos, each with its labels beside it."""
     with tarfile.open(file, "w") as tar:
         for name, text in labels.items():
             for member, content in ((f"{name}.mp4", b"video"), (f"{name}.json", text.encode())):
@@ -384,7 +381,7 @@ def test_shards(tmp_path: Path) -> None:
     assert [(str(video.source), video.labels["classes"]) for video in videos.videos] == [
         (f"{tmp_path}/val.tar/3.mp4", ("b",))
     ]
-    # Beside class folders a tar file is not the data.
+    # A tar file beside class folders is ignored.
     class_folders(tmp_path / "plain")
     shard(tmp_path / "plain/download.tar", {"1": '{"label": "a"}'})
     assert len(open_data(tmp_path / "plain").split("all").videos) == 17
@@ -406,7 +403,7 @@ def test_a_missing_file_of_another_split_is_no_matter(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     rows = ["1.mp4,a,train", "2.mp4,b,train", "3.mp4,c,val"]
     data = write(tmp_path / "list.csv", "path,label,split", *rows)
-    # Its class has a number all the same.
+    # Its class still has a number.
     assert open_data(data).split("train").labels.classes == {"classes": ("a", "b", "c")}
     assert "3.mp4" in error_of(data, "val")
 
@@ -426,9 +423,6 @@ def test_long_lists_ask_for_no_file_by_itself(tmp_path: Path, monkeypatch: pytes
     read = read_list(data)
     assert len(read.entries) == 300
     assert sorted(listed) == [str(tmp_path / str(i)) for i in range(7)]
-
-
-# --- what goes wrong
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -589,7 +583,7 @@ def test_model_of_other_heads(tmp_path: Path) -> None:
     assert "has labels for the heads verb, noun, but the model predicts one head" in error_of(data, "all", ["open"])
     with pytest.raises(UserError, match=r"noun: the model lacks 1 of the data's 2 classes.*does not know 'lid'"):
         open_data(data).split("all", LabelSpace({"noun": ("door", "drawer"), "verb": ("open", "close")}))
-    # Of the heads of the data, those of the model are taken, in its order.
+    # Only the model's heads are kept, in its order.
     videos = open_data(data).split("all", LabelSpace({"noun": ("lid", "door")}))
     assert [video.labels for video in videos.videos] == [{"noun": ("door",)}, {"noun": ("lid",)}]
 
@@ -625,7 +619,7 @@ def test_video_given_as_data(tmp_path: Path) -> None:
 
 
 def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Splits are those of the folders that a list names, wherever one calls from."""
+    """The folders that a list names are the splits, whatever the working directory."""
     for split in ("train", "val"):
         for name in ("a", "b"):
             touch(tmp_path, f"{split}/{name}.mp4")
@@ -639,7 +633,7 @@ def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_shards_hold_out_what_files_do(tmp_path: Path) -> None:
-    """Where all files of a class have one name, their folders decide."""
+    """If all files of a class have the same name, their folders decide."""
     sources = [f"run/{person}/1.mp4" for person in "abcdefghij"]
     entries = [LabelledVideo(tmp_path / source, {"classes": ("run",)}, "") for source in sources]
     members = [

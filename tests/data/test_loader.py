@@ -1,4 +1,4 @@
-"""Batches against the numbers drawn into the frames, and against each other: what must not matter does not."""
+"""Check batches against the numbers in the frames, and against each other: workers and the like do not matter."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -47,7 +47,7 @@ def videos(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_facto
 
 @pytest.fixture
 def broken(videos: VideoSet, tmp_path: Path) -> VideoSet:
-    """The same with a text in the place of video 4."""
+    """The same videos, but video 4 is a text file."""
     path = tmp_path / "broken.mp4"
     path.write_text("This is not a video.\n" * 50)
     changed = list(videos.videos)
@@ -124,7 +124,7 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
         labels = torch.cat([first.labels["classes"], second.labels["classes"]])
         clips, indices = (torch.cat([first[i], second[i]]) for i in (0, 2))
         together.append(Batch(clips, {"classes": labels}, indices))
-    # Which process has a clip is not what counts; a video comes but once in a batch.
+    # It does not matter which rank has a clip; each video is in a batch only once.
     assert_same(*([in_order(batch) for batch in batches] for batches in (alone, together)))
 
 
@@ -147,7 +147,7 @@ def in_order(batch: Batch) -> Batch:
 
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_resumed_run_is_the_tail(start: int, videos: VideoSet) -> None:
-    # Two steps to an epoch: the tails begin within one, at its border, and after it.
+    # An epoch has two steps: the tails start within an epoch, at its end, and after it.
     whole = list(batches_of(videos, CROPPED, 3, range(6), seed=2))
     assert_same(list(batches_of(videos, CROPPED, 3, range(start, 6), seed=2)), whole[start:])
 
@@ -158,7 +158,7 @@ def test_epochs(videos: VideoSet) -> None:
     epochs = [torch.cat([b.indices for b in batches[i : i + 2]]).tolist() for i in range(0, 12, 2)]
     assert all(len(set(epoch)) == 6 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
-    # What one epoch leaves out comes in another.
+    # Videos that one epoch leaves out are in another.
     assert {index for epoch in epochs for index in epoch} == set(range(COUNT))
 
 
@@ -229,7 +229,7 @@ def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> Non
 
 
 def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
-    """Starts 0, 8 and 15 of the 15 possible; 28 × 56 pixels leave 4 and 32 to spare."""
+    """The clips start at 0, 8 and 15, the last possible start; 28 × 56 pixels have 4 and 32 to spare."""
     path = videos.videos[3].source
     views = read_views(path, CROPPED, 3, 3)
     assert views.shape == (9, 3, 3, 24, 24)
@@ -320,7 +320,7 @@ def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
-    """At 25 frames a second, 0.2 to 0.56 s are the frames 5 to 13."""
+    """At 25 frames per second, 0.2 to 0.56 s are frames 5 to 13."""
     stretch = LabelledVideo(videos.videos[0].source, {"classes": ("a",)}, span=(0.2, 0.56))
     data = VideoSet((stretch,), LabelSpace({"classes": ("a", "b")}), "a test")
     starts = set()

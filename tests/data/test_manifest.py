@@ -1,4 +1,4 @@
-"""The hash of a split, against one put together here by hand, and what a manifest says once the data has changed."""
+"""Check the hash of a split against one made by hand, and the comparison of changed data with a manifest."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ CLASSES = ("jump", "run")
 
 
 def make(root: Path, sizes: dict[str, int]) -> Path:
-    """Files of so many bytes."""
+    """Write files with this many bytes."""
     for name, size in sizes.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def make(root: Path, sizes: dict[str, int]) -> Path:
 
 
 def videos_in(root: Path, names: Sequence[str], classes: Sequence[str] = CLASSES) -> VideoSet:
-    """Each of the class that its folder is named after."""
+    """Videos labelled with the names of their folders."""
     videos = tuple(LabelledVideo(root / name, {"classes": (Path(name).parent.name,)}) for name in names)
     return VideoSet(videos, LabelSpace({"classes": tuple(classes)}), "videos of a test")
 
@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def manifest_of(root: Path, videos: VideoSet, split: str = "val") -> Manifest:
-    """As a check of the data in that folder would write it."""
+    """The manifest that checking the data in that folder would write."""
     sizes = stat_all([video.source for video in videos.videos])
     files: dict[str, FileRecord] = {}
     for video in videos.videos:
@@ -65,9 +65,6 @@ def manifest_of(root: Path, videos: VideoSet, split: str = "val") -> Manifest:
         record = files.get(name) or FileRecord(name, Scan(codec="h264"), size=sizes[video.source][0])
         files[name] = replace(record, videos=(*record.videos, replace(video, split=split)))
     return Manifest({split: data_hash(videos)}, "a test", tuple(files.values()))
-
-
-# --- the hash
 
 
 def test_hash_is_sha256_of_a_line_for_each_video_in_order(root: Path) -> None:
@@ -173,9 +170,6 @@ def test_held_out_splits_of_an_opened_data_set_have_hashes_of_their_own(tmp_path
     assert data_hash(open_data(tmp_path).split("train")) == train
 
 
-# --- the file
-
-
 def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     scan = Scan("", "too few", 2.5, 50, 20.0, 64, 32, "h264", "mp4", "AAAA", True)
     name = Path("run/1, 2.mp4")
@@ -213,9 +207,6 @@ def test_another_file_is_no_manifest(content: str, tmp_path: Path) -> None:
 def test_a_broken_line_is_no_record(line: str) -> None:
     with pytest.raises(ValueError):
         from_line(line)
-
-
-# --- what has changed
 
 
 def test_compare_counts_what_has_changed(root: Path) -> None:

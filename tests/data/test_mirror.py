@@ -1,4 +1,4 @@
-"""Which class a mirrored video shows."""
+"""Which class a video belongs to once it is mirrored."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_what_is_given_goes_before_the_words() -> None:
     swaps = {"right answer": "right answer", "hook": "cross"}
     assert mirrored_classes(names, swaps) == {0: 0, 1: 1, 2: 3, 3: 2, 4: 5, 5: 4}
     assert mirrored_classes(names, {**swaps, "cross": "hook"}) == mirrored_classes(names, swaps)
-    # The mirror of "to the right" would be a class that is said to stay.
+    # The mirror of "to the right" would be a class that the user keeps.
     assert 5 not in mirrored_classes(names, {**swaps, "to the left": "to the left"})
 
 

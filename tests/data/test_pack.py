@@ -1,4 +1,4 @@
-"""Shards against the files they were made of, against webdataset's own reader, and against an uninterrupted run."""
+"""Compare shards with the files they hold, with webdataset's own reader, and with an uninterrupted run."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def folder(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_facto
 
 
 def listing_of(folder: Path) -> DataSet:
-    """As of a folder of classes; every third video is for validation."""
+    """The data set of a class folder; every third video is for validation."""
     entries = tuple(
         LabelledVideo(path, {"classes": (path.parent.name,)}, "train" if number % 3 else "val")
         for number, path in enumerate(sorted(folder.rglob("*.mp4")))
@@ -88,9 +88,6 @@ def error_of(listing: DataSet, out: Path, encoding: Encoding | None = None) -> s
     return message
 
 
-# --- copies
-
-
 def test_every_file_is_there_with_what_is_said_of_it(folder: Path, tmp_path: Path) -> None:
     listing = listing_of(folder)
     packed = pack(listing, tmp_path / "out", shard_size=SMALL, workers=0)
@@ -107,10 +104,10 @@ def test_every_file_is_there_with_what_is_said_of_it(folder: Path, tmp_path: Pat
         assert in_shard(after).name == Path(str(before.source)).relative_to(folder).as_posix()
         with in_shard(after).open() as file:
             assert file.read() == content(before.source)
-    # They are mixed: neither in the order of the list nor of their classes.
+    # Their order is random: neither that of the list nor by class.
     placed = sorted(again.videos, key=lambda entry: (in_shard(entry).shard, in_shard(entry).offset))
     assert placed != list(again.videos)
-    # In the tar files their names are safe for any reader; the index has those of the data.
+    # Names in the tar files are safe for any program; the index has the data's own names.
     members: list[str] = []
     for path in sorted((tmp_path / "out").glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -141,7 +138,7 @@ def test_webdataset_reads_the_same_bytes_and_labels(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_path: Path) -> None:
-    """From the start, from a step on, and in two processes that share the batches."""
+    """From the start, from a later step, and with two ranks."""
     listing = listing_of(folder)
     pack(listing, tmp_path, shard_size=SMALL, workers=0)
     files, shards = video_set(listing), video_set(open_shards(tmp_path))
@@ -156,14 +153,14 @@ def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_
     slices = [training_batches(TrainingClips(shards, SPEC, 5), Order(4, range(6)), Ranks(rank, 2)) for rank in (0, 1)]
     for one, first, second in zip(whole, *slices, strict=True):
         indices, clips = torch.cat([first.indices, second.indices]), torch.cat([first.clips, second.clips])
-        # Which process has a clip is not what counts; a video comes but once in a batch.
+        # It does not matter which rank has a clip; each video is in a batch only once.
         assert torch.equal(one.indices.sort().values, indices.sort().values)
         assert torch.equal(one.clips[one.indices.argsort()], clips[indices.argsort()])
 
 
 @pytest.mark.parametrize("encoding", [None, Encoding(short_side=16)])
 def test_the_same_videos_are_held_out(encoding: Encoding | None, folder: Path, tmp_path: Path) -> None:
-    """Where the data has no validation split: nobody is to train on what was held out before it was packed."""
+    """Without a validation split, packing must not change which videos are held out."""
     pack(open_data(folder), tmp_path, encoding=encoding, workers=0)
     for split in ("train", "val"):
         files, shards = open_data(folder).split(split), open_data(tmp_path).split(split)
@@ -194,10 +191,10 @@ def test_a_long_video_is_stored_once_for_all_its_segments(folder: Path, tmp_path
     assert len({entry.source for entry in again.videos}) == 1
     assert [(entry.labels, entry.span) for entry in again.videos] == [(e.labels, e.span) for e in entries]
     assert again.labels == listing.labels
-    # And from the shard alone, without the index.
+    # The same from the shard alone, without the index.
     (tmp_path / "out" / "shards.json").unlink()
     assert open_shards(tmp_path / "out").videos == again.videos
-    # Encoded, it is not cut: one stretch is not all that counts.
+    # When encoded, it is not cut, since more than one span is used.
     pack(listing, tmp_path / "encoded", encoding=Encoding(), workers=0)
     (source,) = {entry.source for entry in open_shards(tmp_path / "encoded").videos}
     with open_video(source) as video:
@@ -250,9 +247,6 @@ def test_what_cannot_be_read_is_left_out_and_told(encoding: Encoding | None, fol
     only = replace(listing, videos=(LabelledVideo(broken, {"classes": ("a",)}, "train"),))
     assert "none of 1 videos can be read, for example broken.mp4: not a" in error_of(only, tmp_path / "none", encoding)
     assert tree(tmp_path / "none") == {}
-
-
-# --- encoding
 
 
 def key_frames(data: bytes, path: Path) -> list[int]:
@@ -325,7 +319,7 @@ def test_the_short_side_shrinks_and_never_grows(
 
 
 def test_colours_stay(encode: Encode, tmp_path: Path) -> None:
-    """Of a video that says that its colours are those of HDTV, too."""
+    """Also for a video that declares HDTV colours."""
     colours = [(200, 30, 40), (20, 180, 60), (40, 50, 220), (128, 128, 128)]
     pictures = [np.full((64, 64, 3), colour, np.uint8) for colour in colours for _ in range(5)]
     path = encode(tmp_path / "a.mp4", pictures, options={"colorspace": "bt709", "crf": "1"})
@@ -346,8 +340,6 @@ def test_folders_of_frames_must_be_encoded(tmp_path: Path) -> None:
     message = error_of(one_entry(tmp_path / "frames"), tmp_path / "out")
     assert message.startswith(f"{tmp_path / 'frames'}: a folder of frames")
 
-
-# --- ended on the way
 
 RUN = """
 import resource
@@ -387,7 +379,7 @@ if __name__ == "__main__":
 def command(
     script: Path, folder: Path, out: Path, kind: str, *, workers: int = 0, pause_at: int = -1, largest: int = 0
 ) -> list[str]:
-    """`pack` in another process, which stops at a video or may write no file larger than so many bytes."""
+    """A command that packs in another process, which pauses at a video, or may write no file above `largest` bytes."""
     script.write_text(RUN)
     root = Path(packing.__file__).parents[2]
     return [sys.executable, *map(str, (script, root, folder, out, kind, workers, pause_at, largest))]
@@ -421,7 +413,7 @@ def test_a_run_that_is_killed_goes_on_and_writes_the_same(
 
 
 def wait_for_the_end_of(session: int) -> None:
-    """Of all its processes: none works on when the one that writes is gone."""
+    """Wait until all its processes have ended: none continues without the one that writes."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -461,7 +453,7 @@ def test_other_shards_are_not_touched(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["copied", "encoded"])
 def test_a_full_disk_is_one_line_and_nothing_half_written(kind: str, folder: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: the system refuses to write on in the same place."""
+    """A limit on the size of files simulates it: the system refuses to write in the same place."""
     out = tmp_path / "out"
     call = command(tmp_path / "run.py", folder, out, kind, largest=600)
     printed = subprocess.run(call, capture_output=True, text=True, timeout=60)

@@ -86,7 +86,7 @@ def test_reencoded_shards_are_smaller_pictures(work: Path, here: InProcess, tmp_
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert {min(file["width"], file["height"]) for file in manifest["files"]} == {32}
     again = here("data", "pack", "data", tmp_path / "shards", "--short-side", "24")
-    again.one_line("holds other shards")
+    again.one_line("holds shards of other data")
 
 
 def test_a_list_whose_videos_lie_elsewhere(work: Path, here: InProcess, tmp_path: Path) -> None:

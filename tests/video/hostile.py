@@ -1,4 +1,4 @@
-"""Files that no reader of videos should be harmed by: damaged, lying about themselves, or no videos at all."""
+"""Make files that must do no harm to a reader: damaged, with false claims, or not videos at all."""
 
 import struct
 import zlib
@@ -34,7 +34,7 @@ SEEDS: dict[str, dict[str, object]] = {
 
 
 def make_seeds(folder: Path, encode: Callable[..., Path]) -> list[Path]:
-    """The whole videos of `SEEDS`, of those codecs that this PyAV can encode."""
+    """Make the videos of `SEEDS`, for the codecs that this PyAV can encode."""
     return [
         encode(folder / name, 30, **how)
         for name, how in SEEDS.items()
@@ -43,13 +43,13 @@ def make_seeds(folder: Path, encode: Callable[..., Path]) -> list[Path]:
 
 
 def boxed(data: bytes, box: str, offset: int, value: bytes) -> bytes:
-    """An MP4 with these bytes so far into the content of its first box of that name; −8 is the size of the box."""
+    """Write bytes at this offset in the content of an MP4's first box of that name; −8 is the size of the box."""
     at = data.index(box.encode()) + 4 + offset
     return data[:at] + value + data[at + len(value) :]
 
 
 def png(width: int, height: int) -> bytes:
-    """A picture that claims to be so large and has a thousand bytes of zeros."""
+    """A picture that claims this size, followed by a thousand zeros."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -60,7 +60,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def h264_of_size(data: bytes, width: int, height: int) -> bytes:
-    """Raw H.264 whose parameters say that the pictures of `data` are so large, in multiples of 16."""
+    """Raw H.264 whose parameters claim this size for the pictures of `data`, in multiples of 16."""
     bits = f"{66:08b}{0:08b}{62:08b}"  # baseline, no constraints, level 6.2
     for value in (0, 0, 2, 1):  # the set's number, bits of the frame number, order as output, frames referred to
         bits += _exp_golomb(value)
@@ -81,7 +81,7 @@ def _exp_golomb(value: int) -> str:
 
 
 def jpeg_of_size(data: bytes, width: int, height: int) -> bytes:
-    """Every JPEG in it says that it is so large."""
+    """Make every JPEG in the file claim this size."""
     parts = data.split(b"\xff\xc0\x00\x11\x08")
     return parts[0] + b"".join(
         b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", height, width) + part[4:] for part in parts[1:]
@@ -89,7 +89,7 @@ def jpeg_of_size(data: bytes, width: int, height: int) -> bytes:
 
 
 def mux(path: Path, packets: Sequence[tuple[int, bytes]], tick: Fraction) -> Path:
-    """A file of these (time in ticks, content), called JPEG of 64 x 32 whatever they are."""
+    """A file of packets (time in ticks, content), declared as JPEGs of 64 x 32."""
     first = min((time for time, _ in packets), default=0) - len(packets)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
@@ -98,7 +98,7 @@ def mux(path: Path, packets: Sequence[tuple[int, bytes]], tick: Fraction) -> Pat
         stream.time_base = stream.codec_context.time_base = tick
         for number, (time, content) in enumerate(packets):
             packet = av.Packet(content)
-            # Only what comes on screen may go back in time.
+            # Only presentation times may go back.
             packet.stream, packet.pts, packet.dts, packet.time_base = stream, time, first + number, tick
             packet.is_keyframe = True
             container.mux_one(packet)
@@ -106,20 +106,20 @@ def mux(path: Path, packets: Sequence[tuple[int, bytes]], tick: Fraction) -> Pat
 
 
 def jpegs(path: Path) -> list[bytes]:
-    """The pictures of a file of JPEGs."""
+    """The pictures in a file of JPEGs."""
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux() if packet.size]
 
 
 def with_pixel_aspect(data: bytes, across: int, down: int) -> bytes:
-    """An MP4 whose pixels are so much wider than high, by a box that stands where its bit rate did."""
+    """An MP4 whose pixels are this much wider than high, from a box in place of its bit rate."""
     at = data.index(b"btrt") - 4
     box = struct.pack(">I4sIII", 20, b"pasp", across, down, 0)
     return data[:at] + box + data[at + len(box) :]
 
 
 def with_frames_elsewhere(data: bytes, other: Path) -> bytes:
-    """A QuickTime film, its index last, that says its frames lie in another file; its own are blank."""
+    """A QuickTime file with its index last that claims its frames are in another file; its own are blank."""
     path = bytes(other) + b"\0" * (len(bytes(other)) % 2)
     levels = struct.pack(">HH", 1, 1)
     alias = bytes(10) + bytes([1]) + b"x" * 27 + bytes(12) + bytes([1]) + b"x" * 63 + bytes(16) + levels + bytes(16)
@@ -137,8 +137,8 @@ def with_frames_elsewhere(data: bytes, other: Path) -> bytes:
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight changes: bits flipped, bytes overwritten, numbers set to their bounds, stretches cut, doubled or
-    exchanged. Half of them lie in the headers at either end of the file."""
+    """Make one to eight changes: flip bits, overwrite bytes, set numbers to their bounds, cut, repeat or swap ranges.
+    Half of them are in the headers at either end of the file."""
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 9))):
         size = len(changed)

@@ -1,4 +1,4 @@
-"""Strange but legal video files, made on the spot by the ffmpeg program, and what that program shows of each."""
+"""Make strange but legal video files with the ffmpeg program, and record what it shows of each."""
 
 import re
 import struct
@@ -20,7 +20,7 @@ RATE = 25
 
 
 def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> tuple[bytes, str]:
-    """What the program wrote to its output, and its report. Skips the test where it lacks the encoder asked for."""
+    """Run ffmpeg and return its output and its report. Skips the test if it lacks the encoder."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-y", *map(str, arguments)]
     done = subprocess.run(command, input=stdin, capture_output=True)
     report = done.stderr.decode(errors="replace")
@@ -33,20 +33,20 @@ def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> tuple[bytes, s
 
 @dataclass(frozen=True)
 class Shown:
-    """Every frame that the ffmpeg program shows of a file, in order, turned as it is to be shown."""
+    """All frames that the ffmpeg program shows of a file, in order and upright."""
 
     times: list[float]
-    """Seconds after the first."""
+    """Seconds after the first frame."""
     pictures: np.ndarray
     """(N, height, width, 3) uint8."""
 
     def at(self, time: float) -> int:
-        """Which of them is on screen then."""
+        """The frame on screen at this time."""
         return max([number for number, shown in enumerate(self.times) if shown <= time + 1e-6], default=0)
 
 
 def shown_by_ffmpeg(path: Path, filters: str = "") -> Shown:
-    """Decode the whole file, pass it through these filters, and note when each frame is shown."""
+    """Decode the whole file, apply these filters, and record the time of each frame."""
     filters = ",".join(filter(None, [filters, "showinfo=checksum=0"]))
     arguments = ["-nostats", "-copyts", "-i", str(path), "-vf", filters, "-fps_mode", "passthrough"]
     arguments += ["-sws_flags", "bilinear+full_chroma_int+accurate_rnd"]
@@ -59,35 +59,35 @@ def shown_by_ffmpeg(path: Path, filters: str = "") -> Shown:
 
 @dataclass(frozen=True)
 class Strange:
-    """A file of the corpus: how it is made, and what is known of it without decoding it."""
+    """A file of the corpus: how to make it, and what is known without decoding it."""
 
     options: str = ""
-    """Of the ffmpeg program, between the source and the result."""
+    """Options of the ffmpeg program, between the source and the result."""
     of: str = "numbered.nut"
-    """The source: another file of the workshop."""
+    """The source: another file of the corpus."""
     before: str = ""
-    """Options that stand before the source."""
+    """Options before the source."""
     numbers: Sequence[int] | None = range(FRAMES)
-    """Those that the frames carry, in order; None where they are too small for any."""
+    """The numbers in the frames, in order; None if the frames are too small."""
     starts: Sequence[float] | None = None
-    """Seconds from the first frame to each; None where they come at an even rate."""
+    """Seconds from the first frame to each; None: at an even rate."""
     rate: float = RATE
     size: tuple[int, int] = (64, 32)
-    """Width and height, as it is shown."""
+    """Width and height, as displayed."""
     rotation: int = 0
     mirrored: bool = False
     filters: str = ""
-    """With which the ffmpeg program shows it as it is to be shown."""
+    """Filters with which the ffmpeg program displays it correctly."""
 
     @property
     def count(self) -> int:
-        """Frames that are shown."""
+        """The number of frames shown."""
         return FRAMES if self.numbers is None else len(self.numbers)
 
 
-# Frames that are stored with pixels of another shape, as they are on a screen.
+# Scale frames with pixels that are not square as on a screen.
 SQUARE = "scale=round(iw*sar):ih,setsar=1"
-# For files that do not tell exactly how long their last frame stands.
+# For files that do not tell exactly how long their last frame is shown.
 EVEN = [number / RATE for number in range(FRAMES)]
 X264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p"
 B_FRAMES = "-c:v libx264 -preset veryfast -pix_fmt yuv420p -bf 3 -g 12"
@@ -392,8 +392,8 @@ STREAMS = {
     "cover_first.mp4": Strange("-map 0:v -map 1:v -c copy -disposition:v:0 attached_pic", "h264.mp4", "-i <cover.png>"),
     "cover.mkv": Strange("-c copy -attach <cover.png> -metadata:s:t mimetype=image/png", "h264.mp4"),
     "cover.m4v": Strange("-map 1:v -map 0:v -c copy -disposition:v:1 attached_pic", "h264.mp4", "-i <cover.png>"),
-    # The ffmpeg program shows the one that is marked as the default, then the largest, then the first. MP4 marks the
-    # first where nothing else is.
+    # The ffmpeg program shows the default stream, then the largest, then the first. MP4 marks the first as the
+    # default if no other is.
     **{
         name: Strange(f"{X264} -map 0:v -map 1:v {options}", before="-i <other.nut>", numbers=numbers, size=size)
         for name, options, numbers, size in [
@@ -412,7 +412,7 @@ STREAMS = {
 
 DELAYS = [40, 100, 20, 40, 300, 60, 40, 200]  # milliseconds
 PICTURES = {
-    # The seventh is taken back, and so is the wiped picture before it, on which the eighth draws one block.
+    # The seventh is undone, and so is the wiped picture before it, on which the eighth draws one block.
     "parts.gif": Strange(numbers=[*range(7), 1], starts=[sum(DELAYS[:number]) / 1000 for number in range(8)]),
     "animated.gif": Strange(),
     "transparent.gif": Strange("-vf colorkey=black:0.1,split[a][b];[a]palettegen[p];[b][p]paletteuse", numbers=None),
@@ -426,7 +426,7 @@ PICTURES = {
     "picture.avif": Strange(f"{AV1} -frames:v 1", "other.nut", numbers=[200], rate=1),
 }
 
-# What PyAV's FFmpeg may not read.
+# Files that PyAV's FFmpeg may be unable to read.
 APART = {"animated.webp": Strange("-c:v libwebp_anim -lossless 1")}
 HALVES = {
     f"{half}.{ending}": Strange(options + more, source)
@@ -461,7 +461,7 @@ FILES: dict[str, Strange] = CONTAINERS | CODECS | GEOMETRY | TIMES | STREAMS | P
 
 
 class Workshop:
-    """A folder in which each file is made when it is first asked for."""
+    """A folder in which each file is made at its first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -503,7 +503,7 @@ def _write_numbered(path: Path, first: int) -> None:
 
 
 def _gif_of_parts(_: Workshop, path: Path) -> None:
-    """Each frame holds what differs from the one before, which is left, wiped or taken back first."""
+    """Each frame holds its difference from the one before, which is kept, wiped or undone first."""
     pictures = [Image.fromarray(numbered(number)).convert("P") for number in range(8)]
     pictures[0].save(
         path,
@@ -516,14 +516,14 @@ def _gif_of_parts(_: Workshop, path: Path) -> None:
 
 
 def _turned_by_exif(_: Workshop, path: Path) -> None:
-    """As a telephone that is held upright writes it: to be turned a quarter clockwise."""
+    """A video from a phone held upright: to be turned a quarter clockwise."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(numbered(37)).save(path, exif=exif)
 
 
 def _two_edits(workshop: Workshop, path: Path) -> None:
-    """An edit list of two stretches of the same frames, in place of an empty one and a whole one."""
+    """An edit list with two spans of the same frames, instead of an empty one and a whole one."""
     data = workshop.file("late.mp4").read_bytes()
     head = data.index(b"elst") + 8
     ((count,), first, second) = struct.unpack_from(">I", data, head), head + 4, head + 16
@@ -536,7 +536,7 @@ def _two_edits(workshop: Workshop, path: Path) -> None:
 
 
 def _avi_in_parts(workshop: Workshop, path: Path) -> None:
-    """OpenDML, by which AVI grows beyond a gigabyte: further RIFFs, an index in each, and an index of these indices."""
+    """OpenDML, for AVI files above a gigabyte: further RIFFs, an index in each, and an index of these indices."""
     container = av.open(str(workshop.file("frames.mjpeg")))
     frames = [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
@@ -545,7 +545,7 @@ def _avi_in_parts(workshop: Workshop, path: Path) -> None:
         return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
     def stretch(some: Sequence[bytes], at: int) -> tuple[bytes, bytes]:
-        """A `movi` list that begins at this place in the file, and its entry in the index of indices."""
+        """A `movi` list that begins at this offset, and its entry in the index of indices."""
         places, content = [], b""
         for frame in some:
             places.append((len(content) + 8, len(frame)))

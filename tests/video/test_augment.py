@@ -1,4 +1,4 @@
-"""What is drawn for a clip, and that all its frames are changed alike."""
+"""What is drawn at random for a clip, and that all its frames change in the same way."""
 
 import colorsys
 import math
@@ -62,7 +62,7 @@ def test_height_and_width_are_stretched_on_their_own_and_evenly_over_the_range()
 
 
 def test_only_what_is_asked_for_differs() -> None:
-    """Neither the place nor the mirror of a clip moves when its scale is jittered."""
+    """Scale jitter changes neither the place nor the mirroring of a clip."""
     for seed in range(20):
         plain = draw_geometry(Augmentation(), np.random.default_rng(seed))
         jittered = draw_geometry(Augmentation(scale_jitter=(0.9, 1.33)), np.random.default_rng(seed))
@@ -84,7 +84,7 @@ def test_a_clip_is_mirrored_as_often_as_asked(probability: float) -> None:
         ((1920, 1080), (1.0, 1.0), (455, 256)),
         ((240, 320), (1.25, 0.9), (320, 307)),
         ((240, 320), (0.91, 1.33), (233, 454)),
-        # 0.8 of 256 is 204.8: the crop of 224 does not fit, and both sides are larger by 224 / 204.8.
+        # 0.8 · 256 is 204.8: the crop of 224 does not fit, so both sides grow by 224 / 204.8.
         ((256, 256), (0.8, 1.0), (224, 280)),
         ((256, 256), (0.8, 0.8), (224, 224)),
     ],
@@ -129,7 +129,7 @@ def test_resized_scales_a_ramp_along_each_side() -> None:
 
 
 def at_magnitude(magnitude: float, clip: Tensor) -> list[Tensor]:
-    """What each operation but the cut-out makes of a clip, its strength worked out by hand."""
+    """The result of each operation except the cut-out, with strengths worked out by hand."""
     bits, threshold, addition, factor = {
         5: (2, 128, 55, 1.0),
         10: (4, 256, 110, 1.9),
@@ -181,7 +181,7 @@ def test_the_square_cut_out_is_the_papers_at_224_and_smaller_on_smaller_frames(
 def test_each_operation_is_drawn_as_often_and_two_follow_each_other() -> None:
     clip = noise()
     once = {changed.numpy().tobytes(): number for number, changed in enumerate(at_magnitude(10, clip))}
-    # Past 10, solarising changes nothing, so it counts with the identity.
+    # Above 10, solarising changes nothing, so it counts as the identity.
     one_layer, two_layers = Augmentation(randaugment=(1, 10)), Augmentation(randaugment=(2, 10))
     drawn = Counter(
         once.get(augment_colours(clip, one_layer, np.random.default_rng(seed)).numpy().tobytes())
@@ -193,7 +193,7 @@ def test_each_operation_is_drawn_as_often_and_two_follow_each_other() -> None:
     twice = Counter(
         torch.equal(augment_colours(clip, two_layers, np.random.default_rng(seed)), 255 - clip) for seed in range(1500)
     )
-    # Inversion and either of the two that change nothing, in either order: 4 of 144.
+    # Inversion with one of the two that change nothing, in either order: 4 of 144.
     assert twice[True] == pytest.approx(1500 * 4 / 144, abs=22)
 
 
@@ -214,7 +214,7 @@ def test_jitter_and_grey_come_as_often_as_asked_and_after_randaugment() -> None:
 
 
 def test_jitter_stays_within_the_official_strengths_and_reaches_them() -> None:
-    """Read off pictures of one grey, of two, and of one colour."""
+    """Measured on pictures of one grey, of two greys, and of one colour."""
     grey = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
     only_jitter = Augmentation(colour_jitter=1.0)
     added = [
@@ -227,14 +227,14 @@ def test_jitter_stays_within_the_official_strengths_and_reaches_them() -> None:
     changed = [augment_colours(two, only_jitter, np.random.default_rng(seed))[0, 0, 0] for seed in range(600)]
     apart = [(int(row[3]) - int(row[0])) / 50 for row in changed]
     assert 0.58 <= min(apart) <= 0.63 and 1.37 <= max(apart) <= 1.42
-    # One colour of its own hue and a saturation that nothing clips: contrast has nothing to change.
+    # One colour with a saturation that is never clipped: contrast changes nothing.
     brick = torch.tensor([150, 100, 100], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     hues, saturations = [], []
     for seed in range(600):
         red, green, blue = augment_colours(brick, only_jitter, np.random.default_rng(seed))[0, :, 0, 0].tolist()
         hue, _, _ = colorsys.rgb_to_hsv(red, green, blue)
         hues.append(hue if hue < 0.5 else hue - 1)
-        # Brightness, which came first, left the distance between the channels at 50.
+        # Brightness, applied first, left the distance between the channels at 50.
         saturations.append((max(red, green, blue) - min(red, green, blue)) / 50)
     assert -0.205 <= min(hues) <= -0.19 and 0.19 <= max(hues) <= 0.205
     assert 0.58 <= min(saturations) <= 0.63 and 1.37 <= max(saturations) <= 1.42
@@ -244,7 +244,7 @@ EVERYTHING = Augmentation(colour_jitter=0.8, grey_scale=0.1, randaugment=(2, 15)
 
 
 def test_a_clip_alone_is_the_clip_in_a_batch() -> None:
-    # Crops out of wider frames whose channels lie beside each other: nothing of it is laid out as in a batch.
+    # Crops of wider, interleaved frames: their layout in memory is unlike that of a batch.
     wide = [noise(3, 80, 90, seed).contiguous(memory_format=torch.channels_last) for seed in range(12)]
     crops = [frames[..., 3:76, 7:80] for frames in wide]
     clips = torch.stack(crops)
@@ -259,7 +259,7 @@ def test_a_clip_alone_is_the_clip_in_a_batch() -> None:
 
 
 def test_the_layout_in_memory_makes_no_difference() -> None:
-    """Means of many floats do depend on it, by less than a level, which shows in a pixel of some clips."""
+    """Means of many floats depend on the layout by less than a level, which shows in a pixel of some clips."""
     clip = noise(8, 224, 224)
     beside = clip.contiguous(memory_format=torch.channels_last)
     assert beside.stride() != clip.stride()

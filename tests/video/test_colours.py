@@ -1,4 +1,4 @@
-"""Changes of colour against Pillow on the frames as one tall picture, and against colorsys pixel by pixel."""
+"""Compare changes of colour with Pillow, on all frames as one tall picture, and with colorsys, pixel by pixel."""
 
 import colorsys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from vivit.video import colours
 
 
 def smooth(frames: int = 3, height: int = 40, width: int = 56, seed: int = 0) -> Tensor:
-    """(T, 3, H, W): waves with some noise, so that histograms are uneven; each frame has other extremes."""
+    """(T, 3, H, W): waves with noise, so that histograms are uneven; each frame has other extremes."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     clip = [
@@ -25,7 +25,7 @@ def smooth(frames: int = 3, height: int = 40, width: int = 56, seed: int = 0) ->
 
 
 def noise(frames: int = 3, height: int = 24, width: int = 31) -> Tensor:
-    """Every colour there is, black, white and the pure ones among them."""
+    """Colours of all kinds, with black, white and the pure ones."""
     clip = np.random.default_rng(1).integers(0, 256, (frames, 3, height, width), dtype=np.uint8)
     corners = np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, 8)
     clip[0, :, 0, :8] = corners
@@ -33,7 +33,7 @@ def noise(frames: int = 3, height: int = 24, width: int = 31) -> Tensor:
 
 
 def tall(clip: Tensor) -> Image.Image:
-    """The frames below each other."""
+    """The frames, one below the other."""
     return Image.fromarray(np.ascontiguousarray(clip.permute(0, 2, 3, 1).flatten(0, 1).numpy()))
 
 
@@ -133,7 +133,7 @@ def test_cut_out_is_black_within_the_square_in_every_frame() -> None:
 
 
 def jittered_by_colorsys(clip: Tensor, brightness: float, saturation: float, contrast: float, hue: float) -> np.ndarray:
-    """The four changes one pixel at a time, in double precision and from 0 to 1."""
+    """The four changes, one pixel at a time, in double precision from 0 to 1."""
     values = clip.permute(0, 2, 3, 1).numpy() / 255 + brightness  # (T, H, W, 3)
 
     def saturated(pixel: np.ndarray) -> tuple[float, ...]:
@@ -143,7 +143,7 @@ def jittered_by_colorsys(clip: Tensor, brightness: float, saturation: float, con
         return colorsys.hsv_to_rgb(h, min(1.0, s * saturation), v)
 
     def turned(pixel: np.ndarray) -> np.ndarray:
-        # Of values between 0 and 1: only what lies between the least and the greatest channel turns.
+        # For values between 0 and 1: only what is between the smallest and the largest channel turns.
         low, high = min(pixel), max(pixel)
         if high == low:
             return pixel
@@ -174,7 +174,7 @@ def test_jitter_is_colorsys_pixel_by_pixel(amounts: tuple[float, float, float, f
     for clip in (smooth(2), noise(2)):
         before = clip.clone()
         changed = colours.jitter(clip, *amounts)
-        # Half a level is the rounding.
+        # Rounding is half a level.
         assert np.abs(changed.numpy() - jittered_by_colorsys(clip, *amounts)).max() < 0.502
         assert torch.equal(clip, before)
 

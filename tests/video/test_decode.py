@@ -1,4 +1,4 @@
-"""Decoding against numbers drawn into the frames, times worked out by hand, and plain decoding of the whole file."""
+"""Compare decoding with numbers drawn into the frames, times worked out by hand, and decoding the whole file."""
 
 import pickle
 import struct
@@ -56,7 +56,7 @@ FILES: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module", params=FILES)
 def video_file(request: pytest.FixtureRequest, encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 numbered frames at 25 a second."""
+    """100 numbered frames at 25 per second."""
     return encode(tmp_path_factory.mktemp("videos") / request.param, 100, **FILES[request.param])
 
 
@@ -107,7 +107,7 @@ def test_variable_rate_shows_what_is_on_screen(
         assert read_numbers(video.frames(grid[::-1])) == expected[::-1]
 
 
-# The four corners of a picture, each in a colour of its own.
+# Four corners of a picture in four colours.
 CORNERS = np.zeros((48, 64, 3), np.uint8)
 CORNERS[:24, :32], CORNERS[:24, 32:], CORNERS[24:, :32], CORNERS[24:, 32:] = (
     (255, 0, 0),
@@ -118,7 +118,7 @@ CORNERS[:24, :32], CORNERS[:24, 32:], CORNERS[24:, :32], CORNERS[24:, 32:] = (
 
 
 def corners(picture: Tensor) -> list[str]:
-    """Colours of a (3, H, W) picture's corners: top left, top right, bottom left, bottom right."""
+    """Colours of the corners of a (3, H, W) picture: top left, top right, bottom left, bottom right."""
     names = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}
     height, width = picture.shape[1:]
     points = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
@@ -185,7 +185,7 @@ def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbere
 def test_end_trimmed_between_b_frames(
     milliseconds: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
 ) -> None:
-    """The edit list ends there, so that packets behind it are decoded and not shown."""
+    """The edit list ends there, so that later packets are decoded but not shown."""
     path = encode(tmp_path / "trimmed.mp4", 60, options={"bf": "3", "g": "250", "x264-params": "b-pyramid=none"})
     data = bytearray(path.read_bytes())
     at = data.index(b"elst") + 12  # past version, flags and the number of entries, to the first one's duration
@@ -214,7 +214,7 @@ def test_file_that_cannot_be_sought_in(encode: Encode, read_numbers: ReadNumbers
 @pytest.mark.parametrize("shrink", [2.0, 4.2])
 def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    # As smooth as photographs are: kernels of one width differ on anything finer.
+    # As smooth as photographs: kernels of equal width differ on finer detail.
     coarse = torch.from_numpy(rng.random((1, 3, 6, 8), np.float32) * 160)
     smooth = F.interpolate(coarse, (126, 168), mode="bicubic")[0] + torch.linspace(0, 95, 168)
     picture = smooth.clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
@@ -240,9 +240,6 @@ def test_repeated_frames_do_not_share_memory(encode: Encode, tmp_path: Path) -> 
         frames = video.frames([3, 3])
     frames[0].zero_()
     assert frames[1].max() > 200
-
-
-# --- what goes wrong
 
 
 def error_of(path: Path) -> str:
@@ -335,9 +332,6 @@ def test_error_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is VideoError
     assert str(again) == str(pickle.loads(pickle.dumps(again))) == "a/b.mp4: is empty"
-
-
-# --- real clips
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")

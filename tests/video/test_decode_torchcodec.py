@@ -1,4 +1,4 @@
-"""torchcodec against PyAV, and both against the numbers drawn into the frames."""
+"""Compare torchcodec with PyAV, and both with the numbers drawn into the frames."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ FILES: dict[str, dict[str, object]] = {
     "variable.mp4": {"times": [n * n * 3 for n in range(60)], "rate": 10},
     "late.mkv": {"times": [5000 + n * 40 for n in range(60)], "rate": 25},
     "turned.mp4": {"rotation": -90},
-    # Of these torchcodec's frames are others, so that PyAV reads them all the same.
+    # torchcodec finds other frames in these, so PyAV still reads them.
     "h264.ts": {"options": {"bf": "2", "g": "12"}},
     "mpeg4.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
     "bare.h264": {},
@@ -82,7 +82,7 @@ def test_real_clips_are_those_of_pyav(name: str, short_side: int | None) -> None
         indices = [plain.info.num_frames - 1, 3, plain.info.num_frames // 2]
         expected, found = plain.frames(indices, short_side), other.frames(indices, short_side)
     assert found.shape == expected.shape
-    # Neither rounds as the other does; neighbouring frames differ by more.
+    # They round differently; neighbouring frames differ by more.
     assert (found.float() - expected.float()).abs().mean() <= 2
 
 
@@ -134,7 +134,7 @@ def test_without_a_gpu_nvdec_is_refused(encode: Encode, tmp_path: Path) -> None:
 def test_nvdec_gives_the_frames_of_pyav(
     short_side: int | None, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
 ) -> None:
-    # NVDEC decodes no pictures as small as those of the other tests.
+    # NVDEC cannot decode pictures as small as in the other tests.
     pictures = [torch.full((256, 512, 3), number * 4, dtype=torch.uint8).numpy() for number in range(60)]
     path = encode(tmp_path / "a.mp4", pictures, options={"bf": "3", "g": "30"})
     with open_video(path) as plain, open_video(path, "nvdec") as other:

@@ -1,4 +1,4 @@
-"""Folders of pictures against the arrays they were written from, and against the same pictures as a video."""
+"""Compare folders of pictures with the arrays they were written from, and with the same pictures as a video."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ Numbered = Callable[[int], np.ndarray]
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """Write a picture into the folder `tmp_path`, as its name says."""
+    """Write a picture to the folder `tmp_path`, in the format of its name."""
 
     def write(name: str, picture: np.ndarray, mode: str | None = None, **options: object) -> Path:
         image = Image.fromarray(picture)
@@ -31,7 +31,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def photograph() -> np.ndarray:
-    """(48, 64, 3) uint8 without symmetry: no two of its eight orientations are alike."""
+    """(48, 64, 3) uint8 without symmetry: its eight orientations all differ."""
     y, x = np.mgrid[:48, :64]
     return np.stack([x * 4, y * 5, (x + y) * 2], axis=2).astype(np.uint8)
 
@@ -100,8 +100,7 @@ def test_resized_as_a_video_of_the_same_pictures_is(
     assert torch.equal(ours, theirs)
 
 
-# How a picture is stored under each of EXIF's orientations: 6 is a telephone's that is held upright, a quarter turn
-# clockwise from its place.
+# How a picture is stored with each EXIF orientation: 6 is from a phone held upright, to be turned a quarter clockwise.
 ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda shown: shown,
     2: lambda shown: shown[:, ::-1],
@@ -148,9 +147,6 @@ def test_transparency_is_left_out(save: Callable[..., Path], photograph: np.ndar
 def test_colours_for_print_become_rgb(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
     save("1.jpg", numbered(37), "CMYK", quality=95)
     assert np.abs(only_frame(tmp_path).astype(int) - numbered(37)).mean() < 3
-
-
-# --- what goes wrong
 
 
 def error_of(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Whatever a file holds and whatever it is called: frames, or one line of error; soon, and with little memory."""
+"""Any file under any name gives frames or one line of error, soon and with little memory."""
 
 import os
 import resource
@@ -47,7 +47,7 @@ LARGEST = 400 << 20  # bytes that reading may add to what the process had
 
 
 def look_at(path: VideoSource, folder: Path | None = None) -> tuple[str, int]:
-    """What is wrong with it, or nothing where it gives frames; and how many bytes of memory that took at most."""
+    """Return the error, or "" if there are frames, and the most bytes of memory that it took."""
     if folder is not None:
         os.chdir(folder)
     before = _peak(since_now=True)
@@ -67,7 +67,7 @@ def look_at(path: VideoSource, folder: Path | None = None) -> tuple[str, int]:
 
 
 def _peak(since_now: bool = False) -> int:
-    """The most memory that this process had, in bytes; where the system can, from now on."""
+    """The peak memory of this process in bytes, reset first if the system can do that."""
     if since_now and sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -83,7 +83,7 @@ def reader() -> Iterator[IsolatedReader]:
 
 @pytest.fixture
 def look(reader: IsolatedReader) -> Look:
-    """What is wrong with a file, or nothing where it gives frames."""
+    """The error of a file, or "" if it gives frames."""
 
     def look(path: VideoSource) -> str:
         problem, memory = reader(look_at, path)
@@ -95,7 +95,7 @@ def look(reader: IsolatedReader) -> Look:
 
 @pytest.fixture(scope="module")
 def seeds(encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """name → content of whole videos in every container."""
+    """name → content of intact videos in every container."""
     folder = tmp_path_factory.mktemp("seeds")
     return {path.name: path.read_bytes() for path in make_seeds(folder, encode)}
 
@@ -111,9 +111,6 @@ def pictures(seeds: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) 
 def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
-
-
-# --- no videos
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi", "x.ts", "x.gif", "x.h264"])
@@ -170,9 +167,6 @@ def test_nothing_to_see(kind: str, look: Look, tmp_path: Path) -> None:
     assert look(path)
 
 
-# --- videos cut off
-
-
 @pytest.mark.parametrize("name", SEEDS)
 def test_cut_off(name: str, seeds: dict[str, bytes], look: Look, tmp_path: Path) -> None:
     if name not in seeds:
@@ -182,10 +176,8 @@ def test_cut_off(name: str, seeds: dict[str, bytes], look: Look, tmp_path: Path)
         look(write(tmp_path / name, seeds[name][: int(len(seeds[name]) * share)]))
 
 
-# --- MP4 that lies about itself
-
 NUMBERS = [0, 1, 5000, 0x7FFF, 10**6, 10**8, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
-# Where in the content of each box a number of four bytes stands.
+# Offsets of four-byte numbers in the content of each box.
 FIELDS = {
     "mvhd": (12, 16),
     "tkhd": (12, 20),
@@ -215,7 +207,7 @@ def test_mp4_with_false_numbers(box: str, seeds: dict[str, bytes], look: Look, t
 
 @pytest.mark.parametrize("seconds", [36_000, 2**40, 2**62])
 def test_duration_of_hours_or_ages(seconds: int, seeds: dict[str, bytes], look: Look, tmp_path: Path) -> None:
-    """The last view would lie where nothing is."""
+    """The last view would be where nothing is."""
     content = seeds["mjpeg.avi"]
     at = content.index(b"strh") + 8
     length = struct.pack("<I", min(25 * seconds, 2**32 - 1))
@@ -224,8 +216,6 @@ def test_duration_of_hours_or_ages(seconds: int, seeds: dict[str, bytes], look: 
         ticks = struct.pack(">I", min(seconds * 12_800, 2**32 - 1))
         look(write(tmp_path / "x.mp4", boxed(seeds["moov_last.mp4"], "mdhd", 16, ticks)))
 
-
-# --- sizes
 
 SIZES = [(1, 1), (16, 16), (16, 65_520), (65_520, 16), (16_384, 8_192), (16_000, 16_000), (32_768, 32_768)]
 
@@ -268,8 +258,6 @@ def test_thin_pictures(size: tuple[int, int], encode: Encode, look: Look, tmp_pa
 def test_pixels_far_from_square(aspect: tuple[int, int], seeds: dict[str, bytes], look: Look, tmp_path: Path) -> None:
     look(write(tmp_path / "x.mp4", with_pixel_aspect(seeds["moov_last.mp4"], *aspect)))
 
-
-# --- times
 
 TIMES = {
     "negative": [-5000, -4960, -4920],
@@ -315,12 +303,9 @@ def test_very_many_packets_without_a_frame(
     look(mux(tmp_path / f"x.{container}", packets, Fraction(1, 25)))
 
 
-# --- files that lead elsewhere
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, list[str]]]:
-    """Its address, and what it was asked for."""
+    """A server's address, and the requests it received."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -389,9 +374,6 @@ def test_film_whose_frames_lie_in_another_file(seeds: dict[str, bytes], look: Lo
     assert look(write(tmp_path / "x.mov", with_frames_elsewhere(seeds["turned.mov"], other)))
 
 
-# --- what is no regular file
-
-
 def test_pipe_into_which_nobody_writes(look: Look, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.mp4")
     assert "regular file" in look(tmp_path / "x.mp4")
@@ -404,7 +386,7 @@ def test_device(device: str, look: Look, tmp_path: Path) -> None:
 
 
 def test_socket_folder_and_link_to_itself(look: Look) -> None:
-    # The address of a socket has a hundred characters at most, and the folders of pytest are longer.
+    # The address of a socket has at most a hundred characters, fewer than the folders of pytest.
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{folder}/socket.mp4")
         listening.listen()
@@ -427,8 +409,6 @@ def test_name_that_is_too_long_or_has_a_zero(look: Look, tmp_path: Path) -> None
     assert look(tmp_path / "a\0b.mp4")
 
 
-# --- names
-
 NAMES = [
     *("a\nb.mp4", "'q'.mp4", '"q".mp4', "é漢🎬.mp4", "\udcff\udc80.mp4", "a b.mp4", " .mp4", "\\.mp4", "$(ls).mp4"),
     *("-i", "--help", "pipe:0", "pipe:", "fd:0", "file:x", "data:x", "http:x", "concat:a|b", "cache:x", "async:x"),
@@ -448,9 +428,6 @@ def test_name_is_that_of_a_file_and_nothing_else(
     assert reader(look_at, Path(name), tmp_path)[0] == ""
     path.unlink()
     assert look(path) == reader(look_at, Path(name), tmp_path)[0] == "no such file"
-
-
-# --- files that change
 
 
 @pytest.mark.parametrize("name", ["moov_first.mp4", "h264.mkv", "mpeg4.avi", "h264.ts", "bare.h264"])
@@ -478,16 +455,13 @@ def read_around_a_change(path: Path, changed: bytes | None) -> None:
                 assert str(error).startswith(f"{path}: ")
 
 
-# --- mutations
-
-
 def look_at_mutation(seed_file: Path, seed: int, number: int, scratch: Path) -> tuple[str, int]:
     scratch.write_bytes(mutate(seed_file.read_bytes(), np.random.default_rng([seed, number])))
     return look_at(scratch)
 
 
 def mutations(reader: IsolatedReader, files: list[Path], seed: int, count: int, scratch: Path) -> tuple[int, list[str]]:
-    """How many mutated files give frames, and which ones do harm: of which file, seed and number, and how."""
+    """Return how many mutated files give frames, and which ones do harm: file, seed, number, and how."""
     readable, harmful = 0, []
     for number in range(count):
         file = files[number % len(files)]

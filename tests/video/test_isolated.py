@@ -1,4 +1,4 @@
-"""Calls in a process of their own, against the same calls here, and with functions that hang, crash and swell."""
+"""Compare isolated calls with the same calls here, and try functions that hang, crash and use much memory."""
 
 import math
 import os
@@ -33,7 +33,7 @@ SPEC = ClipSpec(num_frames=4, stride=2, size=(32, 32), resize=32)
 
 @pytest.fixture(autouse=True, scope="module")
 def _these_functions_can_be_imported() -> Iterator[None]:
-    """By the process that calls them, which searches where this one does."""
+    """Make this module importable for the isolated process, which has the same search path."""
     sys.path.insert(0, str(ROOT))
     yield
     sys.path.remove(str(ROOT))
@@ -100,7 +100,7 @@ def write_to_both_outputs(path: Path) -> None:
 
 
 def is_gone(process: int) -> bool:
-    """Whether it has ended, be it that nobody has asked yet how."""
+    """Whether the process has ended, even if nobody has waited for it yet."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
         return state[0] == "Z" and int(state[17]) <= 1  # with all its threads
@@ -198,7 +198,7 @@ def open_files(process: int) -> int:
 
 
 def own_state(path: Path) -> tuple[int, int, int]:
-    """Open files, threads, and the most memory so far in bytes."""
+    """Open files, threads, and peak memory in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return open_files(os.getpid()), threading.active_count(), peak
 
@@ -231,7 +231,7 @@ def test_what_a_decoder_prints_disturbs_nothing(reader: IsolatedReader, capfd: p
 
 
 class _Isolated(Dataset[Tensor]):
-    """Reads in a process of the worker, and hangs and crashes on the way."""
+    """Reads in an isolated process of the worker, which also hangs and crashes."""
 
     def __init__(self, reader: IsolatedReader) -> None:
         self.reader = reader
@@ -278,7 +278,7 @@ def test_threads_with_readers_of_their_own_and_one_for_all(reader: IsolatedReade
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(read, [1, 2]))
-    # The threads that started the processes are gone.
+    # The threads that started the processes have ended.
     time.sleep(0.2)
     for own, process, _ in results:
         assert own(process_of, FILE) == process

@@ -1,4 +1,4 @@
-"""Opening, decoding and closing in processes of every kind, in threads, and very often."""
+"""Open, decode and close videos in all kinds of processes, in threads, and very often."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from vivit.video.decode import Decoder
 
 Encode = Callable[..., Path]
 
-# In a process of its own, so that nothing else takes or gives memory. Prints what 300 further openings cost.
+# Run in a separate process, so that nothing else allocates memory. Prints the cost of 300 further openings.
 OPEN_OFTEN = """
 import gc, os, sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def used():
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
 
 often(60)
-# What waits for the garbage collector is as good as left behind.
+# Objects that only the garbage collector would free count as leaked.
 gc.collect()
 gc.disable()
 memory, files = used()
@@ -59,7 +59,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_processes_read_the_same(start: str, decoder: Decoder, encode: Encode, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
-    # This process has used the decoder before it forks, too.
+    # This process also used the decoder before forking.
     expected = [read_views(path, SPEC, 2, 1, None, decoder) for path in paths]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start)) as pool:
         waiting = [pool.submit(read_views, path, SPEC, 2, 1, None, decoder) for path in paths * 3]
@@ -83,6 +83,6 @@ def test_nothing_is_left_behind(decoder: Decoder, encode: Encode, tmp_path: Path
         [sys.executable, "-c", OPEN_OFTEN, decoder, *map(os.fspath, paths)], capture_output=True, text=True, check=True
     ).stdout
     megabytes, files = map(float, printed.split())
-    # A frame of these is 6 kB and a decoder hundreds: in 900 openings either would be many megabytes.
+    # A frame takes 6 kB and a decoder hundreds: leaked in 900 openings, either would be many megabytes.
     assert megabytes < 4
     assert files == 0

@@ -19,7 +19,7 @@ def test_clip_past_the_end() -> None:
 
 def test_random_start_takes_every_start_that_fits() -> None:
     rng = np.random.default_rng(0)
-    # 4 frames with a stride of 3 span 10 of 14 frames: 0 to 4 are left.
+    # 4 frames with stride 3 cover 10 of 14 frames: starts 0 to 4 are possible.
     counts = np.bincount([random_start(14, 4, 3, rng) for _ in range(1000)])
     assert len(counts) == 5
     assert counts.min() > 150

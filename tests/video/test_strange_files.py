@@ -1,4 +1,4 @@
-"""Strange but legal files, frame by frame, against the numbers drawn into them and against what ffmpeg shows."""
+"""Compare strange but legal files, frame by frame, with the numbers drawn into them and with what ffmpeg shows."""
 
 import random
 from bisect import bisect_right
@@ -29,7 +29,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def upright(frames: Tensor, strange: Strange) -> Tensor:
-    """(N, 3, H, W) as they were before they were turned and mirrored."""
+    """(N, 3, H, W) frames as they were before turning and mirroring."""
     return torch.rot90(frames.flip(3) if strange.mirrored else frames, -strange.rotation // 90, (2, 3))
 
 
@@ -46,7 +46,7 @@ def test_frames_are_those_that_are_on_screen(name: str, workshop: Workshop, read
         assert info.num_frames == strange.count
         assert info.duration == pytest.approx(strange.count / strange.rate, abs=0.01)
     else:
-        # How long the last frame stands is not always told, nor when it ends.
+        # Files do not always tell how long the last frame is shown.
         assert abs(info.duration - strange.starts[strange.count - 1]) < 0.25
     times = [(place + 0.5) / info.frame_rate for place in range(info.num_frames)]
     shown = workshop.shown(name)
@@ -84,9 +84,7 @@ def test_animated_webp_is_read_or_refused(workshop: Workshop, read_numbers: Read
         assert str(error).startswith(f"{path}: ")
 
 
-# --- colour
-
-# (2, 4, 3) uint8: what the pictures show, in patches.
+# (2, 4, 3) uint8: the colours of patches in the pictures.
 PATCHES = np.array(
     [
         [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]],
@@ -100,7 +98,7 @@ VP9 = "-c:v libvpx-vp9 -lossless 1 -pix_fmt yuv444p"
 HDR = "-colorspace bt2020nc -color_primaries bt2020 -color_range tv"
 SMALL, LARGE = (64, 32), (1280, 720)
 
-# Options for the encoder, and what it is told of the colours: matrix, range, size.
+# Options for the encoder: colour matrix, range, size.
 COLOURS: dict[str, tuple[str, str, str, tuple[int, int]]] = {
     **{
         f"{flag}_{span}.{ending}": (f"{LOSSLESS} -colorspace {flag} -color_range {span}", matrix, span, SMALL)
@@ -150,10 +148,10 @@ COLOURS: dict[str, tuple[str, str, str, tuple[int, int]]] = {
         "pc",
         SMALL,
     ),
-    # A file that does not say is taken for BT.601, small or large, as ffmpeg does.
+    # A file that does not declare its matrix is read as BT.601, small or large, as in ffmpeg.
     "unspecified.mp4": (LOSSLESS, "bt601", "tv", SMALL),
     "unspecified_large.mp4": (LOSSLESS, "bt601", "tv", LARGE),
-    # Brightness beyond that of a screen is not mapped: the matrix is undone, and the curve stays.
+    # There is no tone mapping: the matrix is undone, and the curve stays.
     "pq.mp4": (f"{HEVC} {HDR} -color_trc smpte2084", "bt2020", "tv", SMALL),
     "hlg.mkv": (f"{HEVC} {HDR} -color_trc arib-std-b67", "bt2020", "tv", SMALL),
     "wide_gamut.mov": (f"{LOSSLESS} -colorspace bt709 -color_primaries smpte432", "bt709", "tv", SMALL),
@@ -190,19 +188,17 @@ def patches_of(picture: np.ndarray) -> np.ndarray:
     return picture[height // 4 :: height // 2, width // 8 :: width // 4].astype(int)
 
 
-# --- ten hours
-
 COUNTER = Path("/proc/self/io")
 
 
 def bytes_read() -> int:
-    """By this process, from whatever it has open."""
+    """Bytes that this process has read, from any file."""
     return int(COUNTER.read_text().split()[1])
 
 
 @pytest.fixture(scope="module")
 def numbered_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """256 numbered frames of 1920 × 1080 at one a second."""
+    """256 numbered frames of 1920 × 1080 at one per second."""
     path = tmp_path_factory.mktemp("long") / "part.mp4"
     source = "-f rawvideo -pix_fmt rgb24 -s 64x32 -r 1 -i - -vf scale=1920:1080:flags=neighbor"
     codec = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 16 -bf 2 -crf 50"

@@ -1,4 +1,4 @@
-"""Crops whose place can be read off their pixels."""
+"""Crops whose pixels tell where they were taken."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def places(height: int, width: int, frames: int = 2) -> Tensor:
 
 
 def corner(crop: Tensor) -> tuple[int, int]:
-    """Row and column of the top left pixel, after a check that the crop is one block of the whole clip."""
+    """Row and column of the top left pixel, after checking that the crop is one block of the whole clip."""
     top, left = int(crop[0, 0, 0, 0]), int(crop[0, 1, 0, 0])
     whole = places(64, 64, len(crop))
     assert torch.equal(crop, whole[..., top : top + crop.shape[2], left : left + crop.shape[3]])
@@ -43,7 +43,7 @@ def test_cover_enlarges_only_what_is_too_small() -> None:
     assert cover(clip, (10, 20)) is clip
     enlarged = cover(clip, (20, 20))
     assert enlarged.shape == (2, 3, 20, 40)
-    # A ramp stays a ramp of half the slope: pixel k of the new one lies at (k + 1/2) / 2 - 1/2 of the old.
+    # A ramp becomes a ramp of half the slope: new pixel k is at (k + 1/2) / 2 - 1/2 of the old.
     expected = (torch.arange(40) + 0.5) / 2 - 0.5
     assert (enlarged[0, 1, 5].float() - expected)[1:-1].abs().max() <= 0.5
     assert cover(clip, (3, 30)).shape == (2, 3, 15, 30)

@@ -75,7 +75,7 @@ def check(
     console = console or Console()
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if not 1 <= workers <= MOST_WORKERS:
-        raise UserError(f"workers: {workers}; give a number from 1 to {MOST_WORKERS}")
+        raise UserError(f"workers: {workers} is out of range; use 1 to {MOST_WORKERS}")
     data_set = open_data(data, videos)
     if fix is not None:
         _check_fix(fix, data_set)

@@ -14,6 +14,7 @@ from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.mirror import mirrored_classes
 from vivit.data.order import clip_rng, colour_rng
 from vivit.errors import UserError
+from vivit.files import write_files
 from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
 from vivit.video.clips import ClipSpec, frames_in
@@ -187,10 +188,7 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
             for left, frame in zip(left_of, row.frames, strict=True):
                 page.paste(_picture(frame, width, height), (left, row_top))
         top += section_height
-    try:
-        page.save(out, format="PNG")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another file") from None
+    write_files({out: lambda path: page.save(path, format="PNG")})
 
 
 def _picture(frame: Tensor, width: int, height: int) -> Image.Image:

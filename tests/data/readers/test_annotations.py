@@ -1,4 +1,4 @@
-"""Public data sets as they are given out, in small: their files to the letter, and empty videos."""
+"""Small versions of public data sets: annotations exactly as published, and empty videos."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
 
 
 def named(videos: VideoSet, root: Path, head: str = "classes") -> dict[str, str | tuple[str, ...]]:
-    """Paths relative to the root and the names of their classes; no path comes twice."""
+    """Paths relative to the root, and their class names; no path occurs twice."""
     found: dict[str, str | tuple[str, ...]] = {}
     for video in videos.videos:
         path = Path(str(video.source)).relative_to(root).as_posix()
@@ -44,8 +44,6 @@ def error_of(data: Path, split: str = "train", videos: Path | None = None, label
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
-
-# --- Kinetics
 
 TRAIN = [
     "label,youtube_id,time_start,time_end,split,is_cc",
@@ -96,13 +94,13 @@ def test_kinetics_of_which_some_are_gone(tmp_path: Path) -> None:
     message = error_of(tmp_path)
     assert "only 1 of 3 videos are there; missing, for example: --nQbRBEz2s_000104_000114, _dbcJuKJQNs_00" in message
     assert f"videos in {tmp_path}" in message and "--videos" in message
-    # Other splits can be used all the same.
+    # Other splits can still be used.
     assert len(open_data(tmp_path).split("val").videos) == 1
     touch(tmp_path, "train/--nQbRBEz2s_000104_000114.mp4")
     train = open_data(tmp_path).split("train")
     assert (len(train.videos), train.missing) == (2, 1)
     assert train.description.endswith("; 1 of 3 videos are not there and left out")
-    # The class of a missing video has a number all the same.
+    # The class of a missing video still has a number.
     assert len(train.labels.classes["classes"]) == 3
     assert open_data(tmp_path).missing == {"train": ("_dbcJuKJQNs_000000_000010",)}
 
@@ -115,7 +113,7 @@ def test_videos_of_kinetics_in_another_place(tmp_path: Path) -> None:
         val = open_data(data, tmp_path / "disk").split("all", LabelSpace({"classes": ("testifying", "air drumming")}))
         assert named(val, tmp_path) == {"disk/-3B32lodo2M_000059_000069.mp4": "air drumming"}
         assert val.description.endswith(f"videos in {tmp_path / 'disk'}")
-    # A folder for annotations alone is one beside the videos.
+    # The videos of a folder with annotations only are beside it.
     assert len(open_data(tmp_path / "lists").split("val").videos) == 1
 
 
@@ -149,8 +147,6 @@ def test_damaged_kinetics(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", *TRAIN, "testifying,---QUu")
     assert "train.csv: line 5 has 2 of 6 cells" in error_of(tmp_path)
 
-
-# --- Something-Something v2
 
 TEMPLATES = {
     "Holding something next to something": "1",
@@ -203,9 +199,6 @@ def test_damaged_something_something(tmp_path: Path) -> None:
     assert "labels.json must be beside it" in error_of(tmp_path)
 
 
-# --- Moments in Time
-
-
 def test_moments_in_time(tmp_path: Path) -> None:
     write(tmp_path / "moments_categories.txt", "clapping,1", "adult+male+singing,0", end="\r\n")
     rows = ["adult+male+singing/yt-5of6ffo6-Bw_205.mp4,adult+male+singing,3,1", "clapping/a.b_4.mp4,clapping,4,0"]
@@ -218,12 +211,10 @@ def test_moments_in_time(tmp_path: Path) -> None:
     assert named(train, tmp_path) == {training[0]: "adult+male+singing", training[1]: "clapping"}
     assert train.labels.classes == {"classes": ("adult+male+singing", "clapping")}  # as they are numbered
     assert named(open_data(tmp_path).split("val"), tmp_path) == {validation: "clapping"}
-    # Of another class there is a video of the same name, which is not taken for it.
+    # Another class has a video of the same name, which is not used.
     (tmp_path / training[0]).unlink()
     assert open_data(tmp_path).split("train").missing == 1
 
-
-# --- EPIC-Kitchens-100
 
 EPIC = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
@@ -282,7 +273,7 @@ def test_epic_kitchens(places: Sequence[str], annotations: str, tmp_path: Path) 
 def test_epic_kitchens_from_frames(tmp_path: Path) -> None:
     epic(tmp_path)
     touch(tmp_path, *(f"{name[:3]}/rgb_frames/{name}/frame_0000000001.jpg" for name in ("P01_01", "P02_103")))
-    # Of 60 frames a second, which a folder of frames, shown at 25, does not tell: frames 8 to 202, counted from 1.
+    # Extracted at 60 frames per second, but read at 25: frames 8 to 202, counted from 1.
     found = [(str(video.source), video.span) for video in open_data(tmp_path).split("train").videos]
     assert found[0] == (str(tmp_path / "P01/rgb_frames/P01_01"), (7 / 25, 202 / 25))
     assert found[2] == (str(tmp_path / "P02/rgb_frames/P02_103"), (261 / 25, 370 / 25))
@@ -296,9 +287,6 @@ def test_damaged_epic_kitchens(tmp_path: Path) -> None:
     assert "no column 'key'" in error_of(tmp_path)
     (tmp_path / "EPIC_100_verb_classes.csv").unlink()
     assert "EPIC_100_verb_classes.csv must be beside it" in error_of(tmp_path)
-
-
-# --- UCF-101 and HMDB-51
 
 
 def ucf(folder: Path) -> Path:
@@ -353,9 +341,6 @@ def test_hmdb51(annotations: str, tmp_path: Path) -> None:
     assert list(named(second, tmp_path)) == ["hmdb51_org/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"]
 
 
-# --- Charades
-
-
 def test_charades(tmp_path: Path) -> None:
     header = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
     rows = [
@@ -373,9 +358,6 @@ def test_charades(tmp_path: Path) -> None:
     assert [video.labels["classes"] for video in train.videos] == [("Taking some clothes", "Holding some clothes"), ()]
     assert named(val, tmp_path) == {"Charades_v1_480/YSKX3.mp4": ("Putting clothes somewhere",)}
     assert "(validated on the test videos)" in val.description
-
-
-# --- all of them
 
 
 @pytest.mark.parametrize("make", [kinetics, something, epic, ucf])

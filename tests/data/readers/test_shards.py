@@ -1,4 +1,4 @@
-"""Tar files made by Python's tarfile and by webdataset, on disk, in memory and behind a server of the test's own."""
+"""Tar files made by Python's tarfile and by webdataset, on disk, in memory and behind a test server."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def write_tar(path: Path, members: Mapping[str, bytes | str]) -> Path:
 
 @pytest.fixture
 def foreign(clips: list[bytes], tmp_path: Path) -> Path:
-    """A folder of two shards with a number for each label, in the way of webdataset's own writer."""
+    """A folder of two shards whose labels are numbers, as webdataset's own writer makes them."""
     folder = tmp_path / "foreign"
     folder.mkdir()
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
@@ -97,7 +97,7 @@ def error_of(data: str | Path) -> str:
 
 
 def problem_of(source: InShard) -> str:
-    """What is wrong with it, which names the shard and the video."""
+    """The error message, which names the shard and the video."""
     messages = set()
     for read in (source.read, lambda: source.open().read(), lambda: open_video(source)):
         with pytest.raises(VideoError) as caught:
@@ -107,9 +107,6 @@ def problem_of(source: InShard) -> str:
     assert "\n" not in message
     assert message.startswith(f"{source.shard}/{source.name}: ")
     return message.removeprefix(f"{source}: ")
-
-
-# --- shards of others
 
 
 def test_shards_of_others(foreign: Path, clips: list[bytes]) -> None:
@@ -132,7 +129,7 @@ def test_the_walk_is_kept_until_a_shard_changes(
         assert (again.videos, again.labels) == (before.videos, before.labels)
     write_tar(foreign / "clips-02.tar", {"new.mp4": clips[0], "new.txt": "a"})
     assert names_of(open_shards(foreign))[-1] == ("a",)
-    # As long as before, and something else in it.
+    # Same size, other content.
     old = (foreign / "clips-02.tar").stat()
     write_tar(foreign / "clips-02.tar", {"new.mp4": clips[0], "new.txt": "b"})
     assert (foreign / "clips-02.tar").stat().st_size == old.st_size
@@ -251,7 +248,7 @@ def test_foreign_shard_that_is_cut_off(cut: int, foreign: Path) -> None:
 
 
 def test_foreign_shard_with_a_damaged_header(foreign: Path) -> None:
-    """tarfile takes it for the end of the archive."""
+    """tarfile reads it as the end of the archive."""
     path = foreign / "clips-00.tar"
     data = bytearray(path.read_bytes())
     with tarfile.open(path) as tar:
@@ -276,9 +273,6 @@ def test_which_data_is_shards(foreign: Path, tmp_path: Path) -> None:
     assert not is_shards(tmp_path / "list.csv")
 
 
-# --- the index
-
-
 @pytest.fixture
 def packed(foreign: Path, tmp_path: Path) -> Path:
     pack(open_shards(foreign), tmp_path / "packed", shard_size=10240, workers=0)
@@ -293,7 +287,7 @@ def test_shards_missing_or_cut_off(packed: Path) -> None:
     path.write_bytes(whole[: place.offset + 100])
     message = f"{path}: has {place.offset + 100:,} bytes and should have {len(whole):,}; copy it again"
     assert error_of(packed) == message
-    # Of one that changes later.
+    # A shard that changes later.
     assert problem_of(place) == f"cannot be read: the shard has 100 of its {place.size:,} bytes"
     path.unlink()
     assert f"{path}: no such file (1 of " in error_of(packed)
@@ -342,9 +336,6 @@ def test_the_index_can_be_looked_through(packed: Path) -> None:
     assert json.loads(lines[0].rstrip(","))["label"] == "10"
 
 
-# --- stores
-
-
 def test_shards_in_a_store(packed: Path, clips: list[bytes]) -> None:
     store = fsspec.filesystem("memory")
     store.put(str(packed), "/data/packed", recursive=True)
@@ -365,7 +356,7 @@ def test_no_such_store() -> None:
 
 
 def test_only_what_is_looked_at_is_read(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on at step n reads nothing of the steps before."""
+    """A run that resumes at step n reads nothing for earlier steps."""
     read: list[tuple[InShard, int, int]] = []
     whole = InShard.read_range
 
@@ -415,7 +406,7 @@ def test_a_video_can_be_read_piece_by_piece(encode: Encode, tmp_path: Path, monk
 
 
 class Server(BaseHTTPRequestHandler):
-    """Gives ranges of the files of a folder, and fails as often as it is told."""
+    """Serves byte ranges of the files in a folder, and fails as often as it is told."""
 
     protocol_version = "HTTP/1.1"
     folder: ClassVar[Path]
@@ -464,7 +455,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the folder of `packed`."""
+    """The URL of the folder `packed`."""
     pytest.importorskip("aiohttp", reason="fsspec needs it for http")
     monkeypatch.setattr(reading, "RETRY_DELAYS", (0.01, 0.02, 0.03))
     Server.folder, Server.failures, Server.ranges = packed, [], True
@@ -514,7 +505,7 @@ def test_a_server_without_ranges_is_named(server: str) -> None:
 
 
 def test_workers_read_from_a_server_what_files_give(server: str, packed: Path) -> None:
-    """Though this process has its event loop running already."""
+    """Even if an event loop is already running in this process."""
     files, remote = video_set(open_shards(packed)), video_set(open_shards(server))
     assert isinstance(remote.videos[0].source, InShard)
     remote.videos[0].source.read()
