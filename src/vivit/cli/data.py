@@ -22,7 +22,7 @@ check_app = verb("check", "vivit data check my_videos", "vivit data check my_vid
 pack_app = verb(
     "pack",
     "vivit data pack my_videos shards",
-    "vivit data pack my_videos s3://bucket/shards --short-side 320 --key-frames 32",
+    "vivit data pack my_videos shards --short-side 320 --key-frames 32",
 )
 for position, command in enumerate((show_app, check_app, pack_app)):
     command.sort_key = position
@@ -118,7 +118,7 @@ def pack(
     With --short-side, --key-frames or --crf the videos are re-encoded, so that training decodes less.
 
     Args:
-        out: Folder for the shards, here or in a store.
+        out: Folder for the shards.
         short_side: Shorter side of the encoded videos, such as 320.
         key_frames: A key frame every N frames, such as 32.
         crf: Quality of the encoded videos; lower is better.
