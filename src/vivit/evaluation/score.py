@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,20 +83,10 @@ def score_model(
         evaluation = evaluate(model, videos, views, read=read, ranks=ranks, partial=partial, progress=progress)
     if not main:
         return evaluation
-    failures = list(evaluation.failures.values())
-    if len(failures) == len(videos.videos):
-        raise UserError(f"{data}: none of the {len(failures)} videos can be read; the first of them: {failures[0]}")
-    written = {
-        "confusion matrix": draw_confusions(evaluation, out),
-        "reliability": draw_reliabilities(evaluation, out),
-        "each video": [out / "per_video.csv", *([per_video] if per_video is not None else [])],
-    }
-    for table in written["each video"]:
-        write_per_video(evaluation, videos, table)
-    space = evaluation.space
-    calibrations = {head: evaluation.calibration(head) for head in space.heads}
-    scores = {
-        **evaluation.scores(),
+    if len(evaluation.failures) == len(videos.videos):
+        first = next(iter(evaluation.failures.values()))
+        raise UserError(f"{data}: none of the {len(videos.videos)} videos can be read; the first of them: {first}")
+    about = {
         "views": str(views),
         "average": views.average,
         "data": _printable(data),
@@ -104,27 +95,54 @@ def score_model(
         "missing": videos.missing,
         "model": {"source": _printable(model_source), "hash": model_hash, "origin": model.origin},
         "versions": {"vivit": vivit.__version__, "torch": torch.__version__},
-        "failures": failures,
-        "calibration": _of_heads({head: found and asdict(found) for head, found in calibrations.items()}),
-        "per_class": _of_heads({head: evaluation.per_class(head) for head in space.heads}),
     }
-    write_files({out / "scores.json": as_json(scores)})
+    tables = [out / "per_video.csv", *([per_video] if per_video is not None else [])]
+    written = _write(evaluation, videos, out, tables, about)
     partial.remove()
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
-    metrics = evaluation.metrics()
-    score_card(Path(model_source), model, metrics, f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}")
-    for failure in failures:
-        say(f"not read, counted as wrong: {failure}")
-    shown = "   ".join(f"{metric.title} {value:.1%}" for metric, value in metrics.items() if metric.tells)
-    say(f"{shown}   ({scored_on})")
-    for head, found in calibrations.items():
-        if found is not None:
-            say(f"{'' if space.single else f'{head} '}expected calibration error {found.error:.1%}")
+    described = f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}"
+    score_card(Path(model_source), model, evaluation.metrics(), described)
+    for line in _summary(evaluation, scored_on):
+        say(line)
     for what, files in written.items():
         for file in files:
             say(f"{what}: {file}")
     return evaluation
+
+
+def _write(
+    evaluation: Evaluation, videos: VideoSet, out: Path, tables: Sequence[Path], about: Mapping[str, Any]
+) -> dict[str, Sequence[Path]]:
+    """Write pictures, tables and, at last, scores.json. Returns the pictures and tables by what they show."""
+    pictures = {
+        "confusion matrix": draw_confusions(evaluation, out),
+        "reliability": draw_reliabilities(evaluation, out),
+    }
+    for table in tables:
+        write_per_video(evaluation, videos, table)
+    calibrations = {head: evaluation.calibration(head) for head in evaluation.space.heads}
+    scores = {
+        **evaluation.scores(),
+        **about,
+        "failures": list(evaluation.failures.values()),
+        "calibration": _of_heads({head: found and asdict(found) for head, found in calibrations.items()}),
+        "per_class": _of_heads({head: evaluation.per_class(head) for head in evaluation.space.heads}),
+    }
+    write_files({out / "scores.json": as_json(scores)})
+    return {**pictures, "each video": tables}
+
+
+def _summary(evaluation: Evaluation, scored_on: str) -> Iterator[str]:
+    """Unreadable videos, metrics and calibration, a line each."""
+    for failure in evaluation.failures.values():
+        yield f"not read, counted as wrong: {failure}"
+    metrics = (f"{metric.title} {value:.1%}" for metric, value in evaluation.metrics().items() if metric.tells)
+    yield f"{'   '.join(metrics)}   ({scored_on})"
+    for head in evaluation.space.heads:
+        if (found := evaluation.calibration(head)) is not None:
+            of_head = "" if evaluation.space.single else f"{head} "
+            yield f"{of_head}expected calibration error {found.error:.1%}"
 
 
 def hash_model(model: ViViT) -> str:
