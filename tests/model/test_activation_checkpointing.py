@@ -1,4 +1,4 @@
-"""Blocks computed a second time for their gradients: the same numbers from less memory."""
+"""Blocks computed again for their gradients give the same numbers with less memory."""
 
 from typing import Any, get_args
 
@@ -32,7 +32,7 @@ def random_video() -> Tensor:
 
 
 def step(model: ViViT, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor], Tensor, int]:
-    """Logits, gradients, the next number drawn, and the bytes that were kept for the gradients."""
+    """Logits, gradients, the next random number, and the bytes saved for the gradients."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

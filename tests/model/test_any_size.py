@@ -1,4 +1,4 @@
-"""Clips of another size than the configured one: positions are resized at the call, as `adapt` resizes them once."""
+"""Clips of other sizes than the configured one: each call resizes positions as `adapt` does once."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 EMBEDDINGS: dict[str, dict[str, Any]] = {
     "tubelet": {},
     "uniform frames": {"embedding": "uniform_frames", "sampled_frames": 4},
-    # The official sampling takes three of 8 frames here, but two of 12: the grid changes with the clip.
+    # The official sampling takes three of 8 frames but two of 12, so the grid depends on the clip.
     "uniform frames, one more": {"embedding": "uniform_frames", "sampled_frames": 2},
 }
 # (frames, height, width)
@@ -63,7 +63,7 @@ def clip(frames: int, height: int, width: int) -> Tensor:
 
 
 def of_size(model: ViViT, frames: int, height: int, width: int) -> ViViT:
-    """A model built for that size, with the weights of this one; SciPy makes the positions."""
+    """A model of that size with this model's weights, and positions resized by SciPy."""
     fields = model.config.model_dump() | {"num_frames": frames, "image_size": (height, width)}
     other = ViViT(ModelConfig(**fields))
     state = dict(model.state_dict())
@@ -134,7 +134,7 @@ def test_gradients_reach_every_position(variant: str, size: str) -> None:
     for name, parameter in positions.items():
         assert parameter.grad is not None, name
         touched = parameter.grad.abs().sum(dim=-1) > 0
-        # On a coarser grid an old place between two new ones may count for nothing; each corner always counts.
+        # On a coarser grid, a position between two new ones may have no weight; a corner always has some.
         corners = touched[tuple(torch.meshgrid(*(torch.tensor([0, n - 1]) for n in touched.shape), indexing="ij"))]
         assert corners.all(), name
         assert size == "smaller" or touched.all(), name
@@ -188,7 +188,7 @@ def test_a_clip_with_fewer_frames_than_are_sampled_is_refused() -> None:
     model = build("spatiotemporal", "uniform frames")
     with pytest.raises(ValueError, match="cannot take 4 frames from a clip of 3"):
         model(clip(3, 24, 40), any_size=True)
-    with torch.no_grad():  # uniform frames know no tubelets along time
+    with torch.no_grad():  # uniform frames have no tubelets along time
         assert torch.isfinite(model(clip(7, 24, 40), any_size=True)).all()
 
 

@@ -109,7 +109,7 @@ def test_uniform_frames_are_embedded_one_by_one() -> None:
 
 
 def test_the_grid_counts_the_frames_that_are_really_taken() -> None:
-    """The official sampling takes one frame more than asked here; positions and weights are for that many."""
+    """The official sampling takes one frame more than asked for here, and positions match that number."""
     assert uniform_frame_indices(8, 2) == [3, 5, 7]
     assert ModelConfig(embedding="uniform_frames", num_frames=8, sampled_frames=2).grid[0] == 3
 

@@ -1,4 +1,4 @@
-"""The network against a plain formulation of the paper: einsum, and Python loops over the axes."""
+"""The network equals a plain formulation of the paper: einsum and Python loops over the axes."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(case: str) -> ViViT:
-    """In float64, so that only a wrong formula makes a difference."""
+    """A model in float64, so that only a wrong formula makes a difference."""
     return random_weights(ViViT(tiny_config(variant=case.split(",")[0], **CASES[case])).double()).eval()
 
 
@@ -74,7 +74,7 @@ def mix_over_space(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def mix_over_time(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, T, S, H, d) each, one place after the other."""
+    """(B, T, S, H, d) each, one spatial position after the other."""
     return torch.stack([mix(q[:, :, s], k[:, :, s], v[:, :, s]) for s in range(q.shape[2])], dim=2)
 
 
@@ -98,7 +98,7 @@ def mlp(x: Tensor, w: Weights) -> Tensor:
 
 
 def encode(x: Tensor, w: Weights, layers: int, heads: int, attentions: dict[str, tuple[str, Any]]) -> Tensor:
-    """attentions: the name of each one's LayerNorm → its own name, and how it mixes tokens."""
+    """attentions: name of the LayerNorm → name of the attention, and how it mixes tokens."""
     for layer in range(layers):
         block = part(w, f"blocks.{layer}")
         for norm_name, (name, how) in attentions.items():
@@ -108,7 +108,7 @@ def encode(x: Tensor, w: Weights, layers: int, heads: int, attentions: dict[str,
 
 
 def encode_tokens(x: Tensor, w: Weights, layers: int, heads: int) -> Tensor:
-    """(B, N, D) → (B, D): positions, class token if there is one, full attention, and what is classified."""
+    """(B, N, D) → (B, D): add positions and a class token if there is one, encode, pool."""
     p = part(w, "positions")
     x = x + p["embedding"].reshape(-1, x.shape[-1])
     if "class_token" in p:

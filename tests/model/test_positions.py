@@ -38,7 +38,7 @@ def test_linear_zoom_of_scipy(old: tuple[int, ...], new: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize(("old", "new"), GRIDS)
 def test_a_ramp_along_each_axis_stays_a_ramp_and_does_not_leak(old: tuple[int, ...], new: tuple[int, ...]) -> None:
-    """Feature i of the embedding runs from 0 to 1 along axis i alone; so it must on the new grid."""
+    """Feature i of the embedding runs from 0 to 1 along axis i only; so it must on the new grid."""
 
     def ramps(grid: tuple[int, ...]) -> torch.Tensor:
         axes = [torch.linspace(0, 1, length, dtype=torch.float64) for length in grid]

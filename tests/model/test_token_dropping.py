@@ -1,4 +1,4 @@
-"""Training on a part of the tokens, against the same model on just these tokens."""
+"""Training on some of the tokens equals the same model on just these tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant: str, share: float) -> ViViT:
-    """In float64 and in training mode; the same random weights whatever fraction is dropped."""
+    """A model in float64 and in training mode, with the same random weights for every fraction."""
     config = tiny_config(**VARIANTS[variant], image_size=(24, 32), token_dropping=share)
     return random_weights(ViViT(config).double()).train()
 
@@ -38,11 +38,11 @@ def random_video(batch: int) -> Tensor:
 
 
 def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K), and what was kept: in each row, the numbers of the tokens that are among those that went on."""
+    """Logits (B, K), and the numbers of the tokens that each row kept."""
     kept: list[Tensor] = []
 
     def record(module: TokenDropping, args: tuple[Tensor], output: Tensor) -> None:
-        # Model 2 has another such module, for temporal tokens, of which none is dropped.
+        # Model 2 has a second such module, for temporal tokens; it drops none.
         if module.rate:
             before, after = (x if x.ndim == 3 else x.transpose(1, 2).flatten(2) for x in (args[0], output))
             same = (before[:, None] == after[:, :, None]).all(dim=3)  # (rows, kept, tokens)
@@ -57,7 +57,7 @@ def run(model: ViViT, video: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(tokens: Tensor, encoder: Encoder) -> Tensor:
-    """(N, D) → (D,): with a class token, if there is one."""
+    """(N, D) → (D,), with a class token if there is one."""
     positions = encoder.positions
     if positions.class_token is None or positions.class_position is None:
         return encoder.encode(tokens[None], 1)[0].mean(dim=0)
@@ -66,7 +66,7 @@ def encode(tokens: Tensor, encoder: Encoder) -> Tensor:
 
 
 def logits_of_kept(model: ViViT, clip: Tensor, kept: Tensor) -> Tensor:
-    """(K,) of one clip, from only the tokens of these numbers; `kept` has a row for the clip, or one for each time."""
+    """Logits (K,) of one clip from only these tokens; `kept` has one row, or one per temporal index."""
     network: Any = model.encoder
     tokens = model.embedding(clip[None])[0].flatten(1, 2)  # (T, S, D)
     if model.config.variant == "spatiotemporal":
@@ -179,7 +179,7 @@ def test_compiled_blocks_take_the_kept_tokens_in_training_and_all_in_evaluation(
 
 
 def gradients(model: nn.Module, rank: int) -> dict[str, Tensor]:
-    """By one of two processes' share of the clips and choice of tokens."""
+    """Gradients in one of two processes, with its own clips and its own choice of tokens."""
     torch.manual_seed(rank)
     model(random_video(4)[2 * rank : 2 * rank + 2]).square().mean().backward()
     return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}

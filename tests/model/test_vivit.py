@@ -27,7 +27,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def build(variant: str, **fields: Any) -> ViViT:
-    """In training mode; the same random weights for the same shapes."""
+    """A model in training mode, with the same random weights for the same shapes."""
     return tiny_model(**{"num_layers": 3, **VARIANTS[variant], **fields}).train()
 
 
@@ -74,7 +74,7 @@ def assert_normal(values: Tensor, deviation: float) -> None:
 
 
 def assert_lecun(weight: Tensor, inputs: int) -> None:
-    """A normal cut at two of its deviations; what is left has variance 1 / inputs."""
+    """A normal truncated at two deviations, with variance 1 / inputs."""
     deviation = math.sqrt(1 / inputs)
     assert float(weight.std()) == pytest.approx(deviation, rel=0.02)
     cut = 2 * deviation / 0.8796256610342398
@@ -185,7 +185,7 @@ def test_branches_are_dropped_for_whole_examples_and_not_scaled(variant: str) ->
     assert len(calls) == branches * sum(len(encoder.blocks) for encoder in encoders(model))
     patterns = []
     for branch, output in calls:
-        branch, output = branch.view(examples, -1), output.view(examples, -1)  # rows of one example lie together
+        branch, output = branch.view(examples, -1), output.view(examples, -1)  # rows of one clip are adjacent
         kept = (output == branch).all(dim=1)
         dropped = (output == 0).all(dim=1)
         assert torch.equal(kept, ~dropped)
@@ -223,7 +223,7 @@ def test_noise_in_training_alone(variant: str, field: str) -> None:
 def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
     """As in the official code: after the positions, after attention, inside the MLP and after it."""
     model = build(variant, dropout=0.5).train()
-    dropped: set[tuple[str, int]] = set()  # where, and how wide the tokens are there
+    dropped: set[tuple[str, int]] = set()  # module, and the width of its tokens
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
@@ -247,7 +247,7 @@ def test_dropout_on_every_branch_and_on_the_tokens(variant: str) -> None:
     assert dropped == expected
 
 
-# What depends on the order of time.
+# The order of time.
 
 
 def logits_of_tokens(model: ViViT, tokens: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ def test_only_the_average_pooling_baseline_is_blind_to_the_order_of_time(variant
 
 @each_variant
 def test_order_comes_from_positions_alone(variant: str) -> None:
-    """With the temporal positions moved along, no model sees a difference; places in space likewise."""
+    """If the positions are permuted together with the tokens, no model sees a difference."""
     model = build(variant).eval().double()
     tokens = model.embedding(random_video(model).double()).detach()
     expected = logits_of_tokens(model, tokens)
@@ -286,7 +286,7 @@ def test_order_comes_from_positions_alone(variant: str) -> None:
     torch.testing.assert_close(logits_of_tokens(model, tokens[:, times].flip(2)), expected, rtol=1e-11, atol=1e-11)
 
 
-# Heads, classes, and clips that do not fit.
+# Heads, classes, and clips of the wrong size.
 
 
 def test_named_heads_each_see_the_same_features() -> None:
@@ -361,7 +361,7 @@ def test_attention_copies_no_token(
 
 
 def test_half_the_heads_see_time_and_half_see_space() -> None:
-    """What changes at one token reaches its own frame and its own place, and nothing else."""
+    """A change at one token reaches only its own frame and its own spatial position."""
     torch.manual_seed(0)
     attention = FactorisedDotProductAttention(ModelConfig(hidden_size=16, num_heads=4)).double().eval()
     x = torch.randn(1, 3, 5, 16, dtype=torch.float64)

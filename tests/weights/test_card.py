@@ -1,4 +1,4 @@
-"""The model card, read as the Hub and its readers do: its metadata by huggingface_hub, its text as Markdown."""
+"""The model card as the Hub and its readers see it: metadata by huggingface_hub, text as Markdown."""
 
 import math
 import socket
@@ -42,7 +42,7 @@ class Text:
     sections: dict[str, list[str]] = field(default_factory=dict)
     """Heading → the texts under it: paragraphs, items, cells, code."""
     blocks: list[str] = field(default_factory=list)
-    """What the card is made of, from its title on: headings, paragraphs, tables and so on."""
+    """Kinds of the card's blocks from its title on: headings, paragraphs, tables and so on."""
     tables: list[list[list[str]]] = field(default_factory=list)
     """Table → row → cells."""
 
@@ -139,7 +139,7 @@ def test_what_is_not_told_is_not_made_up(tmp_path: Path) -> None:
 
 
 def test_number_of_parameters(tmp_path: Path) -> None:
-    # Counted by hand: ViViT-B/16x2 on 32 frames with 400 classes.
+    # Counted by hand for ViViT-B/16x2 on 32 frames with 400 classes.
     width, mlp, tokens = 768, 3072, 16 * 14 * 14
     block = 4 * (width * width + width) + (width * mlp + mlp) + (mlp * width + width) + 2 * 2 * width
     embedding = (3 * 2 * 16 * 16 + 1) * width + (1 + 1 + tokens) * width
@@ -148,7 +148,7 @@ def test_number_of_parameters(tmp_path: Path) -> None:
         model = ViViT(ModelConfig())
     assert f" {count / 1e6:.1f} M parameters" in card(model, "model")
 
-    # A model as small as the tests' is not one of "0.0 M".
+    # A tiny model must not be shown as "0.0 M".
     save(build(tubelet_size=(2, 8, 8)), tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         small = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
@@ -181,7 +181,7 @@ def test_many_classes_are_shortened(tmp_path: Path) -> None:
     assert "more" not in text.sections["Classes"][0]
 
 
-# Each but the plain ones would begin something else in Markdown, or end the line.
+# Except for the plain ones, each would start another block in Markdown, or end the line.
 HOSTILE = [
     *("# heading", "```", "`code`", "---", "- item", "> quote", "| cell | cell |"),
     *("two\nlines", "two\n\n## Licence\n\nmit"),
@@ -252,7 +252,7 @@ def test_a_card_of_ours_taken_over_by_hand_stays(tmp_path: Path) -> None:
     save(build(["wave", "jump"]), tmp_path)
     text = (tmp_path / "README.md").read_text()
     (mark,) = [line for line in text.splitlines() if line.startswith("<!--")]
-    # It says itself what is to be done.
+    # The card itself says what to do.
     assert "Take this line out" in mark
     taken_over = text.replace(mark, "").replace("# ", "# My ")
     (tmp_path / "README.md").write_text(taken_over)
@@ -297,6 +297,6 @@ def test_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(ModelCard, "validate", connect)
     save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={TOP1: 0.5})
-    # Over one of ours too, which is read again.
+    # Also if the card is ours, which is read again.
     save(build(["wave", "jump"]), tmp_path, licence="apache-2.0", scores={TOP1: 0.5})
     assert (tmp_path / "README.md").is_file()

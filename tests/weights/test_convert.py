@@ -1,9 +1,9 @@
-"""Any kind of weights is known for what it is, and described as it is."""
+"""Every kind of weights is recognised, converted and described."""
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, VivitConfig, VivitForVideoClassification
 from transformers.utils import logging
 
+from tests.support import refused
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.cost import multiply_adds
@@ -70,7 +71,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def noisy(model: Any) -> Any:
-    """A model with noise in every weight, so that none of them may be left out."""
+    """A model with noise in every weight, so that a missing one shows."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,15 +95,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def refused(call: Callable[[], object], *patterns: str) -> None:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    for pattern in patterns:
-        assert re.search(pattern, str(error.value)), str(error.value)
-
-
-# ---- which kind it is
+# Kinds of weights.
 
 
 def test_ours(tmp_path: Path) -> None:
@@ -121,7 +114,7 @@ def test_video_model_of_transformers(tmp_path: Path) -> None:
     video = torch.rand(1, 4, 3, 32, 32)
     with torch.no_grad():
         close(result(open_model(tmp_path), video), theirs(video).logits)
-    # Its weights alone do not tell all of the model, and are no image model's.
+    # The weights alone do not determine the model, and are no image model's.
     assert not is_image_vit(tmp_path / "model.safetensors", {})
     refused(lambda: open_model(tmp_path / "model.safetensors"), "model.safetensors", "give the folder")
 
@@ -145,18 +138,18 @@ def test_video_models_of_scenic(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["joint_uniform", "fe_uniform", "fsa_uniform"])
 def test_a_video_model_of_uniform_frames_is_not_quietly_taken_for_an_image_model(case: str) -> None:
-    # Without being told of its sampling it embeds pictures as an image model does.
+    # Unless sampled_frames is given, the weights look like those of an image model.
     try:
         model = open_model(SCENIC / case / "checkpoint")
     except UserError as error:
-        # What to give next.
+        # The note says which keyword to give.
         assert re.search(r"sampled.frames|image.size|attention.order", str(error)), str(error)
         return
     assert any(re.search(r"sampled.frames", line) for line in model.origin), model.origin
 
 
 def image_positions(model: ViViT) -> Tensor:
-    """(T, n_h, n_w, D) of a spatio-temporal model: the image model's, at every temporal index."""
+    """Positions (n_h, n_w, D) of the image model, after checking that all temporal indices have them."""
     positions = model.state_dict()["encoder.positions.embedding"]
     assert torch.equal(positions, positions[:1].expand_as(positions))
     return positions[0]
@@ -232,7 +225,7 @@ def test_image_model_of_timm(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "model.safetensors"):
         assert is_image_vit(source, {})
         model = open_model(source)
-        # Tiny has three heads, whatever its width.
+        # Models named tiny have three heads, whatever their width.
         assert model.config.num_heads == 3
         expected = weights["pos_embed"][0, 1:].unflatten(0, (4, 4))
         torch.testing.assert_close(image_positions(model), expected, rtol=0, atol=0)
@@ -273,7 +266,7 @@ def test_convert_returns_what_it_writes(tmp_path: Path) -> None:
     assert len(notes) == 2
 
 
-# ---- what is told of it
+# Descriptions.
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -289,7 +282,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 def cost_by_hand(config: ModelConfig) -> int:
-    """Multiply-adds of one clip from the sizes alone: (rows × columns) × inner length of every matrix product."""
+    """Multiply-adds of one clip from its sizes: rows × columns × inner length of every matrix product."""
     times, rows, columns = config.grid
     places, width = rows * columns, config.hidden_size
     token = int(config.pooling == "token")

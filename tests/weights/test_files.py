@@ -1,4 +1,4 @@
-"""Honest files are read as they were written; hostile ones are refused in a line, in bounded time and memory.
+"""Honest files are read as written; hostile files are refused in one line, in bounded time and memory.
 
 Each attack runs in a process of its own, whose memory and time are limited.
 """
@@ -41,8 +41,8 @@ from vivit.weights.store import load, save
 
 SECONDS = 10.0
 GROWTH = 300 << 20  # more than any honest file of these sizes needs; the attacks ask for a gigabyte and more
-ADDRESS_SPACE = 2 << 30  # beyond what Python and PyTorch have taken, so that a failure here takes no machine down
-LINE = 1000  # characters; longer is no line for people
+ADDRESS_SPACE = 2 << 30  # on top of what Python and PyTorch use, so that a failure here harms no machine
+LINE = 1000  # characters; people do not read longer lines
 
 MODEL = ModelConfig(
     num_frames=2,
@@ -65,7 +65,7 @@ def read_image(path: Path, num_heads: int | None = None) -> ImageViT:
 
 
 def bounded(*actions: Callable[[], object]) -> list[str | None]:
-    """Run in a process of its own. The message of each one's UserError, None without; else, or out of bounds, fail."""
+    """Run actions in another process; return the message of each UserError, or None. Fail on other errors or excess."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_report, args=(actions, sender))
     child.start()
@@ -105,7 +105,7 @@ def _report(actions: tuple[Callable[[], object], ...], sender: Connection) -> No
 
 
 def assert_refused(path: Path, *actions: Callable[[], object]) -> None:
-    """Each refused in bounds, in one line that begins with the path: of the file, or of the folder that it is in."""
+    """Check that each action is refused within bounds, in one line that begins with the path or its folder."""
     for number, message in enumerate(bounded(*actions)):
         assert message is not None, f"the one of number {number} was loaded"
         assert_line(message, path)
@@ -128,7 +128,7 @@ def read_all(path: Path) -> dict[str, Tensor]:
     return {name: file.read(name) for name in list(file.shapes)}
 
 
-# Files by hand, where the libraries would not write them
+# Files made by hand, which the libraries would not write
 
 
 def array(shape: tuple[int, ...], kind: str = "float32", buffer: bytes | None = None) -> msgpack.ExtType:
@@ -150,7 +150,7 @@ def flax_bytes(weights: Mapping[str, Tensor]) -> bytes:
 
 
 def npy(shape: str, data: bytes = b"", descr: str = "<f4", version: tuple[int, int] = (1, 0)) -> bytes:
-    """A .npy file whose header says what we like."""
+    """A .npy file with any header."""
     header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     length = struct.pack("<H" if version == (1, 0) else "<I", len(header))
     return b"\x93NUMPY" + bytes(version) + length + header + data
@@ -164,7 +164,7 @@ def npz(path: Path, *entries: tuple[str, bytes]) -> Path:
 
 
 def deflated(head: bytes, zeros: int) -> bytes:
-    """What Deflate makes of a head and very many zeros, without the time to compress them all."""
+    """The output of Deflate for a head and very many zeros, without compressing them all."""
     part = 1 << 24
     assert zeros % part == 0
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -175,7 +175,7 @@ def deflated(head: bytes, zeros: int) -> bytes:
 
 
 def write_claiming(path: Path, entries: dict[str, tuple[bytes, int, int]], compress_size: int | None = None) -> Path:
-    """A zip file of deflated entries; name → (the compressed bytes, their size claimed, their checksum claimed)."""
+    """A zip file of deflated entries; name → (compressed bytes, claimed size, claimed checksum)."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, (content, file_size, checksum) in entries.items():
             archive.writestr(name, content)
@@ -186,7 +186,7 @@ def write_claiming(path: Path, entries: dict[str, tuple[bytes, int, int]], compr
 
 
 class Call:
-    """Pickled, it is a call: whoever unpickles it without care makes it."""
+    """Pickles to a call, which careless unpickling executes."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.function, self.arguments = function, arguments
@@ -215,7 +215,7 @@ def write_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_npz(path: Path, write: Callable[..., None] = np.savez) -> dict[str, Tensor]:
-    weights = {name: value for name, value in WEIGHTS.items() if value.dtype != torch.bfloat16}  # NumPy has none
+    weights = {name: value for name, value in WEIGHTS.items() if value.dtype != torch.bfloat16}  # NumPy lacks it
     arrays: dict[str, np.ndarray] = {name: value.numpy() for name, value in weights.items()}
     with path.open("wb") as file:
         write(file, **arrays)
@@ -329,7 +329,7 @@ def test_a_pytorch_file_in_a_folder_is_read_and_safetensors_go_first(tmp_path: P
     assert open_folder(tmp_path).read("a").tolist() == [0, 0]
 
 
-# Files that are none
+# Files of no known format
 
 
 def make_fifo(path: Path) -> None:
@@ -453,9 +453,9 @@ PICKLES: dict[str, Callable[[Path, Call], object]] = {
 def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, name: str) -> None:
     trace = tmp_path / "executed"
     evil = Call(os.mkdir, str(trace))
-    pickle.loads(pickle.dumps(evil))  # it would indeed
+    pickle.loads(pickle.dumps(evil))  # the attack works on a careless reader
     trace.rmdir()
-    # PyTorch's own way round `weights_only`.
+    # PyTorch's own way around `weights_only`.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = tmp_path / name
     PICKLES[how](path, evil)
@@ -641,13 +641,13 @@ def test_a_name_twice_in_msgpack_is_one_weight(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     entry = b"\xa1a" + msgpack.packb(array((1,)))
     path.write_bytes(b"\x81\xa6params\x82" + entry * 2)
-    bounded(lambda: read_all(path))  # either is a way
+    bounded(lambda: read_all(path))  # refused or read: both are fine
     path.write_bytes(b"\x82" + (b"\xa6params\x81" + entry) * 2)
     bounded(lambda: read_all(path))
 
 
 def header(tree: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file whose header says what we like."""
+    """A safetensors file with any header."""
     text = tree if isinstance(tree, bytes) else json.dumps(tree).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -694,7 +694,7 @@ def test_a_name_twice_in_safetensors_is_one_weight(tmp_path: Path) -> None:
     one, two = (json.dumps(tensor([1], *offsets)).encode() for offsets in ((0, 4), (4, 8)))
     for first, second in ((one, one), (one, two)):
         path.write_bytes(header(b'{"a":' + first + b',"a":' + second + b"}", bytes(8)))
-        bounded(lambda: read_all(path))  # either is a way
+        bounded(lambda: read_all(path))  # refused or read: both are fine
 
 
 @pytest.mark.parametrize("kind", ["F32", "I32", "U32", "BF16", "I64", "F64", "C64", "F8_E4M3", "F8_E8M0", "F4", "BOOL"])
@@ -730,14 +730,14 @@ def with_attribute(value: Any, **attributes: Any) -> Any:
 
 
 class Overshadowed(OrderedDict[str, Tensor]):
-    """Pickled, it is an OrderedDict whose methods are numbers."""
+    """Pickles to an OrderedDict whose methods are numbers."""
 
     def __reduce__(self) -> Any:
         return OrderedDict, (list(self.items()),), {"items": 1, "get": 1, "keys": 1, "__getitem__": 1, "values": 1}
 
 
 def doubled(depth: int) -> tuple[Any, ...]:
-    """Small in a file and in memory, but a hash of it takes 2^depth steps."""
+    """A tuple that is small in the file and in memory, but takes 2^depth steps to hash."""
     value: tuple[Any, ...] = ("a", "b")
     for _ in range(depth):
         value = (value, value)
@@ -745,7 +745,7 @@ def doubled(depth: int) -> tuple[Any, ...]:
 
 
 def repacked(path: Path, only: str = "") -> None:
-    """The same PyTorch file with its entries deflated."""
+    """The same PyTorch file with deflated entries."""
     torch.save({"weight": torch.zeros(1 << 18)}, path)
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
@@ -764,18 +764,18 @@ def entries_of(tree: object, path: Path) -> tuple[bytes, bytes, int]:
 
 
 def another_pickle_by_moving(path: Path) -> None:
-    """Python takes the directory that lies before the end, and believes all to be moved; PyTorch the one pointed to."""
+    """Python reads the directory before the end, and takes the file as shifted; PyTorch the one pointed to."""
     evil, evil_directory, count = entries_of({"a": torch.zeros(1 << 14), "b": Call(bytearray, 1 << 30)}, path)
     honest, directory, _ = entries_of({"a": torch.zeros(1)}, path)
     evil_directory = directory_of(evil_directory, 0)
-    # Python adds to each offset what it believes the file was moved by: the distance of the two directories.
+    # Python adds the supposed shift, the distance of the two directories, to each offset.
     directory = directory_of(directory, len(evil) - len(honest))
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(evil), 0)
     path.write_bytes(evil + evil_directory + honest + directory + end)
 
 
 def another_pickle_by_zip64(path: Path) -> None:
-    """Python takes the record that lies before the end; PyTorch the one pointed to."""
+    """Python reads the record just before the end; PyTorch reads the one pointed to."""
 
     def record(at: int, size: int) -> bytes:
         return struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, at)
@@ -792,7 +792,7 @@ def another_pickle_by_zip64(path: Path) -> None:
 
 
 def directory_of(directory: bytes, moved: int) -> bytes:
-    """Without extra fields, the offsets moved."""
+    """The entries without extra fields, at shifted offsets."""
     made, at = b"", 0
     while directory.startswith(b"PK\x01\x02", at):
         fields = list(struct.unpack("<4s6H3I5H2I", directory[at : at + 46]))
@@ -823,7 +823,7 @@ def pytorch_zip(path: Path, pickled: bytes, **records: bytes) -> None:
 
 
 def doubled_by_hand(kept: bytes) -> bytes:
-    """A dictionary whose one name is as `doubled`, where `kept` is how a tuple is put aside as number 1."""
+    """A dictionary whose only key is like `doubled`; `kept` is the opcode that memoises a tuple as number 1."""
     return b"\x80\x02}X\x01\x00\x00\x00a" + (kept + b"h\x01\x86") * 60 + b"Ns."
 
 
@@ -912,7 +912,7 @@ def test_pytorch_weights_of_any_kind_are_loaded_as_numbers_or_refused(
 
 
 def test_views_of_few_numbers_are_no_large_model(tmp_path: Path) -> None:
-    # Half precision, so that each view is copied when it becomes float32: 16 GB from 64 MB.
+    # In half precision each view is copied to become float32: 16 GB from 64 MB.
     numbers = torch.zeros(1 << 25, dtype=torch.float16)
     width = 2896
     shapes = {
@@ -1014,7 +1014,7 @@ def write_timm(folder: Path) -> None:
 
 
 def write_image_vit(folder: Path, video: Path) -> None:
-    """transformers' ViT has the names of its ViViT but for the beginning."""
+    """transformers' ViT has the names of its ViViT with another prefix."""
     weights = {
         name.replace("vivit.", "vit.", 1): value for name, value in load_file(video / "model.safetensors").items()
     }
@@ -1029,7 +1029,7 @@ def write_image_vit(folder: Path, video: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model in each format; not to be written to."""
+    """A model in each format; read-only."""
     place = tmp_path_factory.mktemp("folders")
     model = ViViT(MODEL, classes={"classes": ("a", "b", "c")})
     save(model, place / "vivit")
@@ -1100,7 +1100,7 @@ def many(count: int, value: Any) -> dict[str, Any]:
     return {f"h{i}": value for i in range(count)}
 
 
-# Large ones are made when they are needed, not when this file is read.
+# Large ones are made on demand, not when this module is imported.
 Edit = dict[str, Any] | Callable[[], dict[str, Any]]
 
 
@@ -1317,7 +1317,7 @@ def test_a_weight_of_any_other_shape_is_refused(tmp_path: Path, folders: dict[st
     honest = load_file(folders[format_] / "model.safetensors")
     folder = shutil.copytree(folders[format_], tmp_path / "model")
     for name, value in honest.items():
-        # What ends so has the same shape as others.
+        # Other parameters have the same shape.
         if name.endswith((".bias", "key.weight", "value.weight", "norm.weight", "norm2.weight", "after.weight")):
             continue
         if format_ != "transformers" and name.startswith(("head.", "classifier.")):

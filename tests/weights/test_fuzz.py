@@ -1,4 +1,4 @@
-"""Damaged files are loaded, or refused in one line that names the file, in bounded time and memory.
+"""Damaged files are loaded, or refused in one line that names the file, within bounds of time and memory.
 
 Every case is a small change, drawn from its seed and number, to one of a few honest files. They run in a process of
 their own; by hand, with more cases or one that failed:
@@ -42,11 +42,11 @@ from vivit.weights.store import load, save
 
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference"
 COUNT, SEED = 2000, 0
-MEMORY = 2 << 30  # address space, beyond what is taken once everything has been loaded once
+MEMORY = 2 << 30  # address space, on top of what is in use after everything has been loaded once
 GROWTH = 300 << 20  # resident, likewise
-SECONDS = 2.0  # of the processor, for one case
-HUNG, ALL = 20.0, 240.0  # on the clock: for one case, and for all of them on a busy machine
-LINE = 1000  # characters; longer is no line for people
+SECONDS = 2.0  # CPU seconds for one case
+HUNG, ALL = 20.0, 240.0  # wall-clock seconds for one case, and for all of them on a busy machine
+LINE = 1000  # characters; people do not read longer lines
 SHOWN = 20  # failures
 
 
@@ -60,7 +60,7 @@ def test_damaged_files_are_loaded_or_refused_in_bounds(tmp_path: Path) -> None:
     at = progress.read_text() if progress.exists() else "none"
     assert done.returncode == 0, f"at case {at} of seed {SEED}:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
     loaded, refused = map(int, done.stdout.split()[-2:])
-    # Changes that nothing notices, or that everything falls over at once, would prove little.
+    # Changes that are never noticed, or always at once, would prove little.
     assert loaded + refused == COUNT
     assert min(loaded, refused) > COUNT // 20
 
@@ -70,17 +70,17 @@ def test_damaged_files_are_loaded_or_refused_in_bounds(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Honest files, and how they are loaded."""
+    """Honest files and their loader."""
 
     name: str
     files: dict[str, bytes]
-    """Those that are changed; the first stands for all where one path is wanted."""
+    """The files that are changed; the first is the path in messages."""
     load: Callable[[Path], Any]
     of_folder: bool = True
 
 
 def targets(place: Path) -> list[Target]:
-    """Models in every format, as small as they come."""
+    """Models in every format, as small as possible."""
     torch.manual_seed(0)
     config = ModelConfig(
         num_frames=2,
@@ -197,30 +197,30 @@ def set_a_byte(rng: random.Random, content: bytearray, at: int) -> None:
     content[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256), *b'"{}[],:09-'))
 
 
-def cut_off(_: random.Random, content: bytearray, at: int) -> None:
+def truncate(_: random.Random, content: bytearray, at: int) -> None:
     del content[at:]
 
 
-def take_out(rng: random.Random, content: bytearray, at: int) -> None:
+def delete_bytes(rng: random.Random, content: bytearray, at: int) -> None:
     del content[at : at + rng.choice((1, 2, 4, 8, 100))]
 
 
-def put_in(rng: random.Random, content: bytearray, at: int) -> None:
+def insert_bytes(rng: random.Random, content: bytearray, at: int) -> None:
     start = rng.randrange(len(content))
     content[at:at] = rng.choice((rng.randbytes(rng.randint(1, 8)), content[start : start + rng.randint(1, 200)]))
 
 
 def make_huge(rng: random.Random, content: bytearray, at: int) -> None:
-    """What may be a length."""
+    """Write a huge or zero number where a length may be."""
     size = rng.choice((1, 2, 4, 8))
     content[at : at + size] = rng.choice((b"\xff", b"\x7f", b"\x00")) * size
 
 
-BYTES = (flip_a_bit, set_a_byte, cut_off, take_out, put_in, make_huge)
+BYTES = (flip_a_bit, set_a_byte, truncate, delete_bytes, insert_bytes, make_huge)
 
 
 def change_bytes(rng: random.Random, content: bytes, spots: list[int]) -> bytes:
-    """One to three changes, most of them where the file tells of its contents."""
+    """Make one to three changes, mostly in the file's metadata."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.choice(spots) if spots and rng.random() < 0.9 else rng.randrange(len(content))
@@ -229,8 +229,8 @@ def change_bytes(rng: random.Random, content: bytes, spots: list[int]) -> bytes:
     return bytes(changed)
 
 
-def telling(content: bytes) -> list[int]:
-    """Where a file tells of its contents: its headers, names and lengths, not its numbers."""
+def metadata_offsets(content: bytes) -> list[int]:
+    """Offsets of a file's metadata: headers, names and lengths, not numbers."""
     if content.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             spots = list(range(archive.start_dir, len(content)))
@@ -252,7 +252,7 @@ def telling(content: bytes) -> list[int]:
     return spots
 
 
-# Changes of what the bytes say
+# Changes of the decoded content
 
 VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 1.5, 10**9, 2**63, 10**18, 10**30, 1e308, float("nan"), float("inf"), float("-inf")),
@@ -262,7 +262,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def change_value(rng: random.Random, tree: Any) -> Any:
-    """A JSON value with one of its parts replaced, renamed, left out or put in once more."""
+    """A JSON value with one part replaced, renamed, removed or duplicated."""
     tree = copy.deepcopy(tree)
     places = list(_places(tree))
     if not places:
@@ -290,7 +290,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def change_meaning(rng: random.Random, content: bytes) -> bytes:
-    """A change that leaves lengths and checksums whole, so that what is behind them is reached."""
+    """A change that keeps lengths and checksums valid, so that the code behind these checks runs."""
     if content.startswith(b"{"):
         return json.dumps(change_value(rng, json.loads(content))).encode()
     if content.startswith(b"PK"):
@@ -303,7 +303,7 @@ def change_meaning(rng: random.Random, content: bytes) -> bytes:
 
 
 def change_entry(rng: random.Random, content: bytes) -> bytes:
-    """An entry of a zip file changed, under the right checksum, renamed or left out."""
+    """Change an entry of a zip file with a valid checksum, or rename or remove it."""
     changed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
         entries = old.infolist()
@@ -324,7 +324,7 @@ def change_entry(rng: random.Random, content: bytes) -> bytes:
 
 
 def change_array(rng: random.Random, content: bytes) -> bytes:
-    """An array in a msgpack file with another shape, type or bytes."""
+    """Give an array in a msgpack file another shape, type or bytes."""
     count = content.count(b"float32")
     chosen = rng.randrange(count)
     seen = -1
@@ -374,7 +374,9 @@ def main() -> int:
 
 def run(place: Path, arguments: argparse.Namespace) -> int:
     choices = targets(place)
-    spots = {target.name: {name: telling(content) for name, content in target.files.items()} for target in choices}
+    spots = {
+        target.name: {name: metadata_offsets(content) for name, content in target.files.items()} for target in choices
+    }
     for target in choices:
         folder = place / "work" / target.name
         folder.mkdir(parents=True)
@@ -415,14 +417,14 @@ def run(place: Path, arguments: argparse.Namespace) -> int:
 
 
 def write(path: Path, content: bytes) -> None:
-    # A new file each time: the old one may still be mapped by the model that was loaded from it.
+    # A new file each time: a loaded model may still map the old one.
     fresh = path.with_name("fresh")
     fresh.write_bytes(content)
     os.replace(fresh, path)
 
 
 def use(target: Target, folder: Path) -> None:
-    """Load it and look whether it is a model."""
+    """Load it and check that it is a model."""
     model = target.load(folder if target.of_folder else folder / next(iter(target.files)))
     assert all(parameter.is_floating_point() and not parameter.is_meta for parameter in model.parameters())
     with torch.device("meta"):

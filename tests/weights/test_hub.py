@@ -1,4 +1,4 @@
-"""Models by their id: through the Hub's cache, and to and from a small Hub of our own."""
+"""Models by their id: through the Hub's cache, and to and from a small local Hub."""
 
 import base64
 import hashlib
@@ -81,7 +81,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> VivitForVideoClassificat
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the Hub; nobody is logged in, and the Hub is out of reach."""
+    """An empty cache of the Hub, without login or connection."""
     folder = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -92,7 +92,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(cache: Path, repo_id: str, folder: Path) -> None:
-    """A folder's files, as huggingface_hub keeps what it has fetched."""
+    """Put a folder's files into the cache as huggingface_hub does."""
     repository = cache / f"models--{repo_id.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     for part in (repository / "refs", repository / "blobs", snapshot):
@@ -105,13 +105,13 @@ def put(cache: Path, repo_id: str, folder: Path) -> None:
 
 
 def write_pickled(model: VivitForVideoClassification, folder: Path) -> None:
-    """As older versions of transformers wrote it."""
+    """Save a model as older versions of transformers did."""
     folder.mkdir()
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-# ---- through the cache
+# Through the cache.
 
 
 def test_our_folder_by_its_id(tmp_path: Path, cache: Path) -> None:
@@ -136,7 +136,7 @@ def test_models_of_transformers_by_their_id(tmp_path: Path, cache: Path, theirs:
             close(loaded(video), expected)
         close(logits(loaded), logits(vivit.load(tmp_path / name)))
         assert loaded.classes == {"classes": ("wave", "jump", "run")}
-        # The id, which others can follow, rather than a folder in this machine's cache.
+        # The id, which others can use, not a folder in this machine's cache.
         assert f"name/{name}" in loaded.origin[0]
         assert str(cache) not in " ".join(loaded.origin)
 
@@ -184,13 +184,13 @@ def test_repository_without_a_whole_model_is_refused(tmp_path: Path, cache: Path
     refused(lambda: vivit.load("name/half"), "model.safetensors")
 
 
-# ---- a Hub of our own
+# A local Hub.
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | None
 
 
 class Hub:
-    """What of the Hub's interface a model's way there and back needs."""
+    """The part of the Hub's interface that uploading and downloading a model needs."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
@@ -198,7 +198,7 @@ class Hub:
         self.created: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
         self.answers: dict[str, Answer] = {}
-        """A part of a path → what is answered there in place of the right thing; None breaks the connection."""
+        """Part of a path → a wrong answer to give there; None breaks the connection."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -224,7 +224,7 @@ class Hub:
         self.server.server_close()
 
     def fetched(self) -> set[str]:
-        """The files whose content was asked for."""
+        """Requests for the content of files."""
         return {line.rsplit("/", 1)[1] for line in self.asked if line.startswith("GET") and "/resolve/" in line}
 
     def say(self, to: BaseHTTPRequestHandler, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
@@ -311,7 +311,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The system's folder for temporary files, which must be empty when all is done."""
+    """The folder for temporary files, which must be empty afterwards."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -329,7 +329,7 @@ def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) ->
     assert address == f"{hub.address}/name/gestures"
     files = hub.repositories["name/gestures"]
     assert files.keys() == {"README.md", "config.json", "model.safetensors"}
-    # One commit, so that nobody ever fetches half a model.
+    # A single commit, so that nobody can fetch half a model.
     assert sum("/commit/" in line for line in hub.asked) == 1
     assert [(asked["organization"], asked["name"], asked["visibility"]) for asked in hub.created] == [
         ("name", "gestures", "private")
@@ -337,7 +337,7 @@ def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) ->
     assert hub.tokens == {"Bearer hf_secret"}
     assert list(temporary.iterdir()) == []
 
-    # What is there is what save writes, and a card of that name.
+    # The repository holds what `save` writes, with a card of that name.
     save(model, tmp_path / "gestures", **about)
     written = files_of(tmp_path / "gestures")
     assert {name: files[name] for name in ("config.json", "model.safetensors")} == {
@@ -355,7 +355,7 @@ def test_a_pushed_model_comes_back(hub: Hub, temporary: Path, tmp_path: Path) ->
 
 def test_the_card_of_a_pushed_model_names_its_id(hub: Hub, cache: Path) -> None:
     push_to_hub(ours(), "name/gestures")
-    # What the card tells to do can be done by whoever reads it there.
+    # The commands in the card work for its readers.
     card = hub.repositories["name/gestures"]["README.md"].decode()
     assert "--model name/gestures" in card
     assert 'vivit.load("name/gestures")' in card
@@ -395,7 +395,7 @@ def test_only_what_is_needed_is_fetched_and_only_once(
     hub.asked.clear()
     close(logits(vivit.load("name/old")), expected)
     assert hub.fetched() == {"config.json", "pytorch_model.bin"}
-    # From now on neither needs the Hub's files, and then not the Hub.
+    # From now on, neither the Hub's files nor the Hub are needed.
     hub.asked.clear()
     vivit.load("name/both")
     vivit.load("name/old")
@@ -438,7 +438,7 @@ def test_a_gated_model_is_not_said_to_be_missing(hub: Hub) -> None:
 
 def test_loading_what_is_not_on_the_hub_is_refused(hub: Hub) -> None:
     message = refused(lambda: vivit.load("name/missing"), "name/missing")
-    # It was reached, and says so.
+    # The Hub was reached, and the message says so.
     assert "cannot be reached" not in message
     hub.repositories["name/text"] = {"README.md": b"no model", "data.csv": b"1"}
     refused(lambda: vivit.load("name/text"), "name/text")
