@@ -233,7 +233,7 @@ def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
         assert words in printed
 
 
-def test_nothing_to_say_is_said(encode: Encode, read: list[str], tmp_path: Path) -> None:
+def test_a_sound_set_is_reported_as_such(encode: Encode, read: list[str], tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / "data" / ("run", "jump")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -346,7 +346,7 @@ def test_unreadable_files_are_all_in_the_manifest_and_ten_on_the_terminal(data: 
     assert manifest.duplicates == ()
 
 
-def test_stretches_of_a_file_are_one_file_and_those_past_its_end_are_told(data: Path, read: list[str]) -> None:
+def test_spans_count_as_one_file_and_those_past_its_end_are_reported(data: Path, read: list[str]) -> None:
     rows = [
         ["path", "label", "split", "start", "end"],
         *(["train/run/0.mp4", "a", "train", f"{n / 10}", f"{n / 10 + 0.2}"] for n in range(5)),
@@ -509,7 +509,7 @@ def test_the_list_has_the_readable_videos_of_held_out_splits_too(
         (("label",), (("3",), ("11",))),
     ],
 )
-def test_the_list_keeps_heads_several_labels_and_stretches(
+def test_the_list_keeps_heads_several_labels_and_spans(
     columns: Sequence[str], cells: Sequence[Sequence[str]], data: Path, read: list[str]
 ) -> None:
     (data / "bad.mp4").touch()

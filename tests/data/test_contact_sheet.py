@@ -45,7 +45,7 @@ def plain_grey(value: int, frames: int) -> Tensor:
     return torch.full((frames, 3, 20, 40), value, dtype=torch.uint8)
 
 
-def test_each_frame_stands_in_its_row_and_column(tmp_path: Path) -> None:
+def test_each_frame_is_in_its_row_and_column(tmp_path: Path) -> None:
     reds = torch.arange(1, 25, dtype=torch.uint8) * 10
     # Colours that no letter has.
     coloured = torch.stack([reds, torch.zeros_like(reds), torch.full_like(reds, 255)], dim=1)  # (24, 3)
@@ -179,7 +179,7 @@ def test_a_video_that_cannot_be_read_is_a_line(videos: VideoSet, tmp_path: Path)
     assert Image.open(tmp_path / "sheet.png").height > Image.open(tmp_path / "broken.png").height + 4 * 64
 
 
-def test_what_a_user_can_do_wrong(videos: VideoSet, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(videos: VideoSet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="count: 0"):
         show(videos, SPEC, None, tmp_path / "sheet.png", count=0)
     with pytest.raises(UserError, match=r"sheet\.png: not written"):

@@ -284,14 +284,14 @@ def test_a_video_may_have_none_of_many_labels(tmp_path: Path) -> None:
     assert [video.labels["classes"] for video in videos.videos] == [("a", "b"), ()]
 
 
-def test_stretches(tmp_path: Path) -> None:
+def test_spans(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4", "2.mp4")
     rows = ["1.mp4,a,0,2.5", "1.mp4,b,00:01:02.25,0:1:3", "2.mp4,a,,"]
     videos = open_data(write(tmp_path / "list.csv", "path,label,start,end", *rows)).split("all")
     assert [video.span for video in videos.videos] == [(0.0, 2.5), (62.25, 63.0), None]
 
 
-def test_stretches_of_a_video_stay_together_when_some_are_held_out(tmp_path: Path) -> None:
+def test_spans_of_a_video_stay_together_when_some_are_held_out(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{i}.mp4" for i in range(12)))
     rows = [
         f"{i}.mp4,{label},{start},{start + 1}" for i in range(12) for start, label in enumerate("abab"[: 2 + i % 3])
@@ -321,7 +321,7 @@ def test_rows_that_repeat_others_count_once(tmp_path: Path) -> None:
     assert videos.description.endswith("list.csv, 1 repeated row left out")
 
 
-def test_stretches_of_one_video_in_several_splits(tmp_path: Path) -> None:
+def test_spans_of_one_video_in_several_splits(tmp_path: Path) -> None:
     touch(tmp_path, "1.mp4")
     rows = ["1.mp4,a,train,0,10", "1.mp4,b,val,10,20", "1.mp4,b,train,20,30"]
     data = write(tmp_path / "list.csv", "path,label,split,start,end", *rows)
@@ -387,7 +387,7 @@ def test_shards(tmp_path: Path) -> None:
     assert len(open_data(tmp_path / "plain").split("all").videos) == 17
 
 
-def test_shards_of_which_some_have_other_labels(tmp_path: Path) -> None:
+def test_some_shards_have_other_labels(tmp_path: Path) -> None:
     both = '{"labels": {"verb": "c", "noun": "d"}}'
     rows = {"1": '{"labels": {"verb": "a"}}', "2": '{"labels": {"noun": "b"}}', "3": both}
     data = shard(tmp_path / "0.tar", rows)
@@ -618,7 +618,7 @@ def test_video_given_as_data(tmp_path: Path) -> None:
     assert "not a list of videos" in error_of(path)
 
 
-def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folders that a list names are the splits, whatever the working directory."""
     for split in ("train", "val"):
         for name in ("a", "b"):
@@ -632,7 +632,7 @@ def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert names == {split}
 
 
-def test_shards_hold_out_what_files_do(tmp_path: Path) -> None:
+def test_shards_and_files_hold_out_the_same_videos(tmp_path: Path) -> None:
     """If all files of a class have the same name, their folders decide."""
     sources = [f"run/{person}/1.mp4" for person in "abcdefghij"]
     entries = [LabelledVideo(tmp_path / source, {"classes": ("run",)}, "") for source in sources]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import Batch, TrainingClips, evaluation_views, training_batches
-from vivit.data.order import Order, clip_rng, colour_rng, epoch_order, split_batch, steps_per_epoch
+from vivit.data.order import Order, colour_rng, epoch_order, steps_per_epoch
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.runtime import Ranks
@@ -128,18 +128,6 @@ def test_processes_share_each_batch(batch_size: int, videos: VideoSet) -> None:
     assert_same(*([in_order(batch) for batch in batches] for batches in (alone, together)))
 
 
-@pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize(("batch", "shares"), [(10, 2), (8, 3), (7, 2), (64, 8), (3, 3)])
-def test_shares_are_even_and_keep_pairs(batch: int, shares: int, paired: bool) -> None:
-    found = split_batch(batch, shares, paired)
-    assert sorted(np.concatenate(found).tolist()) == list(range(batch))
-    sizes = [len(share) for share in found]
-    assert max(sizes) - min(sizes) <= (2 if paired else 1)
-    if paired and batch >= 2 * shares:
-        for share in found:
-            assert share[::-1].tolist() == [batch - 1 - clip for clip in share]
-
-
 def in_order(batch: Batch) -> Batch:
     order = batch.indices.argsort()
     return Batch(batch.clips[order], {"classes": batch.labels["classes"][order]}, batch.indices[order])
@@ -170,15 +158,6 @@ def test_clips_differ_between_epochs_and_seeds(videos: VideoSet) -> None:
     first = clips(0, 0)
     for other in (clips(0, 1), clips(1, 0)):
         assert sum(torch.equal(first[index], other[index]) for index in range(COUNT)) <= 1
-
-
-def test_random_streams_have_nothing_in_common() -> None:
-    drawn = [clip_rng(*key).random() for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (3, 2, 0), (2, 3, 0)]]
-    assert len(set(drawn)) == 6
-    for seed, epoch in [(0, 0), (3, 2)]:
-        order = epoch_order(1000, seed, epoch)
-        assert sorted(order.tolist()) == list(range(1000))
-        assert (order == clip_rng(seed, epoch, 0).permutation(1000)).sum() < 20
 
 
 def test_set_smaller_than_a_batch(videos: VideoSet) -> None:
@@ -319,17 +298,17 @@ def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
+def test_clips_stay_within_their_span(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
     """At 25 frames per second, 0.2 to 0.56 s are frames 5 to 13."""
-    stretch = LabelledVideo(videos.videos[0].source, {"classes": ("a",)}, span=(0.2, 0.56))
-    data = VideoSet((stretch,), LabelSpace({"classes": ("a", "b")}), "a test")
+    part = LabelledVideo(videos.videos[0].source, {"classes": ("a",)}, span=(0.2, 0.56))
+    data = VideoSet((part,), LabelSpace({"classes": ("a", "b")}), "a test")
     starts = set()
     for batch in batches_of(data, WHOLE, 1, range(40), augmentation=UNMIRRORED, keep_decoded=keep):
         first, *rest = read_numbers(batch.clips[0])
         assert rest == [first + 2, first + 4]
         starts.add(first)
     assert starts == {5, 6, 7, 8, 9}
-    (views,) = evaluation_views([stretch], WHOLE, 2, 1)
+    (views,) = evaluation_views([part], WHOLE, 2, 1)
     assert isinstance(views, Tensor)
     assert [read_numbers(view) for view in views] == [[5, 7, 9], [9, 11, 13]]
 
@@ -346,7 +325,7 @@ def test_clips_stay_within_their_stretch(keep: bool, videos: VideoSet, read_numb
         ((-1.0, 0.1), range(0, 2)),
     ],
 )
-def test_frames_of_a_stretch(span: tuple[float, float] | None, expected: range) -> None:
+def test_frames_of_a_span(span: tuple[float, float] | None, expected: range) -> None:
     info = VideoInfo(width=1, height=1, frame_rate=25.0, duration=2.0, num_frames=50, codec="", rotation=0)
     assert frames_in(info, span) == expected
 
@@ -359,7 +338,7 @@ def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
     assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3))
 
 
-def test_what_takes_too_long_is_unreadable(videos: VideoSet) -> None:
+def test_a_video_that_takes_too_long_is_unreadable(videos: VideoSet) -> None:
     single = replace(videos, videos=videos.videos[:1])  # without others to try in its place
     with pytest.raises(VideoError, match=r"took longer than 0\.0001 s"):
         next(batches_of(single, CROPPED, 2, range(1), options=ReadOptions(timeout=1e-4)))

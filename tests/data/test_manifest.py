@@ -229,10 +229,10 @@ def test_compare_tells_of_labels_and_spans(root: Path) -> None:
     for changed in (replace(first, labels={"classes": (CLASSES[0],)}), replace(first, span=(0.0, 1.0))):
         now = replace(videos, videos=(changed, *others))
         assert compare(manifest, "val", now) == "1 video with other labels or spans"
-    stretches = replace(videos, videos=tuple(replace(first, span=(float(n), n + 1.0)) for n in range(3)))
-    assert compare(manifest_of(root, stretches), "val", stretches) == ""
-    fewer = replace(stretches, videos=stretches.videos[:2])
-    assert compare(manifest_of(root, stretches), "val", fewer) == "1 video with other labels or spans"
+    spans = replace(videos, videos=tuple(replace(first, span=(float(n), n + 1.0)) for n in range(3)))
+    assert compare(manifest_of(root, spans), "val", spans) == ""
+    fewer = replace(spans, videos=spans.videos[:2])
+    assert compare(manifest_of(root, spans), "val", fewer) == "1 video with other labels or spans"
 
 
 def test_compare_sees_through_another_shared_folder(root: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_side_without_one_mirror_is_left_out(names: list[str], known: dict[int
     assert mirrored_classes(names) == known
 
 
-def test_what_is_given_goes_before_the_words() -> None:
+def test_given_pairs_override_the_words() -> None:
     names = ["right answer", "wrong answer", "hook", "cross", "to the left", "to the right"]
     assert mirrored_classes(names) == {1: 1, 2: 2, 3: 3, 4: 5, 5: 4}
     swaps = {"right answer": "right answer", "hook": "cross"}

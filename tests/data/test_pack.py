@@ -88,7 +88,7 @@ def error_of(listing: DataSet, out: Path, encoding: Encoding | None = None) -> s
     return message
 
 
-def test_every_file_is_there_with_what_is_said_of_it(folder: Path, tmp_path: Path) -> None:
+def test_every_file_is_there_with_its_labels(folder: Path, tmp_path: Path) -> None:
     listing = listing_of(folder)
     packed = pack(listing, tmp_path / "out", shard_size=SMALL, workers=0)
     assert (packed.files, packed.videos, packed.left_out) == (COUNT, COUNT, ())
@@ -232,7 +232,7 @@ def test_a_shard_begins_where_another_video_would_not_fit(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("encoding", [None, Encoding()])
-def test_what_cannot_be_read_is_left_out_and_told(encoding: Encoding | None, folder: Path, tmp_path: Path) -> None:
+def test_unreadable_videos_are_left_out_and_listed(encoding: Encoding | None, folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_text("This is not a video.\n" * 50)
     listing = listing_of(folder)
@@ -298,9 +298,7 @@ def source_length(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_a_stretch_that_is_all_that_counts_is_cut_out(
-    encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_the_only_span_in_use_is_cut_out(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
     path = encode(tmp_path / "long.mp4")
     entry = encoded(path, tmp_path / "out", Encoding(), span=(0.4, 1.2))
     assert entry.span is None

@@ -51,7 +51,7 @@ def test_fields_out_of_range(fields: dict[str, Any], message: str) -> None:
         Augmentation(**fields)
 
 
-def test_height_and_width_are_stretched_on_their_own_and_evenly_over_the_range() -> None:
+def test_height_and_width_are_scaled_independently_and_evenly_over_the_range() -> None:
     rng = np.random.default_rng(0)
     drawn = np.array([draw_geometry(Augmentation(scale_jitter=(0.9, 1.33)), rng).factors for _ in range(4000)])
     assert drawn.min() >= 0.9 and drawn.max() < 1.33
@@ -61,7 +61,7 @@ def test_height_and_width_are_stretched_on_their_own_and_evenly_over_the_range()
         assert counts.min() > 320 and counts.max() < 480  # 400 ± 4 deviations
 
 
-def test_only_what_is_asked_for_differs() -> None:
+def test_only_the_requested_change_differs() -> None:
     """Scale jitter changes neither the place nor the mirroring of a clip."""
     for seed in range(20):
         plain = draw_geometry(Augmentation(), np.random.default_rng(seed))
@@ -73,12 +73,12 @@ def test_only_what_is_asked_for_differs() -> None:
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
 def test_a_clip_is_mirrored_as_often_as_asked(probability: float) -> None:
     rng = np.random.default_rng(1)
-    share = np.mean([draw_geometry(Augmentation(flip=probability), rng).mirrored for _ in range(2000)])
-    assert share == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0)
+    fraction = np.mean([draw_geometry(Augmentation(flip=probability), rng).mirrored for _ in range(2000)])
+    assert fraction == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0)
 
 
 @pytest.mark.parametrize(
-    ("video", "stretch", "expected"),
+    ("video", "factors", "expected"),
     [
         ((1080, 1920), (1.0, 1.0), (256, 455)),
         ((1920, 1080), (1.0, 1.0), (455, 256)),
@@ -90,9 +90,9 @@ def test_a_clip_is_mirrored_as_often_as_asked(probability: float) -> None:
     ],
 )
 def test_frames_are_scaled_once_to_their_jittered_size(
-    video: tuple[int, int], stretch: tuple[float, float], expected: tuple[int, int]
+    video: tuple[int, int], factors: tuple[float, float], expected: tuple[int, int]
 ) -> None:
-    assert Geometry(stretch, (0, 0), False).frame_size(*video, 256, (224, 224)) == expected
+    assert Geometry(factors, (0, 0), False).frame_size(*video, 256, (224, 224)) == expected
 
 
 def test_a_crop_fits_at_any_size_and_jitter() -> None:

@@ -93,19 +93,19 @@ def test_sharpness_is_pillows_of_each_frame(factor: float) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 9), (2, 2), (3, 1)])
-def test_sharpness_leaves_what_has_no_inside(size: tuple[int, int]) -> None:
+def test_sharpness_leaves_frames_without_inner_pixels(size: tuple[int, int]) -> None:
     clip = noise()[..., : size[0], : size[1]]
     assert torch.equal(colours.sharpness(clip, 2.8), clip)
 
 
 def test_autocontrast_is_pillows_within_its_rounding_and_exact_in_whole_numbers() -> None:
     clip = smooth()
-    stretched = colours.autocontrast(clip)
-    assert furthest(stretched, clip_of(ImageOps.autocontrast(tall(clip)), len(clip))) <= 1
+    scaled = colours.autocontrast(clip)
+    assert furthest(scaled, clip_of(ImageOps.autocontrast(tall(clip)), len(clip))) <= 1
     for channel in range(3):
         values = clip[:, channel].numpy().astype(int)
         expected = (values - values.min()) * 255 // (values.max() - values.min())
-        assert np.array_equal(stretched[:, channel].numpy(), expected)
+        assert np.array_equal(scaled[:, channel].numpy(), expected)
 
 
 @pytest.mark.parametrize("change", [colours.autocontrast, colours.equalise])

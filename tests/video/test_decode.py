@@ -20,7 +20,7 @@ from vivit.video.source import VideoError
 Encode = Callable[..., Path]
 ReadNumbers = Callable[[Tensor], list[int]]
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
+REAL = Path(__file__).resolve().parents[2].parent / "fractiond" / "videos"
 B_FRAMES = {"bf": "3", "g": "250"}
 FILES: dict[str, dict[str, object]] = {
     "long_gop.mp4": {"options": B_FRAMES},
@@ -82,7 +82,7 @@ def test_first_request_in_the_middle(video_file: Path, read_numbers: ReadNumbers
             assert read_numbers(video.frames([index, index + 2])) == [index, index + 2]
 
 
-def test_beyond_the_ends_stand_the_first_and_the_last_frame(video_file: Path, read_numbers: ReadNumbers) -> None:
+def test_numbers_past_the_ends_give_the_first_and_the_last_frame(video_file: Path, read_numbers: ReadNumbers) -> None:
     with open_video(video_file) as video:
         assert read_numbers(video.frames([-1, -80, 100, 5, 250])) == [0, 0, 99, 5, 99]
 
@@ -235,7 +235,7 @@ def test_short_side_may_enlarge(encode: Encode, read_numbers: ReadNumbers, tmp_p
     assert read_numbers(frames) == [7, 2]
 
 
-def test_repeated_frames_do_not_share_memory(encode: Encode, tmp_path: Path) -> None:
+def test_repeated_frames_do_not_fraction_memory(encode: Encode, tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "v.mp4", 5)) as video:
         frames = video.frames([3, 3])
     frames[0].zero_()
@@ -286,9 +286,9 @@ def test_sound_alone(tmp_path: Path) -> None:
     assert "no video" in error_of(path)
 
 
-def cut(path: Path, share: float) -> Path:
+def cut(path: Path, fraction: float) -> Path:
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(data[: int(len(data) * fraction)])
     return path
 
 
@@ -309,7 +309,7 @@ def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tm
         assert read_numbers(video.frames([5, round(first * 25) - 5])) == [5, round(first * 25) - 5]
 
 
-def test_cut_off_matroska_is_as_long_as_what_is_left(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_cut_off_matroska_is_as_long_as_its_rest(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
     with open_video(cut(encode(tmp_path / "cut.mkv", 200, options={"g": "12"}), 0.6)) as video:
         count = video.info.num_frames
         assert 40 < count < 180

@@ -172,8 +172,8 @@ def test_cut_off(name: str, seeds: dict[str, bytes], look: Look, tmp_path: Path)
     if name not in seeds:
         pytest.skip("PyAV cannot encode it")
     assert look(write(tmp_path / name, seeds[name])) == ""
-    for share in (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999):
-        look(write(tmp_path / name, seeds[name][: int(len(seeds[name]) * share)]))
+    for fraction in (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999):
+        look(write(tmp_path / name, seeds[name][: int(len(seeds[name]) * fraction)]))
 
 
 NUMBERS = [0, 1, 5000, 0x7FFF, 10**6, 10**8, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]

@@ -224,7 +224,7 @@ def test_300_calls_leave_nothing_behind(reader: IsolatedReader) -> None:
     assert all(torch.equal(clip, kept[0]) for clip in kept)
 
 
-def test_what_a_decoder_prints_disturbs_nothing(reader: IsolatedReader, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_a_decoder_does_no_harm(reader: IsolatedReader, capfd: pytest.CaptureFixture[str]) -> None:
     reader(write_to_both_outputs, FILE)
     assert reader(pixels, FILE, (2, 2)).tolist() == [[0, 1], [2, 3]]
     assert capfd.readouterr().err == ""

@@ -88,7 +88,7 @@ def test_kinetics(prefix: str, annotations: str, places: Sequence[str], tmp_path
     assert "test.csv" not in val.description  # it has no labels
 
 
-def test_kinetics_of_which_some_are_gone(tmp_path: Path) -> None:
+def test_kinetics_with_missing_videos(tmp_path: Path) -> None:
     kinetics(tmp_path)
     touch(tmp_path, "train/---QUuC4vJs_000084_000094.mp4", "val/-3B32lodo2M_000059_000069.mp4")
     message = error_of(tmp_path)

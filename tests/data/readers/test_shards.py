@@ -199,7 +199,7 @@ def test_splits_by_the_names_of_shards(clips: list[bytes], tmp_path: Path) -> No
     }
 
 
-def test_what_is_no_labelled_video_is_left_out_and_noted(clips: list[bytes], tmp_path: Path) -> None:
+def test_members_that_are_no_labelled_videos_are_left_out_and_listed(clips: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "data" / "a.tar"
     write_tar(
         path,
@@ -355,7 +355,7 @@ def test_no_such_store() -> None:
     assert error_of("nosuch://bucket/folder").startswith("nosuch://bucket/folder: Protocol not known")
 
 
-def test_only_what_is_looked_at_is_read(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_reads_no_earlier_videos(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that resumes at step n reads nothing for earlier steps."""
     read: list[tuple[InShard, int, int]] = []
     whole = InShard.read_range
@@ -504,7 +504,7 @@ def test_a_server_without_ranges_is_named(server: str) -> None:
     assert "whole files only" in problem_of(in_shard(listing))
 
 
-def test_workers_read_from_a_server_what_files_give(server: str, packed: Path) -> None:
+def test_workers_read_the_same_from_a_server_as_from_files(server: str, packed: Path) -> None:
     """Even if an event loop is already running in this process."""
     files, remote = video_set(open_shards(packed)), video_set(open_shards(server))
     assert isinstance(remote.videos[0].source, InShard)
