@@ -9,6 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.training.forking import Forked
+
+Process = Forked | subprocess.Popen[str]
+
 HOLD = Path(__file__).parent / "hold"
 LONGEST = 600  # seconds; more than any run takes on a busy machine, and the end of one that hangs
 
@@ -25,44 +29,46 @@ def start(
     out: Path,
     *flags: str,
     processes: int = 1,
-    restarts: int = 0,
     hold_after: int | None = None,
     kill_after: float | None = None,
-    **popen: Any,
-) -> "subprocess.Popen[str]":
+    largest_file: int = -1,
+) -> Forked:
     """Start `vivit train` in a process group of its own, as a terminal or a scheduler does.
 
-    Several processes are started by torchrun, which restarts them up to `restarts` times. `hold_after` and `kill_after`
-    are those of `holding`.
+    `hold_after` and `kill_after` are those of `holding`; `largest_file` is the most bytes that a file may grow to.
     """
-    words = [sys.executable]
-    if processes > 1:
-        words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        words += ["--max-restarts", str(restarts)]
     held = {} if hold_after is None else holding(hold_after, kill_after)
+    words = ["train", str(data), "--out", str(out), "--device", "cpu", *flags]
+    return Forked(words, {**os.environ, "OMP_NUM_THREADS": "1", **held}, processes, largest_file)
+
+
+def start_torchrun(data: Path, out: Path, *flags: str, restarts: int, hold_after: int) -> "subprocess.Popen[str]":
+    """Start `vivit train` in two processes by torchrun, which starts both again up to `restarts` times if one dies."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["--max-restarts", str(restarts), "-m", "vivit"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.Popen(
-        [*words, "-m", "vivit", "train", str(data), "--out", str(out), "--device", "cpu", *flags],
+        [*launcher, "train", str(data), "--out", str(out), "--device", "cpu", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **held},
+        env={**environment, **holding(hold_after)},
         start_new_session=True,
-        **popen,
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
+def finish(process: Process) -> tuple[str, str]:
     """What it printed, when it has ended well."""
     out, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 0, complaint[:4000]
     return out, complaint
 
 
-def wait_until_held(process: "subprocess.Popen[str]", run: Path) -> None:
+def wait_until_held(process: Process, run: Path) -> None:
     """Wait until the run has done the step that it is held after."""
     end = time.monotonic() + LONGEST
     while not (run.parent / "held").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=LONGEST)
         assert time.monotonic() < end, "the run does not get to the step that it is to be held after"
         time.sleep(0.01)
 
@@ -73,7 +79,7 @@ def let_go(run: Path) -> None:
     (run.parent / "go").touch()
 
 
-def signal_held(process: "subprocess.Popen[str]", run: Path, number: signal.Signals) -> None:
+def signal_held(process: Process, run: Path, number: signal.Signals) -> None:
     """Send a signal to all processes of a run while it is held, and let it go on."""
     wait_until_held(process, run)
     os.killpg(process.pid, number)

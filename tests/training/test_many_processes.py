@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
-from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
+from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, start_torchrun, wait_until_held
 
-STEPS = 20
+STEPS = 12
 # No dropout: its random numbers depend on how many clips a process has. Mixup's pairs do not.
 SETTINGS = (
     *("--recipe", "debug", "--epochs", str(STEPS), "--min-steps", "0", "--batch-size", "7", "--mixup", "0.4"),
@@ -61,19 +61,19 @@ def test_processes_learn_what_one_learns(
 def test_what_some_processes_began_others_finish(bright_dark: Path, tmp_path: Path, alone: Path) -> None:
     """Two processes with sharded weights are told to stop, one goes on and is killed, four finish."""
     run = tmp_path / "run"
-    process = start(bright_dark, run, *SETTINGS, "--shard", processes=2, hold_after=6)
+    process = start(bright_dark, run, *SETTINGS, "--shard", processes=2, hold_after=4)
     signal_held(process, run, signal.SIGTERM)
     process.communicate(timeout=LONGEST)
     assert process.returncode != 0
-    assert 6 <= len(rows(run / "steps.jsonl")) <= 8
+    assert 4 <= len(rows(run / "steps.jsonl")) <= 6
 
-    process = start(bright_dark, run, *SETTINGS, *ALWAYS, hold_after=13, kill_after=0.0)
+    process = start(bright_dark, run, *SETTINGS, *ALWAYS, hold_after=8, kill_after=0.0)
     process.communicate(timeout=LONGEST)
     assert process.returncode == -signal.SIGKILL
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--shard", processes=4))
     assert "going on after step" in out
     firsts = [row["first_step"] for row in rows(run / "sessions.jsonl")]
-    assert firsts[0] == 0 and 6 <= firsts[1] < firsts[2]
+    assert firsts[0] == 0 and 4 <= firsts[1] < firsts[2]
     assert_same_run(run, alone)
 
 
@@ -82,7 +82,7 @@ def test_a_process_that_dies_is_started_anew_and_the_run_goes_on(
 ) -> None:
     """Elastic restart: torchrun starts all processes again, and they find the last checkpoint."""
     run = tmp_path / "run"
-    process = start(bright_dark, run, *SETTINGS, *ALWAYS, processes=2, restarts=1, hold_after=7)
+    process = start_torchrun(bright_dark, run, *SETTINGS, *ALWAYS, restarts=1, hold_after=5)
     wait_until_held(process, run)
     workers = [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]
     assert len(workers) == 2
@@ -109,12 +109,6 @@ def test_features_that_processes_share_are_those_of_one(bright_dark: Path, tmp_p
     assert [line.split(",")[0] for line in answers[0]] == [line.split(",")[0] for line in answers[1]]
 
 
-def assert_no_traceback(complaint: str) -> None:
-    """Except torchrun's own, which it always prints when a process fails."""
-    assert complaint.count("Traceback (most recent call last)") == 1, complaint
-    assert "ChildFailedError" in complaint
-
-
 def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, tmp_path: Path) -> None:
     """Only the first process looks at the run's folder."""
     (tmp_path / "run").touch()
@@ -124,7 +118,7 @@ def test_a_mistake_that_one_process_finds_is_a_line_in_each(bright_dark: Path, t
     message = f"{tmp_path / 'run'}: cannot create this folder (File exists)"
     said = [line for line in complaint.splitlines() if line.startswith("vivit: ")]
     assert sorted(said) == [f"vivit: {message}", f"vivit: process 1: {message}"]
-    assert_no_traceback(complaint)
+    assert "Traceback" not in complaint
 
 
 def test_videos_that_one_process_cannot_read_are_no_traceback_in_the_other(bright_dark: Path, tmp_path: Path) -> None:
@@ -139,4 +133,4 @@ def test_videos_that_one_process_cannot_read_are_no_traceback_in_the_other(brigh
     _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode != 0
     assert "dark0.mp4" in complaint
-    assert_no_traceback(complaint)
+    assert "Traceback" not in complaint

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from tests.support import assert_one_line
 from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
 
-STEPS = 24
+STEPS = 16
 KILLS = 5
 # Everything random, an average of the weights, and micro-batches.
 SETTINGS = (
@@ -86,11 +85,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tm
     # No file may grow larger than the weights: like a full disk, except for the name of the error.
     largest = (whole / "model.safetensors").stat().st_size * 3 // 2
 
-    def no_large_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
-    process = start(bright_dark, run, *SETTINGS, "--workers", "0", preexec_fn=no_large_files)
+    process = start(bright_dark, run, *SETTINGS, "--workers", "0", largest_file=largest)
     _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 2, complaint[-1500:]
     (line,) = complaint.strip().splitlines()
