@@ -11,12 +11,43 @@ from vivit.training.recipe import Recipe
 
 CLIPS = 6  # of each class; one of them is held out
 
+# What `--fast`, and with it `make test-fast`, leaves out: files that take long, or test what seldom changes.
+SLOW = (
+    "benchmarks",
+    "end_to_end/test_clusters.py",
+    "end_to_end/test_demo.py",
+    "end_to_end/test_docs.py",
+    "end_to_end/test_readme.py",
+    "end_to_end/test_training_cli.py",
+    "evaluation/test_partial.py",
+    "evaluation/test_processes.py",
+    "experiments",
+    "training/test_distributed.py",
+    "training/test_loop.py",
+    "training/test_many_processes.py",
+    "training/test_nothing_lost.py",
+    "training/test_overfit.py",
+    "training/test_recipes.py",
+    "video/test_hostile.py",
+    "video/test_isolated.py",
+    "video/test_parallel.py",
+    "video/test_strange_files.py",
+    "weights/test_files.py",
+    "weights/test_fuzz.py",
+)
+
 # Commands that tests start inherit this: several processes with many threads each slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out the files that take long")
     parser.addoption("--rewrite", action="store_true", help="rewrite the help pages in tests/end_to_end/transcripts")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    name = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return True if config.getoption("--fast") and name in SLOW else None
 
 
 @pytest.fixture(scope="session")
