@@ -58,6 +58,11 @@ def sleep(path: Path, seconds: float) -> None:
     time.sleep(seconds)
 
 
+def note_and_sleep(path: Path, note: Path, seconds: float) -> None:
+    note.touch()
+    time.sleep(seconds)
+
+
 def crash(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -272,14 +277,17 @@ def test_a_pickled_reader_keeps_its_limits_and_starts_its_own_process(reader: Is
 
 
 def test_threads_with_readers_of_their_own_and_one_for_all(reader: IsolatedReader) -> None:
+    threads: list[int] = []
+
     def read(number: int) -> tuple[IsolatedReader, int, list[int]]:
+        threads.append(threading.get_native_id())
         own = IsolatedReader(timeout=60)
         return own, own(process_of, FILE), reader(pixels, FILE, (number, 7)).flatten().tolist()
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(read, [1, 2]))
-    # The threads that started the processes have ended.
-    time.sleep(0.2)
+    # A process must not end with the thread that started it.
+    wait_until(lambda: not any(Path(f"/proc/self/task/{thread}").exists() for thread in threads))
     for own, process, _ in results:
         assert own(process_of, FILE) == process
         own.close()
@@ -293,15 +301,15 @@ sys.path.insert(0, sys.argv[1])
 from tests.video.test_isolated import *
 reader = IsolatedReader(timeout=60)
 print(reader(process_of, FILE), flush=True)
-reader(sleep, FILE, 60.0)
+reader(note_and_sleep, FILE, Path(sys.argv[2]), 600.0)
 """
 
 
-def test_process_ends_with_its_caller_in_the_middle_of_a_call() -> None:
-    command = [sys.executable, "-c", CALLER, str(ROOT)]
+def test_process_ends_with_its_caller_in_the_middle_of_a_call(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CALLER, str(ROOT), str(tmp_path / "note")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as caller:
         assert caller.stdout is not None
         process = int(caller.stdout.readline())
-        time.sleep(0.2)
+        wait_until((tmp_path / "note").exists)
         caller.kill()
         wait_until(lambda: is_gone(process))
