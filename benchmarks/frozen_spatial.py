@@ -225,7 +225,7 @@ def take_accuracy(videos: int, seeds: int, epochs: int, folder: Path) -> None:
     ):
         train_count, val_count = (len(only(videos_, classes).videos) for videos_ in (train_set, val_set))
         print(f"{words}: {train_count} videos of {len(classes)} classes, {val_count} held out, {epochs} epochs.\n")
-        print("| trained | accuracy | of each seed | s |\n|---|---|---|---|")
+        print("| trained | accuracy | each seed | s |\n|---|---|---|---|")
         for way_words, runs in found[classes].items():
             each = ", ".join(f"{score:.1%}" for score, _ in runs)
             score, seconds = (mean(values) for values in zip(*runs, strict=True))

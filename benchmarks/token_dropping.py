@@ -132,7 +132,7 @@ def time_in_memory(recipe: Recipe, clips: int, fractions: Sequence[float], round
 
 
 def take_times(fractions: Sequence[float], rounds: int, quick: bool) -> None:
-    print("| model | clips | tokens kept | update, s | ÷ that of all tokens | FLOPs ÷ those of all tokens |")
+    print("| model | clips | tokens kept | update, s | ÷ update on all tokens | FLOPs ÷ FLOPs on all tokens |")
     print("|---|---|---|---|---|---|", flush=True)
     for clips, small in ((1, False), (SMALL_CLIPS, True)):
         for suffix in SUFFIXES:
@@ -202,9 +202,7 @@ def take_accuracy(kept: float, seconds: float, rounds: int, videos: int, seeds: 
             real[fraction].append(took)
             PROGRESS.print(f"seed {seed}, {fraction:.0%} of the tokens: {scores[fraction][-1]:.1%} in {took:.0f} s")
     print(f"{len(train_set.videos)} videos to learn from, {len(val_set.videos)} held out; {seconds:g} s for each.\n")
-    print(
-        "| tokens kept | update, s | updates | s that they took | accuracy | of each seed |\n|---|---|---|---|---|---|"
-    )
+    print("| tokens kept | update, s | updates | seconds taken | accuracy | each seed |\n|---|---|---|---|---|---|")
     for fraction in fractions:
         each = ", ".join(f"{score:.1%}" for score in scores[fraction])
         clock = ", ".join(f"{value:.0f}" for value in real[fraction])

@@ -55,7 +55,7 @@ EXPECTED: list[dict[str, Any]] = [
     {"video": "nan.mp4", "start": None, "end": None, "error": "the model's answer is not a number (NaN)"},
 ]
 EXPECTED[0] |= {"probability": pytest.approx(0.5), "label_probability": pytest.approx(0.5), "label_rank": 1}
-# Of two classes with 10 %, the first ranks first.
+# The first of two classes with 10 % ranks first.
 EXPECTED[1] |= {"probability": pytest.approx(0.4), "label_probability": pytest.approx(0.1), "label_rank": 4}
 for row, name in zip(EXPECTED[2:], ODD[4:], strict=True):
     row |= {"label": name, "predicted": "", "probability": None, "label_probability": None, "label_rank": None}

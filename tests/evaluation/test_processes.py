@@ -45,7 +45,7 @@ def join(rank, size, port):
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "OMP_NUM_THREADS": "1"}
     return PartialState(cpu=True)
 
-def share(rank, size, count, port):
+def together(rank, size, count, port):
     state = join(rank, size, port)
     videos = open_data(data).split("all")
     found = evaluate(load(folder / "model"), replace(videos, videos=videos.videos[:count]),
@@ -63,7 +63,7 @@ def command(rank, size, count, port):
     sys.stdout.close()
     state.destroy_process_group()
 
-for target, size, count in ((share, 2, 12), (share, 3, 11), (share, 3, 2), (command, 2, 12)):
+for target, size, count in ((together, 2, 12), (together, 3, 11), (together, 3, 2), (command, 2, 12)):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -26,7 +26,7 @@ class Views:
 
     clips: int = 1
     crops: int = 1
-    """Of each clip."""
+    """For each clip."""
     average: Average = "logits"
     """See `mean_over_views`."""
 

@@ -21,7 +21,7 @@ from vivit.video.source import VideoError
 
 SECONDS = 4.0
 MOST_CLIPS = 8
-# Of each clip; smaller encodings are tried in turn.
+# The largest clip; smaller encodings are tried in turn.
 CLIP_BYTES = 600_000
 ENCODINGS = (Encoding(short_side=192, crf=28), Encoding(short_side=128, crf=36), Encoding(short_side=96, crf=46))
 
@@ -70,7 +70,7 @@ def _scored_videos(run: RunFiles, data: str | None, videos: Path | None) -> Vide
     recipe = run.recipe
     data = data or recipe.get("data")
     if not data:
-        raise UserError("recipe.json does not say which data; name it")
+        raise UserError("recipe.json does not name the data; give --data")
     videos = videos or (Path(str(recipe["videos"])) if recipe.get("videos") else None)
     overfit = recipe.get("overfit")
     found = open_data(data, videos).split("train" if overfit else "val", run.space)

@@ -29,9 +29,9 @@ MOST_POINTS = 800
 WIDEST = 2001
 
 RIGHT, WRONG = (38, 110, 220), (207, 66, 56)
-# Up to so many classes a confusion matrix has counts in its cells, and names beside them.
+# The most classes for which a confusion matrix has counts in its cells, and names beside them.
 MOST_COUNTED, MOST_NAMED = 40, 80
-# The most frequent confusions that are listed beside a matrix without names.
+# The number of confusions listed beside a matrix without names.
 LISTED = 30
 LONGEST_NAME = 40  # characters
 DPI = 120

@@ -25,7 +25,7 @@ class Answer:
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
     probability: float | None = None
-    """Of the predicted class; None if multi_label or unreadable."""
+    """Probability of the predicted class; None if multi_label or unreadable."""
     label_probability: float | None = None
     label_rank: int | None = None
     """1 for the most probable class."""
@@ -42,7 +42,7 @@ class ScoredVideo:
     error: str
     """Why it could not be read, or ""."""
     answers: dict[str, Answer]
-    """By head."""
+    """head → answer."""
 
 
 @dataclass(frozen=True)
