@@ -83,7 +83,7 @@ class DataSet:
             raise UserError(f"{self.name}: no videos for the {split} split")
         if labels is None:
             labels = self.labels
-            # Classes of all splits count: one without a validation video has a number all the same.
+            # The classes of all splits count: one without a validation video still has a number.
             for head, names in labels.classes.items():
                 if len(names) < 2:
                     what = "videos are" if head == ONLY_HEAD else f"labels of {head!r} are"

@@ -121,7 +121,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
         return drawn[drawn != index][:REPLACEMENTS].tolist()
 
     def read_own(self, epoch: int, index: int) -> Clip:
-        """A clip of this very video. Raises VideoError."""
+        """A clip of this video, without replacement. Raises VideoError."""
         video, rng = self.videos.videos[index], clip_rng(self.seed, epoch, index)
         spec, augmentation, decoder = self.spec, self.augmentation, self.options.decoder
         if self.keep_decoded:
