@@ -150,7 +150,7 @@ def test_a_large_model_from_scratch_on_few_videos_is_warned_of(here: InProcess, 
     result = here("train", "my_videos", "--out", tmp_path / "run", *small, "--workers", "0", "--device", "cpu")
     assert result.status == 0, result.err
     assert "recipe small, the default without --init; changed: num_frames 2, image_size 16, epochs 1, " in result.out
-    advice = r"from scratch on 20 videos a model of \S+ M parameters learns little: give --init .* or --recipe demo"
+    advice = r"from scratch on 20 videos a model of \S+ M parameters learns little: give --init .* --recipe demo"
     assert re.search(advice, result.out)
     # The model of that recipe is small enough.
     result = here("train", "my_videos", "--out", tmp_path / "brief", *BRIEF)
@@ -248,7 +248,7 @@ def test_a_wrong_flag_of_any_verb_is_one_line(
 
 def test_data_that_cannot_be_learnt_from(folder: Path, here: InProcess, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    one_line(here("train", tmp_path / "nothing", *BRIEF), "nothing", "no videos found", "folder for each class")
+    one_line(here("train", tmp_path / "nothing", *BRIEF), "nothing", "no videos found", "for each class")
     shutil.copytree(folder / "my_videos" / "train" / "lying", tmp_path / "one" / "lying")
     one_line(here("train", tmp_path / "one", *BRIEF), "one", "'lying'", "two or more")
     for name in CLASSES:
