@@ -104,7 +104,7 @@ class Display:
         figures = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=figures, waiting=waiting)
 
-    def beside(self, words: str) -> None:
+    def status(self, words: str) -> None:
         """Say what goes on between steps; "" when it is over."""
         self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
 
@@ -267,7 +267,7 @@ class Training:
             self.evaluation = self.score()
             self.times_scored += 1
             self.note_session()
-            self.display.beside("")
+            self.display.status("")
 
     def score(self) -> Evaluation:
         """Score the weights, and write them and the score to the run folder; every process must call it.

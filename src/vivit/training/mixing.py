@@ -19,7 +19,7 @@ def mix(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mix clip i with clip B−1−i, one lambda for the batch.
 
-    Of several processes, each mixes its own slice of the batch, as the official code does on each device.
+    With several processes, each mixes its own slice of the batch, as the official code does on each device.
 
     Mixup (paper, table 7; Scenic, dataset_lib/dataset_utils.py) averages pixels, in floating point without rounding.
     CutMix (arXiv 1905.04899) pastes a box of the other clip into all frames. With both, each batch gets one of them

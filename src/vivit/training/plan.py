@@ -19,7 +19,7 @@ from vivit.model.vivit import ViViT
 from vivit.training.initialise import build_model, start_lines
 from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
-from vivit.training.update import check_shares
+from vivit.training.update import check_split
 from vivit.video.augment import Augmentation
 from vivit.video.source import name_of
 from vivit.weights.fill import Loaded
@@ -105,7 +105,7 @@ def plan_run(
     if recipe.resize is not None and recipe.resize < smallest:
         raise UserError(f"resize: a shorter side of {recipe.resize} pixels is too small for a crop of {smallest}")
     schedule = Schedule.planned(recipe, len(train_set.videos))
-    check_shares(schedule.batch_size, recipe, processes)
+    check_split(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
     return Plan(
         recipe=recipe,

@@ -131,7 +131,7 @@ def train(
     update = Updater(learner, accelerator, recipe, plan.labels, plan.augmentation if colours_on_device else None)
 
     stop, display = StopRequest(), Display(plan.schedule, visible=main)
-    reading = Reading(options, ranks, lambda: stop.signal != 0, display.beside)
+    reading = Reading(options, ranks, lambda: stop.signal != 0, display.status)
     source = (
         FromFeatures(plan, reading, out / "features", precision)
         if frozen

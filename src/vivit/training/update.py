@@ -157,7 +157,7 @@ class Updater:
         return clips, labels
 
 
-def check_shares(batch_size: int, recipe: Recipe, num_processes: int) -> None:
+def check_split(batch_size: int, recipe: Recipe, num_processes: int) -> None:
     """Raise UserError if a process would have no clip of a batch, or fewer clips than micro-batches."""
     smallest = min(map(len, split_batch(batch_size, num_processes, recipe.mixes)))
     if not smallest:
