@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from vivit.evaluation.evaluate import Evaluation
 from vivit.inference.predictor import Prediction
+from vivit.labels import ONLY_HEAD
 from vivit.report.curves import column
 from vivit.report.drawing import LINES, confusion_svg, draw_curves
 from vivit.report.page import data_uri, write_page
@@ -36,6 +37,8 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
     Args:
         examples: predictions of the first model.
     """
+    space = trained[0].evaluation.space
+    names, top1 = space.classes[ONLY_HEAD], next(space.metrics()).key
     epochs = [read_lines(model.folder / "metrics.jsonl") for model in trained]
 
     def over_epochs(title: str, field: str, percent: bool = False) -> object:
@@ -54,12 +57,12 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
                 "top1": model.evaluation.accuracy(1),
                 "videos": model.evaluation.num_videos,
                 "unreadable": len(model.evaluation.failures),
-                "classes": len(_classes(model)),
-                "matrix": Markup(confusion_svg(model.evaluation.confusion().numpy(), _classes(model), model.name)),
+                "classes": len(names),
+                "matrix": Markup(confusion_svg(model.evaluation.confusion().numpy(), names, model.name)),
             }
             for model in trained
         ],
-        curves=[over_epochs("Training loss", "loss"), over_epochs("Top-1 on held-out videos", "top1", percent=True)],
+        curves=[over_epochs("Training loss", "loss"), over_epochs("Top-1 on held-out videos", top1, percent=True)],
         examples=[
             {
                 "clip": data_uri(example.video.read_bytes(), "video/mp4"),
@@ -73,8 +76,3 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
         ],
         views=views,
     )
-
-
-def _classes(model: Trained) -> tuple[str, ...]:
-    (names,) = model.evaluation.space.classes.values()
-    return names

@@ -47,6 +47,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
     read = read_run(run)
     mistakes, remark = worst_mistakes(read, data, videos)
     scored = bool(read.predictions.videos)
+    drawn = [] if scored else sorted(run.glob("confusion*.png"))  # by training, before there are predictions
     return write_page(
         run / "report.html",
         "run.html",
@@ -59,7 +60,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         curves=run_curves(read.steps, read.epochs, read.metrics, _known(read.recipe.get("clip_norm"))),
         broken_steps=[row.get("step") for row in read.steps if math.isnan(number(row.get("loss")))],
         heads=[_head(read, head) for head in read.space.heads] if scored else [],
-        pictures=[] if scored else _pictures(run),
+        drawn=[(file.stem, data_uri(file.read_bytes(), "image/png")) for file in drawn],
         mistakes=mistakes,
         remark=remark,
         space=read.space,
@@ -176,11 +177,6 @@ def _head(run: RunFiles, head: str) -> _Head:
         Markup(confusion_svg(confusion, names, f"confusion {head}") if len(names) <= MOST_DRAWN else ""),
         max(videos.values(), default=0) / max(len(predictions.videos), 1),
     )
-
-
-def _pictures(run: Path) -> list[tuple[str, str]]:
-    """The confusion matrices that training draws: name and data URI."""
-    return [(file.stem, data_uri(file.read_bytes(), "image/png")) for file in sorted(run.glob("confusion*.png"))]
 
 
 @dataclass(frozen=True)
