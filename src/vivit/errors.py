@@ -1,4 +1,4 @@
-"""What ends a command in one line: a mistake that the user can mend, or a wish to stop."""
+"""Exceptions that end a command with one line: a mistake that the user can fix, or a request to stop."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,8 +13,8 @@ CLOSE = 0.7  # how similar a name must be to be suggested for a wrong one, of 1
 class UserError(Exception):
     """One line that names the file or field at fault and says what to do.
 
-    The command line prints it without a traceback and exits with 2. What words out of a file could do to a line or a
-    terminal is escaped, and cut where they do not end.
+    The command line prints it without a traceback and exits with status 2. Control characters are escaped and long
+    messages shortened, since parts of them may come from a file.
     """
 
     def __init__(self, message: str) -> None:
@@ -24,9 +24,9 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and the same call goes on with it.
+    """A run was asked to stop; the same call continues it.
 
-    The command line prints it and exits with 130 after Ctrl-C, else with 75 (EX_TEMPFAIL: call again).
+    The command line prints it and exits with status 130 after Ctrl-C, else with 75 (EX_TEMPFAIL: call again).
     """
 
     def __init__(self, message: str, interrupted: bool) -> None:
@@ -35,7 +35,7 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """Work was broken off because somebody wished it, in every process that has a part in it."""
+    """Work was interrupted on request, in every rank."""
 
 
 def one_line(error: ValidationError) -> str:
