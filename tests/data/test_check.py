@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
+from tests.support import encode, numbered
 from vivit.data import check as check_module
 from vivit.data import scan as scan_module
 from vivit.data.check import check
@@ -29,7 +30,6 @@ from vivit.errors import UserError
 from vivit.video.base import VideoInfo
 from vivit.video.source import VideoError, VideoSource
 
-Encode = Callable[..., Path]
 REAL = Path(__file__).parents[3] / "shared" / "videos"
 
 
@@ -42,7 +42,7 @@ def textured(seed: int, frames: int, start: int = 0, size: tuple[int, int] = (48
 
 
 @pytest.fixture(scope="session")
-def clip(encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """number → a video of 30 frames at 25 frames per second. Do not write to it."""
     folder = tmp_path_factory.mktemp("clips")
 
@@ -104,7 +104,7 @@ def by_name(manifest: Manifest) -> dict[str, Scan]:
     ],
 )
 def test_a_scan_tells_what_was_encoded(
-    name: str, codec: str, reported: str, container: str, full: bool, encode: Encode, tmp_path: Path
+    name: str, codec: str, reported: str, container: str, full: bool, tmp_path: Path
 ) -> None:
     path = encode(tmp_path / name.replace("disguised.avi", "plain.mp4"), 40, codec=codec, rate=20)
     path = path.rename(tmp_path / name)
@@ -114,7 +114,7 @@ def test_a_scan_tells_what_was_encoded(
     assert (scan.codec, scan.container, scan.problem, scan.excess, scan.full) == (reported, container, "", "", full)
 
 
-def test_a_full_scan_finds_damage_inside(encode: Encode, tmp_path: Path) -> None:
+def test_a_full_scan_finds_damage_inside(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", textured(1, 60), options={"bf": "0", "g": "60"})
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -124,7 +124,7 @@ def test_a_full_scan_finds_damage_inside(encode: Encode, tmp_path: Path) -> None
     assert "damaged" in (problem := scan_file(path, True).problem) and "of 60 frames" in problem
 
 
-def test_a_file_that_ends_before_its_container_says_is_found(encode: Encode, tmp_path: Path) -> None:
+def test_a_file_that_ends_before_its_container_says_is_found(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", textured(1, 75), container_options={"movflags": "faststart"})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 9 // 10])
@@ -233,7 +233,7 @@ def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
         assert words in printed
 
 
-def test_a_sound_set_is_reported_as_such(encode: Encode, read: list[str], tmp_path: Path) -> None:
+def test_a_sound_set_is_reported_as_such(read: list[str], tmp_path: Path) -> None:
     for number in range(4):
         folder = tmp_path / "data" / ("run", "jump")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def test_duplicates_within_a_split_and_across_splits_are_told_apart(data: Path, 
     assert "train and val: train/run/2.mp4 = val/run/seen before.mp4" in printed
 
 
-def test_a_clip_encoded_anew_looks_alike_and_others_do_not(data: Path, encode: Encode, read: list[str]) -> None:
+def test_a_clip_encoded_anew_looks_alike_and_others_do_not(data: Path, read: list[str]) -> None:
     shrunk = [picture.reshape(24, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for picture in textured(3, 30)]
     encode(data / "val/jump/worse.avi", textured(3, 30), codec="mpeg4", options={"qmin": "12", "qmax": "12"})
     encode(data / "val/jump/smaller.mp4", shrunk, options={"crf": "30"})
@@ -282,9 +282,7 @@ def test_a_clip_encoded_anew_looks_alike_and_others_do_not(data: Path, encode: E
     assert "1 possible leak" in printed
 
 
-def test_numbered_clips_look_alike_only_where_the_same_numbers_are_shown(
-    numbered: Callable[[int], np.ndarray], encode: Encode, tmp_path: Path
-) -> None:
+def test_numbered_clips_look_alike_only_where_the_same_numbers_are_shown(tmp_path: Path) -> None:
     def video(name: str, first: int, **options: Any) -> Scan:
         return scan_file(encode(tmp_path / name, [numbered(first + n) for n in range(40)], **options), False)
 

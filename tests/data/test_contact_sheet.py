@@ -1,6 +1,5 @@
 """Read the sheet's picture back: which frames are where."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.support import encode, read_numbers
 from vivit.data import contact_sheet as module
 from vivit.data.contact_sheet import Row, Section, contact_sheet, show
 from vivit.data.datasets import LabelledVideo, VideoSet
@@ -32,7 +32,7 @@ def sections(monkeypatch: pytest.MonkeyPatch) -> list[Section]:
 
 
 @pytest.fixture
-def videos(tmp_path: Path, encode: Callable[..., Path]) -> VideoSet:
+def videos(tmp_path: Path) -> VideoSet:
     names = ("pan_left", "pan_right", "tilt")
     labelled = [
         LabelledVideo(encode(tmp_path / f"{number}.mp4", 12), {"classes": (names[min(number, 2)],)})
@@ -99,7 +99,7 @@ def test_long_names_stay_on_the_page(tmp_path: Path) -> None:
 
 
 def test_plain_rows_are_the_clips_frames_at_their_times(
-    videos: VideoSet, sections: list[Section], read_numbers: Callable[[Tensor], list[int]], tmp_path: Path
+    videos: VideoSet, sections: list[Section], tmp_path: Path
 ) -> None:
     show(videos, SPEC, None, tmp_path / "sheet.png", count=5, seed=1)
     assert len(sections) == 5
@@ -121,7 +121,7 @@ def test_videos_of_as_many_classes_as_can_be(videos: VideoSet, sections: list[Se
 
 
 def test_augmented_rows_are_training_clips_of_the_same_frames(
-    videos: VideoSet, sections: list[Section], read_numbers: Callable[[Tensor], list[int]], tmp_path: Path
+    videos: VideoSet, sections: list[Section], tmp_path: Path
 ) -> None:
     everything = Augmentation(scale_jitter=(0.9, 1.33), colour_jitter=0.8, grey_scale=0.1, randaugment=(2, 10))
     show(videos, SPEC, everything, tmp_path / "sheet.png", count=5, seed=3)

@@ -1,15 +1,15 @@
 """Check batches against the numbers in the frames, and against each other: workers and the like do not matter."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support import encode, numbered, read_numbers
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import Batch, TrainingClips, evaluation_views, training_batches
 from vivit.data.order import Order, colour_rng, epoch_order, steps_per_epoch
@@ -23,9 +23,6 @@ from vivit.video.decode import open_video
 from vivit.video.options import ReadOptions
 from vivit.video.source import VideoError
 
-Encode = Callable[..., Path]
-ReadNumbers = Callable[[Tensor], list[int]]
-
 COUNT, LENGTH = 7, 20
 NAMES = "abcdefghijk"
 CROPPED = ClipSpec(num_frames=3, stride=2, size=(24, 24), resize=28)
@@ -34,7 +31,7 @@ WHOLE = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
 
 
 @pytest.fixture(scope="module")
-def videos(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
+def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
     """Frame k of video i carries the number 20 · i + k; the number of its label is 10 − i."""
     folder = tmp_path_factory.mktemp("videos")
     paths = [
@@ -76,7 +73,7 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
         assert torch.equal(one.clips, other.clips)
 
 
-def test_clips_are_of_their_videos(videos: VideoSet, read_numbers: ReadNumbers) -> None:
+def test_clips_are_of_their_videos(videos: VideoSet) -> None:
     starts = set()
     for batch in batches_of(videos, WHOLE, 3, range(8), seed=1, augmentation=Augmentation(flip=0.0)):
         assert batch.clips.shape == (3, 3, 3, 32, 64)
@@ -221,13 +218,13 @@ def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
                     assert torch.equal(views[3 * clip + position, time], expected), (clip, position, time)
 
 
-def test_one_view_is_the_middle(videos: VideoSet, read_numbers: ReadNumbers) -> None:
+def test_one_view_is_the_middle(videos: VideoSet) -> None:
     (view,) = read_views(videos.videos[2].source, WHOLE, 1, 1)
     assert read_numbers(view) == [47, 49, 51]
 
 
 @pytest.mark.parametrize(("short", "expected"), [("loop", [20, 29, 38, 27]), ("pad", [20, 29, 38, 39])])
-def test_short_video(short: str, expected: list[int], videos: VideoSet, read_numbers: ReadNumbers) -> None:
+def test_short_video(short: str, expected: list[int], videos: VideoSet) -> None:
     spec = ClipSpec(num_frames=4, stride=9, size=(32, 64), resize=32, short="loop" if short == "loop" else "pad")
     (view,) = read_views(videos.videos[1].source, spec, 1, 1)
     assert read_numbers(view) == expected
@@ -298,7 +295,7 @@ def test_many_labels_are_ones_in_a_row(videos: VideoSet) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_clips_stay_within_their_span(keep: bool, videos: VideoSet, read_numbers: ReadNumbers) -> None:
+def test_clips_stay_within_their_span(keep: bool, videos: VideoSet) -> None:
     """At 25 frames per second, 0.2 to 0.56 s are frames 5 to 13."""
     part = LabelledVideo(videos.videos[0].source, {"classes": ("a",)}, span=(0.2, 0.56))
     data = VideoSet((part,), LabelSpace({"classes": ("a", "b")}), "a test")

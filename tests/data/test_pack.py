@@ -6,17 +6,17 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 import webdataset
-from torch import Tensor
 
+from tests.support import encode, numbered, read_numbers
 from vivit.data import encode as encoding_module
 from vivit.data import pack as packing
 from vivit.data.datasets import DataSet, LabelledVideo, VideoSet
@@ -34,9 +34,6 @@ from vivit.video.decode import open_video
 from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoSource
 
-Encode = Callable[..., Path]
-ReadNumbers = Callable[[Tensor], list[int]]
-
 COUNT, LENGTH = 7, 20
 SPACE = LabelSpace({"classes": ("a", "b", "c")})
 SPEC = ClipSpec(num_frames=3, stride=2, size=(24, 24), resize=28)
@@ -44,7 +41,7 @@ SMALL = 10240  # bytes of a shard with one or two of the videos
 
 
 @pytest.fixture(scope="module")
-def folder(encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frame k of video i carries the number 20 · i + k."""
     folder = tmp_path_factory.mktemp("videos")
     for i in range(COUNT):
@@ -268,8 +265,8 @@ def encoded(path: Path, out: Path, encoding: Encoding, span: tuple[float, float]
 
 
 @pytest.mark.parametrize("name", ["plain.mp4", "uneven.mp4", "turned.mp4", "sound.avi", "animation.gif"])
-def test_frames_stay_where_they_are(name: str, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
-    options: dict[str, Mapping[str, object]] = {
+def test_frames_stay_where_they_are(name: str, tmp_path: Path) -> None:
+    options: dict[str, dict[str, Any]] = {
         "uneven.mp4": {"times": [40 * k + (30 if k % 3 else 0) + (500 if k > 30 else 0) for k in range(60)]},
         "turned.mp4": {"rotation": 90},
         "sound.avi": {"codec": "mpeg4", "sound": 2.0},
@@ -298,7 +295,7 @@ def source_length(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_the_only_span_in_use_is_cut_out(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_the_only_span_in_use_is_cut_out(tmp_path: Path) -> None:
     path = encode(tmp_path / "long.mp4")
     entry = encoded(path, tmp_path / "out", Encoding(), span=(0.4, 1.2))
     assert entry.span is None
@@ -308,15 +305,13 @@ def test_the_only_span_in_use_is_cut_out(encode: Encode, read_numbers: ReadNumbe
 
 
 @pytest.mark.parametrize(("short_side", "expected"), [(16, (32, 16)), (25, (50, 24)), (64, (64, 32))])
-def test_the_short_side_shrinks_and_never_grows(
-    short_side: int, expected: tuple[int, int], encode: Encode, tmp_path: Path
-) -> None:
+def test_the_short_side_shrinks_and_never_grows(short_side: int, expected: tuple[int, int], tmp_path: Path) -> None:
     entry = encoded(encode(tmp_path / "a.mp4", 5), tmp_path / "out", Encoding(short_side=short_side))
     with open_video(entry.source) as video:
         assert (video.info.width, video.info.height) == expected
 
 
-def test_colours_stay(encode: Encode, tmp_path: Path) -> None:
+def test_colours_stay(tmp_path: Path) -> None:
     """Also for a video that declares HDTV colours."""
     colours = [(200, 30, 40), (20, 180, 60), (40, 50, 220), (128, 128, 128)]
     pictures = [np.full((64, 64, 3), colour, np.uint8) for colour in colours for _ in range(5)]
@@ -326,7 +321,7 @@ def test_colours_stay(encode: Encode, tmp_path: Path) -> None:
     assert difference.abs().max() <= 4
 
 
-def test_few_frames_at_once_are_the_same(encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_frames_at_once_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4")
     whole = content(encoded(path, tmp_path / "whole", Encoding()).source)
     monkeypatch.setattr(encoding_module, "FRAMES_AT_ONCE", 7 * 3 * 32 * 64)

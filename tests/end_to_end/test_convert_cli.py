@@ -7,7 +7,6 @@ import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,7 @@ from transformers.utils import logging
 
 import vivit
 from tests.end_to_end.conftest import InProcess
-from tests.support import REFERENCE, run_vivit
-from vivit.config import ModelConfig
+from tests.support import REFERENCE, run_vivit, tiny_model
 from vivit.inference.views import clip_spec
 from vivit.video.clips import read_views
 from vivit.weights.store import save
@@ -75,17 +73,17 @@ def theirs_folder(theirs: VivitForVideoClassification, tmp_path_factory: pytest.
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
     """A model folder of ours: factorised encoder, eight frames of 32 × 32, seven classes."""
-    torch.manual_seed(0)
-    fields: dict[str, Any] = {"num_frames": 8, "image_size": 32, "tubelet_size": (2, 8, 8), "temporal_layers": 1}
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "mlp_dim": 48, "num_classes": 7}
-    model = vivit.ViViT(
-        ModelConfig(variant="factorised_encoder", **fields, **sizes),
-        classes={"classes": NAMES},
+    model = tiny_model(
+        {"classes": NAMES},
         origin=("trained for a test",),
+        variant="factorised_encoder",
+        num_frames=8,
+        image_size=32,
+        hidden_size=32,
+        temporal_layers=1,
+        num_classes=7,
+        std=0.2,
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
     save(model, tmp_path / "ours")
     return tmp_path / "ours"
 

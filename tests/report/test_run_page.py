@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.report.page import Page
+from tests.support import encode
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import label_tensors
 from vivit.data.manifest import data_hash
@@ -223,15 +224,12 @@ def test_clips_start_by_themselves_and_silently(page: Page) -> None:
 def _encode(path: Path, height: int, width: int, frames: int, rate: int, noise: bool = False) -> None:
     """Frame k has brightness k, or noise, which cannot be compressed."""
     rng = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number in range(frames):
-            picture = np.full((height, width, 3), number % 256, np.uint8)
-            if noise:
-                picture = rng.integers(0, 255, picture.shape).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+    shape = (height, width, 3)
+    pictures = [
+        rng.integers(0, 255, shape).astype(np.uint8) if noise else np.full(shape, number % 256, np.uint8)
+        for number in range(frames)
+    ]
+    encode(path, pictures, rate=rate, options={"preset": "ultrafast", "crf": "10"})
 
 
 def test_the_middle_of_a_span_is_shown(tmp_path: Path) -> None:

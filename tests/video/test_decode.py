@@ -3,8 +3,8 @@
 import pickle
 import struct
 from bisect import bisect_right
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,16 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.support import encode, numbered, read_numbers
 from vivit.video.decode import open_video
 from vivit.video.scaling import SCALING
 from vivit.video.source import VideoError
 
-Encode = Callable[..., Path]
-ReadNumbers = Callable[[Tensor], list[int]]
-
 REAL = Path(__file__).resolve().parents[2].parent / "fractiond" / "videos"
 B_FRAMES = {"bf": "3", "g": "250"}
-FILES: dict[str, dict[str, object]] = {
+FILES: dict[str, dict[str, Any]] = {
     "long_gop.mp4": {"options": B_FRAMES},
     "short_gop.mp4": {"options": {"bf": "2", "g": "12"}},
     "open_gop.mp4": {"options": {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}},
@@ -55,12 +53,12 @@ FILES: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="module", params=FILES)
-def video_file(request: pytest.FixtureRequest, encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 numbered frames at 25 per second."""
     return encode(tmp_path_factory.mktemp("videos") / request.param, 100, **FILES[request.param])
 
 
-def test_frames_are_those_asked_for(video_file: Path, read_numbers: ReadNumbers) -> None:
+def test_frames_are_those_asked_for(video_file: Path) -> None:
     with open_video(video_file) as video:
         assert (video.info.width, video.info.height, video.info.rotation) == (64, 32, 0)
         assert video.info.frame_rate == pytest.approx(25, rel=0.01)
@@ -70,19 +68,19 @@ def test_frames_are_those_asked_for(video_file: Path, read_numbers: ReadNumbers)
             assert read_numbers(video.frames(indices)) == indices
 
 
-def test_every_single_frame_after_a_jump(video_file: Path, read_numbers: ReadNumbers) -> None:
+def test_every_single_frame_after_a_jump(video_file: Path) -> None:
     with open_video(video_file) as video:
         for index in (30, 14, 85, 19, 20, 21, 58, 59, 60, 61, 37, 99):
             assert read_numbers(video.frames([0, index])) == [0, index]
 
 
-def test_first_request_in_the_middle(video_file: Path, read_numbers: ReadNumbers) -> None:
+def test_first_request_in_the_middle(video_file: Path) -> None:
     for index in (47, 80):
         with open_video(video_file) as video:
             assert read_numbers(video.frames([index, index + 2])) == [index, index + 2]
 
 
-def test_numbers_past_the_ends_give_the_first_and_the_last_frame(video_file: Path, read_numbers: ReadNumbers) -> None:
+def test_numbers_past_the_ends_give_the_first_and_the_last_frame(video_file: Path) -> None:
     with open_video(video_file) as video:
         assert read_numbers(video.frames([-1, -80, 100, 5, 250])) == [0, 0, 99, 5, 99]
 
@@ -92,10 +90,8 @@ TIMES = [0, 40, 80, 500, 520, 540, 560, 1200, 1233, 1240, 2000, 2400, 2440, 2480
 
 @pytest.mark.parametrize("start", [0, 700])
 @pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "variable.webm"])
-def test_variable_rate_shows_what_is_on_screen(
-    name: str, start: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
-    vp8 = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
+def test_variable_rate_shows_what_is_on_screen(name: str, start: int, tmp_path: Path) -> None:
+    vp8: dict[str, Any] = {"codec": "libvpx", "options": {"deadline": "realtime"}} if name.endswith("webm") else {}
     path = encode(tmp_path / name, len(TIMES), times=[start + time for time in TIMES], rate=10, **vp8)
     with open_video(path) as video:
         info = video.info
@@ -136,7 +132,7 @@ def corners(picture: Tensor) -> list[str]:
         (90, ["green", "white", "red", "blue"]),
     ],
 )
-def test_rotation(turned: int, shown: list[str], short_side: int | None, encode: Encode, tmp_path: Path) -> None:
+def test_rotation(turned: int, shown: list[str], short_side: int | None, tmp_path: Path) -> None:
     path = encode(tmp_path / "turned.mp4", [CORNERS] * 5, rotation=turned)
     with open_video(path) as video:
         assert video.info.rotation == turned % 360
@@ -147,7 +143,7 @@ def test_rotation(turned: int, shown: list[str], short_side: int | None, encode:
     assert tuple(picture.shape[1:]) == ((least * 4 // 3, least) if turned in (90, -90) else (least, least * 4 // 3))
 
 
-def test_rotation_by_the_matrix_of_the_file_format(encode: Encode, tmp_path: Path) -> None:
+def test_rotation_by_the_matrix_of_the_file_format(tmp_path: Path) -> None:
     """x' = a·x + c·y, y' = b·x + d·y with y downwards: (0, 1, −1, 0) sends right to down, which is clockwise."""
     path = encode(tmp_path / "phone.mp4", [CORNERS] * 5)
     data = path.read_bytes()
@@ -160,7 +156,7 @@ def test_rotation_by_the_matrix_of_the_file_format(encode: Encode, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "odd.webm"), ("ffv1", "odd.mkv"), ("libx264", "odd.mp4")])
-def test_odd_sizes(codec: str, name: str, encode: Encode, tmp_path: Path) -> None:
+def test_odd_sizes(codec: str, name: str, tmp_path: Path) -> None:
     ramp = np.linspace(0, 255, 33).astype(np.uint8)[None, :, None].repeat(17, 0).repeat(3, 2)
     pixel_format = "yuv444p" if codec == "libx264" else "yuv420p"
     with open_video(encode(tmp_path / name, [ramp] * 3, codec=codec, pixel_format=pixel_format)) as video:
@@ -172,7 +168,7 @@ def test_odd_sizes(codec: str, name: str, encode: Encode, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["one.mp4", "one.mkv", "one.avi", "one.gif"])
-def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbered: Callable, tmp_path: Path) -> None:
+def test_one_frame(name: str, tmp_path: Path) -> None:
     special = {"one.gif": ("gif", "rgb8"), "one.avi": ("mpeg4", "yuv420p")}
     codec, pixel_format = special.get(name, ("libx264", "yuv420p"))
     with open_video(encode(tmp_path / name, [numbered(77)], codec=codec, pixel_format=pixel_format)) as video:
@@ -182,9 +178,7 @@ def test_one_frame(name: str, encode: Encode, read_numbers: ReadNumbers, numbere
 
 
 @pytest.mark.parametrize("milliseconds", range(1600, 2000, 40))
-def test_end_trimmed_between_b_frames(
-    milliseconds: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_end_trimmed_between_b_frames(milliseconds: int, tmp_path: Path) -> None:
     """The edit list ends there, so that later packets are decoded but not shown."""
     path = encode(tmp_path / "trimmed.mp4", 60, options={"bf": "3", "g": "250", "x264-params": "b-pyramid=none"})
     data = bytearray(path.read_bytes())
@@ -199,12 +193,12 @@ def test_end_trimmed_between_b_frames(
             assert read_numbers(video.frames([index])) == [every[index]]
 
 
-def test_frames_of_one_time_count_as_one(encode: Encode, tmp_path: Path) -> None:
+def test_frames_of_one_time_count_as_one(tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "still.mkv", 3, times=[0, 0, 0], codec="ffv1")) as video:
         assert (video.info.num_frames, video.info.duration) == (1, 0.04)
 
 
-def test_file_that_cannot_be_sought_in(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_file_that_cannot_be_sought_in(tmp_path: Path) -> None:
     path = encode(tmp_path / "raw.h264", 100)
     with open_video(path) as video:
         assert video.frames([10, 2]).shape == (2, 3, 32, 64)
@@ -212,7 +206,7 @@ def test_file_that_cannot_be_sought_in(encode: Encode, read_numbers: ReadNumbers
 
 
 @pytest.mark.parametrize("shrink", [2.0, 4.2])
-def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_path: Path) -> None:
+def test_short_side_is_an_antialiased_resize(shrink: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # As smooth as photographs: kernels of equal width differ on finer detail.
     coarse = torch.from_numpy(rng.random((1, 3, 6, 8), np.float32) * 160)
@@ -228,14 +222,14 @@ def test_short_side_is_an_antialiased_resize(shrink: float, encode: Encode, tmp_
     assert (scaled.float() - reference).mean().abs() <= 0.5
 
 
-def test_short_side_may_enlarge(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_short_side_may_enlarge(tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "small.mp4", 10)) as video:
         frames = video.frames([7, 2], short_side=80)
     assert frames.shape == (2, 3, 80, 160)
     assert read_numbers(frames) == [7, 2]
 
 
-def test_repeated_frames_do_not_fraction_memory(encode: Encode, tmp_path: Path) -> None:
+def test_repeated_frames_do_not_fraction_memory(tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "v.mp4", 5)) as video:
         frames = video.frames([3, 3])
     frames[0].zero_()
@@ -292,11 +286,11 @@ def cut(path: Path, fraction: float) -> Path:
     return path
 
 
-def test_cut_off_before_its_index(encode: Encode, tmp_path: Path) -> None:
+def test_cut_off_before_its_index(tmp_path: Path) -> None:
     assert "cut off or damaged" in error_of(cut(encode(tmp_path / "cut.mp4", 100), 0.6))
 
 
-def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_cut_off_within_its_frames(tmp_path: Path) -> None:
     path = encode(tmp_path / "cut.mp4", 200, container_options={"movflags": "faststart"}, options={"g": "12"})
     with open_video(cut(path, 0.6)) as video:
         assert video.info.num_frames == 200
@@ -309,7 +303,7 @@ def test_cut_off_within_its_frames(encode: Encode, read_numbers: ReadNumbers, tm
         assert read_numbers(video.frames([5, round(first * 25) - 5])) == [5, round(first * 25) - 5]
 
 
-def test_cut_off_matroska_is_as_long_as_its_rest(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_cut_off_matroska_is_as_long_as_its_rest(tmp_path: Path) -> None:
     with open_video(cut(encode(tmp_path / "cut.mkv", 200, options={"g": "12"}), 0.6)) as video:
         count = video.info.num_frames
         assert 40 < count < 180
@@ -317,7 +311,7 @@ def test_cut_off_matroska_is_as_long_as_its_rest(encode: Encode, read_numbers: R
         assert abs(read_numbers(video.frames([count - 1]))[0] - (count - 1)) <= 4
 
 
-def test_damage_in_the_middle_is_passed_over(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_passed_over(tmp_path: Path) -> None:
     path = encode(tmp_path / "damaged.mkv", 200, options={"g": "12", "bf": "0"})
     data = bytearray(path.read_bytes())
     middle = len(data) // 2

@@ -1,12 +1,12 @@
 """Compare torchcodec with PyAV, and both with the numbers drawn into the frames."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from tests.support import encode, read_numbers
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
@@ -17,9 +17,6 @@ from vivit.video.clips import ClipSpec
 from vivit.video.decode import open_video
 from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
-
-Encode = Callable[..., Path]
-ReadNumbers = Callable[[Tensor], list[int]]
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
 
@@ -35,7 +32,7 @@ def _why_not() -> str:
 WHY_NOT = _why_not()
 needs_torchcodec = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
-FILES: dict[str, dict[str, object]] = {
+FILES: dict[str, dict[str, Any]] = {
     "h264.mp4": {"options": {"bf": "3", "g": "30"}},
     "long_gop.mov": {"options": {"bf": "3", "g": "250"}},
     "open_gop.mp4": {"options": {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}},
@@ -57,9 +54,7 @@ FILES: dict[str, dict[str, object]] = {
 @needs_torchcodec
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("short_side", [None, 16])
-def test_frames_are_those_of_pyav(
-    name: str, short_side: int | None, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_frames_are_those_of_pyav(name: str, short_side: int | None, tmp_path: Path) -> None:
     path = encode(tmp_path / name, 60, **FILES[name])
     with open_video(path) as plain, open_video(path, "torchcodec") as other:
         assert other.info == plain.info
@@ -87,7 +82,7 @@ def test_real_clips_are_those_of_pyav(name: str, short_side: int | None) -> None
 
 
 @needs_torchcodec
-def test_video_in_a_shard(encode: Encode, read_numbers: ReadNumbers, tmp_path: Path) -> None:
+def test_video_in_a_shard(tmp_path: Path) -> None:
     content = encode(tmp_path / "a.mp4", 30).read_bytes()
     shard = tmp_path / "shard"
     shard.write_bytes(b"x" * 100 + content + b"y" * 50)
@@ -96,7 +91,7 @@ def test_video_in_a_shard(encode: Encode, read_numbers: ReadNumbers, tmp_path: P
 
 
 @needs_torchcodec
-def test_a_file_that_breaks_off_is_one_line(encode: Encode, tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_is_one_line(tmp_path: Path) -> None:
     path = encode(tmp_path / "cut.mp4", 200, container_options={"movflags": "faststart"}, options={"g": "12"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with open_video(path, "torchcodec") as video, pytest.raises(VideoError) as caught:
@@ -107,9 +102,7 @@ def test_a_file_that_breaks_off_is_one_line(encode: Encode, tmp_path: Path) -> N
 
 @needs_torchcodec
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_the_decoder(
-    workers: int, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_batches_do_not_depend_on_the_decoder(workers: int, tmp_path: Path) -> None:
     videos = [LabelledVideo(encode(tmp_path / f"{n}.mp4", 40), {"classes": ("abcd"[n],)}) for n in range(4)]
     data = VideoSet(tuple(videos), LabelSpace({"classes": tuple("abcd")}), "a test")
     spec = ClipSpec(num_frames=4, stride=3, size=(32, 64), resize=32)
@@ -122,7 +115,7 @@ def test_batches_do_not_depend_on_the_decoder(
     assert batches("torchcodec") == batches("pyav")
 
 
-def test_without_a_gpu_nvdec_is_refused(encode: Encode, tmp_path: Path) -> None:
+def test_without_a_gpu_nvdec_is_refused(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="decoder: "):
@@ -131,9 +124,7 @@ def test_without_a_gpu_nvdec_is_refused(encode: Encode, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available() or bool(WHY_NOT), reason="no NVIDIA GPU, or no torchcodec")
 @pytest.mark.parametrize("short_side", [None, 128])
-def test_nvdec_gives_the_frames_of_pyav(
-    short_side: int | None, encode: Encode, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_nvdec_gives_the_frames_of_pyav(short_side: int | None, tmp_path: Path) -> None:
     # NVDEC cannot decode pictures as small as in the other tests.
     pictures = [torch.full((256, 512, 3), number * 4, dtype=torch.uint8).numpy() for number in range(60)]
     path = encode(tmp_path / "a.mp4", pictures, options={"bf": "3", "g": "30"})

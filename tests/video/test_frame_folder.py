@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
+from tests.support import encode, numbered, read_numbers
 from vivit.video.decode import open_video
 from vivit.video.frame_folder import FrameFolder
 from vivit.video.source import VideoError
-
-ReadNumbers = Callable[[Tensor], list[int]]
-Numbered = Callable[[int], np.ndarray]
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def only_frame(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
 def test_frames_are_in_the_order_of_the_numbers_in_their_names(
-    suffix: str, save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
+    suffix: str, save: Callable[..., Path], tmp_path: Path
 ) -> None:
     for number in [11, 2, 0, 10, 1, 9, 3, 8, 4, 7, 5, 6]:
         save(f"frame{number}{suffix}", numbered(number))
@@ -57,9 +54,7 @@ def test_frames_are_in_the_order_of_the_numbers_in_their_names(
         assert read_numbers(video.frames([11, 0, 5, 5, -3, 40])) == [11, 0, 5, 5, 0, 11]
 
 
-def test_order_of_names_with_several_numbers_and_leading_zeros(
-    save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_order_of_names_with_several_numbers_and_leading_zeros(save: Callable[..., Path], tmp_path: Path) -> None:
     names = ["a1_2.png", "a1_10.png", "a002_1.png", "a02_3.png", "a10_1.png", "b.png", "b1.png"]
     for number, name in enumerate(names):
         save(name, numbered(number))
@@ -67,9 +62,7 @@ def test_order_of_names_with_several_numbers_and_leading_zeros(
         assert read_numbers(video.frames(range(len(names)))) == list(range(len(names)))
 
 
-def test_hidden_and_other_files_are_passed_over(
-    save: Callable[..., Path], numbered: Numbered, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_hidden_and_other_files_are_passed_over(save: Callable[..., Path], tmp_path: Path) -> None:
     save("1.png", numbered(1))
     save("2.png", numbered(2))
     save(".0.png", numbered(9))
@@ -88,7 +81,7 @@ def test_lossless_pictures_come_back_exactly(save: Callable[..., Path], photogra
 
 @pytest.mark.parametrize("short_side", [24, 17, 100])
 def test_resized_as_a_video_of_the_same_pictures_is(
-    short_side: int, save: Callable[..., Path], encode: Callable[..., Path], photograph: np.ndarray, tmp_path: Path
+    short_side: int, save: Callable[..., Path], photograph: np.ndarray, tmp_path: Path
 ) -> None:
     save("1.png", photograph)
     film = encode(
@@ -133,7 +126,7 @@ def test_of_sixteen_bits_the_upper_eight_stay(save: Callable[..., Path], tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
-def test_grey_and_palettes_become_rgb(mode: str, save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+def test_grey_and_palettes_become_rgb(mode: str, save: Callable[..., Path], tmp_path: Path) -> None:
     save("1.png", numbered(37), mode)
     assert np.array_equal(only_frame(tmp_path), numbered(37))
 
@@ -144,7 +137,7 @@ def test_transparency_is_left_out(save: Callable[..., Path], photograph: np.ndar
     assert np.array_equal(only_frame(tmp_path), photograph)
 
 
-def test_colours_for_print_become_rgb(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+def test_colours_for_print_become_rgb(save: Callable[..., Path], tmp_path: Path) -> None:
     save("1.jpg", numbered(37), "CMYK", quality=95)
     assert np.abs(only_frame(tmp_path).astype(int) - numbered(37)).mean() < 3
 
@@ -170,7 +163,7 @@ def test_missing_folder(tmp_path: Path) -> None:
     assert "no such file" in error_of(tmp_path / "nowhere").lower()
 
 
-def test_picture_of_another_size_is_named(save: Callable[..., Path], numbered: Numbered, tmp_path: Path) -> None:
+def test_picture_of_another_size_is_named(save: Callable[..., Path], tmp_path: Path) -> None:
     save("1.png", numbered(1))
     odd = save("2.png", numbered(2)[:, :60])
     assert error_of(tmp_path) == (f"{odd}: is 60 x 32, but 1.png is 64 x 32; all frames must have the same size")

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support import encode
 from tests.video.hostile import (
     SEEDS,
     boxed,
@@ -37,7 +38,6 @@ from vivit.video.decode import open_video
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import InShard, VideoError, VideoSource
 
-Encode = Callable[..., Path]
 Look = Callable[[VideoSource], str]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def look(reader: IsolatedReader) -> Look:
 
 
 @pytest.fixture(scope="module")
-def seeds(encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """name → content of intact videos in every container."""
     folder = tmp_path_factory.mktemp("seeds")
     return {path.name: path.read_bytes() for path in make_seeds(folder, encode)}
@@ -223,7 +223,7 @@ SIZES = [(1, 1), (16, 16), (16, 65_520), (65_520, 16), (16_384, 8_192), (16_000,
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["png", "gif", "mjpeg", "h264"])
 def test_size_that_is_not_true(
-    kind: str, size: tuple[int, int], seeds: dict[str, bytes], encode: Encode, look: Look, tmp_path: Path
+    kind: str, size: tuple[int, int], seeds: dict[str, bytes], look: Look, tmp_path: Path
 ) -> None:
     width, height = size
     path = tmp_path / f"x.{kind}"
@@ -242,13 +242,13 @@ def test_size_that_is_not_true(
     look(path)
 
 
-def test_h264_of_its_true_size_decodes(encode: Encode, look: Look, tmp_path: Path) -> None:
+def test_h264_of_its_true_size_decodes(look: Look, tmp_path: Path) -> None:
     raw = encode(tmp_path / "raw.h264", 5, options={"profile": "baseline"}).read_bytes()
     assert look(write(tmp_path / "x.h264", h264_of_size(raw, 64, 32))) == ""
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (30_000, 2)])
-def test_thin_pictures(size: tuple[int, int], encode: Encode, look: Look, tmp_path: Path) -> None:
+def test_thin_pictures(size: tuple[int, int], look: Look, tmp_path: Path) -> None:
     """30,000 x 2 with a short side of 32 is 480,000 x 32."""
     width, height = size
     look(encode(tmp_path / "x.mov", [np.zeros((height, width, 3), np.uint8)] * 8, codec="png", pixel_format="rgb24"))

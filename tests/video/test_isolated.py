@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tests.support import encode
 from vivit.data.datasets import LabelledVideo
 from vivit.errors import UserError
 from vivit.video.clips import ClipSpec, read_views
@@ -120,7 +121,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_clips_are_those_read_here(reader: IsolatedReader, encode: Callable[..., Path], tmp_path: Path) -> None:
+def test_clips_are_those_read_here(reader: IsolatedReader, tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mp4", 60)
     views = reader(read_views, path, SPEC, 3, 3)
     assert views.dtype == torch.uint8

@@ -4,17 +4,15 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support import encode
 from vivit.video.clips import ClipSpec, read_views
 from vivit.video.decode import Decoder
-
-Encode = Callable[..., Path]
 
 # Run in a separate process, so that nothing else allocates memory. Prints the cost of 300 further openings.
 OPEN_OFTEN = """
@@ -57,7 +55,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_processes_read_the_same(start: str, decoder: Decoder, encode: Encode, tmp_path: Path) -> None:
+def test_processes_read_the_same(start: str, decoder: Decoder, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
     # This process also used the decoder before forking.
     expected = [read_views(path, SPEC, 2, 1, None, decoder) for path in paths]
@@ -67,7 +65,7 @@ def test_processes_read_the_same(start: str, decoder: Decoder, encode: Encode, t
             assert torch.equal(future.result(timeout=120), views)
 
 
-def test_threads_read_the_same(decoder: Decoder, encode: Encode, tmp_path: Path) -> None:
+def test_threads_read_the_same(decoder: Decoder, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
     expected = [read_views(path, SPEC, 2, 1, None, decoder) for path in paths]
     with ThreadPoolExecutor(8) as pool:
@@ -76,7 +74,7 @@ def test_threads_read_the_same(decoder: Decoder, encode: Encode, tmp_path: Path)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory in use is asked of Linux")
-def test_nothing_is_left_behind(decoder: Decoder, encode: Encode, tmp_path: Path) -> None:
+def test_nothing_is_left_behind(decoder: Decoder, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
     paths.append(encode(tmp_path / "c.avi", 60, codec="mpeg4"))
     printed = subprocess.run(

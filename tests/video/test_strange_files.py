@@ -2,7 +2,6 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support import read_numbers
 from tests.video import strange_files
 from tests.video.strange_files import FILES, Strange, Workshop
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
-
-ReadNumbers = Callable[[Tensor], list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def upright(frames: Tensor, strange: Strange) -> Tensor:
     return torch.rot90(frames.flip(3) if strange.mirrored else frames, -strange.rotation // 90, (2, 3))
 
 
-def test_frames_are_those_that_are_on_screen(name: str, workshop: Workshop, read_numbers: ReadNumbers) -> None:
+def test_frames_are_those_that_are_on_screen(name: str, workshop: Workshop) -> None:
     strange = FILES[name]
     with open_video(workshop.file(name)) as video:
         info = video.info
@@ -75,7 +73,7 @@ def test_any_order_gives_the_same_frames(name: str, workshop: Workshop) -> None:
             assert torch.equal(video.frames([place]), frames[[place]]), place
 
 
-def test_animated_webp_is_read_or_refused(workshop: Workshop, read_numbers: ReadNumbers) -> None:
+def test_animated_webp_is_read_or_refused(workshop: Workshop) -> None:
     path = workshop.file("animated.webp")
     try:
         with open_video(path) as video:
@@ -209,9 +207,7 @@ def numbered_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(not COUNTER.exists(), reason="this system does not count the bytes that a process reads")
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
-def test_ten_hours_are_not_read_for_four_clips(
-    ending: str, numbered_seconds: Path, read_numbers: ReadNumbers, tmp_path: Path
-) -> None:
+def test_ten_hours_are_not_read_for_four_clips(ending: str, numbered_seconds: Path, tmp_path: Path) -> None:
     path = tmp_path / f"ten_hours.{ending}"
     strange_files.ffmpeg("-stream_loop", "140", "-i", numbered_seconds, "-c", "copy", path)
     read_before = bytes_read()

@@ -16,6 +16,7 @@ import pytest
 import torch
 import webdataset
 
+from tests.support import encode, numbered
 from vivit.data.datasets import DataSet, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
@@ -28,7 +29,6 @@ from vivit.video.decode import open_video
 from vivit.video.options import ReadOptions
 from vivit.video.source import InShard, VideoError
 
-Encode = Callable[..., Path]
 SPEC = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)
 COUNT = 5
 
@@ -39,9 +39,7 @@ def _cache_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def clips(
-    encode: Encode, numbered: Callable[[int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> list[bytes]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Frame k of video i carries the number 20 · i + k."""
     folder = tmp_path_factory.mktemp("clips")
     return [encode(folder / f"{i}.mp4", [numbered(20 * i + k) for k in range(20)]).read_bytes() for i in range(COUNT)]
@@ -372,7 +370,7 @@ def test_a_resumed_run_reads_no_earlier_videos(packed: Path, monkeypatch: pytest
     assert len(read) == 2
 
 
-def test_a_video_can_be_read_piece_by_piece(encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_can_be_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 128, 128, 3)).astype(np.uint8)
     path = encode(tmp_path / "a.mp4", list(noise))
     data = path.read_bytes()
@@ -517,7 +515,7 @@ def test_workers_read_the_same_from_a_server_as_from_files(server: str, packed: 
         assert torch.equal(one.clips, other.clips)
 
 
-def test_foreign_shards_on_a_server_are_walked_by_their_headers(server: str, encode: Encode, tmp_path: Path) -> None:
+def test_foreign_shards_on_a_server_are_walked_by_their_headers(server: str, tmp_path: Path) -> None:
     large = encode(
         tmp_path / "large.mp4",
         [np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)] * 1,
