@@ -29,10 +29,12 @@ HOOK = Path(__file__).parent / "hold" / "sitecustomize.py"
 class Forked:
     """The command in one process or several, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], processes: int, largest_file: int) -> None:
-        """`largest_file` is the most bytes that a file may grow to, and -1 any number."""
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], processes: int, largest_file: int, folder: Path
+    ) -> None:
+        """Start it. No file may grow beyond `largest_file` bytes, -1 for any; its output goes to files in `folder`."""
         self.returncode: int | None = None
-        self._folder = Path(mkdtemp(prefix="forked-"))
+        self._folder = Path(mkdtemp(prefix="forked-", dir=folder))
         request = {
             "arguments": arguments,
             "environment": environment,

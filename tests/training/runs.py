@@ -39,7 +39,7 @@ def start(
     """
     held = {} if hold_after is None else holding(hold_after, kill_after)
     words = ["train", str(data), "--out", str(out), "--device", "cpu", *flags]
-    return Forked(words, {**os.environ, "OMP_NUM_THREADS": "1", **held}, processes, largest_file)
+    return Forked(words, {**os.environ, "OMP_NUM_THREADS": "1", **held}, processes, largest_file, out.parent)
 
 
 def start_torchrun(data: Path, out: Path, *flags: str, restarts: int, hold_after: int) -> "subprocess.Popen[str]":
