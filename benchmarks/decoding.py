@@ -29,9 +29,8 @@ from torch import Tensor
 
 from benchmarks.setting import on_one_core, setting
 from benchmarks.videos import FOLDER, generated
+from vivit.video.clips import clip_indices, view_crops, view_starts
 from vivit.video.decode import open_video
-from vivit.video.sampling import clip_indices, view_starts
-from vivit.video.transforms import view_crops
 
 NUM_FRAMES, STRIDE, SHORT_SIDE, CROP = 32, 2, 256, 224
 CLIPS, CROPS = 4, 3

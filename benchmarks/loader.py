@@ -31,9 +31,8 @@ from vivit.data.order import Order
 from vivit.data.pack import Encoding, pack
 from vivit.data.readers.listing import open_data
 from vivit.experiments.camera_motion import generate
-from vivit.video.clips import ClipSpec
-from vivit.video.options import ReadOptions
-from vivit.video.sampling import clip_indices, random_start
+from vivit.video.clips import ClipSpec, clip_indices, random_start
+from vivit.video.decode import ReadOptions
 
 COPIES = 8  # copies of one video, in each of two classes
 ENOUGH = 1_000_000  # more steps than are ever taken

@@ -19,8 +19,7 @@ from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_batch
 from vivit.video.base import VideoInfo
 from vivit.video.clips import ClipSpec, frames_in, read_views
-from vivit.video.decode import open_video
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import VideoError
 
 COUNT, LENGTH = 7, 20

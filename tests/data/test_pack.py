@@ -30,8 +30,7 @@ from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.runtime import Ranks
 from vivit.video.clips import ClipSpec
-from vivit.video.decode import open_video
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import InShard, VideoSource
 
 COUNT, LENGTH = 7, 20

@@ -16,7 +16,7 @@ from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
 from vivit.video.clips import read_views
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
 
 

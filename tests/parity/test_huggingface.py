@@ -22,7 +22,7 @@ from tests.support import random_weights, refused, tiny_model
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.video.transforms import view_crops
+from vivit.video.clips import view_crops
 from vivit.weights.huggingface import from_huggingface, to_huggingface
 
 SIZES: dict[str, Any] = {

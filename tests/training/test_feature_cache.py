@@ -30,7 +30,7 @@ from vivit.training import feature_cache
 from vivit.training.feature_cache import FeatureCache, encoder_hash
 from vivit.training.initialise import freeze_spatial
 from vivit.video.augment import Augmentation
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 COUNT = 12  # videos of bright_dark

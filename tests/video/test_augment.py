@@ -18,6 +18,7 @@ from vivit.video.augment import (
     Geometry,
     augment_batch,
     augment_colours,
+    cover,
     draw_geometry,
     resized,
 )
@@ -284,3 +285,14 @@ def test_nothing_asked_for_changes_nothing_and_draws_no_global_numbers() -> None
     augment_colours(clip, EVERYTHING, np.random.default_rng(0))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[index]
+
+
+def test_cover_enlarges_only_what_is_too_small() -> None:
+    clip = places(10, 20)
+    assert cover(clip, (10, 20)) is clip
+    enlarged = cover(clip, (20, 20))
+    assert enlarged.shape == (2, 3, 20, 40)
+    # A ramp becomes a ramp of half the slope: new pixel k is at (k + 1/2) / 2 - 1/2 of the old.
+    expected = (torch.arange(40) + 0.5) / 2 - 0.5
+    assert (enlarged[0, 1, 5].float() - expected)[1:-1].abs().max() <= 0.5
+    assert cover(clip, (3, 30)).shape == (2, 3, 15, 30)

@@ -14,8 +14,7 @@ from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
-from vivit.video.decode import open_video
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import InShard, VideoError
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "videos"

@@ -44,7 +44,7 @@ def evaluate(
     """
     from vivit.evaluation.score import score_model
     from vivit.inference.views import Views
-    from vivit.video.options import ReadOptions
+    from vivit.video.decode import ReadOptions
 
     score_model(
         data,

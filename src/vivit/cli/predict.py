@@ -44,7 +44,7 @@ def predict(
     from vivit.inference.predictor import Predictor
     from vivit.inference.views import Views as Parsed
     from vivit.labels import ONLY_HEAD
-    from vivit.video.options import ReadOptions
+    from vivit.video.decode import ReadOptions
     from vivit.video.source import VideoError
 
     Parsed.parse(views)  # report a mistake before the model is loaded

@@ -17,11 +17,9 @@ from vivit.errors import UserError
 from vivit.files import write_files
 from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
-from vivit.video.clips import ClipSpec, frames_in
+from vivit.video.clips import ClipSpec, clip_indices, frames_in, random_start, view_crops
 from vivit.video.decode import open_video
-from vivit.video.sampling import clip_indices, random_start
 from vivit.video.source import VideoError
-from vivit.video.transforms import view_crops
 
 # Frames shown of a clip.
 COLUMNS = 8

@@ -20,7 +20,7 @@ from vivit.errors import UserError
 from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_colours
 from vivit.video.clips import ClipSpec, cut_training_clip, read_training_clip, read_views, read_whole
-from vivit.video.options import Reader, ReadOptions
+from vivit.video.decode import Reader, ReadOptions
 from vivit.video.source import VideoError
 
 # Random crops, half of them mirrored.

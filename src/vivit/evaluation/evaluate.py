@@ -16,7 +16,7 @@ from vivit.inference.views import BATCH, Views, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD, LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
 from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
 from vivit.tables import check_table
-from vivit.video.decode import Decoder
-from vivit.video.options import ReadOptions
+from vivit.video.decode import Decoder, ReadOptions
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
 from vivit.weights.store import load

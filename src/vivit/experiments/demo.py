@@ -17,7 +17,7 @@ from vivit.report.run_page import write_report
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 from vivit.training.train import train
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 
 VIEWS = "4x1"
 EXAMPLES = 18

@@ -9,7 +9,7 @@ from vivit.inference.views import Views, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD
 from vivit.runtime import pick_device
 from vivit.video.clips import read_views
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 from vivit.weights.store import load
 
 

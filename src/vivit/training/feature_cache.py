@@ -40,7 +40,7 @@ from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.video.augment import draw_geometry
 from vivit.video.clips import ClipSpec
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 from vivit.video.source import InShard, VideoError
 
 # Videos in a part; a killed process loses at most the work on this many.

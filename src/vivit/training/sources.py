@@ -13,7 +13,7 @@ from vivit.model.vivit import ViViT
 from vivit.runtime import DTYPES, Precision, Ranks
 from vivit.training.feature_cache import FeatureCache, Features
 from vivit.training.plan import Plan
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions
 
 
 @dataclass(frozen=True)

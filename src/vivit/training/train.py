@@ -38,8 +38,7 @@ from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
 from vivit.training.update import Learner, Updater
-from vivit.video.decode import Decoder
-from vivit.video.options import ReadOptions
+from vivit.video.decode import Decoder, ReadOptions
 
 
 @leaves_process_groups

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vivit.errors import UserError
 from vivit.video import colours
-from vivit.video.transforms import cover, crop, flip
 
 # The largest change: added to brightness and hue, relative for saturation and contrast.
 JITTER = {"brightness": 32 / 255, "saturation": 0.4, "contrast": 0.4, "hue": 0.2}
@@ -80,7 +79,7 @@ class Geometry:
         spare_height, spare_width = frames.shape[-2] - size[0], frames.shape[-1] - size[1]
         top, left = math.floor(self.place[0] * (spare_height + 1)), math.floor(self.place[1] * (spare_width + 1))
         frames = crop(frames, top, left, size)
-        return flip(frames) if self.mirrored else frames
+        return frames.flip(-1) if self.mirrored else frames
 
 
 def draw_geometry(augmentation: Augmentation, rng: np.random.Generator) -> Geometry:
@@ -97,6 +96,19 @@ def resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
     if frames.shape[-2:] == size:
         return frames
     return F.interpolate(frames, size, mode="bilinear", antialias=True)
+
+
+def cover(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """The clip, enlarged if a crop of `size` (height, width) would not fit into it."""
+    scale = max(size[0] / frames.shape[-2], size[1] / frames.shape[-1])
+    if scale <= 1:
+        return frames
+    enlarged = [max(round(length * scale), least) for length, least in zip(frames.shape[-2:], size, strict=True)]
+    return F.interpolate(frames, enlarged, mode="bilinear", antialias=True)
+
+
+def crop(frames: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    return frames[..., top : top + size[0], left : left + size[1]]
 
 
 def augment_colours(clip: Tensor, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:

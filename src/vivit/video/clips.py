@@ -1,17 +1,18 @@
 """Read clips of videos: random ones for training, and all views for evaluation."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vivit.video.augment import Augmentation, draw_geometry, resized
+from vivit.video.augment import Augmentation, cover, crop, draw_geometry, resized
 from vivit.video.base import VideoInfo
 from vivit.video.decode import Decoder, open_video
-from vivit.video.sampling import ShortClips, clip_indices, random_start, view_starts
 from vivit.video.source import VideoSource
-from vivit.video.transforms import view_crops
+
+ShortClips = Literal["loop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,38 @@ class ClipSpec:
     resize: int
     """Pixels of the shorter side before the crop."""
     short: ShortClips = "loop"
+
+
+def clip_indices(
+    num_video_frames: int, num_frames: int, stride: int, start: int, short: ShortClips = "loop"
+) -> list[int]:
+    """The numbers of a clip's frames, counted from 0: `start`, `start` + `stride`, …
+
+    Past the end of the video, "loop" continues from its beginning, as the official data pipeline does, and "pad"
+    repeats its last frame.
+    """
+    indices = [start + i * stride for i in range(num_frames)]
+    if short == "loop":
+        return [index % num_video_frames for index in indices]
+    return [min(index, num_video_frames - 1) for index in indices]
+
+
+def _last_start(num_video_frames: int, num_frames: int, stride: int) -> int:
+    """The latest start at which the whole clip is inside the video; 0 if the video is too short."""
+    return max(0, num_video_frames - ((num_frames - 1) * stride + 1))
+
+
+def random_start(num_video_frames: int, num_frames: int, stride: int, rng: np.random.Generator) -> int:
+    """A start at which the clip fits, all with equal probability; 0 if the video is too short."""
+    return int(rng.integers(_last_start(num_video_frames, num_frames, stride) + 1))
+
+
+def view_starts(num_video_frames: int, num_frames: int, stride: int, num_clips: int) -> list[int]:
+    """Starts of clips spread evenly over the video, from its beginning to its end; a single clip is in the middle."""
+    last = _last_start(num_video_frames, num_frames, stride)
+    if num_clips == 1:
+        return [last // 2]
+    return [round(last * i / (num_clips - 1)) for i in range(num_clips)]
 
 
 def frames_in(info: VideoInfo, span: tuple[float, float] | None) -> range:
@@ -112,3 +145,15 @@ def read_views(
     crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
     views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
     return views.flatten(0, 1)
+
+
+def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:
+    """One crop: the centre. Three: both ends and the centre of the longer side."""
+    frames = cover(frames, size)
+    spare_height, spare_width = frames.shape[-2] - size[0], frames.shape[-1] - size[1]
+    top, left = spare_height // 2, spare_width // 2
+    if num_crops == 1:
+        return [crop(frames, top, left, size)]
+    if spare_height > spare_width:
+        return [crop(frames, top, left, size) for top in (0, top, spare_height)]
+    return [crop(frames, top, left, size) for left in (0, left, spare_width)]

@@ -135,6 +135,7 @@ class _Child:
         self._line, theirs = socket.socketpair()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; "
+            "import vivit.video.clips; "  # which would otherwise take time from the first call
             f"from vivit.video.isolated import serve; serve({theirs.fileno()}, {memory})"
         )
         with theirs:
@@ -244,9 +245,6 @@ def _wait_until(line: socket.socket, deadline: float | None) -> None:
 
 def serve(number: int, memory: int | None) -> None:
     """Run in the child process: answer the calls that arrive over the socket with this descriptor."""
-    # Import now what would otherwise take time from the first call.
-    import vivit.video.clips  # noqa: F401
-
     line = socket.socket(fileno=number)
     exit_after(partial(_wait_for_the_end, line))
     torch.set_num_threads(1)

@@ -25,8 +25,7 @@ from vivit.data.readers.shards import expand_braces, is_shards, open_shards
 from vivit.errors import UserError
 from vivit.video import source as reading
 from vivit.video.clips import ClipSpec
-from vivit.video.decode import open_video
-from vivit.video.options import ReadOptions
+from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import InShard, VideoError
 
 SPEC = ClipSpec(num_frames=3, stride=2, size=(32, 64), resize=32)

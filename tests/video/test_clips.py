@@ -1,10 +1,41 @@
-"""Crops whose pixels tell where they were taken."""
+"""Clips worked out by hand, and crops whose pixels tell where they were taken."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from vivit.video.transforms import cover, flip, view_crops
+from vivit.video.clips import clip_indices, random_start, view_crops, view_starts
+
+
+def test_clip_inside_the_video() -> None:
+    assert clip_indices(100, 4, 3, 10) == [10, 13, 16, 19]
+    assert clip_indices(10, 4, 3, 0) == [0, 3, 6, 9]
+
+
+def test_clip_past_the_end() -> None:
+    assert clip_indices(5, 4, 2, 0, "loop") == [0, 2, 4, 1]
+    assert clip_indices(5, 4, 2, 0, "pad") == [0, 2, 4, 4]
+    assert clip_indices(3, 8, 1, 0, "loop") == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert clip_indices(1, 3, 2, 0, "pad") == [0, 0, 0]
+
+
+def test_random_start_takes_every_start_that_fits() -> None:
+    rng = np.random.default_rng(0)
+    # 4 frames with stride 3 cover 10 of 14 frames: starts 0 to 4 are possible.
+    counts = np.bincount([random_start(14, 4, 3, rng) for _ in range(1000)])
+    assert len(counts) == 5
+    assert counts.min() > 150
+    assert {random_start(10, 4, 3, rng) for _ in range(20)} == {0}
+    assert {random_start(2, 4, 3, rng) for _ in range(20)} == {0}
+
+
+def test_views_spread_from_the_beginning_to_the_end() -> None:
+    # 10 of 40 frames: the last start is 30.
+    assert view_starts(40, 4, 3, 4) == [0, 10, 20, 30]
+    assert view_starts(40, 4, 3, 2) == [0, 30]
+    assert view_starts(40, 4, 3, 1) == [15]
+    assert view_starts(5, 4, 3, 3) == [0, 0, 0]
 
 
 def places(height: int, width: int, frames: int = 2) -> Tensor:
@@ -36,22 +67,3 @@ def test_view_crops(shape: tuple[int, int], corners: list[tuple[int, int]]) -> N
     assert [tuple(crop.shape) for crop in crops] == [(2, 3, 8, 8)] * 3
     (centre,) = view_crops(places(*shape), (8, 8), 1)
     assert corner(centre) == corners[1]
-
-
-def test_cover_enlarges_only_what_is_too_small() -> None:
-    clip = places(10, 20)
-    assert cover(clip, (10, 20)) is clip
-    enlarged = cover(clip, (20, 20))
-    assert enlarged.shape == (2, 3, 20, 40)
-    # A ramp becomes a ramp of half the slope: new pixel k is at (k + 1/2) / 2 - 1/2 of the old.
-    expected = (torch.arange(40) + 0.5) / 2 - 0.5
-    assert (enlarged[0, 1, 5].float() - expected)[1:-1].abs().max() <= 0.5
-    assert cover(clip, (3, 30)).shape == (2, 3, 15, 30)
-
-
-def test_flip_mirrors_left_and_right_alone() -> None:
-    clip = places(4, 5)
-    flipped = flip(clip)
-    assert flipped[1, 1, 2].tolist() == [4, 3, 2, 1, 0]
-    assert torch.equal(flipped[:, 0], clip[:, 0])
-    assert torch.equal(flip(flipped), clip)
