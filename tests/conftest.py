@@ -14,7 +14,10 @@ CLIPS = 6  # of each class; one of them is held out
 # What `--fast`, and with it `make test-fast`, leaves out: files that take long, or test what seldom changes.
 SLOW = (
     "benchmarks",
+    "data/test_pack.py",
+    "end_to_end/test_cli.py",
     "end_to_end/test_clusters.py",
+    "end_to_end/test_data_cli.py",
     "end_to_end/test_demo.py",
     "end_to_end/test_docs.py",
     "end_to_end/test_readme.py",
@@ -25,6 +28,7 @@ SLOW = (
     "training/test_distributed.py",
     "training/test_loop.py",
     "training/test_many_processes.py",
+    "training/test_memory.py",
     "training/test_nothing_lost.py",
     "training/test_overfit.py",
     "training/test_recipes.py",
