@@ -221,7 +221,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def convert(*_: object, **settings: Any) -> SimpleNamespace:
         record(**settings)
-        return SimpleNamespace(report=())
+        return SimpleNamespace(notes=())
 
     for verb in ("training.train.train", "evaluation.score.score_model", "data.pack.pack_and_tell"):
         monkeypatch.setattr(f"vivit.{verb}", record)
