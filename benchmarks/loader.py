@@ -98,7 +98,7 @@ TASKS = {
 
 def ours(data: str, task: Task, workers: int) -> Generator[Tensor, None, None]:
     videos = open_data(data).split("train")
-    clips = TrainingClips(videos, task.spec, 0, options=ReadOptions(workers=workers))
+    clips = TrainingClips(videos, task.spec, 0, read=ReadOptions(workers=workers))
     for batch in training_batches(clips, Order(task.batch_size, range(ENOUGH))):
         yield batch.clips
 

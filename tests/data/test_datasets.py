@@ -530,7 +530,7 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
             "line 2 has no label",
         ),
         ("list.json", ['[{"path": 3, "label": "a"}]'], "line 1 has no path"),
-        ("list.jsonl", ['{"path": "1.mp4", "label": "a"}', "{"], "line 2 is not JSON"),
+        ("list.jsonl", ['{"path": "1.mp4", "label": "a"}', "{"], "line 2: not JSON"),
         ("list.csv", ["path,label", "1.mp4,a", "2.mp4,"], "line 3 "),
         ("list.csv", ["path,label", "1.mp4,a", "2.mp4"], "line 3 "),
         ("list.csv", ["path,label,split", "1.mp4,a,dev"], "line 2 "),

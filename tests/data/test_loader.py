@@ -104,9 +104,7 @@ def test_flips(videos: VideoSet) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_memory_do_not_matter(workers: int, keep: bool, videos: VideoSet) -> None:
     plain = list(batches_of(videos, CROPPED, 3, range(6), seed=5))
-    again = list(
-        batches_of(videos, CROPPED, 3, range(6), seed=5, keep_decoded=keep, options=ReadOptions(workers=workers))
-    )
+    again = list(batches_of(videos, CROPPED, 3, range(6), seed=5, keep_decoded=keep, read=ReadOptions(workers=workers)))
     assert_same(plain, again)
 
 
@@ -173,9 +171,7 @@ def test_batch_too_small_to_share(batch_size: int, count: int, videos: VideoSet)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_another_video_is_seen_in_place_of_an_unreadable_one(workers: int, keep: bool, broken: VideoSet) -> None:
     once = list(batches_of(broken, CROPPED, COUNT, range(3)))
-    batches = list(
-        batches_of(broken, CROPPED, COUNT, range(3), keep_decoded=keep, options=ReadOptions(workers=workers))
-    )
+    batches = list(batches_of(broken, CROPPED, COUNT, range(3), keep_decoded=keep, read=ReadOptions(workers=workers)))
     assert_same(batches, once)
     replacements = set()
     for epoch, batch in enumerate(batches):
@@ -231,7 +227,7 @@ def test_short_video(short: str, expected: list[int], videos: VideoSet) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_on_after_a_broken_file(workers: int, broken: VideoSet) -> None:
-    found = list(evaluation_views(broken.videos, CROPPED, 2, 3, options=ReadOptions(workers=workers)))
+    found = list(evaluation_views(broken.videos, CROPPED, 2, 3, read=ReadOptions(workers=workers)))
     assert len(found) == COUNT
     for index, (views, video) in enumerate(zip(found, broken.videos, strict=True)):
         if index == 4:
@@ -256,7 +252,7 @@ def test_colours_changed_here_or_later_are_the_same(workers: int, videos: VideoS
                 seed=5,
                 augmentation=augmentation,
                 colours=colours,
-                options=ReadOptions(workers=workers),
+                read=ReadOptions(workers=workers),
             )
         )
         for colours in (True, False)
@@ -328,7 +324,7 @@ def test_frames_of_a_span(span: tuple[float, float] | None, expected: range) -> 
 
 def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
     plain = list(batches_of(videos, CROPPED, 3, range(2), seed=5))
-    assert_same(list(batches_of(videos, CROPPED, 3, range(2), seed=5, options=ReadOptions(timeout=60))), plain)
+    assert_same(list(batches_of(videos, CROPPED, 3, range(2), seed=5, read=ReadOptions(timeout=60))), plain)
     (views,) = evaluation_views(videos.videos[:1], CROPPED, 2, 3, ReadOptions(timeout=60))
     assert isinstance(views, Tensor)
     assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3))
@@ -337,6 +333,6 @@ def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
 def test_a_video_that_takes_too_long_is_unreadable(videos: VideoSet) -> None:
     single = replace(videos, videos=videos.videos[:1])  # without others to try in its place
     with pytest.raises(VideoError, match=r"took longer than 0\.0001 s"):
-        next(batches_of(single, CROPPED, 2, range(1), options=ReadOptions(timeout=1e-4)))
+        next(batches_of(single, CROPPED, 2, range(1), read=ReadOptions(timeout=1e-4)))
     (reason,) = evaluation_views(videos.videos[:1], CROPPED, 1, 1, ReadOptions(timeout=1e-4))
     assert reason == f"{videos.videos[0].source}: took longer than 0.0001 s to read"

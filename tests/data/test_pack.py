@@ -139,7 +139,7 @@ def test_clips_from_shards_are_those_from_files(workers: int, folder: Path, tmp_
     pack(listing, tmp_path, shard_size=SMALL, workers=0)
     files, shards = video_set(listing), video_set(open_shards(tmp_path))
     whole = list(training_batches(TrainingClips(files, SPEC, 5), Order(4, range(6))))
-    packed = TrainingClips(shards, SPEC, 5, options=ReadOptions(workers=workers))
+    packed = TrainingClips(shards, SPEC, 5, read=ReadOptions(workers=workers))
     tail = list(training_batches(packed, Order(4, range(3, 6))))
     assert len(whole) == len(tail) + 3
     for one, other in zip(whole[3:], tail, strict=True):

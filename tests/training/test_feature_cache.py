@@ -91,7 +91,7 @@ def asked(model: ViViT, videos: VideoSet, changes: dict[str, Any]) -> tuple[Trai
 
 
 def features(model: ViViT, videos: VideoSet, folder: Path, **changes: Any) -> list[Batch]:
-    of_cache = {name: changes.pop(name) for name in ("options", "ranks", "dtype", "report") & changes.keys()}
+    of_cache = {name: changes.pop(name) for name in ("read", "ranks", "dtype", "report") & changes.keys()}
     return list(FeatureCache(model, folder, **of_cache).training_batches(*asked(model, videos, changes)))
 
 
@@ -125,7 +125,7 @@ def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
     workers: int, videos: VideoSet, tmp_path: Path
 ) -> None:
     model = build()
-    cached = features(model, videos, tmp_path / "features", options=ReadOptions(workers=workers))
+    cached = features(model, videos, tmp_path / "features", read=ReadOptions(workers=workers))
     mirrored = 0
     for one, clips in zip(cached, clips_of(model, videos), strict=True):
         assert_same_labels(one, clips)

@@ -231,7 +231,11 @@ def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
 
 
 def _manifest(records: Iterable[FileRecord], videos: Sequence[LabelledVideo], data_set: DataSet) -> Manifest:
-    files = tuple(sorted((replace(r, remarks=_texts(r)) for r in records), key=lambda record: record.place))
+    files = tuple(
+        sorted(
+            (replace(r, remarks=tuple(x.text for x in remarks_on(r))) for r in records), key=lambda record: record.place
+        )
+    )
     of_content: defaultdict[str, list[FileRecord]] = defaultdict(list)
     for record in files:
         if record.sha256:
@@ -247,10 +251,6 @@ def _manifest(records: Iterable[FileRecord], videos: Sequence[LabelledVideo], da
         look_alikes=_places(_look_alikes(files)),
         missing=data_set.missing,
     )
-
-
-def _texts(record: FileRecord) -> tuple[str, ...]:
-    return tuple(remark.text for remark in remarks_on(record))
 
 
 def _splits(group: Iterable[FileRecord]) -> set[str]:

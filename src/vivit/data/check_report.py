@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -44,18 +43,12 @@ class Remark:
     """How many videos or spans it is about."""
 
 
-class Words(NamedTuple):
-    """How to report several remarks of a kind."""
-
-    one: str
-    many: str
-
-
+# kind of remark → how to report one of them, and several
 KINDS = {
-    "excess": Words("file has less than its container claims", "files have less than their containers claim"),
-    "empty": Words("span has no length", "spans have no length"),
-    "outside": Words("span ends after its file", "spans end after their files"),
-    "short": Words(
+    "excess": ("file has less than its container claims", "files have less than their containers claim"),
+    "empty": ("span has no length", "spans have no length"),
+    "outside": ("span ends after its file", "spans end after their files"),
+    "short": (
         f"video is shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from its beginning",
         f"videos are shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from their beginning",
     ),
@@ -209,10 +202,10 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
         (f"{_count(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
     ]
     odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record)]
-    for kind, words in KINDS.items():
+    for kind, (one, many) in KINDS.items():
         of_kind = [(f"{place}: {remark.text}", remark.count) for place, remark in odd if remark.kind == kind]
         count = sum(count for _, count in of_kind)
-        found.append((f"{count:,} {words.one if count == 1 else words.many}", DOUBTFUL, [text for text, _ in of_kind]))
+        found.append((f"{count:,} {one if count == 1 else many}", DOUBTFUL, [text for text, _ in of_kind]))
     if not any(lines for _, _, lines in found):
         return [("no problems found", "bold green", [])]
     return [(heading, style, lines) for heading, style, lines in found if lines]

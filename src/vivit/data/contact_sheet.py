@@ -17,7 +17,7 @@ from vivit.errors import UserError
 from vivit.files import write_files
 from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
-from vivit.video.clips import ClipSpec, clip_indices, frames_in, random_start, view_crops
+from vivit.video.clips import ClipSpec, draw_clip, frames_in, view_crops
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
 
@@ -121,7 +121,9 @@ def _section(
     try:
         with open_video(video.source) as opened:
             info = opened.info
-            numbers = _clip_of_first_epoch(frames_in(info, video.span), spec, seed, index)
+            frames = frames_in(info, video.span)
+            _, places = draw_clip(len(frames), spec, Augmentation(), clip_rng(seed, 0, index))  # as in the first epoch
+            numbers = [frames[place] for place in places]
             shown = np.linspace(0, spec.num_frames - 1, min(COLUMNS, spec.num_frames)).round().astype(int).tolist()
             rows = [Row("plain", view_crops(opened.frames(numbers, spec.resize), spec.size, 1)[0][shown])]
             for epoch in range(AUGMENTED_ROWS):
@@ -140,14 +142,6 @@ def _section(
         return Section(title, file_name, problem=str(error))
     note = f"{file_name}    {info.width} × {info.height}, {info.duration:.1f} s, {info.frame_rate:.3g} frames/s"
     return Section(title, note, tuple(numbers[i] / info.frame_rate for i in shown), tuple(rows))
-
-
-def _clip_of_first_epoch(frames: range, spec: ClipSpec, seed: int, index: int) -> list[int]:
-    """The frames of the first epoch with this seed: drawn after the geometry, as in `read_training_clip`."""
-    rng = clip_rng(seed, 0, index)
-    draw_geometry(Augmentation(), rng)
-    start = random_start(len(frames), spec.num_frames, spec.stride, rng)
-    return [frames[i] for i in clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
 
 
 def contact_sheet(sections: Sequence[Section], out: Path) -> None:

@@ -82,7 +82,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
     spec: ClipSpec
     seed: int
     augmentation: Augmentation = PLAIN
-    options: ReadOptions = ReadOptions()
+    read: ReadOptions = ReadOptions()
     mirrors: Mapping[str, Mapping[int, int]] | None = None
     """head → what each class becomes in a mirrored clip, as `mirrored_classes` tells; None: what it is."""
     colours: bool = True
@@ -97,8 +97,8 @@ class TrainingClips(Dataset[Clip | VideoError]):
         return {}
 
     @cached_property
-    def _read(self) -> Reader:
-        return self.options.reader()
+    def _reader(self) -> Reader:
+        return self.read.reader()
 
     def __getitem__(self, key: tuple[int, int]) -> Clip | VideoError:
         epoch, index = key
@@ -123,14 +123,14 @@ class TrainingClips(Dataset[Clip | VideoError]):
     def read_own(self, epoch: int, index: int) -> Clip:
         """A clip of this video, without replacement. Raises VideoError."""
         video, rng = self.videos.videos[index], clip_rng(self.seed, epoch, index)
-        spec, augmentation, decoder = self.spec, self.augmentation, self.options.decoder
+        spec, augmentation, decoder = self.spec, self.augmentation, self.read.decoder
         if self.keep_decoded:
             if index not in self._decoded:
-                self._decoded[index] = self._read(read_whole, video.source, video.span, spec.resize, decoder)
+                self._decoded[index] = self._reader(read_whole, video.source, video.span, spec.resize, decoder)
             frames, mirrored = cut_training_clip(self._decoded[index], spec, augmentation, rng)
         else:
             where = video.source, video.span
-            frames, mirrored = self._read(read_training_clip, *where, spec, augmentation, rng, decoder)
+            frames, mirrored = self._reader(read_training_clip, *where, spec, augmentation, rng, decoder)
         if self.colours:
             frames = augment_colours(frames, augmentation, colour_rng(self.seed, epoch, index))
         return Clip(frames, label_tensors(self.videos, index, self.mirrors if mirrored else None), index)
@@ -150,7 +150,7 @@ def training_batches(clips: TrainingClips, order: Order, ranks: Ranks = Ranks())
             f"batch_size: {ranks.world_size} processes cannot share a batch of {smallest} (batch_size "
             f"{order.batch_size}, {count} videos); use a larger batch, more videos or fewer processes"
         )
-    workers = clips.options.workers
+    workers = clips.read.workers
     items = load_items(
         clips,
         workers,
@@ -191,19 +191,21 @@ class EvaluationViews(Dataset[Tensor | str]):
     spec: ClipSpec
     num_clips: int
     num_crops: int
-    options: ReadOptions
+    read: ReadOptions
 
     @cached_property
-    def _read(self) -> Reader:
-        return self.options.reader()
+    def _reader(self) -> Reader:
+        return self.read.reader()
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        video, decoder = self.videos[index], self.options.decoder
+        video, decoder = self.videos[index], self.read.decoder
         try:
-            return self._read(read_views, video.source, self.spec, self.num_clips, self.num_crops, video.span, decoder)
+            return self._reader(
+                read_views, video.source, self.spec, self.num_clips, self.num_crops, video.span, decoder
+            )
         except VideoError as error:
             return str(error)
 
@@ -213,9 +215,7 @@ def evaluation_views(
     spec: ClipSpec,
     num_clips: int,
     num_crops: int,
-    options: ReadOptions = ReadOptions(),
+    read: ReadOptions = ReadOptions(),
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
-    yield from load_items(
-        EvaluationViews(videos, spec, num_clips, num_crops, options), options.workers, batch_size=None
-    )
+    yield from load_items(EvaluationViews(videos, spec, num_clips, num_crops, read), read.workers, batch_size=None)

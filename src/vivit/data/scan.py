@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import av
 from av.container import InputContainer
@@ -25,37 +25,20 @@ AT_ONCE = 16
 
 def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
     """Scan files and yield each result as soon as it is there. Closing the generator stops the scan."""
-    timeout = FULL_TIMEOUT if full else TIMEOUT
-    waiting: SimpleQueue[VideoSource] = SimpleQueue()
-    for source in sources:
-        waiting.put(source)
-    done: SimpleQueue[tuple[VideoSource, Scan | BaseException]] = SimpleQueue()
+    own = threading.local()  # a reader for each thread; its process ends with the thread
 
-    def work() -> None:
-        with IsolatedReader(timeout) as reader:
-            while True:
-                try:
-                    source = waiting.get_nowait()
-                except Empty:
-                    return
-                try:
-                    done.put((source, reader(scan_file, source, full)))
-                except VideoError as error:
-                    done.put((source, Scan(problem=error.without(source))))
-                except BaseException as error:
-                    done.put((source, error))
+    def start() -> None:
+        own.reader = IsolatedReader(FULL_TIMEOUT if full else TIMEOUT)
 
-    for _ in range(min(workers, len(sources))):
-        # Daemons: the process that a thread waits for ends with this one.
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        for _ in sources:
-            source, scan = done.get()
-            if isinstance(scan, BaseException):
-                raise scan
-            yield source, scan
-    finally:
-        _empty(waiting)
+    def scan(source: VideoSource) -> tuple[VideoSource, Scan]:
+        try:
+            return source, own.reader(scan_file, source, full)
+        except VideoError as error:
+            return source, Scan(problem=error.without(source))
+
+    # Its threads are daemons, so this process can end while one waits for its reader.
+    with ThreadPool(max(1, min(workers, len(sources))), start) as pool:
+        yield from pool.imap_unordered(scan, sources)
 
 
 def scan_file(source: VideoSource, full: bool) -> Scan:
@@ -153,11 +136,3 @@ def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int,
         return packets, ""
     where = "" if first is None else f", the first at {max(0.0, first):.1f} s"
     return packets, f"damaged: {damaged} of {packets} frames cannot be decoded correctly{where}"
-
-
-def _empty(queue: "SimpleQueue[VideoSource]") -> None:
-    try:
-        while True:
-            queue.get_nowait()
-    except Empty:
-        return

@@ -107,7 +107,7 @@ class FeatureCache:
         folder: Path,
         *,
         dtype: torch.dtype = torch.float32,
-        options: ReadOptions = ReadOptions(),
+        read: ReadOptions = ReadOptions(),
         ranks: Ranks = Ranks(),
         report: Callable[[int, int], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
@@ -117,7 +117,7 @@ class FeatureCache:
             model: its embedding and spatial encoder are used on their own device, and must not change.
             folder: made if missing; several runs may share it. Old parts stay; delete the folder when no run uses it.
             dtype: the precision of most of the spatial encoder's arithmetic.
-            options: how videos are read.
+            read: how videos are read.
             ranks: the processes that share the work.
             report: called before each clip, with the number of clips that this process has encoded, and the number that
                 all processes together had to encode.
@@ -126,9 +126,9 @@ class FeatureCache:
         Raises:
             UserError: the model is not a factorised encoder with temporal layers, or the folder cannot be made.
         """
-        self.model, self.folder, self.dtype, self.options, self.ranks = model, folder, dtype, options, ranks
+        self.model, self.folder, self.dtype, self.read, self.ranks = model, folder, dtype, read, ranks
         self.report, self.stopping = report or (lambda done, total: None), stopping
-        self.encoder = [encoder_hash(model), str(dtype), options.decoder]
+        self.encoder = [encoder_hash(model), str(dtype), read.decoder]
         self.load = lru_cache(OPEN_PARTS)(_load)
         make_folder(folder)
 
@@ -184,7 +184,7 @@ class FeatureCache:
             UserError: a part cannot be written.
             Interrupted: because of `stopping`.
         """
-        views = EvaluationViews(videos.videos, spec, 1, 1, self.options)
+        views = EvaluationViews(videos.videos, spec, 1, 1, self.read)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
@@ -217,7 +217,7 @@ class FeatureCache:
                     yield from part.videos
 
         done = 0
-        coming = load_items(clips, self.options.workers, batch_size=None, sampler=missing())
+        coming = load_items(clips, self.read.workers, batch_size=None, sampler=missing())
         stopping = False
         for clip in coming:
             part = asked.popleft()

@@ -45,8 +45,8 @@ class FromVideos:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """The batches from this step on, see `training_batches`."""
-        options = replace(self.reading.options, workers=0) if self.keep_decoded else self.reading.options
-        clips = _clips(self.plan, options, colours=self.colours, keep_decoded=self.keep_decoded)
+        read = replace(self.reading.options, workers=0) if self.keep_decoded else self.reading.options
+        clips = _clips(self.plan, read, colours=self.colours, keep_decoded=self.keep_decoded)
         return training_batches(clips, _order(self.plan, start_step), self.reading.ranks)
 
     def evaluate(self, model: ViViT) -> Evaluation:
@@ -77,7 +77,7 @@ class FromFeatures:
             self.plan.model,
             self.folder,
             dtype=DTYPES[self.precision],
-            options=reading.options,
+            read=reading.options,
             ranks=reading.ranks,
             report=lambda done, to_do: reading.report(f"features of {done}/{to_do} clips"),
             stopping=reading.stopping,
@@ -94,13 +94,13 @@ class FromFeatures:
         return evaluation_of(self.plan.val_set, *self.held_out.logits(TemporalPart(model)))
 
 
-def _clips(plan: Plan, options: ReadOptions, *, colours: bool = True, keep_decoded: bool = False) -> TrainingClips:
+def _clips(plan: Plan, read: ReadOptions, *, colours: bool = True, keep_decoded: bool = False) -> TrainingClips:
     return TrainingClips(
         plan.train_set,
         clip_spec(plan.model),
         plan.recipe.seed,
         augmentation=plan.augmentation,
-        options=options,
+        read=read,
         mirrors=plan.mirrors,
         colours=colours,
         keep_decoded=keep_decoded,

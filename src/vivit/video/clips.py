@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vivit.video.augment import Augmentation, cover, crop, draw_geometry, resized
+from vivit.video.augment import Augmentation, Geometry, cover, crop, draw_geometry, resized
 from vivit.video.base import VideoInfo
 from vivit.video.decode import Decoder, open_video
 from vivit.video.source import VideoSource
@@ -70,6 +70,18 @@ def frames_in(info: VideoInfo, span: tuple[float, float] | None) -> range:
     return range(first, min(max(end, first + 1), info.num_frames))
 
 
+def draw_clip(
+    num_video_frames: int, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Geometry, list[int]]:
+    """Draw a training clip: its geometry, and then the numbers of its frames."""
+    geometry = draw_geometry(augmentation, rng)
+    if augmentation.centred:
+        (start,) = view_starts(num_video_frames, spec.num_frames, spec.stride, 1)
+    else:
+        start = random_start(num_video_frames, spec.num_frames, spec.stride, rng)
+    return geometry, clip_indices(num_video_frames, spec.num_frames, spec.stride, start, spec.short)
+
+
 def read_training_clip(
     source: VideoSource,
     span: tuple[float, float] | None,
@@ -87,21 +99,13 @@ def read_training_clip(
     Raises:
         VideoError: the file cannot be read.
     """
-    geometry = draw_geometry(augmentation, rng)
     with open_video(source, decoder) as opened:
         info = opened.info
         shown = frames_in(info, span)
-        start = _training_start(len(shown), spec, augmentation, rng)
-        numbers = clip_indices(len(shown), spec.num_frames, spec.stride, start, spec.short)
+        geometry, numbers = draw_clip(len(shown), spec, augmentation, rng)
         size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
         frames = opened.frames([shown[number] for number in numbers], size=size)
     return geometry.apply(frames, spec.size), geometry.mirrored
-
-
-def _training_start(num_video_frames: int, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator) -> int:
-    if augmentation.centred:
-        return view_starts(num_video_frames, spec.num_frames, spec.stride, 1)[0]
-    return random_start(num_video_frames, spec.num_frames, spec.stride, rng)
 
 
 def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
@@ -114,9 +118,8 @@ def cut_training_clip(
     frames: Tensor, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[Tensor, bool]:
     """Like `read_training_clip`, from the frames that `read_whole` returned."""
-    geometry = draw_geometry(augmentation, rng)
-    start = _training_start(len(frames), spec, augmentation, rng)
-    clip = frames[clip_indices(len(frames), spec.num_frames, spec.stride, start, spec.short)]
+    geometry, numbers = draw_clip(len(frames), spec, augmentation, rng)
+    clip = frames[numbers]
     size = geometry.frame_size(clip.shape[-2], clip.shape[-1], spec.resize, spec.size)
     return geometry.apply(resized(clip, size), spec.size), geometry.mirrored
 

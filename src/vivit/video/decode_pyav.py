@@ -16,7 +16,7 @@ from torch import Tensor
 from vivit.video.base import Video, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
 from vivit.video.scaling import draw, room_for
-from vivit.video.source import InShard, VideoError, VideoSource
+from vivit.video.source import InShard, VideoError, VideoSource, reason
 
 # Seconds at the end of a Matroska file that are searched for its last frame.
 LAST_SECONDS = 2.0
@@ -110,7 +110,7 @@ def open_container(source: VideoSource) -> InputContainer:
     except FileNotFoundError:
         raise VideoError(source, "no such file") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(source, f"not a readable video ({_reason(error)})") from None
+        raise VideoError(source, f"not a readable video ({reason(error).lower()})") from None
 
 
 def _open_file(path: Path) -> InputContainer:
@@ -155,7 +155,3 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, (b < 0, c < 0)
     return False, (d < 0, a < 0)
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error).splitlines()[0]).lower()

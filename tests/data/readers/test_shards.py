@@ -508,7 +508,7 @@ def test_workers_read_the_same_from_a_server_as_from_files(server: str, packed: 
     remote.videos[0].source.read()
     order = Order(2, range(4))
     plain = list(training_batches(TrainingClips(files, SPEC, 5), order))
-    again = list(training_batches(TrainingClips(remote, SPEC, 5, options=ReadOptions(workers=2)), order))
+    again = list(training_batches(TrainingClips(remote, SPEC, 5, read=ReadOptions(workers=2)), order))
     for one, other in zip(plain, again, strict=True):
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.clips, other.clips)

@@ -9,9 +9,7 @@ from vivit.data.names import SPLIT_NAMES
 from vivit.errors import UserError
 from vivit.video.frame_folder import PICTURES
 
-EXTENSIONS = {
-    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"),
-}
+EXTENSIONS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"}
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,13 @@ def find_videos(folder: str | Path) -> Found:
     waiting = [str(folder)]
     while waiting:
         path = waiting.pop()
-        known = len(seen)
-        seen.add(_identity(path))
-        if len(seen) == known:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        if (status.st_dev, status.st_ino) in seen:
             continue
+        seen.add((status.st_dev, status.st_ino))
         folders: list[str] = []
         files: list[str] = []
         pictures = 0
@@ -79,14 +80,6 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-    return status.st_dev, status.st_ino
 
 
 class Presence:

@@ -97,12 +97,12 @@ def csv_rows(file: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int,
         ) from None
 
 
-def parse_json(file: Path, text: str) -> Any:
-    """Parse the text of a file. Raises UserError."""
+def parse_json(where: object, text: str) -> Any:
+    """Parse a text. Raises UserError, which says where it is."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
+        raise UserError(f"{where}: not JSON ({error})") from None
 
 
 def seconds(text: str | float) -> float:
@@ -158,7 +158,7 @@ def _table(file: Path, text: str) -> _Table:
         return _json_table(file, list(enumerate(rows, start=1)))
     if suffix == ".jsonl":
         lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        return _json_table(file, [(n, _parse_line(file, n, line)) for n, line in lines])
+        return _json_table(file, [(n, parse_json(f"{file}: line {n}", line)) for n, line in lines])
     raise UserError(f"{file}: not a list of videos; give a folder, or a {', '.join(LISTS)}")
 
 
@@ -188,13 +188,6 @@ def _json_table(file: Path, rows: list[tuple[int, Any]]) -> _Table:
             raise UserError(f'{file}: entry {number} is not like {{"path": "1.mp4", "label": "run"}}')
         columns.update(dict.fromkeys(row))
     return _Table(list(columns), rows)
-
-
-def _parse_line(file: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: line {number} is not JSON ({error})") from None
 
 
 class _Reader:
