@@ -6,12 +6,13 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from io import StringIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
@@ -81,7 +82,7 @@ def check(
         _check_fix(fix, data_set)
     used = _in_splits(data_set)
     records = _records(used, videos or (Path(data) if Path(data).is_dir() else Path(data).parent))
-    with _Memory(out or _manifest_path(data)) as memory:
+    with closing(_Memory(out or _manifest_path(data))) as memory:
         try:
             records = {source: memory.recall(record, full) for source, record in records.items()}
             _scan(records, memory, full, workers, console)
@@ -91,7 +92,7 @@ def check(
             raise
         manifest = _manifest(records.values(), used, data_set)
         write_manifest(memory.path, manifest)
-        memory.forget()
+        memory.begun.unlink(missing_ok=True)
     print_report(console, manifest, data_set.labels.classes)
     if fix is not None:
         readable = [video for video in used if not records[video.source].scan.problem]
@@ -165,14 +166,7 @@ class _Memory:
         except OSError as error:
             raise UserError(f"{self.begun}: not written ({error.strerror})") from None
 
-    def forget(self) -> None:
-        self._file.close()
-        self.begun.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
@@ -231,19 +225,15 @@ def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
 
 
 def _manifest(records: Iterable[FileRecord], videos: Sequence[LabelledVideo], data_set: DataSet) -> Manifest:
-    files = tuple(
-        sorted(
-            (replace(r, remarks=tuple(x.text for x in remarks_on(r))) for r in records), key=lambda record: record.place
-        )
-    )
+    with_remarks = (replace(record, remarks=tuple(remark.text for remark in remarks_on(record))) for record in records)
+    files = tuple(sorted(with_remarks, key=lambda record: record.place))
     of_content: defaultdict[str, list[FileRecord]] = defaultdict(list)
     for record in files:
         if record.sha256:
             of_content[record.sha256].append(record)
     same = [group for group in of_content.values() if len(group) > 1]
-    splits = {split: [video for video in videos if video.split == split] for split in SPLIT_NAMES}
     return Manifest(
-        hash={split: hash_videos(chosen) for split, chosen in splits.items() if chosen},
+        hash=_hashes(videos),
         source=data_set.description,
         files=files,
         leaks=_places(group for group in same if len(_splits(group)) > 1),
@@ -251,6 +241,12 @@ def _manifest(records: Iterable[FileRecord], videos: Sequence[LabelledVideo], da
         look_alikes=_places(_look_alikes(files)),
         missing=data_set.missing,
     )
+
+
+def _hashes(videos: Sequence[LabelledVideo]) -> dict[str, str]:
+    """split → hash of its videos."""
+    chosen = {split: [video for video in videos if video.split == split] for split in SPLIT_NAMES}
+    return {split: hash_videos(of_split) for split, of_split in chosen.items() if of_split}
 
 
 def _splits(group: Iterable[FileRecord]) -> set[str]:
@@ -294,12 +290,12 @@ def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -
     writer.writerow(["path", *columns, "split", "start", "end"])
     for video in videos:
         path = os.path.relpath(os.path.abspath(str(video.source)), folder).replace(os.sep, "/")
-        labels = [_cell(video.labels[head], multi_label) for head in heads]
+        names = [list(video.labels[head]) for head in heads]
+        labels = [json.dumps(several, ensure_ascii=False) if multi_label else several[0] for several in names]
         writer.writerow([path, *labels, video.split, *(video.span or ("", ""))])
     write_files({fix: as_text(text.getvalue())})
     try:
-        read = open_data(fix).videos
-        right = all(_hash_of(read, split) == _hash_of(videos, split) for split in SPLIT_NAMES)
+        right = _hashes(open_data(fix).videos) == _hashes(videos)
     except UserError:
         right = False
     if not right:
@@ -308,11 +304,3 @@ def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -
             f"{fix}: not written, since a list cannot hold every name; "
             "rename files and classes that contain ; or end in a space"
         )
-
-
-def _hash_of(videos: Sequence[LabelledVideo], split: str) -> str:
-    return hash_videos([video for video in videos if video.split == split])
-
-
-def _cell(names: Sequence[str], multi_label: bool) -> str:
-    return json.dumps(list(names), ensure_ascii=False) if multi_label else names[0]

@@ -178,14 +178,10 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
             words = "\n".join(_cut(line, small, _MARGIN - 8) for line in lines[: height // 16])
             pen.multiline_text((_EDGE, row_top + height / 2), words, _INK, small, anchor="lm")
             for left, frame in zip(left_of, row.frames, strict=True):
-                page.paste(_picture(frame, width, height), (left, row_top))
+                picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
+                page.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, row_top))
         top += section_height
     write_files({out: lambda path: page.save(path, format="PNG")})
-
-
-def _picture(frame: Tensor, width: int, height: int) -> Image.Image:
-    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:

@@ -201,11 +201,9 @@ class EvaluationViews(Dataset[Tensor | str]):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        video, decoder = self.videos[index], self.read.decoder
+        video, counts = self.videos[index], (self.num_clips, self.num_crops)
         try:
-            return self._reader(
-                read_views, video.source, self.spec, self.num_clips, self.num_crops, video.span, decoder
-            )
+            return self._reader(read_views, video.source, self.spec, *counts, video.span, self.read.decoder)
         except VideoError as error:
             return str(error)
 

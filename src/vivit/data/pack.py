@@ -146,7 +146,11 @@ def pack(
     digest = plan.hash()
     try:
         if (out / INDEX).exists():
-            return _packed_before(out, digest)
+            index = read_index((out / INDEX).read_bytes(), str(out))
+            if index.plan != digest:
+                raise UserError(f"{out}: holds shards of other data or with other settings; choose another folder")
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+            return _summary(out, index)
         _claim(out, digest)
         with _lock(out / UNFINISHED):
             written = written_before(out)
@@ -229,14 +233,6 @@ def _claim(out: Path, digest: str) -> None:
         raise UserError(f"{out}: holds tar files already; choose another folder")
     begun.parent.mkdir(parents=True, exist_ok=True)
     write_files({begun: as_text(digest)})
-
-
-def _packed_before(out: Path, digest: str) -> Packed:
-    index = read_index((out / INDEX).read_bytes(), str(out))
-    if index.plan != digest:
-        raise UserError(f"{out}: holds shards of other data or with other settings; choose another folder")
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    return _summary(out, index)
 
 
 @contextmanager

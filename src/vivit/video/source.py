@@ -135,9 +135,6 @@ class _RangeFile(io.RawIOBase):
         self._position = max(0, offset + (0, self._position, self._source.size)[whence])
         return self._position
 
-    def tell(self) -> int:
-        return self._position
-
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
         start = min(self._position, self._source.size)

@@ -1,7 +1,7 @@
 """Find the annotations of a public data set, and the files of the videos that they name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vivit.data.datasets import DataSet, LabelledVideo, Span
@@ -27,17 +27,19 @@ def find_annotations(data: Path, below: bool = True) -> Annotations | None:
         UserError: they are damaged, or two files are of the same split.
     """
     if data.is_file():
+        candidates: Iterable[list[Path]] = [[data]]
+    else:
+        folders = (Path(entry.path) for entry in read_folder(data) if _FOLDER.search(entry.name) and is_folder(entry))
+        candidates = map(_possible_files, [data, *sorted(folders)] if below else [data])
+    for files in candidates:
         for form in FORMATS:
-            if match := _matches(form, data):
-                return form.read({_group(match): data})
-        return None
-    for folder in (data, *(_annotation_folders(data) if below else ())):
-        names = sorted(entry.path for entry in read_folder(folder) if entry.name.lower().endswith(ENDINGS))
-        for form in FORMATS:
-            files = _by_group(form, [Path(name) for name in names])
-            if files:
-                return form.read(files)
+            if found := _by_group(form, files):
+                return form.read(found)
     return None
+
+
+def _possible_files(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in read_folder(folder) if entry.name.lower().endswith(ENDINGS))
 
 
 def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataSet:
@@ -98,10 +100,6 @@ def _all_classes(annotations: Annotations) -> Mapping[str, tuple[str, ...]]:
     return classes
 
 
-def _annotation_folders(data: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in read_folder(data) if _FOLDER.search(entry.name) and is_folder(entry))
-
-
 def _matches(form: Format, file: Path) -> re.Match[str] | None:
     match = form.file.fullmatch(file.name)
     if match is None:
@@ -114,16 +112,11 @@ def _matches(form: Format, file: Path) -> re.Match[str] | None:
     return match if re.search(form.opening, beginning) else None
 
 
-def _group(match: re.Match[str]) -> str:
-    word = match.group(1)
-    return split_named(word) or word
-
-
 def _by_group(form: Format, files: Sequence[Path]) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for file in files:
         if match := _matches(form, file):
-            group = _group(match)
+            group = split_named(match[1]) or match[1]
             if group in found:
                 raise UserError(f"{file}: {found[group].name} is of the same split; name one of them as the data")
             found[group] = file

@@ -46,7 +46,8 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
     Raises:
         UserError: this is no data set, a list has a mistake, or a video is in train and in another split.
     """
-    if _is_shards_by_name(data):
+    # A folder of shards needs an index to be known at once: tar files alone may lie beside videos.
+    if is_shards(data) and (not os.path.isdir(data) or os.path.exists(Path(data, "shards.json"))):
         return open_shards(data)
     data = Path(data)
     if not os.path.exists(data):
@@ -67,17 +68,11 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
         return found.data_set(data)
     if data.is_dir() and is_shards(data):
         return open_shards(data)
+    why, hint = _why_none(data) if data.is_dir() else ("no videos found", "")
     raise UserError(
-        f"{data}: {_why_none(data)}; make one folder of videos for each class, alone or under train/ and val/, "
-        f"or list the videos in a .csv or .txt{_hint(data)}"
+        f"{data}: {why}; make one folder of videos for each class, alone or under train/ and val/, "
+        f"or list the videos in a .csv or .txt{hint}"
     )
-
-
-def _is_shards_by_name(data: str | Path) -> bool:
-    """Whether this is a file or URL of shards, or a folder with their index: tar files alone may lie beside videos."""
-    if os.path.isdir(data) and not os.path.exists(Path(data, "shards.json")):
-        return False
-    return is_shards(data)
 
 
 def _split_parts(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
@@ -223,26 +218,16 @@ def _check_splits(data: Path, entries: Sequence[LabelledVideo]) -> None:
         ends[entry.source, trained] = max(ends[entry.source, trained], end)
 
 
-def _why_none(data: Path) -> str:
-    names = sorted(entry.name for entry in read_folder(data)) if data.is_dir() else []
-    loose = [name for name in names if Path(name).suffix.lower() in EXTENSIONS]
-    if loose:
-        return f"its videos are not in class folders ({shortened(loose, 3)})"
-    return "no videos found"
-
-
-def _hint(data: Path) -> str:
-    if not data.is_dir():
-        return ""
-    inside = sorted(read_folder(data), key=lambda entry: entry.name)
-    lists = [entry.path for entry in inside if not is_folder(entry) and entry.name.lower().endswith(LISTS)]
-    if lists:
-        return f"; or name the list itself: {shortened(lists, 3)}"
-    pictures = next((entry.path for entry in inside if is_folder(entry) and _has_pictures(entry.path)), None)
-    if pictures:
-        return f"; {pictures} holds pictures: put the frames of each video into its own folder in the class folder"
-    return ""
-
-
-def _has_pictures(folder: str) -> bool:
-    return any(Path(entry.name).suffix.lower() in PICTURES for entry in read_folder(folder))
+def _why_none(folder: Path) -> tuple[str, str]:
+    """Why a folder has no videos in a known layout, and a hint at what was meant."""
+    inside = sorted(read_folder(folder), key=lambda entry: entry.name)
+    loose = [entry.name for entry in inside if Path(entry.name).suffix.lower() in EXTENSIONS]
+    why = f"its videos are not in class folders ({shortened(loose, 3)})" if loose else "no videos found"
+    if lists := [entry.path for entry in inside if not is_folder(entry) and entry.name.lower().endswith(LISTS)]:
+        return why, f"; or name the list itself: {shortened(lists, 3)}"
+    for entry in inside:
+        if is_folder(entry) and any(Path(file.name).suffix.lower() in PICTURES for file in read_folder(entry.path)):
+            return why, (
+                f"; {entry.path} holds pictures: put the frames of each video into its own folder in the class folder"
+            )
+    return why, ""

@@ -60,10 +60,10 @@ def open_shards(data: str | Path) -> DataSet:
     Raises:
         UserError: there are no shards, or they do not match their index.
     """
-    return replace(_open(str(data)).data_set, name=str(data))
+    return replace(_open(str(data)), name=str(data))
 
 
-def _open(data: str) -> Index:
+def _open(data: str) -> DataSet:
     if _is_tar(data):
         return _walked(data, "", expand_braces(data), None)
     folder = data.removesuffix(INDEX).rstrip("/") or "/"
@@ -75,7 +75,8 @@ def _open(data: str) -> Index:
             if known.plan:
                 _check_sizes(known, folder)
                 origin = known.data_set.description
-                return _described(known, f"{len(known.shards)} shards in {folder}, packed from {origin}")
+                description = f"{len(known.shards)} shards in {folder}, packed from {origin}"
+                return replace(known.data_set, description=description)
         elif data.endswith(INDEX):
             raise UserError(f"{data}: no such file")
         if store.exists(f"{path}/{UNFINISHED}"):
@@ -105,10 +106,6 @@ def expand_braces(pattern: str) -> list[str]:
         for start in (pattern[: match.start()] + choice for choice in choices)
         for end in expand_braces(pattern[match.end() :])
     ]
-
-
-def _described(index: Index, description: str) -> Index:
-    return replace(index, data_set=replace(index.data_set, description=description))
 
 
 def _check_sizes(index: Index, folder: str) -> None:
@@ -153,15 +150,16 @@ class _Walked:
             self.multi_label |= several
 
 
-def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -> Index:
+def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
     """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
+    description = f"{len(names)} shards of {data}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = tuple(pool.map(lambda name: _stat(folder, name), names))
         cached = _cached(data)
         if known is None and cached.is_file():
             known = read_index(cached.read_bytes(), folder)
         if known is not None and known.shards == shards:
-            return _described(known, f"{len(names)} shards of {data}")
+            return replace(known.data_set, description=description)
         walked = list(pool.map(lambda name: _walk(join(folder, name), name), names))
     videos = tuple(video for shard in walked for video in shard.videos)
     left_out = tuple(line for shard in walked for line in shard.left_out)
@@ -173,7 +171,7 @@ def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -
     heads = dict.fromkeys(head for video in videos for head in video.labels)
     classes = {head: sorted_names({name for video in videos for name in video.labels.get(head, ())}) for head in heads}
     space = LabelSpace(classes, any(shard.multi_label for shard in walked))
-    index = Index(DataSet(data, videos, space, f"{len(names)} shards of {data}"), shards, left_out)
+    index = Index(DataSet(data, videos, space, description), shards, left_out)
     for path in (Path(folder, INDEX), cached) if folder and not is_remote(folder) else (cached,):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +179,7 @@ def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -
             break
         except (OSError, UserError):
             continue  # the index is made again next time
-    return index
+    return index.data_set
 
 
 def _cached(data: str) -> Path:
