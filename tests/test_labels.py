@@ -43,7 +43,7 @@ def test_metrics_have_the_keys_of_files_and_titles_for_people(
 ) -> None:
     """A top-5 among five classes or fewer is always right, so it has no title that is shown."""
     assert [metric.key for metric in space.metrics()] == keys
-    assert [metric.title for metric in space.metrics() if metric.tells] == titles
+    assert [metric.title for metric in space.metrics() if metric.informative] == titles
 
 
 def test_a_metric_says_what_it_scores() -> None:

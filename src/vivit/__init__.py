@@ -23,21 +23,19 @@ if TYPE_CHECKING:
     from vivit.weights.store import save as save
 
 _HOME = {
-    "ModelConfig": "vivit.config",
-    "Preprocessing": "vivit.config",
-    "UserError": "vivit.errors",
-    "Prediction": "vivit.inference.predictor",
-    "Predictor": "vivit.inference.predictor",
-    "ViViT": "vivit.model.vivit",
-    "adapt": "vivit.weights.adapt",
-    "from_huggingface": "vivit.weights.huggingface",
-    "from_image_vit": "vivit.weights.image_vit",
-    "from_scenic": "vivit.weights.scenic",
-    "init_from_image_vit": "vivit.weights.image_vit",
-    "load": "vivit.weights.store",
-    "push_to_hub": "vivit.weights.store",
-    "save": "vivit.weights.store",
-    "to_huggingface": "vivit.weights.huggingface",
+    name: f"vivit.{module}"
+    for module, names in {
+        "config": ("ModelConfig", "Preprocessing"),
+        "errors": ("UserError",),
+        "inference.predictor": ("Prediction", "Predictor"),
+        "model.vivit": ("ViViT",),
+        "weights.adapt": ("adapt",),
+        "weights.huggingface": ("from_huggingface", "to_huggingface"),
+        "weights.image_vit": ("from_image_vit", "init_from_image_vit"),
+        "weights.scenic": ("from_scenic",),
+        "weights.store": ("load", "push_to_hub", "save"),
+    }.items()
+    for name in names
 }
 __all__ = list(_HOME)
 

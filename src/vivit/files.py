@@ -45,7 +45,8 @@ def write_files(files: Mapping[Path, Content]) -> None:
         for path, content in files.items():
             content(unfinished[path])
             unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read its files
-            _sync(unfinished[path])
+            with unfinished[path].open("rb") as file:
+                os.fsync(file.fileno())
         for path in files:
             os.replace(unfinished[path], path)
     except (OSError, SafetensorError, UnicodeEncodeError) as error:  # safetensors reports a full disk as its own error
@@ -62,11 +63,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot create this folder ({error.strerror})") from None
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -22,7 +22,7 @@ class Metric:
     """k of the top-k accuracy; None is the mean average precision."""
     head: str = ""
     """The head's name, or the name of the joint label, such as "action"; "" if the label space has only one head."""
-    tells: bool = True
+    informative: bool = True
     """False for a top-5 among five classes or fewer, which is always right."""
 
     @property
@@ -90,7 +90,7 @@ class LabelSpace:
             if self.multi_label:
                 yield Metric((head,), None, name)
             else:
-                yield from (Metric((head,), k, name, tells=k == 1 or len(names) > k) for k in TOP)
+                yield from (Metric((head,), k, name, informative=k == 1 or len(names) > k) for k in TOP)
         if len(self.classes) > 1 and not self.multi_label:
             yield from (Metric(self.heads, k, self.joint) for k in TOP)
 

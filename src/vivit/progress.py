@@ -7,9 +7,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with status 1
+
+
 def console(visible: bool = True) -> Console:
     """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible."""
-    return Console(soft_wrap=True, markup=False, highlight=False, quiet=not visible)
+    return _Console(soft_wrap=True, markup=False, highlight=False, quiet=not visible)
 
 
 @contextmanager

@@ -50,9 +50,7 @@ def device_name(device: torch.device) -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def pick_precision(
-    precision: Literal["auto", "float32", "bf16", "fp16"], device: torch.device, sharded: bool
-) -> Precision:
+def pick_precision(precision: Precision | Literal["auto"], device: torch.device, sharded: bool) -> Precision:
     """Resolve "auto" to bf16 on a GPU that supports it, else to float32.
 
     Raises:
@@ -146,13 +144,12 @@ def leave_gloo_at_exit() -> None:
 
     NCCL's groups are left to the operating system: after a failure their orderly end may wait for another rank forever.
     """
-    atexit.register(_leave_gloo)
 
-
-def _leave_gloo() -> None:
-    # An uncaught exception's traceback still holds the networks of its frames.
-    if dist.is_initialized() and dist.get_backend() == "gloo" and not hasattr(sys, "last_traceback"):
-        leave_process_groups()
+    @atexit.register
+    def leave() -> None:
+        # An uncaught exception's traceback still holds the networks of its frames.
+        if dist.is_initialized() and dist.get_backend() == "gloo" and not hasattr(sys, "last_traceback"):
+            leave_process_groups()
 
 
 def exit_after(wait: Callable[[], object]) -> None:

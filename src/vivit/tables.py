@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit.errors import UserError
-from vivit.files import Content, write_files
+from vivit.files import write_files
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 # A spreadsheet runs a cell that starts with one of these as a formula.
@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 def write_table(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
     """Write rows to a file in the format of its suffix.
 
-    File and class names come from outside. So in CSV, text that a spreadsheet would run as a formula gets a leading '.
-    Parquet and JSON lines keep it as it is.
+    In CSV, text that a spreadsheet would run as a formula gets a leading ', since file and class names come from
+    outside. Parquet and JSON lines keep it as it is.
 
     Args:
         types: column → str, float or int, in the order of the columns. Values may be None.
@@ -29,8 +29,8 @@ def write_table(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> N
         UserError: the suffix is unknown, pyarrow is missing, or the file cannot be written.
     """
     check_table(path)
-    write = {".csv": _as_csv, ".parquet": _as_parquet, ".jsonl": _as_json_lines}[path.suffix]
-    write_files({path: write(rows, types)})
+    write = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_json_lines}[path.suffix]
+    write_files({path: lambda unfinished: write(unfinished, rows, types)})
 
 
 def check_table(path: Path) -> None:
@@ -51,41 +51,31 @@ def unescaped(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _as_csv(rows: Sequence[Row], types: Mapping[str, type]) -> Content:
-    def write(path: Path) -> None:
-        # With RFC 4180 line ends, csv quotes every cell that contains a part of one.
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(types)
-            writer.writerows([_escaped(row[column]) for column in types] for row in rows)
-
-    return write
+def _write_csv(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+    # With RFC 4180 line ends, csv quotes every cell that contains a part of one.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(types)
+        writer.writerows([_escaped(row[column]) for column in types] for row in rows)
 
 
 def _escaped(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def _as_parquet(rows: Sequence[Row], types: Mapping[str, type]) -> Content:
-    def write(path: Path) -> None:
-        import pyarrow
-        from pyarrow import parquet
+def _write_parquet(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+    import pyarrow
+    from pyarrow import parquet
 
-        # An explicit schema, because a column may hold nothing but None.
-        names = {str: "string", float: "float64", int: "int64"}
-        schema = pyarrow.schema([(column, names[kind]) for column, kind in types.items()])
-        parquet.write_table(pyarrow.Table.from_pylist([_in_unicode(row) for row in rows], schema), path)
-
-    return write
+    # An explicit schema, because a column may hold nothing but None.
+    names = {str: "string", float: "float64", int: "int64"}
+    schema = pyarrow.schema([(column, names[kind]) for column, kind in types.items()])
+    parquet.write_table(pyarrow.Table.from_pylist([_in_unicode(row) for row in rows], schema), path)
 
 
-def _as_json_lines(rows: Sequence[Row], types: Mapping[str, type]) -> Content:
-    def write(path: Path) -> None:
-        with path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(_in_unicode(row), ensure_ascii=False) + "\n")
-
-    return write
+def _write_json_lines(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+    lines = (json.dumps(_in_unicode(row), ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _in_unicode(row: Row) -> dict[str, Any]:

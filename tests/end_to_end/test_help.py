@@ -4,6 +4,7 @@
 commit it.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_no_line_is_wider_than_the_terminal(name: str, vivit_here: InProcess, wi
     lines = vivit_here(*PAGES[name].split()).succeeded().splitlines()
     assert max(map(len, lines)) <= width
     assert not [line for line in lines if line != line.rstrip()]
+
+
+@pytest.mark.parametrize("words", ["-m vivit --help", "-m vivit --version", "-c PRINT"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(words: str) -> None:
+    program = "import sys; from vivit.cli.errors import exit_status; sys.exit(exit_status(lambda: print('x')))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, *(program if word == "PRINT" else word for word in words.split())]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_each_transcript_is_of_a_page() -> None:

@@ -61,7 +61,7 @@ def test_known_logits_give_the_same_scores(bright_dark: Path, tmp_path: Path, mo
     assert list(found.failures) == list(again.failures) == [7]
     assert again.scores() == found.scores()
     assert again.per_class() == found.per_class()
-    assert again.read.tolist() == [index != 7 for index in range(12)]
+    assert again.readable.tolist() == [index != 7 for index in range(12)]
 
 
 def test_videos_may_have_different_numbers_of_views(model: ViViT) -> None:
@@ -119,7 +119,7 @@ def of(logits: list[list[float]], labels: list[int]) -> Evaluation:
 
 
 def telling(evaluation: Evaluation) -> dict[str, float]:
-    return {metric.title: value for metric, value in evaluation.metrics().items() if metric.tells}
+    return {metric.title: value for metric, value in evaluation.metrics().items() if metric.informative}
 
 
 def test_scores_by_hand() -> None:
@@ -129,7 +129,7 @@ def test_scores_by_hand() -> None:
     assert found.accuracy(1) == pytest.approx(1 / 5)
     assert found.accuracy(2) == pytest.approx(2 / 5)
     assert found.accuracy(5) == pytest.approx(3 / 5)
-    assert found.read.tolist() == [True, True, True, True, False]
+    assert found.readable.tolist() == [True, True, True, True, False]
 
 
 def test_a_top_5_that_is_always_right_tells_nothing() -> None:

@@ -69,9 +69,9 @@ def run(
 
 def assert_same(some: Evaluation, other: Evaluation) -> None:
     assert some.failures == other.failures
-    assert torch.equal(some.read, other.read)
+    assert torch.equal(some.readable, other.readable)
     for head, values in some.logits.items():
-        assert torch.equal(values[some.read], other.logits[head][other.read])
+        assert torch.equal(values[some.readable], other.logits[head][other.readable])
 
 
 @pytest.mark.parametrize("stops", [[3], [6], [12], [2, 7], [5, 6, 11]])

@@ -13,6 +13,7 @@ from cyclopts import App, Group, Parameter
 from vivit import __version__
 from vivit.cli.command import HelpPage, leave_out_none, to_value
 from vivit.cli.errors import exit_status
+from vivit.progress import console
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry
@@ -32,7 +33,7 @@ VERBS = {
 
 
 class Pages(HelpPage):
-    """Help pages, of which the overview describes each verb without importing it."""
+    """Help pages; the overview describes each verb without importing it."""
 
     def about(self, entry: "HelpEntry") -> str:
         return VERBS.get(entry.names[0] if entry.names else "") or super().about(entry)
@@ -44,6 +45,7 @@ def build_app() -> App:
         help="ViViT, a video vision transformer: from video files to labels.",
         help_epilogue="Start with: vivit demo\nOptions of a verb: vivit VERB --help",
         usage="Usage: vivit VERB …",
+        console=console(),
         version=f"vivit {__version__}",
         group_commands=Group("Verbs", sort_key=0),
         help_formatter=Pages(),

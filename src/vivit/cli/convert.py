@@ -2,22 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import (
-    MODEL,
-    OUTPUT,
-    AttentionOrder,
-    Heads,
-    ImageSize,
-    NumFrames,
-    SampledFrames,
-    Source,
-    VariantOfWeights,
-)
+from vivit.cli.options import MODEL, OUTPUT, FieldFlags, Fields, Source
 from vivit.errors import UserError
 
 app = verb(
@@ -36,18 +26,13 @@ def convert(
     *,
     to: Annotated[Literal["vivit", "huggingface"], Parameter(group=OUTPUT, metavar="FORMAT")] = "vivit",
     licence: Annotated[str | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
-    variant: VariantOfWeights = None,
-    attention_order: AttentionOrder = None,
+    flags: FieldFlags = None,
     tubelet_size: Annotated[tuple[int, int, int] | None, Parameter(group=MODEL, metavar="FRAMES HEIGHT WIDTH")] = None,
     tubelet_init: Annotated[
         Literal["central_frame", "filter_inflation", "random"] | None, Parameter(group=MODEL, metavar="HOW")
     ] = None,
     num_classes: Annotated[int | None, Parameter(group=MODEL, metavar="N")] = None,
     classes: Annotated[tuple[str, ...], Parameter(group=MODEL, metavar="FILE…", consume_multiple=True)] = (),
-    heads: Heads = (),
-    num_frames: NumFrames = None,
-    image_size: ImageSize = None,
-    sampled_frames: SampledFrames = None,
 ) -> None:
     """Turn weights of any kind into a model folder.
 
@@ -71,31 +56,27 @@ def convert(
         tubelet_init,
         _read_classes(classes),
         licence,
-        variant=variant,
-        num_frames=num_frames,
-        image_size=image_size,
         tubelet_size=tubelet_size,
-        sampled_frames=sampled_frames,
-        attention_order=attention_order,
         num_classes=num_classes,
-        heads=read_heads(heads),
+        **read_fields(flags),
     )
     for note in loaded.notes:
         print(note)
     print(f"written to {out}")
 
 
-def read_heads(heads: Sequence[str]) -> dict[str, int] | None:
-    """The heads of `noun=300 verb=97`; None if there are none."""
-    counts = {}
-    for head in heads:
+def read_fields(flags: Fields | None) -> dict[str, Any]:
+    """The fields that were given; heads such as noun=300 become numbers of classes."""
+    fields: dict[str, Any] = {**(flags or {})}
+    counts: dict[str, int] = {}
+    for head in fields.pop("heads", ()):
         name, _, count = head.partition("=")
         if not count.isdecimal():
             raise UserError(f"heads: {head!r}: give a name and a number of classes, such as noun=300")
         if name in counts:
             raise UserError(f"heads: {name} is named twice")
         counts[name] = int(count)
-    return counts or None
+    return {**fields, "heads": counts} if counts else fields
 
 
 def _read_classes(files: Sequence[str]) -> list[str] | dict[str, list[str]] | None:

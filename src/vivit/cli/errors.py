@@ -23,9 +23,12 @@ from vivit.errors import Stopped, UserError, did_you_mean, one_line
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit status: what it returns, or 2 after printing a mistake of the user."""
     try:
-        return command() or 0
+        status = command() or 0
+        sys.stdout.flush()
+        return status
     except CycloptsError as error:
-        return complain(str(UserError(_in_words(error))))  # escapes what was typed
+        page = " ".join(["vivit", *(error.command_chain or ())])
+        return complain(str(UserError(f"{_mistake(error)} (see {page} --help)")))  # escapes what was typed
     except UserError as error:
         return complain(str(error))
     except pydantic.ValidationError as error:
@@ -37,8 +40,8 @@ def exit_status(command: Callable[[], int | None]) -> int:
         complain("stopped")
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, a pager) has closed it; without this Python would complain at exit.
-        sys.stderr.close()
+        # The reader of our output (head, a pager) has gone. Python flushes the rest at exit, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -55,13 +58,8 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _in_words(error: CycloptsError) -> str:
-    """What was typed wrong, in one line."""
-    page = " ".join(["vivit", *(error.command_chain or ())])
-    return f"{_mistake(error)} (see {page} --help)"
-
-
 def _mistake(error: CycloptsError) -> str:
+    """What was typed wrong."""
     argument, cause = error.argument, error.__cause__
     unexpected = (error.unused_tokens or [""])[0]
     if isinstance(error, UnknownCommandError) and error.app is not None:
@@ -74,20 +72,16 @@ def _mistake(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"unexpected argument {unexpected!r}"
     if isinstance(error, MissingArgumentError) and argument is not None:
-        return _missing(argument, error.keyword)
+        if not (error.keyword or argument.tokens):
+            return f"{argument.name} is missing"
+        wanted = argument.token_count()[0]
+        return f"{error.keyword or argument.name} needs {'a value' if wanted == 1 else f'{wanted} values'}"
     if isinstance(error, CoercionError) and argument is not None:
         return _not_a_value(error, argument)
     if isinstance(error, ValidationError) and isinstance(cause, pydantic.ValidationError):
         return one_line(cause)
     error.verbose = False
     return str(error)
-
-
-def _missing(argument: Argument, keyword: str | None) -> str:
-    wanted = argument.token_count()[0]
-    if keyword or argument.tokens:
-        return f"{keyword or argument.name} needs {'a value' if wanted == 1 else f'{wanted} values'}"
-    return f"{argument.name} is missing"
 
 
 def _not_a_value(error: CoercionError, argument: Argument) -> str:

@@ -30,6 +30,8 @@ def experiment(
         seed: Another seed makes other videos.
         out: Where train/ and val/ go.
     """
-    from vivit.experiments.demo import generate_with_progress
+    from vivit.experiments.camera_motion import generate
+    from vivit.progress import progress_bar
 
-    generate_with_progress(out, train_videos, val_videos, seed)
+    with progress_bar("make videos") as progress:
+        generate(out, train_videos=train_videos, val_videos=val_videos, seed=seed, progress=progress)

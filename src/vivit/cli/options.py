@@ -1,7 +1,7 @@
 """Options that several verbs share, each declared once, and the groups of the help pages."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from cyclopts import Group, Parameter
 
@@ -64,31 +64,40 @@ Timeout = Annotated[
     ),
 ]
 
-# What Scenic checkpoints and image ViTs leave open.
-VariantOfWeights = Annotated[
-    Variant | None,
-    Parameter(
-        group=MODEL, metavar="NAME", help="The variant to make from an image ViT, or that a Scenic checkpoint holds."
-    ),
-]
-NumFrames = Annotated[int | None, Parameter(group=CLIPS, metavar="N", help="Frames of a clip.")]
-ImageSize = Annotated[
-    tuple[int, int] | int | None, Parameter(group=CLIPS, metavar="HEIGHT [WIDTH]", help="Size of the crop, in pixels.")
-]
-SampledFrames = Annotated[
-    int | None,
-    Parameter(group=CLIPS, metavar="N", help="Embed this many uniformly sampled frames instead of tubelets."),
-]
-AttentionOrder = Annotated[
-    Literal["space_time", "time_space"] | None,
-    Parameter(group=MODEL, metavar="ORDER", help="Which attention comes first in factorised self-attention."),
-]
-Heads = Annotated[
-    tuple[str, ...],
-    Parameter(
-        group=MODEL,
-        metavar="NAME=N…",
-        consume_multiple=True,
-        help="Names and sizes of several heads, such as noun=300 verb=97.",
-    ),
-]
+
+class Fields(TypedDict, total=False):
+    """Fields of ModelConfig that weights leave open or that can be changed."""
+
+    variant: Annotated[
+        Variant | None,
+        Parameter(
+            group=MODEL,
+            metavar="NAME",
+            help="The variant to make from an image ViT, or that a Scenic checkpoint holds.",
+        ),
+    ]
+    attention_order: Annotated[
+        Literal["space_time", "time_space"] | None,
+        Parameter(group=MODEL, metavar="ORDER", help="Which attention comes first in factorised self-attention."),
+    ]
+    heads: Annotated[
+        tuple[str, ...],
+        Parameter(
+            group=MODEL,
+            metavar="NAME=N…",
+            consume_multiple=True,
+            help="Names and sizes of several heads, such as noun=300 verb=97.",
+        ),
+    ]
+    num_frames: Annotated[int | None, Parameter(group=CLIPS, metavar="N", help="Frames of a clip.")]
+    image_size: Annotated[
+        tuple[int, int] | int | None,
+        Parameter(group=CLIPS, metavar="HEIGHT [WIDTH]", help="Size of the crop, in pixels."),
+    ]
+    sampled_frames: Annotated[
+        int | None,
+        Parameter(group=CLIPS, metavar="N", help="Embed this many uniformly sampled frames instead of tubelets."),
+    ]
+
+
+FieldFlags = Annotated[Fields | None, Parameter(name="*")]

@@ -1,4 +1,4 @@
-"""The fields of a recipe as flags. The recipe that is named gives those that are not given their values."""
+"""The fields of a recipe as flags. A field that is not given keeps its value in the named recipe."""
 
 import sys
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     ARCHITECTURE: ("architecture",),
 }
 GROUP_OF = {field: group for group, fields in GROUPS.items() for field in fields}
-# What a type does not say of itself on a help page.
+# What the help page calls the values of an option, if the type does not say it.
 METAVARS = {
     "model": "NAME",
     "scale_jitter": "LOWEST HIGHEST",
@@ -74,7 +74,7 @@ def _plain(hint: Any) -> Any:
         return _plain(args[0])
     if origin in (Union, UnionType):
         members = [_plain(member) for member in args]
-        # One word, None, where several are expected otherwise.
+        # Accept the one word None where several words are expected.
         several = any(get_origin(member) is tuple for member in members)
         return reduce(or_, [*members, Literal["None"]] if several else members)
     if origin is tuple:
@@ -119,7 +119,7 @@ class RecipePage(HelpPage):
     """A help page on which the defaults are the values of the recipe that the command line names."""
 
     def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:
-        named_recipe(_name_on_command_line(tuple(sys.argv[1:])))  # refuses a wrong name before anything is printed
+        named_recipe(_name_on_command_line(tuple(sys.argv[1:])))  # refuse a wrong name before anything is printed
         super().render_usage(console, options, usage)
 
     def render_description(self, console: "Console", options: "ConsoleOptions", description: Any) -> None:

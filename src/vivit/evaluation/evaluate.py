@@ -36,7 +36,7 @@ class Evaluation:
         return len(next(iter(self.truth.values())))
 
     @property
-    def read(self) -> Tensor:
+    def readable(self) -> Tensor:
         """(videos,) bool: which videos have logits."""
         return ~torch.cat(list(self.logits.values()), dim=1).isnan().any(dim=1)
 
@@ -56,7 +56,14 @@ class Evaluation:
 
     def metrics(self) -> dict[Metric, float]:
         """Every metric of the label space, between 0 and 1."""
-        return {metric: self._value(metric) for metric in self.space.metrics()}
+
+        def value(metric: Metric) -> float:
+            if metric.top is None:
+                return self.mean_average_precision(metric.heads[0])
+            single = len(metric.heads) == 1
+            return self.accuracy(metric.top, metric.heads[0]) if single else self.joint_accuracy(metric.top)
+
+        return {metric: value(metric) for metric in self.space.metrics()}
 
     def scores(self) -> dict[str, float | int]:
         """What files record: the metrics under their keys, the number of videos and of unreadable ones."""
@@ -66,7 +73,7 @@ class Evaluation:
     def confusion(self, head: str = ONLY_HEAD) -> Tensor:
         """(K, K) counts of readable videos: rows are the true classes, columns the predicted ones."""
         number = self.space.counts[head]
-        pairs = self.truth[head][self.read] * number + self.logits[head][self.read].argmax(dim=1)
+        pairs = self.truth[head][self.readable] * number + self.logits[head][self.readable].argmax(dim=1)
         return torch.bincount(pairs, minlength=number * number).view(number, number)
 
     def calibration(self, head: str = ONLY_HEAD) -> Calibration | None:
@@ -76,8 +83,8 @@ class Evaluation:
         """
         if self.space.multi_label:
             return None
-        confidence = self.logits[head][self.read].double().softmax(dim=1).amax(dim=1)
-        return calibration(confidence, top_k_hits(self.logits[head], self.truth[head], 1)[self.read])
+        confidence = self.logits[head][self.readable].double().softmax(dim=1).amax(dim=1)
+        return calibration(confidence, top_k_hits(self.logits[head], self.truth[head], 1)[self.readable])
 
     def per_class(self, head: str = ONLY_HEAD) -> list[dict[str, Any]]:
         """A row for each class: "class", "videos", and "accuracy" or (multi_label) "average_precision".
@@ -96,15 +103,7 @@ class Evaluation:
             for name, count, value in zip(names, counts, values, strict=True)
         ]
 
-    def _value(self, metric: Metric) -> float:
-        if metric.top is None:
-            return self.mean_average_precision(metric.heads[0])
-        if len(metric.heads) == 1:
-            return self.accuracy(metric.top, metric.heads[0])
-        return self.joint_accuracy(metric.top)
-
     def _average_precisions(self, head: str) -> list[float | None]:
-        """One for each class."""
         return [
             average_precision(scores, relevant)
             for scores, relevant in zip(self.logits[head].T, self.truth[head].T, strict=True)
@@ -183,12 +182,7 @@ def evaluate(
 
 
 def evaluation_of(videos: VideoSet, logits: Mapping[str, Tensor], failures: Mapping[int, str]) -> Evaluation:
-    """The evaluation of logits that are known already.
-
-    Args:
-        logits: head → (videos, K); NaN for unreadable videos.
-        failures: index of each unreadable video → why.
-    """
+    """The evaluation of known logits; see the fields of `Evaluation`."""
     space = videos.labels
     each = [label_tensors(videos, index) for index in range(len(videos.videos))]
     truth = {head: torch.stack([of_video[head] for of_video in each]) for head in space.heads}

@@ -27,7 +27,7 @@ def per_video_rows(evaluation: Evaluation, videos: VideoSet) -> list[dict[str, A
       and `top_probabilities`, each joined by ";".
     Without an answer, the model's columns are "" or None.
     """
-    read = evaluation.read.tolist()
+    read = evaluation.readable.tolist()
     rows: list[dict[str, Any]] = []
     for index, video in enumerate(videos.videos):
         start, end = video.span or (None, None)

@@ -84,7 +84,7 @@ def score_model(
         return evaluation
     if len(evaluation.failures) == len(videos.videos):
         first = next(iter(evaluation.failures.values()))
-        raise UserError(f"{data}: none of the {len(videos.videos)} videos can be read; the first of them: {first}")
+        raise UserError(f"{data}: none of the {len(videos.videos)} videos can be read; the first: {first}")
     about = {
         "views": str(views),
         "average": views.average,
@@ -114,10 +114,7 @@ def _write(
     evaluation: Evaluation, videos: VideoSet, out: Path, tables: Sequence[Path], about: Mapping[str, Any]
 ) -> dict[str, Sequence[Path]]:
     """Write pictures, tables and, at last, scores.json. Returns the pictures and tables by what they show."""
-    pictures = {
-        "confusion matrix": draw_confusions(evaluation, out),
-        "reliability": draw_reliabilities(evaluation, out),
-    }
+    confusions, reliabilities = draw_confusions(evaluation, out), draw_reliabilities(evaluation, out)
     for table in tables:
         write_per_video(evaluation, videos, table)
     calibrations = {head: evaluation.calibration(head) for head in evaluation.space.heads}
@@ -129,14 +126,14 @@ def _write(
         "per_class": _of_heads({head: evaluation.per_class(head) for head in evaluation.space.heads}),
     }
     write_files({out / "scores.json": as_json(scores)})
-    return {**pictures, "each video": tables}
+    return {"confusion matrix": confusions, "reliability": reliabilities, "each video": tables}
 
 
 def _summary(evaluation: Evaluation, scored_on: str) -> Iterator[str]:
     """Unreadable videos, metrics and calibration, a line each."""
     for failure in evaluation.failures.values():
         yield f"not read, counted as wrong: {failure}"
-    metrics = (f"{metric.title} {value:.1%}" for metric, value in evaluation.metrics().items() if metric.tells)
+    metrics = (f"{metric.title} {value:.1%}" for metric, value in evaluation.metrics().items() if metric.informative)
     yield f"{'   '.join(metrics)}   ({scored_on})"
     for head in evaluation.space.heads:
         if (found := evaluation.calibration(head)) is not None:
@@ -167,5 +164,5 @@ def _of_heads(values: dict[str, Any]) -> Any:
 
 
 def _printable(name: str | Path) -> str:
-    """File names may contain bytes that are not text."""
+    """Escape bytes of a file name that are not text."""
     return str(name).encode("utf-8", "backslashreplace").decode()

@@ -58,7 +58,7 @@ def generate(
     val_videos: int,
     seed: int = 0,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Write `folder`/train/<class>/<number>.mp4 and `folder`/val/<class>/<number>.mp4: H.264 of about a second each.
 
@@ -84,21 +84,20 @@ def generate(
     for directory in {video.path.parent for video in missing}:
         directory.mkdir(parents=True, exist_ok=True)
 
-    report = progress or (lambda done, total: None)
     there = len(videos) - len(missing)
-    report(there, len(videos))
-    # A process takes seconds to start, so more than eight do not pay.
+    progress(there, len(videos))
+    # A process takes seconds to start, so more than eight would not save time.
     processes = min(workers or min(os.cpu_count() or 1, 8), len(missing))
     if processes <= 1:
         for done, video in enumerate(missing, start=there + 1):
             _make(video)
-            report(done, len(videos))
+            progress(done, len(videos))
         return
     # Forking can hang once PyTorch has started threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         for done, _ in enumerate(executor.map(_make, missing, chunksize=8), start=there + 1):
-            report(done, len(videos))
+            progress(done, len(videos))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
         raise UserError(f"videos: {videos} is too few; give 1 or more")
     say = console().print
     data = out / "videos"
-    generate_with_progress(data, videos, val_videos=max(videos * 3 // 20, 9), seed=0)
+    with progress_bar("make videos") as progress:
+        generate(data, train_videos=videos, val_videos=max(videos * 3 // 20, 9), progress=progress)
     recipes = {"factorised encoder": RECIPES["demo"], "average pooling": average_pooling(RECIPES["demo"])}
     trained = []
     for name, recipe in recipes.items():
@@ -70,9 +71,3 @@ def average_pooling(recipe: Recipe) -> Recipe:
     """
     frames = {"embedding": "uniform_frames", "sampled_frames": 3, "temporal_layers": 0}
     return recipe.model_copy(update={"architecture": {**recipe.architecture, **frames}, "epochs": 3})
-
-
-def generate_with_progress(folder: Path, train_videos: int, val_videos: int, seed: int) -> None:
-    """Make the camera-motion videos, with a progress bar."""
-    with progress_bar("make videos") as progress:
-        generate(folder, train_videos=train_videos, val_videos=val_videos, seed=seed, progress=progress)

@@ -60,7 +60,7 @@ def factorised_encoder_of(model: ViViT) -> FactorisedEncoder:
         kind = model.config.variant.replace("_", " ")
         without = " without temporal layers" if isinstance(model.encoder, FactorisedEncoder) else ""
         raise UserError(
-            f"freeze_spatial: this is a {kind} model{without}; only a factorised encoder with temporal layers has a "
-            "spatial encoder that can be frozen"
+            f"this is a {kind} model{without}; only a factorised encoder with temporal layers has a spatial part "
+            "that works alone"
         )
     return model.encoder

@@ -91,7 +91,7 @@ def _with_clip(scored: ScoredVideo, candidates: Sequence[LabelledVideo]) -> Mist
 
 
 def _find(scored: ScoredVideo, candidates: Sequence[LabelledVideo]) -> LabelledVideo | None:
-    """The video whose path has the longest common end, because the data may have moved; None if two are as close."""
+    """The video whose path ends most like the scored one's (the data may have moved); None if two are equally close."""
 
     def common(video: LabelledVideo) -> int:
         pairs = zip(reversed(_parts(str(video.source))), reversed(_parts(scored.video)), strict=False)

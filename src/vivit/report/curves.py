@@ -1,7 +1,7 @@
 """The curves of a run, from its steps.jsonl and metrics.jsonl."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 
 def run_curves(
-    steps: Sequence[Row], epochs: Sequence[Row], metrics: Iterable[Metric], clip_norm: float | None = None
+    steps: Sequence[Row], epochs: Sequence[Row], metrics: Sequence[Metric], clip_norm: float | None = None
 ) -> list[Chart]:
     """A chart for everything that has a number.
 
@@ -31,10 +31,8 @@ def run_curves(
         if not len(known):
             return None
         if options.get("percent"):
-            note = [
-                f"last {100 * known[-1]:.3g}\N{NO-BREAK SPACE}%",
-                f"mean {100 * known.mean():.3g}\N{NO-BREAK SPACE}%",
-            ]
+            values = {"last": known[-1], "mean": known.mean()}
+            note = [f"{name} {100 * value:.3g}\N{NO-BREAK SPACE}%" for name, value in values.items()]
         else:
             note = [f"last {known[-1]:.3g}"]
         if len(known) < len(curve.values):
@@ -67,9 +65,8 @@ def number(value: Any) -> float:
     return float(value) if is_number and math.isfinite(value) else math.nan
 
 
-def _scores(epochs: Sequence[Row], metrics: Iterable[Metric]) -> list[Curve]:
+def _scores(epochs: Sequence[Row], metrics: Sequence[Metric]) -> list[Curve]:
     """A colour for each head; a top-5 is dashed."""
-    metrics = list(metrics)
     heads = list(dict.fromkeys(metric.head for metric in metrics))
     return [
         column(

@@ -90,7 +90,14 @@ def draw_curves(
         return None
     longest = max(len(curve.values) for curve in curves)
     width = min(longest // 40 * 2 + 1, WIDEST) if smooth else 1
-    figure, axes = _chart(xlabel)
+    figure = Figure(figsize=(4.2, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel, color=PAGE["faint"], fontsize=9)
+    axes.tick_params(which="both", color=PAGE["rule"], labelcolor=PAGE["faint"], labelsize=9)
+    axes.grid(axis="y", color=PAGE["rule"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(PAGE["rule"])
     highest = 0.0
     for curve in curves:
         colour, values = PAGE[curve.colour], curve.values * (100 if percent else 1)
@@ -104,7 +111,7 @@ def draw_curves(
             linewidth=1.6,
             marker="." if longest <= 20 else "",  # a line of one point is invisible
         )
-        # A few spikes do not press the rest to the floor, but the line itself stays in sight.
+        # A few spikes may leave the picture; the line itself may not.
         highest = max(highest, float(np.nanpercentile(values, 99)), float(np.nanmax(middle)))
     # Positions without a number count too.
     first, last = (limit(float(limit(curve.positions)) for curve in curves) for limit in (min, max))
@@ -150,8 +157,7 @@ def confusion_figure(
         axes.set_xticks(range(number), names, rotation=angle, ha="right", va="center", rotation_mode="anchor")
         axes.set_yticks(range(number), names)
     else:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         if listed:
             text = "\n".join(["most frequent confusions", "", *_list_confusions(confusion, names)])
             axes.text(1.04, 1, text, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.5)
@@ -246,18 +252,6 @@ def extremes(positions: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
             chosen.add(int(span[0]))
     order = sorted(chosen)
     return positions[order], values[order]
-
-
-def _chart(xlabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.2, 2.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel, color=PAGE["faint"], fontsize=9)
-    axes.tick_params(which="both", color=PAGE["rule"], labelcolor=PAGE["faint"], labelsize=9)
-    axes.grid(axis="y", color=PAGE["rule"], linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(PAGE["rule"])
-    return figure, axes
 
 
 def _set_logarithmic(axes: Axes, values: Sequence[float]) -> None:

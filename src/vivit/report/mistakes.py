@@ -25,7 +25,7 @@ class Answer:
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
     probability: float | None = None
-    """Probability of the predicted class; None if multi_label or unreadable."""
+    """Probability of the predicted class. None, like the two below, if multi_label or unreadable."""
     label_probability: float | None = None
     label_rank: int | None = None
     """1 for the most probable class."""
@@ -102,7 +102,7 @@ class Predictions:
         return counts
 
     def class_scores(self, head: str) -> list[ClassScore]:
-        """The worst classes first, the frequent ones before the rare; those without videos last."""
+        """The worst classes first, frequent before rare ones; those without videos last."""
         videos: Counter[str] = Counter()
         found: Counter[str] = Counter()
         predicted: Counter[str] = Counter()
@@ -155,15 +155,9 @@ def _answer(cells: dict[str, str]) -> Answer:
     if "labels" in cells:
         labels, predicted = (tuple(unescaped(cell).split(";")) if cell else () for cell in cells.values())
         return Answer(labels, predicted)
-    rank = cells["label_rank"]
+    label, predicted = (unescaped(cells["label"]),), (unescaped(cells["predicted"]),)
+    if not cells["label_rank"]:
+        return Answer(label, predicted)
     return Answer(
-        (unescaped(cells["label"]),),
-        (unescaped(cells["predicted"]),),
-        _number(cells["probability"]),
-        _number(cells["label_probability"]),
-        int(rank) if rank else None,
+        label, predicted, float(cells["probability"]), float(cells["label_probability"]), int(cells["label_rank"])
     )
-
-
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None

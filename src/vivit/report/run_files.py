@@ -31,9 +31,9 @@ class RunFiles:
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics that were scored and tell something."""
+        """The informative metrics that were scored."""
         scored = {key for row in self.epochs for key in row}
-        return [metric for metric in self.space.metrics() if metric.tells and metric.key in scored]
+        return [metric for metric in self.space.metrics() if metric.informative and metric.key in scored]
 
 
 def read_run(run: Path) -> RunFiles:

@@ -3,19 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from safetensors import SafetensorError, safe_open
 
 from vivit.data.manifest import HASH_DIGITS
-from vivit.labels import Metric
 from vivit.report.clips import worst_mistakes
 from vivit.report.curves import number, run_curves
 from vivit.report.drawing import confusion_svg
-from vivit.report.mistakes import ClassScore
 from vivit.report.page import data_uri, duration, figures, write_page
 from vivit.report.run_files import Row, RunFiles, read_run
 from vivit.training.optim import planned_epochs
@@ -47,6 +43,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
     read = read_run(run)
     mistakes, remark = worst_mistakes(read, data, videos)
     scored = bool(read.predictions.videos)
+    clip_norm = number(read.recipe.get("clip_norm"))
     drawn = [] if scored else sorted(run.glob("confusion*.png"))  # by training, before there are predictions
     return write_page(
         run / "report.html",
@@ -57,7 +54,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         scores=_scores(read),
         metrics=read.metrics,
         epochs=read.epochs,
-        curves=run_curves(read.steps, read.epochs, read.metrics, _known(read.recipe.get("clip_norm"))),
+        curves=run_curves(read.steps, read.epochs, read.metrics, None if math.isnan(clip_norm) else clip_norm),
         broken_steps=[row.get("step") for row in read.steps if math.isnan(number(row.get("loss")))],
         heads=[_head(read, head) for head in read.space.heads] if scored else [],
         drawn=[(file.stem, data_uri(file.read_bytes(), "image/png")) for file in drawn],
@@ -121,75 +118,49 @@ def _parameters(weights: Path) -> int:
         return 0
 
 
-@dataclass(frozen=True)
-class _Score:
-    metric: Metric
-    last: float
-    best: float
-    best_epoch: Any
-    main: bool
-    """Whether the run is judged by it."""
-
-
-def _scores(run: RunFiles) -> list[_Score]:
+def _scores(run: RunFiles) -> list[Row]:
+    """Each metric at the last epoch and at its best one; "main" says whether the run is judged by it."""
     # The last top-1 is of all heads together, if there are several.
     main = [m for m in run.metrics if m.top is None] or [m for m in run.metrics if m.top == 1][-1:]
     scores = []
     for metric in run.metrics:
         known = [row for row in run.epochs if not math.isnan(number(row.get(metric.key)))]
         best = max(known, key=lambda row: number(row[metric.key]), default={})
-        last = number(run.epochs[-1].get(metric.key))
-        scores.append(_Score(metric, last, number(best.get(metric.key)), best.get("epoch"), metric in main))
+        values = {"last": run.epochs[-1].get(metric.key), "best": best.get(metric.key), "best_epoch": best.get("epoch")}
+        scores.append({"metric": metric, "main": metric in main, **values})
     return scores
 
 
-@dataclass(frozen=True)
-class _Head:
-    name: str
-    """For people; "" for the only head."""
-    classes: int
-    scored: list[ClassScore]
-    pairs: list[tuple[str, str, int, int]]
-    """True class, predicted class, how often, of how many videos of the class; the most frequent first."""
-    matrix: Markup
-    """SVG, or ""."""
-    commonest: float
-    """The accuracy of always predicting the most frequent class; NaN if multi_label."""
+def _head(run: RunFiles, head: str) -> Row:
+    """A head's classes and, unless multi_label, its confusions.
 
-
-def _head(run: RunFiles, head: str) -> _Head:
+    "pairs" are true class, predicted class, how often, of how many videos of the class; the most frequent first.
+    "commonest" is the accuracy of always predicting the most frequent class.
+    """
     predictions, names = run.predictions, run.space.classes[head]
     scored = predictions.class_scores(head)
-    title = run.space.title(head)
+    about = {"name": run.space.title(head), "classes": len(names), "scored": scored, "pairs": [], "matrix": ""}
     if run.space.multi_label:
-        return _Head(title, len(names), scored, [], Markup(), math.nan)
+        return about
     confusion = predictions.confusion(head)
     videos = {each.name: each.videos for each in scored}
     wrong = sorted(
         ((int(confusion[i, j]), names[i], names[j]) for i, j in zip(*confusion.nonzero(), strict=True) if i != j),
         key=lambda each: -each[0],
     )
-    return _Head(
-        title,
-        len(names),
-        scored,
-        [(true, predicted, count, videos[true]) for count, true, predicted in wrong],
-        Markup(confusion_svg(confusion, names, f"confusion {head}") if len(names) <= MOST_DRAWN else ""),
-        max(videos.values(), default=0) / max(len(predictions.videos), 1),
-    )
+    return {
+        **about,
+        "pairs": [(true, predicted, count, videos[true]) for count, true, predicted in wrong],
+        "matrix": Markup(confusion_svg(confusion, names, f"confusion {head}")) if len(names) <= MOST_DRAWN else "",
+        "commonest": max(videos.values(), default=0) / max(len(predictions.videos), 1),
+    }
 
 
-@dataclass(frozen=True)
-class _Config:
-    recipe: str
-    """The named recipe that is nearest."""
-    changed: list[tuple[str, Any, Any]]
-    """Field, its value in this run, and in that recipe."""
-    same: list[tuple[str, Any]]
+def _differences(settings: Row) -> Row | None:
+    """The settings of a run beside the named recipe that differs least.
 
-
-def _differences(settings: Row) -> _Config | None:
-    """The settings of a run beside the named recipe that differs least."""
+    "changed" are field, its value in this run, and in that recipe; "same" are field and value.
+    """
     fields = {name: value for name, value in settings.items() if name not in NOT_OF_RECIPE}
     if not fields:
         return None
@@ -200,20 +171,19 @@ def _differences(settings: Row) -> _Config | None:
 
     nearest = min(named, key=lambda name: len(changed(name)))
     others = changed(nearest)
-    return _Config(
-        nearest,
-        [(field, fields[field], named[nearest].get(field)) for field in others],
-        [(field, value) for field, value in fields.items() if field not in others],
-    )
+    return {
+        "recipe": nearest,
+        "changed": [(field, fields[field], named[nearest].get(field)) for field in others],
+        "same": [(field, value) for field, value in fields.items() if field not in others],
+    }
 
 
 def _cost(sessions: Iterable[Row]) -> list[str]:
     """ "24 minutes on 1 process of AMD EPYC", for each kind of machine."""
     seconds: defaultdict[tuple[int, str], float] = defaultdict(float)
     for session in sessions:
-        time = number(session.get("seconds"))
+        time, processes = number(session.get("seconds")), number(session.get("processes"))
         if not math.isnan(time):
-            processes = number(session.get("processes"))
             key = (1 if math.isnan(processes) else int(processes), str(session.get("device") or "an unknown device"))
             seconds[key] += time
     words = []
@@ -223,7 +193,3 @@ def _cost(sessions: Iterable[Row]) -> list[str]:
             f"{duration(time)} on {processes} {'process' if processes == 1 else 'processes'} of {device}{each}"
         )
     return words
-
-
-def _known(value: Any) -> float | None:
-    return None if math.isnan(number(value)) else number(value)

@@ -106,8 +106,10 @@ def freeze_spatial(model: ViViT) -> TemporalPart:
     Raises:
         UserError: the model is not a factorised encoder with temporal layers.
     """
-    part = TemporalPart(model)
-    encoder = factorised_encoder_of(model)
+    try:
+        part, encoder = TemporalPart(model), factorised_encoder_of(model)
+    except UserError as error:
+        raise UserError(f"freeze_spatial: {error}") from None
     for frozen in (model.embedding, encoder.spatial):
         frozen.requires_grad_(False)
     return part

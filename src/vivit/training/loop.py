@@ -293,7 +293,7 @@ class Training:
             save(kept, run.path)
             scored_on = f"{evaluation.num_videos} videos, data {val_hash[:HASH_DIGITS]}"
             score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
-            said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.tells)
+            said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.informative)
             self.display.print(f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}")
         self.learner.model.train()
         return evaluation

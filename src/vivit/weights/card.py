@@ -49,7 +49,7 @@ def card(
         scored_on: the data and views of the scores.
     """
     config = model.config
-    told = {metric: value for metric, value in (scores or {}).items() if metric.tells}
+    told = {metric: value for metric, value in (scores or {}).items() if metric.informative}
     results = [
         EvalResult(
             task_type="video-classification",
