@@ -106,13 +106,16 @@ def freeze_spatial(model: ViViT) -> TemporalPart:
     Raises:
         UserError: the model is not a factorised encoder with temporal layers.
     """
+    for frozen in (model.embedding, _encoder_to_freeze(model).spatial):
+        frozen.requires_grad_(False)
+    return TemporalPart(model)
+
+
+def _encoder_to_freeze(model: ViViT) -> FactorisedEncoder:
     try:
-        part, encoder = TemporalPart(model), factorised_encoder_of(model)
+        return factorised_encoder_of(model)
     except UserError as error:
         raise UserError(f"freeze_spatial: {error}") from None
-    for frozen in (model.embedding, encoder.spatial):
-        frozen.requires_grad_(False)
-    return part
 
 
 def start_temporal_as_spatial(model: ViViT) -> str:
@@ -127,7 +130,7 @@ def start_temporal_as_spatial(model: ViViT) -> str:
     Raises:
         UserError: the model is not a factorised encoder with temporal layers.
     """
-    encoder = factorised_encoder_of(model)
+    encoder = _encoder_to_freeze(model)
     assert encoder.temporal is not None
     pairs = list(zip(reversed(encoder.temporal.blocks), reversed(encoder.spatial.blocks), strict=False))
     for block, source in pairs:
