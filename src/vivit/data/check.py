@@ -39,8 +39,6 @@ from vivit.labels import ONLY_HEAD
 from vivit.progress import progress_bar
 from vivit.video.source import InShard, VideoError, VideoSource, is_remote
 
-# Bytes read at once to hash a file.
-CHUNK = 1 << 20
 MOST_WORKERS = 512
 
 
@@ -56,8 +54,8 @@ def check(
 ) -> int:
     """Read the videos of a data set, print what it holds, and write a manifest.
 
-    A file that the manifest or an interrupted check knows is not read again, unless it has changed, or was unreadable,
-    which may have been the network's fault.
+    A file whose result is in the manifest or in that of an interrupted check is not read again, unless it has changed
+    or could not be read then, which may have been the network's fault.
 
     Args:
         data, videos: as for `open_data`.
@@ -88,11 +86,11 @@ def check(
             _scan(records, memory, full, workers, console)
             _hash(records, memory, full, workers, console)
         except KeyboardInterrupt:
-            say(f"results so far are in {memory.begun}; the same command continues from there")
+            say(f"results so far are in {memory.unfinished}; the same command continues from there")
             raise
         manifest = _manifest(records.values(), used, data_set)
         write_manifest(memory.path, manifest)
-        memory.begun.unlink(missing_ok=True)
+        memory.unfinished.unlink(missing_ok=True)
     print_report(console, manifest, data_set.labels.classes)
     if fix is not None:
         readable = [video for video in used if not records[video.source].scan.problem]
@@ -142,11 +140,11 @@ class _Memory:
     def __init__(self, path: Path) -> None:
         """Raises UserError if nothing can be written beside that path, or another file is there."""
         self.path = path
-        self.begun = path.with_name(f"{path.name}.unfinished")
+        self.unfinished = path.with_name(f"{path.name}.unfinished")
         known = list(read_manifest(path).files) if path.exists() else []
         try:
-            known += _whole_lines(self.begun)
-            self._file: TextIO = self.begun.open("a", encoding="utf-8")
+            known += _whole_lines(self.unfinished)
+            self._file: TextIO = self.unfinished.open("a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file with --out") from None
         self._known = {record.place: record for record in known}
@@ -164,7 +162,7 @@ class _Memory:
             self._file.write(f"{to_line(replace(record, videos=()))}\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self.begun}: not written ({error.strerror})") from None
+            raise UserError(f"{self.unfinished}: not written ({error.strerror})") from None
 
     def close(self) -> None:
         self._file.close()
@@ -216,10 +214,7 @@ def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
     """The digest is "" for a folder of frames, and for a file that can no longer be read."""
     try:
         with source.open() if isinstance(source, InShard) else source.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-            return source, digest.hexdigest()
+            return source, hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, VideoError):
         return source, ""
 

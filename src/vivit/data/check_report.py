@@ -24,8 +24,6 @@ IN_GROUP = 4
 KINDS_NAMED = 4
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 24
-
-
 CLIP_FRAMES = 64
 """Frames covered by a clip of the paper: 32, every second one."""
 # A span may end this many seconds after the last frame: annotations are rounded.

@@ -14,7 +14,7 @@ from vivit.errors import UserError
 from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.video.source import InShard, VideoSource
 
-HELD_OUT = 5  # without a validation split, one video in so many is held out for it
+HELD_OUT = 5  # without a validation split, every fifth video is held out for it
 
 Labels = Mapping[str, tuple[str, ...]]
 """head → class names; a single head without a name is "classes"."""

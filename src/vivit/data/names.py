@@ -24,11 +24,9 @@ def split_named(word: str) -> str:
 
 def sorted_names(names: Collection[str]) -> tuple[str, ...]:
     """Sort by alphabet, or by value if all names are numbers."""
-    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(map(_is_number, names)) else sorted(names))
-
-
-def _is_number(name: str) -> bool:
-    return name.isdecimal() and len(name) < 20
+    if all(name.isdecimal() and len(name) < 20 for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
 def shortened(names: Collection[str], most: int = 6) -> str:

@@ -211,13 +211,12 @@ def _files(data_set: DataSet) -> tuple[_File, ...]:
         by_source.setdefault(video.source, []).append(video)
     folders = [os.path.dirname(os.path.abspath(source)) for source in by_source if isinstance(source, Path)]
     root = os.path.commonpath(folders) if folders else ""
-    files = [_File(source, _name(source, root), tuple(videos)) for source, videos in by_source.items()]
+    files = []
+    for source, videos in by_source.items():
+        # The name is the same wherever the data lies.
+        name = source.name if isinstance(source, InShard) else Path(os.path.relpath(source, root)).as_posix()
+        files.append(_File(source, name, tuple(videos)))
     return tuple(sorted(files, key=lambda file: (hashlib.sha256(os.fsencode(file.name)).digest(), file.name)))
-
-
-def _name(source: VideoSource, root: str) -> str:
-    """The same wherever the data lies."""
-    return source.name if isinstance(source, InShard) else Path(os.path.relpath(source, root)).as_posix()
 
 
 def _claim(out: Path, digest: str) -> None:

@@ -87,14 +87,9 @@ def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) 
             packets, damage = _decode_all(container, stream)
             if packets < stream.frames:
                 excess = f"its container counts {stream.frames} frames, but it has {packets}"
-        return _container_name(container, str(source)), excess, damage
-
-
-def _container_name(container: InputContainer, source: str) -> str:
-    """One of FFmpeg's names for it, such as mov,mp4,m4a,3gp: the file's own extension if it is among them."""
-    names = container.format.name.split(",")
-    ending = source.rsplit(".", 1)[-1].lower()
-    return ending if ending in names else names[0]
+        # FFmpeg has several names for a container, such as mov,mp4,m4a,3gp: the file's own extension is preferred.
+        names, ending = container.format.name.split(","), str(source).rsplit(".", 1)[-1].lower()
+        return ending if ending in names else names[0], excess, damage
 
 
 def _excess(stream: av.VideoStream, num_frames: int, size: int) -> str:

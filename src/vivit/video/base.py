@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vivit.video.source import VideoError, VideoSource
 
-# The longest ratio of the sides: when the shorter side is resized, the longer grows with it.
-LONGEST_SIDE = 32
+# The largest ratio of the sides of a video that may be resized: beside 256 pixels, the longer side has 8192.
+MAX_ASPECT = 32
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Video(ABC):
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
         height, width = size or self._scaled(short_side)
-        if (short_side or size) and max(height, width) > LONGEST_SIDE * min(height, width):
+        if (short_side or size) and max(height, width) > MAX_ASPECT * min(height, width):
             raise VideoError(
                 self.source,
                 f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
-                f"{LONGEST_SIDE} times the other",
+                f"{MAX_ASPECT} times the other",
             )
         pictures = self._read(times, height, width)
         if indices == wanted:

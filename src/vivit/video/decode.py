@@ -58,7 +58,9 @@ class ReadOptions:
 
     decoder: Decoder = "pyav"
     timeout: float | None = None
-    """Seconds for one video. It is read in another process, which may crash or be killed when the time is up."""
+    """Seconds that reading a video may take; None: no limit, and no protection.
+
+    With a limit, videos are read in another process, which may crash and is killed when the time is up."""
     workers: int = 0
     """Processes that read; 0: this one."""
 

@@ -4,7 +4,7 @@ import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from vivit.errors import UserError
 
@@ -51,7 +51,7 @@ class InShard:
         """The video's bytes. Raises VideoError."""
         return self.read_range(0, self.size)
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """The video as a file for reading and seeking, which fetches a buffer at a time as needed.
 
         Its methods raise VideoError. A video smaller than `REMOTE_BUFFER` takes one request to its store.

@@ -65,9 +65,7 @@ def read_list(file: Path, folder: Path | None = None, split: str = "", presence:
     Raises:
         UserError: this is no such list, or a row lacks something.
     """
-    text = read_text(file)
-    rows = _lines(file, text)
-    table = _Table(("path", "label"), rows) if rows is not None else _table(file, text)
+    table = _table(file, read_text(file))
     return _Reader(file, folder or file.parent, split, presence or Presence()).read(table)
 
 
@@ -113,17 +111,6 @@ def seconds(text: str | float) -> float:
     return total
 
 
-def _lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]] | None:
-    """The rows of a list without a header; None for a table."""
-    first = next((line for line in text[:4096].splitlines() if line.strip()), "")
-    suffix = file.suffix.lower()
-    if suffix != ".txt" and not (suffix == ".csv" and _starts_with_a_video(first)):
-        return None
-    if suffix == ".csv" and "," in first:
-        return _pairs(file, text)
-    return _split_lines(file, text)
-
-
 def _starts_with_a_video(line: str) -> bool:
     path = next(csv.reader([line]))[0] if line else ""
     return any(path.lower().rstrip().endswith(ending) or f"{ending} " in path.lower() for ending in EXTENSIONS)
@@ -149,6 +136,10 @@ def _split_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]
 
 def _table(file: Path, text: str) -> _Table:
     suffix = file.suffix.lower()
+    first = next((line for line in text[:4096].splitlines() if line.strip()), "")
+    if suffix == ".txt" or (suffix == ".csv" and _starts_with_a_video(first)):  # without a header
+        rows_of = _pairs if suffix == ".csv" and "," in first else _split_lines
+        return _Table(("path", "label"), rows_of(file, text))
     if suffix in (".csv", ".tsv"):
         return _csv_table(file, text)
     if suffix == ".json":

@@ -65,7 +65,7 @@ def open_shards(data: str | Path) -> DataSet:
 
 def _open(data: str) -> DataSet:
     if _is_tar(data):
-        return _walked(data, "", expand_braces(data), None)
+        return _from_headers(data, "", expand_braces(data), None)
     folder = data.removesuffix(INDEX).rstrip("/") or "/"
     known = None
     with _one_line(data):
@@ -87,7 +87,7 @@ def _open(data: str) -> DataSet:
         raise UserError(
             f"{data}: no tar files and no {INDEX}; if the server lists no files, name them, as in x-{{0..9}}.tar"
         )
-    return _walked(data, folder, names, known)
+    return _from_headers(data, folder, names, known)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -150,7 +150,7 @@ class _Walked:
             self.multi_label |= several
 
 
-def _walked(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
+def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
     """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
     description = f"{len(names)} shards of {data}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -238,7 +238,10 @@ def _walk(shard: str, name: str) -> _Walked:
                     labels[member.name] = content.read()
             end_of_sample()
             # tarfile reads a damaged header as the end of the archive.
-            _check_end(tar)
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"no header at byte {tar.offset:,}")
     except tarfile.TarError as error:
         raise UserError(
             f"{shard}: not a complete tar file ({reason(error)}); decompress it first if it is compressed"
@@ -258,13 +261,6 @@ def _open_tar(shard: str) -> Iterator[tarfile.TarFile]:
     options = {"block_size": WITH_HEADER, "cache_type": "readahead"} if is_remote(shard) else {}
     with store.open(path, "rb", **options) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         yield tar
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"no header at byte {tar.offset:,}")
 
 
 def _read_labels(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
