@@ -6,7 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from io import StringIO
@@ -172,10 +172,8 @@ def _whole_lines(path: Path) -> list[FileRecord]:
     """The records in a file. An incomplete line, as after a power failure, is skipped."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
+        with suppress(ValueError):
             records.append(from_line(line))
-        except ValueError:
-            continue
     return records
 
 

@@ -1,6 +1,7 @@
 """Draw what training sees: frames of a few videos' clips in rows, plain and augmented."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,11 +87,11 @@ def show(
 
 def _choose(videos: VideoSet, count: int, seed: int) -> list[int]:
     """Choose random videos: one of each class, then a second one of each, and so on."""
-    seen: dict[str, int] = {}
+    seen = Counter[str]()
     ranked = []
     for index in np.random.default_rng(seed).permutation(len(videos.videos)).tolist():
         name = _class_words(videos.labels, videos.videos[index])
-        seen[name] = seen.get(name, 0) + 1
+        seen[name] += 1
         ranked.append((seen[name], name, index))
     chosen = sorted(ranked, key=lambda entry: entry[0])[:count]
     return [index for _, _, index in sorted(chosen, key=lambda entry: (entry[1], entry[0]))]

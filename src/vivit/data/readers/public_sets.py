@@ -47,7 +47,6 @@ class Annotations:
 class Format:
     """How to recognise and read the annotations of one public data set."""
 
-    title: str
     file: re.Pattern[str]
     """Names of its files; the group is the split, or else tells them apart."""
     opening: str
@@ -286,16 +285,11 @@ def _read_charades(files: Mapping[str, Path]) -> Annotations:
 
 ENDINGS = (".csv", ".json", ".txt")
 FORMATS = (
-    Format("Kinetics", re.compile(rf"(?:.*[-_])?({_SPLIT})\.csv"), r"\byoutube_id\b.*\btime_start\b", _read_kinetics),
-    Format(
-        "Something-Something v2",
-        re.compile(rf"(?:something-?something-?v2[-_])?({_SPLIT})\.json"),
-        r'"template"\s*:',
-        _read_something,
-    ),
-    Format("Moments in Time", re.compile(r"(training|validation)Set\.csv"), "/", _read_moments),
-    Format("EPIC-Kitchens-100", re.compile(r"EPIC_100_(train|validation)\.csv"), "narration_id", _read_epic),
-    Format("UCF-101", re.compile(r"((?:train|test)list0\d)\.txt"), "/", _read_ucf),
-    Format("HMDB-51", re.compile(r"(.+_test_split\d)\.txt"), r" [012]\s", _read_hmdb),
-    Format("Charades", re.compile(r"Charades_v1_(train|test)\.csv"), r"\bactions\b", _read_charades),
+    Format(re.compile(rf"(?:.*[-_])?({_SPLIT})\.csv"), r"\byoutube_id\b.*\btime_start\b", _read_kinetics),
+    Format(re.compile(rf"(?:something-?something-?v2[-_])?({_SPLIT})\.json"), r'"template"\s*:', _read_something),
+    Format(re.compile(r"(training|validation)Set\.csv"), "/", _read_moments),
+    Format(re.compile(r"EPIC_100_(train|validation)\.csv"), "narration_id", _read_epic),
+    Format(re.compile(r"((?:train|test)list0\d)\.txt"), "/", _read_ucf),
+    Format(re.compile(r"(.+_test_split\d)\.txt"), r" [012]\s", _read_hmdb),
+    Format(re.compile(r"Charades_v1_(train|test)\.csv"), r"\bactions\b", _read_charades),
 )

@@ -41,10 +41,14 @@ class Index:
     """A hash of what was packed and how; "" for shards that others wrote."""
 
 
-def write_index(path: Path, index: Index) -> None:
-    """Write one line for each video. Raises UserError."""
+def write_index(path: Path, index: Index, folder: str = "") -> None:
+    """Write one line for each video. Raises UserError.
+
+    Args:
+        folder: the videos' sources name their shard with this folder before it.
+    """
     data_set = index.data_set
-    numbers = {shard.name: number for number, shard in enumerate(index.shards)}
+    numbers = {join(folder, shard.name): number for number, shard in enumerate(index.shards)}
     head = {
         "version": VERSION,
         "source": data_set.description,

@@ -175,7 +175,7 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
     for path in (Path(folder, INDEX), cached) if folder and not is_remote(folder) else (cached,):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_index(path, _relative(index, folder))
+            write_index(path, index, folder)
             break
         except (OSError, UserError):
             continue  # the index is made again next time
@@ -292,16 +292,6 @@ def _split_in(name: str) -> str:
     nearest = "/".join(name.split("/")[-2:])
     words = {split_named(word) for word in re.split(r"[^A-Za-z]+", nearest)} - {""}
     return words.pop() if len(words) == 1 else ""
-
-
-def _relative(index: Index, folder: str) -> Index:
-    """The index with shards named relative to the folder, as it is written."""
-    names = {join(folder, shard.name): shard.name for shard in index.shards}
-    videos = []
-    for video in index.data_set.videos:
-        assert isinstance(video.source, InShard)
-        videos.append(replace(video, source=replace(video.source, shard=names[video.source.shard])))
-    return replace(index, data_set=replace(index.data_set, videos=tuple(videos)))
 
 
 def _is_tar(name: str) -> bool:
