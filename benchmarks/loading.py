@@ -49,10 +49,8 @@ def write_all(folder: Path) -> None:
 
 def write_scenic(model: vivit.ViViT, path: Path) -> None:
     """As flax serialises it, with an optimiser's momentum, which the released files also contain."""
-    state = model.state_dict()
-    rules = [rule for rule in flax_keys.key_map(model.config) if rule.ours[0] in state]
     packer = msgpack.Packer()
-    arrays = write(state, rules)
+    arrays = write(model.state_dict(), flax_keys.key_map(model.config))
 
     def tree() -> dict[str, object]:
         root: dict[str, object] = {}

@@ -38,11 +38,8 @@ def write_scenic(path: Path, **fields: Any) -> None:
     small: dict[str, Any] = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
     temporal: dict[str, Any] = {"temporal_layers": 1} if fields.get("variant") == "factorised_encoder" else {}
     model = vivit.ViViT(vivit.ModelConfig(**small, **temporal, **fields))
-    state = model.state_dict()
     tree: dict[str, Any] = {}
-    for name, value in write(
-        state, [rule for rule in flax_keys.key_map(model.config) if rule.ours[0] in state]
-    ).items():
+    for name, value in write(model.state_dict(), flax_keys.key_map(model.config)).items():
         *parents, leaf = name.split("/")
         branch = tree
         for parent in parents:

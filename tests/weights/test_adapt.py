@@ -812,9 +812,7 @@ def released(kind: str, path: Path, **fields: Any) -> tuple[ViViT, dict[str, np.
         **RELEASED[kind], hidden_size=8, num_layers=2 if kind == "joint" else 1, num_heads=2, mlp_dim=12, **fields
     )
     model = random_weights(ViViT(config, preprocessing=Preprocessing(frame_stride=1 if epic else 2, resize=256)))
-    state = model.state_dict()
-    rules = [rule for rule in key_map(config) if rule.ours[0] in state]
-    arrays = {name: array.numpy() for name, array in keymap.write(state, rules).items()}
+    arrays = {name: array.numpy() for name, array in keymap.write(model.state_dict(), key_map(config)).items()}
     write_flax(arrays, path)
     return model, arrays
 

@@ -1,15 +1,17 @@
 """Build a model without memory of its own, then fill it with the weights of a file."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
 from vivit.model.vivit import ViViT
-from vivit.weights.keymap import SAME, Rule, check, convert
+from vivit.weights.keymap import SAME, Rule
 from vivit.weights.weight_file import Shape, WeightFile, listed
 
 
@@ -58,13 +60,54 @@ def build(
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond any tensor
         raise UserError(f"{file.source}: {str(error).splitlines()[0]}") from None
     wanted: dict[str, Shape] = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    lacking = {name: wanted.pop(name) for name in fresh}
-    dtype: torch.dtype | None = torch.float32
-    if rules is None:
-        rules, dtype = [Rule((name,), (name,), SAME) for name in wanted], None
-    unused = check(file, rules, wanted, not_needed)
-    zeros = {name: torch.zeros(shape) for name, shape in lacking.items()}
-    model.load_state_dict(dict(convert(file, rules, wanted, dtype)) | zeros, assign=True)
+    zeros = {name: torch.zeros(wanted.pop(name)) for name in fresh}
+    dtype = torch.float32 if rules else None
+    rules = [rule for rule in rules or [Rule((name,), (name,), SAME) for name in wanted] if rule.ours[0] in wanted]
+    unused = _check(file, rules, wanted, not_needed)
+    model.load_state_dict(dict(_read(file, rules, dtype)) | zeros, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return Loaded(model.eval(), (f"not used: {listed(unused)}",) if unused else ())
+
+
+def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Iterable[str]) -> list[str]:
+    """Compare rules with the file and the parameters wanted, before any number is read; return unused names.
+
+    Every weight of the file must be used or match a pattern that is not needed, every parameter must be filled, and
+    all shapes must agree.
+    """
+    needed = {name for rule in rules for name in rule.theirs}
+    unused = sorted(file.shapes.keys() - needed)
+    patterns = tuple(not_needed)
+    problems = {
+        "missing": needed - file.shapes.keys(),
+        "not expected": {name for name in unused if not any(fnmatchcase(name, pattern) for pattern in patterns)},
+        "no weights for": wanted.keys() - {name for rule in rules for name in rule.ours},
+    }
+    for problem, names in problems.items():
+        if names:
+            raise UserError(f"{file.source}: {problem}: {listed(sorted(names))}")
+    for rule in rules:
+        ours = [torch.empty(wanted[name], device="meta") for name in rule.ours]
+        for name, expected in zip(rule.theirs, rule.layout.write(*ours), strict=True):
+            if file.shapes[name] != tuple(expected.shape):
+                raise UserError(
+                    f"{file.source}: {name} has the shape {file.shapes[name]}, but the model wants "
+                    f"{tuple(expected.shape)} for {rule.ours[-1]}"
+                )
+    return unused
+
+
+def _read(file: WeightFile, rules: Sequence[Rule], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield our parameters one by one, contiguous, in `dtype` or in the file's."""
+    for rule in rules:
+        arrays = [file.read(name) for name in rule.theirs]
+        for name, array in zip(rule.theirs, arrays, strict=True):
+            if not array.is_floating_point():
+                raise UserError(f"{file.source}: {name} holds {array.dtype}, not floating-point numbers")
+        arrays = [array if dtype is None else array.to(dtype) for array in arrays]
+        size = sum(array.numel() for array in arrays)
+        for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
+            # Clone parts of an array, which would keep all of it alive.
+            kept = value.numel() >= size
+            yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)

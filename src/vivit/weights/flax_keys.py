@@ -3,12 +3,12 @@
 Kernels are (in, out), and attention has an axis for its heads: queries (D, H, d), output (H, d, D).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from vivit.config import ModelConfig
-from vivit.weights.keymap import ROW, SAME, TRANSPOSED, Layout, Rule, Tensors, fused_heads, join, position_grid
+from vivit.weights.keymap import ROW, TRANSPOSED, Layout, Rule, Tensors, fused_heads, join, module, position_grid
 from vivit.weights.weight_file import Shape
 
 
@@ -24,20 +24,15 @@ def key_map(config: ModelConfig) -> list[Rule]:
     else:
         block = FACTORISED_BLOCK if config.variant == "factorised_self_attention" else BLOCK
         encoders = encoder("Transformer", "cls", "encoder.", config.grid, config, block)
+    # (D, all classes) ↔ (K, D) of each head; all biases ↔ (K,) of each head
+    outputs = Layout(lambda x: x.movedim(0, -1).split(counts), lambda *parts: (join(parts).movedim(0, -1),))
     return [
-        Rule(("embedding/kernel",), ("embedding.weight",), kernel(single_frames=config.embedding == "uniform_frames")),
-        Rule(("embedding/bias",), ("embedding.bias",), SAME),
+        *embedding(single_frames=config.embedding == "uniform_frames"),
         *encoders,
         *dense("pre_logits", "representation"),
-        Rule(
-            ("output_projection/kernel",),
-            tuple(f"heads.{head}.weight" for head in heads),
-            Layout(lambda x: x.T.split(counts), lambda *parts: (join(parts).T,)),
-        ),
-        Rule(
-            ("output_projection/bias",),
-            tuple(f"heads.{head}.bias" for head in heads),
-            Layout(lambda x: x.split(counts), lambda *parts: (join(parts),)),
+        *(
+            Rule((f"output_projection/{theirs}",), tuple(f"heads.{head}.{ours}" for head in heads), outputs)
+            for theirs, ours in (("kernel", "weight"), ("bias", "bias"))
         ),
     ]
 
@@ -65,57 +60,42 @@ def encoder(
     ]
 
 
-def norm(theirs: str, ours: str, _: ModelConfig | None = None) -> list[Rule]:
-    return [
-        Rule((f"{theirs}/scale",), (f"{ours}.weight",), SAME),
-        Rule((f"{theirs}/bias",), (f"{ours}.bias",), SAME),
-    ]
+def norm(theirs: str, ours: str, _: ModelConfig | None = None) -> Sequence[Rule]:
+    return module(theirs, ours, "/scale", "/bias")
 
 
-def dense(theirs: str, ours: str, _: ModelConfig | None = None) -> list[Rule]:
-    return [
-        Rule((f"{theirs}/kernel",), (f"{ours}.weight",), TRANSPOSED),
-        Rule((f"{theirs}/bias",), (f"{ours}.bias",), SAME),
-    ]
+def dense(theirs: str, ours: str, _: ModelConfig | None = None) -> Sequence[Rule]:
+    return module(theirs, ours, "/kernel", "/bias", TRANSPOSED)
 
 
-def attention(theirs: str, ours: str, config: ModelConfig) -> list[Rule]:
-    """Three kernels (D, H, d) ↔ one with rows ordered (H, 3, d)."""
+def attention(theirs: str, ours: str, config: ModelConfig) -> Sequence[Rule]:
+    """Three kernels (D, H, d) ↔ one with rows ordered (H, 3, d); three biases (H, d) ↔ one."""
     heads = config.num_heads
     fused = fused_heads(heads)
 
-    def read_kernels(*kernels: Tensor) -> Tensors:
-        return fused.read(*(x.permute(1, 2, 0).flatten(0, 1) for x in kernels))  # (D, H, d) → (H · d, D)
+    def read(*parts: Tensor) -> Tensors:
+        return fused.read(*(x.flatten(-2).movedim(0, -1) for x in parts))  # (D, H, d) → (H · d, D)
 
-    def write_kernels(rows: Tensor) -> Tensors:
-        return tuple(x.unflatten(0, (heads, -1)).permute(2, 0, 1) for x in fused.write(rows))
+    def write(rows: Tensor) -> Tensors:
+        return tuple(x.movedim(-1, 0).unflatten(-1, (heads, -1)) for x in fused.write(rows))
 
-    def read_biases(*biases: Tensor) -> Tensors:
-        return fused.read(*(x.flatten() for x in biases))  # (H, d) → (H · d)
-
-    def write_biases(rows: Tensor) -> Tensors:
-        return tuple(x.unflatten(0, (heads, -1)) for x in fused.write(rows))
-
-    parts = ("query", "key", "value")
-    out = Layout(lambda x: (x.flatten(0, 1).T,), lambda x: (x.T.unflatten(0, (heads, -1)),))  # (H, d, D) ↔ (D, H · d)
-    return [
-        Rule(
-            tuple(f"{theirs}/{x}/kernel" for x in parts), (f"{ours}.qkv.weight",), Layout(read_kernels, write_kernels)
-        ),
-        Rule(tuple(f"{theirs}/{x}/bias" for x in parts), (f"{ours}.qkv.bias",), Layout(read_biases, write_biases)),
-        Rule((f"{theirs}/out/kernel",), (f"{ours}.proj.weight",), out),
-        Rule((f"{theirs}/out/bias",), (f"{ours}.proj.bias",), SAME),
+    qkv = [
+        Rule(tuple(f"{theirs}/{part}/{end}" for part in ("query", "key", "value")), (target,), Layout(read, write))
+        for end, target in (("kernel", f"{ours}.qkv.weight"), ("bias", f"{ours}.qkv.bias"))
     ]
+    out = Layout(lambda x: (x.flatten(0, 1).T,), lambda x: (x.T.unflatten(0, (heads, -1)),))  # (H, d, D) ↔ (D, H · d)
+    return [*qkv, *module(f"{theirs}/out", f"{ours}.proj", "/kernel", "/bias", out)]
 
 
-def kernel(single_frames: bool) -> Layout:
-    """(t, h, w, C, D), or (h, w, C, D) for single frames ↔ (D, C, t, h, w)."""
+def embedding(single_frames: bool) -> Sequence[Rule]:
+    """Kernel (t, h, w, C, D), or (h, w, C, D) for single frames ↔ (D, C, t, h, w)."""
+    kernel = Layout(lambda x: (x.permute(4, 3, 0, 1, 2),), lambda x: (x.permute(2, 3, 4, 1, 0),))
     if single_frames:
-        return Layout(lambda x: (x.permute(3, 2, 0, 1)[:, :, None],), lambda x: (x[:, :, 0].permute(2, 3, 1, 0),))
-    return Layout(lambda x: (x.permute(4, 3, 0, 1, 2),), lambda x: (x.permute(2, 3, 4, 1, 0),))
+        kernel = Layout(lambda x: (x.permute(3, 2, 0, 1)[:, :, None],), lambda x: (x[:, :, 0].permute(2, 3, 1, 0),))
+    return module("embedding", "embedding", "/kernel", "/bias", kernel)
 
 
-Part = Callable[[str, str, ModelConfig], list[Rule]]
+Part = Callable[[str, str, ModelConfig], Sequence[Rule]]
 # Scenic's names in a block of models 1, 2 and 4 → ours, and the rules of each part.
 BLOCK: dict[str, tuple[str, Part]] = {
     "LayerNorm_0": ("norm1", norm),

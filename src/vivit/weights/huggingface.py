@@ -16,7 +16,7 @@ from vivit.labels import ONLY_HEAD
 from vivit.model.vivit import ViViT
 from vivit.weights.card import CARD_FILE, is_written_by_hand
 from vivit.weights.fill import Loaded, build
-from vivit.weights.keymap import ROW, Block, Layout, Rule, module, position_grid, torch_block, write
+from vivit.weights.keymap import ROW, SAME, Block, Layout, Rule, module, position_grid, torch_block, write
 from vivit.weights.processors import PROCESSOR_FILES, pixel_scaling, processor_of, read_processor, read_resize
 from vivit.weights.source import CONFIG_FILE, WEIGHTS_FILE, Source
 from vivit.weights.weight_file import WeightFile
@@ -58,7 +58,7 @@ def key_map(
     todays: bool = False,
     qkv_bias: bool = True,
     left_out: int = 0,
-    kernel: Layout | None = None,
+    kernel: Layout = SAME,
 ) -> list[Rule]:
     """transformers' names ↔ ours, for its ViViT and its image ViTs, whose names differ only in the prefix.
 
@@ -66,13 +66,11 @@ def key_map(
         prefix: prefix of all names except the head's.
         todays: use the names of its modules today, not those of the published checkpoints.
         left_out: number of positions after the class token's that our models do not have.
-        kernel: layout of the embedding kernel, if it is not a tubelet's.
+        kernel: layout of the embedding's kernel.
     """
     layers, block = ("layers", TODAYS_BLOCK) if todays else ("encoder.layer", PUBLISHED_BLOCK)
-    weight, bias = module(f"{prefix}embeddings.patch_embeddings.projection", "embedding")
     return [
-        weight if kernel is None else Rule(weight.theirs, weight.ours, kernel),
-        bias,
+        *module(f"{prefix}embeddings.patch_embeddings.projection", "embedding", layout=kernel),
         Rule((f"{prefix}embeddings.cls_token",), ("encoder.positions.class_token",), ROW),
         Rule(
             (f"{prefix}embeddings.position_embeddings",),
@@ -113,7 +111,6 @@ def load_folder(source: Source) -> Loaded:
     file = source.weights
     prefix, todays = names_of(file)
     id2label = theirs.get("id2label")
-    classes = _classes(id2label)
     has_head = "classifier.weight" in file.shapes
     if has_head:
         num_classes = file.shapes["classifier.weight"][0] if file.shapes["classifier.weight"] else 0
@@ -132,11 +129,7 @@ def load_folder(source: Source) -> Loaded:
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
     notes: list[str] = []
-    if classes is None and _has_names(id2label):
-        notes.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
-    if classes is not None and len(classes) != num_classes:
-        notes.append(f"class names left out: {len(classes)} in {CONFIG_FILE}, but {num_classes} classes in the weights")
-        classes = None
+    classes = _classes(id2label, num_classes, notes)
     if not has_head:
         notes.append(f"no head in the weights: a fresh one of {num_classes} classes")
     preprocessing = _preprocessing(source.folder, config, notes)
@@ -201,7 +194,7 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
     }
     write_files(
         {
-            folder / WEIGHTS_FILE: as_weights(write(model.state_dict(), _rules_of(model))),
+            folder / WEIGHTS_FILE: as_weights(write(model.state_dict(), key_map(config))),
             folder / CONFIG_FILE: as_json(theirs),
             folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
         }
@@ -252,22 +245,18 @@ def _preprocessing(folder: Path, config: ModelConfig, notes: list[str]) -> Prepr
     return Preprocessing(resize=max(resize, *config.image_size))
 
 
-def _classes(id2label: Any) -> tuple[str, ...] | None:
-    """The class names in order; None if there are none, or only transformers' LABEL_0, LABEL_1, …"""
-    if not isinstance(id2label, dict) or not id2label:
+def _classes(id2label: Any, count: int, notes: list[str]) -> list[str] | None:
+    """The class names in order; None if there are none, only transformers' LABEL_0, LABEL_1, …, or no usable ones."""
+    if not isinstance(id2label, dict):
         return None
-    names = [id2label.get(str(i)) for i in range(len(id2label))]
-    if not all(isinstance(name, str) for name in names) or all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+    names: list[Any] = [id2label.get(str(i)) for i in range(len(id2label))]
+    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         return None
-    return tuple(str(name) for name in names)
-
-
-def _has_names(id2label: Any) -> bool:
-    """Whether any name is not one of transformers' own."""
-    names = id2label.values() if isinstance(id2label, dict) else ()
-    return any(not isinstance(name, str) or re.fullmatch(r"LABEL_\d+", name) is None for name in names)
-
-
-def _rules_of(model: ViViT) -> list[Rule]:
-    state = model.state_dict()
-    return [rule for rule in key_map(model.config) if rule.ours[0] in state]
+    if not all(isinstance(name, str) for name in names):
+        if not all(re.fullmatch(r"LABEL_\d+", str(name)) for name in id2label.values()):
+            notes.append(f"class names left out: id2label in {CONFIG_FILE} does not number names 0, 1, 2 and so on")
+        return None
+    if len(names) != count:
+        notes.append(f"class names left out: {len(names)} in {CONFIG_FILE}, but {count} classes in the weights")
+        return None
+    return names

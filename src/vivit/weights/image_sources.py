@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from vivit.errors import UserError, one_line
 from vivit.model.vivit import ViViT
 from vivit.weights import flax_keys, huggingface
 from vivit.weights.fill import build
-from vivit.weights.keymap import ROW, SAME, Block, Layout, Rule, absent, module, position_grid, torch_block
+from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, position_grid, torch_block
 from vivit.weights.processors import pixel_scaling, read_processor
 from vivit.weights.scenic import count_layers
 from vivit.weights.source import CONFIG_FILE, Source
@@ -111,8 +111,7 @@ def _from_flax(source: Source) -> ImageViT:
         representation_size=shapes["pre_logits/kernel"][1] if "pre_logits/kernel" in shapes else None,
     )
     rules = [
-        Rule(("embedding/kernel",), ("embedding.weight",), flax_keys.kernel(single_frames=True)),
-        Rule(("embedding/bias",), ("embedding.bias",), SAME),
+        *flax_keys.embedding(single_frames=True),
         *flax_keys.encoder("Transformer", "cls", "encoder.", config.grid, config, block),
         *flax_keys.dense("pre_logits", "representation"),
     ]
@@ -146,7 +145,6 @@ def _from_transformers(source: Source) -> ImageViT:
         left_out=int(distilled),
         kernel=IMAGE_KERNEL,
     )
-    rules = [rule for rule in rules if not rule.ours[0].startswith("heads.")]
     notes = [DISTILLED] if distilled else []
     processor = read_processor(source.folder)
     if processor is None:
@@ -187,8 +185,7 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     fused = "blocks.0.attn.qkv.weight" in shapes
     bias = f"blocks.0.attn.{'qkv' if fused else 'q_proj'}.bias" in shapes
     block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
-    weight, kernel_bias = module("patch_embed.proj", "embedding")
-    rules = [Rule(weight.theirs, weight.ours, IMAGE_KERNEL), kernel_bias]
+    rules = [*module("patch_embed.proj", "embedding", layout=IMAGE_KERNEL)]
     places: tuple[str, ...] = ("encoder.positions.embedding",)
     if token:
         rules.append(Rule(("cls_token",), ("encoder.positions.class_token",), ROW))
@@ -217,14 +214,12 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     return _image_vit(source, config, rules, [*notes, DISTILLED] if distilled else notes, scaling)
 
 
-def _timm_activation(about: dict[str, Any], config: Path) -> Literal["gelu", "gelu_tanh"]:
+def _timm_activation(about: dict[str, Any], config: Path) -> Any:
     arguments = about.get("model_args")
     layer = arguments.get("act_layer", "gelu") if isinstance(arguments, dict) else "gelu"
-    if layer == "gelu_tanh":
-        return "gelu_tanh"
-    if layer == "gelu":
-        return "gelu"
-    raise UserError(f"{config}: act_layer {layer!r} is not supported; gelu and gelu_tanh are")
+    if layer not in ("gelu", "gelu_tanh"):
+        raise UserError(f"{config}: act_layer {layer!r} is not supported; gelu and gelu_tanh are")
+    return layer
 
 
 def _image_vit(

@@ -1,20 +1,13 @@
-"""Key maps: names and layouts of a source's weights ↔ ours.
+"""Key maps: names and layouts of a source's weights ↔ ours. Each source declares one table of rules."""
 
-Each source declares one table of rules. `check` compares it with the names and shapes in the file before any number is
-read: every weight of the source is used or declared as not needed, every parameter of the model is filled, and all
-shapes agree.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from vivit.config import ModelConfig
-from vivit.errors import UserError
-from vivit.weights.weight_file import Shape, WeightFile, listed
+from vivit.weights.weight_file import Shape
 
 Tensors = tuple[Tensor, ...]
 
@@ -95,9 +88,11 @@ def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
     return Layout(read, write)
 
 
-def module(theirs: str, ours: str) -> list[Rule]:
-    """Weight and bias of a PyTorch module under another name."""
-    return [Rule((f"{theirs}.{part}",), (f"{ours}.{part}",), SAME) for part in ("weight", "bias")]
+def module(
+    theirs: str, ours: str, weight: str = ".weight", bias: str = ".bias", layout: Layout = SAME
+) -> tuple[Rule, Rule]:
+    """Weight, in this layout, and bias of a module; `weight` and `bias` are how the source's names end."""
+    return Rule((theirs + weight,), (f"{ours}.weight",), layout), Rule((theirs + bias,), (f"{ours}.bias",), SAME)
 
 
 Block = Sequence[tuple[str | tuple[str, str, str], str]]
@@ -112,82 +107,20 @@ def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_b
         if our_name != "attn.qkv":
             rules += module(f"{theirs}.{names}", target)
             continue
-        parts = (names,) if isinstance(names, str) else names
-        layout = fused_rows(config.num_heads) if isinstance(names, str) else fused_heads(config.num_heads)
-        rules.append(Rule(tuple(f"{theirs}.{name}.weight" for name in parts), (f"{target}.weight",), layout))
-        if qkv_bias:
-            rules.append(Rule(tuple(f"{theirs}.{name}.bias" for name in parts), (f"{target}.bias",), layout))
-        else:
+        parts, layout = ((names,), fused_rows) if isinstance(names, str) else (names, fused_heads)
+        for part in ("weight", "bias") if qkv_bias else ("weight",):
+            source = tuple(f"{theirs}.{name}.{part}" for name in parts)
+            rules.append(Rule(source, (f"{target}.{part}",), layout(config.num_heads)))
+        if not qkv_bias:
             rules.append(Rule((), (f"{target}.bias",), absent(3 * config.hidden_size)))
     return rules
 
 
-def check(
-    file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Iterable[str] = ()
-) -> list[str]:
-    """Compare a table with a file and a model, by names and shapes only.
-
-    Args:
-        wanted: names and shapes of our parameters; rules for other parameters are ignored.
-        not_needed: patterns of the source's names that may stay unused.
-
-    Returns:
-        The unused names in the file.
-
-    Raises:
-        UserError: a weight is missing, unexpected, or has another shape; the message names it and both shapes.
-    """
-    rules = [rule for rule in rules if rule.ours[0] in wanted]
-    needed = {name for rule in rules for name in rule.theirs}
-    _refuse(file.source, "missing", needed - file.shapes.keys())
-    unused = sorted(file.shapes.keys() - needed)
-    patterns = tuple(not_needed)
-    _refuse(
-        file.source,
-        "not expected",
-        [name for name in unused if not any(fnmatchcase(name, pattern) for pattern in patterns)],
-    )
-    filled = [name for rule in rules for name in rule.ours]
-    _refuse(file.source, "no weights for", wanted.keys() - filled)
-    for rule in rules:
-        ours = [torch.empty(wanted[name], device="meta") for name in rule.ours]
-        for name, expected in zip(rule.theirs, rule.layout.write(*ours), strict=True):
-            if file.shapes[name] != tuple(expected.shape):
-                raise UserError(
-                    f"{file.source}: {name} has the shape {file.shapes[name]}, but the model wants "
-                    f"{tuple(expected.shape)} for {rule.ours[-1]}"
-                )
-    return unused
-
-
-def convert(
-    file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], dtype: torch.dtype | None = torch.float32
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield our parameters one by one, contiguous, in `dtype` or in the file's; call `check` first."""
-    for rule in rules:
-        if rule.ours[0] not in wanted:
-            continue
-        arrays = [file.read(name) for name in rule.theirs]
-        for name, array in zip(rule.theirs, arrays, strict=True):
-            if not array.is_floating_point():
-                raise UserError(f"{file.source}: {name} holds {array.dtype}, not floating-point numbers")
-        arrays = [array if dtype is None else array.to(dtype) for array in arrays]
-        size = sum(array.numel() for array in arrays)
-        for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
-            # Clone parts of an array, which would keep all of it alive.
-            kept = value.numel() >= size
-            yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)
-
-
 def write(state: dict[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
-    """The inverse: our parameters under the source's names and in its layout."""
+    """Our parameters under the source's names and in its layout; rules for parameters not in `state` are ignored."""
     written: dict[str, Tensor] = {}
     for rule in rules:
-        arrays = rule.layout.write(*(state[name] for name in rule.ours))
-        written.update({name: array.contiguous() for name, array in zip(rule.theirs, arrays, strict=True)})
+        if rule.ours[0] in state:
+            arrays = rule.layout.write(*(state[name] for name in rule.ours))
+            written.update({name: array.contiguous() for name, array in zip(rule.theirs, arrays, strict=True)})
     return written
-
-
-def _refuse(source: str, problem: str, names: Iterable[str]) -> None:
-    if found := sorted(names):
-        raise UserError(f"{source}: {problem}: {listed(found)}")
