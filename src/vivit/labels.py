@@ -106,13 +106,17 @@ class LabelSpace:
 
     def __str__(self) -> str:
         """ "12 classes", or "97 verb and 300 noun classes"."""
-        counts = [str(count) if head == ONLY_HEAD else f"{count} {head}" for head, count in self.counts.items()]
-        return f"{' and '.join(counts)} classes"
+        return f"{in_words(self.counts)} classes"
 
 
 def by_head(logits: "Tensor | Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
     """A model's output as head → logits, whether or not its heads have names."""
     return logits if isinstance(logits, Mapping) else {ONLY_HEAD: logits}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """ "12", or "97 verb and 300 noun", before the word "classes"."""
+    return " and ".join(str(count) if head == ONLY_HEAD else f"{count} {head}" for head, count in counts.items())
 
 
 def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.support import random_clips, tiny_config, tiny_model
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
-from vivit.model.cost import multiply_adds
 from vivit.model.encoder import MLP, Encoder, StochasticDepth
 from vivit.model.vivit import ViViT
+from vivit.weights.describe import multiply_adds
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "spatiotemporal": {"variant": "spatiotemporal"},

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from vivit.data.loader import Batch
 from vivit.labels import LabelSpace
-from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import start_processes
 from vivit.training.optim import WeightAverage, build_optimiser
@@ -18,6 +17,7 @@ from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import DESCRIPTIONS, OWN, RECIPES, table
 from vivit.training.update import Learner, Updater
+from vivit.weights.describe import multiply_adds
 
 # The paper's table 7, column by column: rate, epochs, colour jitter, RandAugment, stochastic depth, label smoothing,
 # Mixup; and the number of classes and of training videos (section 4.1; Scenic's configurations for the last two).

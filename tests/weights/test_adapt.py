@@ -513,14 +513,14 @@ def test_from_one_head_to_several_and_back() -> None:
     several = adapt(model, heads={"verb": 3, "noun": 4})
     assert_fresh(several, model, {"verb": 3, "noun": 4})
     assert several.config.num_classes is None
-    assert several.origin == ("fresh head of 3 verb, 4 noun classes, untrained: the weights have 5",)
+    assert several.origin == ("fresh head of 3 verb and 4 noun classes, untrained: the weights have 5",)
     assert {name: tuple(x.shape) for name, x in several(clip_of(model)).items()} == {"verb": (2, 3), "noun": (2, 4)}
 
     random_weights(several)
     one = adapt(several, num_classes=7)
     assert_fresh(one, several, {"classes": 7})
     assert one.config.heads is None
-    assert one.origin[-1] == "fresh head of 7 classes, untrained: the weights have 3 verb, 4 noun"
+    assert one.origin[-1] == "fresh head of 7 classes, untrained: the weights have 3 verb and 4 noun"
     assert one(clip_of(model)).shape == (2, 7)
 
 
@@ -541,7 +541,7 @@ def test_named_heads_are_kept_named_or_fresh_as_one_head_is() -> None:
     assert torch.equal(head(other, "verb")[1], head(model, "verb")[1])
     assert torch.count_nonzero(head(other, "noun")[0]) == torch.count_nonzero(head(other, "noun")[1]) == 0
     assert head(other, "noun")[0].shape[0] == 3
-    assert other.origin[-1] == "fresh head of 3 noun classes, untrained: the weights have 4 noun, 3 verb"
+    assert other.origin[-1] == "fresh head of 3 noun classes, untrained: the weights have 4 noun and 3 verb"
 
 
 def test_classes_and_a_number_that_contradicts_them_are_refused() -> None:
@@ -785,7 +785,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "factorised encoder": {"variant": "factorised_encoder", "temporal_layers": 1},
 }
 EPIC_LINES = [
-    "397 outputs taken as EPIC-Kitchens' 300 nouns and 97 verbs",
+    "397 outputs taken as EPIC-Kitchens' 300 noun and 97 verb classes",
     "every frame taken, as EPIC-Kitchens' config has it",
 ]
 CLIP_LINE = "clip taken as 32 frames of 224 × 224, as all released checkpoints have"

@@ -19,11 +19,10 @@ from transformers.utils import logging
 from tests.support import refused
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError
-from vivit.model.cost import multiply_adds
 from vivit.model.vivit import ViViT
 from vivit.weights.adapt import TubeletInit
 from vivit.weights.convert import convert, open_any
-from vivit.weights.describe import describe
+from vivit.weights.describe import describe, multiply_adds
 from vivit.weights.source import Source
 from vivit.weights.store import load, save
 

@@ -101,15 +101,13 @@ class Encoder(nn.Module):
     for its gradients, which have the same values: less memory, more time.
     """
 
-    def __init__(
-        self, config: ModelConfig, grid: tuple[int, ...], num_layers: int, *, token_dropping: float = 0.0
-    ) -> None:
+    def __init__(self, config: ModelConfig, grid: tuple[int, ...], layers: int, token_dropping: float = 0.0) -> None:
         super().__init__()
         block = FactorisedBlock if config.variant == "factorised_self_attention" else Block
-        last = max(num_layers - 1, 1)
+        last = max(layers - 1, 1)
         self.positions = Positions(grid, config.hidden_size, config.pooling == "token", token_dropping)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(num_layers))
+        self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(layers))
         self.norm = layer_norm(config)
         self.activation_checkpointing = False
 

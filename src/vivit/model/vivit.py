@@ -5,7 +5,7 @@ video (B, frames, C, height, width).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,6 @@ from vivit.model.embedding import Positions, TokenDropping, TubeletEmbedding
 from vivit.model.encoder import GELU, MLP, Encoder, layer_norm
 
 
-class SpatiotemporalEncoder(Encoder):
-    """Model 1: every token attends to every other, over space and time."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, config.grid, config.num_layers, token_dropping=config.token_dropping)
-
-
 class FactorisedEncoder(nn.Module):
     """Model 2: a spatial encoder sees each temporal index alone, then a temporal encoder sees its outputs.
 
@@ -33,7 +26,7 @@ class FactorisedEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         times, *places = config.grid
-        self.spatial = Encoder(config, tuple(places), config.num_layers, token_dropping=config.token_dropping)
+        self.spatial = Encoder(config, tuple(places), config.num_layers, config.token_dropping)
         self.temporal = Encoder(config, (times,), config.temporal_layers) if config.temporal_layers else None
         self.adapter = Adapter(config, config.adapter_size) if config.adapter_size else None
 
@@ -88,8 +81,9 @@ class FactorisedAttentionEncoder(Encoder):
         return self.encode(self.token_dropping(x), clips or x.shape[0]).mean(dim=(1, 2))
 
 
-ENCODERS: dict[Variant, type[nn.Module]] = {
-    "spatiotemporal": SpatiotemporalEncoder,
+ENCODERS: dict[Variant, Callable[[ModelConfig], nn.Module]] = {
+    # Model 1: every token attends to every other, over space and time.
+    "spatiotemporal": lambda config: Encoder(config, config.grid, config.num_layers, config.token_dropping),
     "factorised_encoder": FactorisedEncoder,
     "factorised_self_attention": FactorisedAttentionEncoder,
     "factorised_dot_product": FactorisedAttentionEncoder,
@@ -197,8 +191,7 @@ class ViViT(nn.Module):
         modules = list(self.modules())
         for module in modules:
             if isinstance(module, TubeletEmbedding):
-                lecun_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+                lecun_normal_(module)
             elif isinstance(module, Positions):
                 nn.init.normal_(module.embedding, std=position_std)
                 if module.class_token is not None and module.class_position is not None:
@@ -223,14 +216,14 @@ class ViViT(nn.Module):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.normal_(layer.bias, std=1e-6)
         if self.representation is not None:
-            lecun_normal_(self.representation.weight)
-            nn.init.zeros_(self.representation.bias)
+            lecun_normal_(self.representation)
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
 
 
-def lecun_normal_(weight: Tensor) -> None:
-    """A normal truncated at two deviations, with variance 1 / inputs (Flax: `linear.default_kernel_init`)."""
+def lecun_normal_(layer: nn.Linear | TubeletEmbedding) -> None:
+    """Weights from a normal truncated at two deviations, with variance 1 / inputs, and zero biases (Flax's default)."""
     # Truncation lowers the variance; the constant is the deviation of a truncated unit normal.
-    deviation = math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
-    nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    deviation = math.sqrt(1 / layer.weight[0].numel()) / 0.87962566103423978
+    nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    nn.init.zeros_(layer.bias)

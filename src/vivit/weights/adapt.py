@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
-from vivit.labels import ONLY_HEAD, as_classes, head_fields
+from vivit.labels import as_classes, head_fields, in_words
 from vivit.model.embedding import resize_positions
 from vivit.model.vivit import ViViT
 from vivit.weights.fill import Loaded
+from vivit.weights.weight_file import by
 
 KernelInit = Literal["filter_inflation", "central_frame"]
 TubeletInit = Literal["central_frame", "filter_inflation", "random"]
@@ -38,6 +39,11 @@ class Wishes:
     """head → class names in order."""
     tubelet_init: TubeletInit | None = None
     """None: `central_frame` from an image model, `filter_inflation` from a video model."""
+
+    @property
+    def counts(self) -> dict[str, int] | None:
+        """head → number of its classes; None without class names."""
+        return None if self.classes is None else {head: len(names) for head, names in self.classes.items()}
 
     @classmethod
     def of(
@@ -148,8 +154,7 @@ def _changed(old: ModelConfig, wishes: Wishes) -> ModelConfig:
             raise UserError(
                 f"{field}: you gave {value}, but the weights have {getattr(old, field)}, which cannot change"
             )
-    if wishes.classes is not None:
-        counts = {head: len(names) for head, names in wishes.classes.items()}
+    if (counts := wishes.counts) is not None:
         named = head_fields(counts)
         for field, value in named.items():
             if changes.get(field) not in (None, value):
@@ -190,7 +195,7 @@ def _fit_positions(state: dict[str, Tensor], new: ModelConfig, notes: list[str])
     for name, (what, grid) in grids.items():
         if name in state:
             if (before := tuple(state[name].shape[:-1])) != grid:
-                notes.append(f"{what} resized from {_by(before)} to {_by(grid)}")
+                notes.append(f"{what} resized from {by(before)} to {by(grid)}")
             state[name] = resize_positions(state[name], grid)
 
 
@@ -214,14 +219,12 @@ def _fit_heads(
             for parameter in (f"heads.{head}.weight", f"heads.{head}.bias"):
                 state[parameter] = state[parameter][[rows[name] for name in names]]
             classes[head] = names
-            notes.append(f"the {_counts({head: len(names)})} classes of the head put into another order")
+            notes.append(f"the {in_words({head: len(names)})} classes of the head put into another order")
     kept = {
         head
         for head, count in new.class_counts.items()
         if old.get(head) == count and (wanted is None or classes.get(head) in (None, wanted.get(head)))
     }
-    if kept == old.keys() == new.class_counts.keys():
-        return wanted or model.classes, []
     before = {head: (state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")) for head in old}
     fresh = []
     for head, count in new.class_counts.items():
@@ -233,9 +236,9 @@ def _fit_heads(
     if fresh:
         counts = {head: count for head, count in new.class_counts.items() if head not in kept}
         others = " others" if new.class_counts == old else ""
-        notes.append(f"fresh head of {_counts(counts)} classes, untrained: the weights have {_counts(old)}{others}")
-    if wanted is None and kept and model.classes is not None and kept == new.class_counts.keys():
-        return {head: classes[head] for head in new.class_counts}, fresh
+        notes.append(f"fresh head of {in_words(counts)} classes, untrained: the weights have {in_words(old)}{others}")
+    if wanted is None and model.classes is not None and kept == new.class_counts.keys():
+        wanted = {head: classes[head] for head in new.class_counts}
     return wanted, fresh
 
 
@@ -250,11 +253,3 @@ def _fit_preprocessing(
         return preprocessing
     notes.append(f"shorter side resized to {resize} pixels, before {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(str(n) if head == ONLY_HEAD else f"{n} {head}" for head, n in counts.items())
-
-
-def _by(lengths: Sequence[int]) -> str:
-    return " × ".join(map(str, lengths))

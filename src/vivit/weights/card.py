@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from vivit.files import as_text, write_files
-from vivit.labels import ONLY_HEAD, Metric
+from vivit.labels import Metric
 from vivit.model.vivit import ViViT
 
 CARD_FILE = "README.md"
@@ -119,7 +119,7 @@ def card(
     lines += ["", "## Classes", ""]
     for head, names in (model.classes or {}).items():
         more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
-        part = "" if head == ONLY_HEAD else f"{head}: "
+        part = f"{head}: " if config.heads else ""
         lines.append(f"{part}{_plain(', '.join(names[:SHOWN_CLASSES]))}{more}")
     if model.classes is None:
         lines.append("No names.")

@@ -1,15 +1,18 @@
-"""Describe weights in words."""
+"""Describe weights in words and numbers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vivit.labels import ONLY_HEAD
-from vivit.model.cost import multiply_adds
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vivit.config import ModelConfig
+from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
 from vivit.weights.convert import open_any
 from vivit.weights.image_sources import read_image_vit
 from vivit.weights.source import Source
+from vivit.weights.weight_file import by
 
 
 def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
@@ -30,14 +33,14 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
     config, preprocessing = model.config, model.preprocessing
     about = [
         ("variant", config.variant.replace("_", " ")),
-        ("clip", f"{config.num_frames} frames of {_by(config.image_size)}"),
+        ("clip", f"{config.num_frames} frames of {by(config.image_size)}"),
         *_encoder(model),
         ("multiply-adds", f"{_scaled(multiply_adds(config))} a clip"),
     ]
     for head, count in config.class_counts.items():
         names = (model.classes or {}).get(head)
         listed = "without names" if names is None else ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        about.append(("classes" if head == ONLY_HEAD else f"head {head}", f"{count}: {listed}"))
+        about.append((f"head {head}" if config.heads else "classes", f"{count}: {listed}"))
     every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
         preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
@@ -58,7 +61,7 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
     about = [
         ("tokens", f"{times} × {rows} × {columns} (time × height × width){sampled}"),
-        ("tubelets", f"{config.tubelet_size[0]} × {_by(config.tubelet_size[1:])} (frames × height × width)"),
+        ("tubelets", f"{config.tubelet_size[0]} × {by(config.tubelet_size[1:])} (frames × height × width)"),
         (
             "encoder",
             f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}",
@@ -77,9 +80,15 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     ]
 
 
+def multiply_adds(config: ModelConfig) -> int:
+    """Multiply-adds of the matrix products for one clip; table 2 of the paper calls them FLOPs."""
+    with torch.device("meta"):
+        model = ViViT(config).eval()
+        video = torch.empty(1, config.num_frames, CHANNELS, *config.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(video)
+    return counter.get_total_flops() // 2
+
+
 def _scaled(count: int) -> str:
     return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
-
-
-def _by(lengths: Sequence[int]) -> str:
-    return " × ".join(map(str, lengths))

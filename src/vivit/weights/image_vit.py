@@ -22,6 +22,7 @@ from vivit.weights.adapt import Classes, TubeletInit, Wishes, resize_kernel
 from vivit.weights.fill import Loaded
 from vivit.weights.image_sources import ImageViT, read_image_vit
 from vivit.weights.source import Source
+from vivit.weights.weight_file import by
 
 
 def init_from_image_vit(
@@ -85,8 +86,8 @@ def new_video_model(image: ImageViT, wishes: Wishes) -> Loaded:
     known |= {name: getattr(theirs, name) for name in taken}
     if theirs.pooling == "mean":
         known["pooling"] = "mean"
-    if wishes.classes is not None and wishes.fields.keys().isdisjoint(("heads", "num_classes")):
-        known |= head_fields({head: len(names) for head, names in wishes.classes.items()})
+    if wishes.counts is not None and wishes.fields.keys().isdisjoint(("heads", "num_classes")):
+        known |= head_fields(wishes.counts)
     try:
         model = ViViT(ModelConfig(**{**known, **wishes.fields}), classes=wishes.classes).eval()
     except ValidationError as error:
@@ -116,7 +117,7 @@ def _initialise(model: ViViT, image: ImageViT, tubelet_init: TubeletInit) -> tup
     elif image.normalises:
         notes.append("the image model wants its pixels normalised otherwise than the [-1, 1] of the new first layer")
     if (was := theirs.grid[1:]) != (now := ours.grid[1:]):
-        notes.append(f"positions resized from {was[0]} × {was[1]} to {now[0]} × {now[1]}")
+        notes.append(f"positions resized from {by(was)} to {by(now)}")
     numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}
     if any(getattr(ours, field) != value for field, value in numerics.items()):
         form = "exact" if theirs.activation == "gelu" else "tanh"

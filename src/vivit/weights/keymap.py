@@ -101,7 +101,7 @@ Block = Sequence[tuple[str | tuple[str, str, str], str]]
 
 def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_bias: bool) -> list[Rule]:
     """The rules of one block; `theirs` and `ours` are the prefixes of its modules' names."""
-    rules = []
+    rules: list[Rule] = []
     for names, our_name in block:
         target = f"{ours}.{our_name}"
         if our_name != "attn.qkv":

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
+from vivit.labels import in_words
 from vivit.model.vivit import ViViT
 from vivit.weights.adapt import Wishes
 from vivit.weights.fill import Loaded, build
 from vivit.weights.flax_keys import key_map
 from vivit.weights.source import Source
-from vivit.weights.weight_file import Shape, WeightFile
+from vivit.weights.weight_file import Shape, WeightFile, by
 
 # The clip of all released checkpoints; the number of positions alone does not determine it.
 RELEASED_CLIP = (32, 224, 224)  # frames, height, width
@@ -71,8 +72,8 @@ def load_file(source: Source, wishes: Wishes) -> tuple[Loaded, Wishes]:
         The model, and the wishes that remain to be followed.
     """
     keywords = dict(wishes.fields)
-    if wishes.classes is not None and len(wishes.classes) > 1:
-        keywords.setdefault("heads", {head: len(names) for head, names in wishes.classes.items()})
+    if wishes.counts is not None and len(wishes.counts) > 1:
+        keywords.setdefault("heads", wishes.counts)
     refusals: list[UserError] = []
     for names in WISHES:
         try:
@@ -161,7 +162,7 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
     heads = overrides.get("heads")
     if heads is None and "num_classes" not in overrides and classes == sum(EPIC_HEADS.values()):
         told["heads"] = EPIC_HEADS
-        notes.append(f"{classes} outputs taken as EPIC-Kitchens' {_listed(EPIC_HEADS)}")
+        notes.append(f"{classes} outputs taken as EPIC-Kitchens' {in_words(EPIC_HEADS)} classes")
     elif heads is None:
         told["num_classes"] = classes
     elif not isinstance(heads, dict) or not all(isinstance(count, int) for count in heads.values()):
@@ -213,11 +214,11 @@ def _clip_size(
     times = temporal
     if stem == "SpatialTransformer":
         if positions != places:
-            raise UserError(f"image_size: {_by(image_size)} gives {places} positions, but the weights have {positions}")
+            raise UserError(f"image_size: {by(image_size)} gives {places} positions, but the weights have {positions}")
     else:
         if positions % places:
             raise UserError(
-                f"image_size: {_by(image_size)} gives {places} positions a frame; the weights have {positions} in all"
+                f"image_size: {by(image_size)} gives {places} positions a frame; the weights have {positions} in all"
             )
         times = positions // places
         if told["embedding"] == "tubelet" and "num_frames" not in overrides and times * t != RELEASED_CLIP[0]:
@@ -233,13 +234,7 @@ def _clip_size(
     elif "num_frames" not in overrides:
         raise UserError("the weights have no temporal positions: give num_frames")
     if told["embedding"] == "uniform_frames" and times is not None:
-        sampled = ModelConfig(
-            embedding="uniform_frames",
-            tubelet_size=told["tubelet_size"],
-            image_size=image_size,
-            num_frames=overrides["num_frames"],
-            sampled_frames=overrides["sampled_frames"],
-        ).grid[0]
+        sampled, *_ = ModelConfig(**{**told, **found, **overrides}).grid
         if sampled != times:
             raise UserError(
                 f"sampled_frames: {overrides['sampled_frames']} of {overrides['num_frames']} frames give {sampled} "
@@ -251,11 +246,3 @@ def _clip_size(
 def count_layers(shapes: dict[str, Shape], stem: str) -> int:
     """Number of blocks in the encoder of this name."""
     return len({name.split("/")[1] for name in shapes if name.startswith(f"{stem}/encoderblock_")})
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} × {size[1]}"
-
-
-def _listed(heads: dict[str, int]) -> str:
-    return " and ".join(f"{count} {name}s" for name, count in heads.items())

@@ -1,17 +1,26 @@
 """The weights that a user named: found, opened and recognised once."""
 
+import errno
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+from vivit.errors import UserError
 from vivit.weights.files import open_folder, open_weights, read_json
-from vivit.weights.hub import find
 from vivit.weights.weight_file import Shape, WeightFile
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SCENIC_FILE = "checkpoint"  # Scenic's name for it, in a folder named after the model
 IMAGE_TYPES = ("vit", "deit", "vit_msn")  # model types of transformers whose architecture is an image ViT
+# Files that loading reads; pickled weights are fetched only if there are no safetensors.
+HUB_FILES = ["*.json", "model*.safetensors"]
+PICKLED = ["pytorch_model*.bin*"]
+# Base classes of the Hub's errors are those of its HTTP library, such as a lost connection; bad JSON is a ValueError.
+HUB_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 Kind = Literal["model folder", "transformers", "image ViT", "file", "unknown"]
 
@@ -33,7 +42,12 @@ class Source:
         Raises:
             UserError: there is no such thing, or the Hub cannot be reached.
         """
-        path = find(source)
+        path = Path(source)
+        try:
+            if not path.exists():
+                path = _fetch(source)
+        except OSError as error:  # a name that is not valid for a file
+            raise UserError(f"{source}: {error.strerror}") from None
         if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
             path = path / SCENIC_FILE
         return cls(str(source), path, sampled)
@@ -85,3 +99,26 @@ class Source:
         if any(name.startswith("SpatialTransformer/") or "/LayerNorm_time/" in name for name in shapes):
             return False
         return len(kernel) == 4 and not self.sampled
+
+
+def _fetch(source: str | Path) -> Path:
+    """The cache folder of a Hub id such as `name/model`, fetched if need be."""
+    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{source}: No such file or directory")
+    try:
+        folder = Path(snapshot_download(source, allow_patterns=HUB_FILES))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(source, allow_patterns=[*HUB_FILES, *PICKLED]))
+    except GatedRepoError:
+        raise UserError(f"{source}: its owner grants access on request at the Hub; then: hf auth login") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"{source}: neither a file or folder nor a model on the Hub") from None
+    except HUB_FAILURES as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise UserError(f"{source}: not fetched into the Hub's cache ({error.strerror})") from None
+        raise UserError(
+            f"{source}: no such file or folder, not in the Hub's cache, and the Hub cannot be reached"
+        ) from None
+    if not folder.is_dir():
+        raise UserError(f"{source}: the repository has neither a config.json nor weights")
+    return folder

@@ -5,20 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, model_validator
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.files import Content, as_json, as_text, as_weights, make_folder, write_files
-from vivit.labels import Metric
+from vivit.labels import LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.weights import huggingface, scenic
 from vivit.weights.adapt import Classes, KernelInit, Wishes, fit
 from vivit.weights.card import CARD_FILE, card, is_written_by_hand
 from vivit.weights.files import read_json
 from vivit.weights.fill import Loaded, build
-from vivit.weights.hub import check_repo_id, upload
-from vivit.weights.source import CONFIG_FILE, IMAGE_TYPES, WEIGHTS_FILE, Source
+from vivit.weights.source import CONFIG_FILE, HUB_FAILURES, IMAGE_TYPES, WEIGHTS_FILE, Source
 
 FORMAT = 2  # of model folders; 1 had other parameter names and no number
 
@@ -38,9 +40,9 @@ class FolderConfig(BaseModel):
 
     @model_validator(mode="after")
     def _names_for_every_class(self) -> Self:
-        counts = None if self.classes is None else {head: len(names) for head, names in self.classes.items()}
-        if counts not in (None, self.architecture.class_counts):
-            raise ValueError(f"classes: names for {counts}, but the architecture has {self.architecture.class_counts}")
+        counts = self.architecture.class_counts
+        if self.classes is not None and (named := LabelSpace(self.classes).counts) != counts:
+            raise ValueError(f"classes: names for {named}, but the architecture has {counts}")
         return self
 
 
@@ -114,11 +116,30 @@ def push_to_hub(
     Raises:
         UserError: no access, or no connection.
     """
-    check_repo_id(repo_id)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id}: not a valid id of a repository ({str(error).splitlines()[0]})") from None
+    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rsplit("/", 1)[-1]
         save(model, folder, licence=licence, data=data, scores=scores, name=repo_id)
-        return upload(folder, repo_id, private=private, token=token)
+        try:
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            kept = [CARD_FILE] if _has_card_by_hand(api, address.repo_id) else None
+            message = "Upload of a ViViT model"
+            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=message, ignore_patterns=kept)
+        except HUB_FAILURES as error:
+            reason = getattr(error, "server_message", None) or str(error) or type(error).__name__
+            raise UserError(f"{repo_id}: not pushed ({' '.join(reason.split())})") from None
+    return str(address)
+
+
+def _has_card_by_hand(api: HfApi, repo_id: str) -> bool:
+    try:
+        return is_written_by_hand(Path(api.hf_hub_download(repo_id, CARD_FILE)).parent)
+    except EntryNotFoundError:
+        return False
 
 
 def load(

@@ -45,3 +45,8 @@ def listed(names: Sequence[str]) -> str:
     """The first few names of weights, and how many more there are."""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return f"{', '.join(names[:SHOWN_NAMES])}{more}"
+
+
+def by(lengths: Sequence[int]) -> str:
+    """ "224 × 224"."""
+    return " × ".join(map(str, lengths))
