@@ -104,23 +104,15 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         # Each message says which field to change, and to what; pydantic adds the class.
-        height, width = self.image_size
-        frames, tubelet_height, tubelet_width = self.tubelet_size
-        for axis, size, part in (("height", height, tubelet_height), ("width", width, tubelet_width)):
+        if self.embedding == "tubelet" and self.sampled_frames is not None:
+            raise ValueError('sampled_frames goes with embedding="uniform_frames"; leave it out for tubelets')
+        names = ("num_frames:", "image_size: the height", "image_size: the width")
+        for name, size, part in zip(names, (self.num_frames, *self.image_size), self.tubelet_size, strict=True):
             if size % part:
-                raise ValueError(
-                    f"image_size: the {axis} {size} is not a multiple of the tubelet's {part}; "
-                    f"use {_neighbours(size, part)}"
-                )
-        if self.embedding == "tubelet":
-            if self.sampled_frames is not None:
-                raise ValueError('sampled_frames goes with embedding="uniform_frames"; leave it out for tubelets')
-            if self.num_frames % frames:
-                raise ValueError(
-                    f"num_frames: {self.num_frames} is not a multiple of the tubelet's {frames} frames; "
-                    f"use {_neighbours(self.num_frames, frames)}"
-                )
-        else:
+                below = size // part * part
+                use = f"{below} or {below + part}" if below else part
+                raise ValueError(f"{name} {size} is not a multiple of the tubelet's {part}; use {use}")
+        if self.embedding == "uniform_frames":
             if self.sampled_frames is None:
                 raise ValueError('sampled_frames: embedding="uniform_frames" needs the number of frames to take')
             if self.sampled_frames > self.num_frames:
@@ -137,14 +129,12 @@ class ModelConfig(BaseModel):
             )
         if self.pooling == "token" and self.variant in ("factorised_self_attention", "factorised_dot_product"):
             raise ValueError(f'pooling: {self.variant} has no class token; use pooling="mean"')
-        if self.temporal_layers is not None and self.variant != "factorised_encoder":
-            raise ValueError(f"temporal_layers goes with the factorised_encoder; leave it out for {self.variant}")
+        owners = {"temporal_layers": "factorised_encoder", "attention_order": "factorised_self_attention"}
+        for field, variant in owners.items():
+            if getattr(self, field) is not None and self.variant != variant:
+                raise ValueError(f"{field} goes with the {variant} model; leave it out for {self.variant}")
         if self.adapter_size is not None and not self.temporal_layers:
             raise ValueError("adapter_size goes with a factorised_encoder that has temporal layers; leave it out")
-        if self.attention_order is not None and self.variant != "factorised_self_attention":
-            raise ValueError(
-                f"attention_order goes with the factorised_self_attention model; leave it out for {self.variant}"
-            )
         if self.heads is not None:
             if self.num_classes is not None:
                 raise ValueError("num_classes and heads: give one of them, not both")
@@ -181,7 +171,8 @@ class ModelConfig(BaseModel):
             ValueError: the name does not have this form; the message lists the known sizes and variants.
         """
         match = re.fullmatch(r"vivit-([a-z]+)-(\d+)x(\d+)(?:-([a-z]+))?", name)
-        if match is None or match[1] not in SIZES or (match[4] or "") not in SUFFIXES:
+        size, patch, frames, suffix = match.groups("") if match else [""] * 4
+        if size not in SIZES or suffix not in SUFFIXES:
             tubelet = next(iter(re.findall(r"\d+x\d+", name)), "16x2")
             known = (f"vivit-{size}-{tubelet}-{suffix}".rstrip("-") for size in SIZES for suffix in SUFFIXES)
             meant = did_you_mean(name, known)
@@ -190,9 +181,8 @@ class ModelConfig(BaseModel):
                 f"{', '.join(SIZES)} and VARIANT one of {', '.join(filter(None, SUFFIXES))}"
                 f"{'; ' + meant if meant else ', such as vivit-b-16x2-fe'}"
             )
-        size, patch, frames, suffix = match[1], int(match[2]), int(match[3]), match[4] or ""
-        fields = {"variant": SUFFIXES[suffix], "tubelet_size": (frames, patch, patch), **SIZES[size], **overrides}
-        return cls(**fields)
+        tubelet_size = (int(frames), int(patch), int(patch))
+        return cls(**{"variant": SUFFIXES[suffix], "tubelet_size": tubelet_size, **SIZES[size], **overrides})
 
 
 def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
@@ -206,11 +196,6 @@ def uniform_frame_indices(num_frames: int, sampled_frames: int) -> list[int]:
     step = num_frames / (sampled_frames + 1)
     times = np.arange(step, num_frames, step, dtype=np.float32)
     return np.minimum(np.round(times).astype(int), num_frames - 1).tolist()
-
-
-def _neighbours(size: int, part: int) -> str:
-    below = size // part * part
-    return f"{below} or {below + part}" if below else f"{part}"
 
 
 # Base, Large and Huge are the paper's (section 4.1); Tiny and Small are DeiT's, for small hardware.

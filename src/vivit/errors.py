@@ -38,8 +38,10 @@ class Interrupted(Exception):
     """Work was interrupted on request, in every rank."""
 
 
-def one_line(error: ValidationError) -> str:
-    """What pydantic found wrong, each finding as `field: message`."""
+def one_line(error: ValueError) -> str:
+    """The message of an error; what pydantic found wrong, each finding as `field: message`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     found = []
     for finding in error.errors(include_url=False, include_input=False)[:SHOWN]:
         field = ".".join(map(str, finding["loc"]))

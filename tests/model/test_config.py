@@ -14,7 +14,7 @@ from vivit.errors import one_line
         ({"image_size": 100}, "image_size: the height 100 is not a multiple of the tubelet's 16; use 96 or 112"),
         ({"image_size": (96, 100)}, "image_size: the width 100 .* use 96 or 112"),
         ({"image_size": 8}, "image_size: the height 8 .*; use 16"),
-        ({"num_frames": 31}, "num_frames: 31 is not a multiple of the tubelet's 2 frames; use 30 or 32"),
+        ({"num_frames": 31}, "num_frames: 31 is not a multiple of the tubelet's 2; use 30 or 32"),
         ({"num_frames": 1}, "num_frames: 1 .*; use 2"),
         ({"sampled_frames": 4}, 'sampled_frames goes with embedding="uniform_frames"; leave it out'),
         ({"embedding": "uniform_frames"}, "sampled_frames: .* needs the number of frames to take"),
@@ -32,7 +32,10 @@ from vivit.errors import one_line
             'pooling: factorised_self_attention has no class token; use pooling="mean"',
         ),
         ({"variant": "factorised_dot_product", "pooling": "token"}, 'pooling: .* use pooling="mean"'),
-        ({"temporal_layers": 4}, "temporal_layers goes with the factorised_encoder; leave it out for spatiotemporal"),
+        (
+            {"temporal_layers": 4},
+            "temporal_layers goes with the factorised_encoder model; .* for spatiotemporal",
+        ),
         (
             {"variant": "factorised_encoder", "attention_order": "time_space"},
             "attention_order goes with the factorised_self_attention model; leave it out for factorised_encoder",

@@ -249,9 +249,9 @@ WRITERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
 }
 
 
-def assert_holds(path: Path, weights: Mapping[str, Tensor], kind: str) -> None:
+def assert_holds(path: Path, weights: Mapping[str, Tensor]) -> None:
     file = open_weights(path)
-    assert (file.source, file.kind) == (str(path), kind)
+    assert file.source == str(path)
     assert file.shapes == {name: tuple(value.shape) for name, value in weights.items()}
     for name, value in weights.items():
         found = file.read(name)
@@ -264,20 +264,20 @@ def assert_holds(path: Path, weights: Mapping[str, Tensor], kind: str) -> None:
 def test_what_was_written_is_read_under_any_suffix(tmp_path: Path, kind: str, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     weights = WRITERS[kind](path)
-    assert_holds(path, weights, kind.removesuffix(" compressed"))
+    assert_holds(path, weights)
 
 
 def test_params_at_the_top_of_a_msgpack_file_are_weights(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(msgpack.packb({"step": 1, "params": {"a": array((2,), buffer=struct.pack("<2f", 1, 2))}}))
-    assert_holds(path, {"a": torch.tensor([1.0, 2.0])}, "flax msgpack")
+    assert_holds(path, {"a": torch.tensor([1.0, 2.0])})
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict"])
 def test_a_state_dict_inside_a_pytorch_checkpoint_is_found(tmp_path: Path, key: str) -> None:
     linear = torch.nn.Linear(2, 3)
     torch.save({key: linear.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pth")
-    assert_holds(tmp_path / "checkpoint.pth", linear.state_dict(), "PyTorch")
+    assert_holds(tmp_path / "checkpoint.pth", linear.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -246,10 +246,8 @@ def _fit_preprocessing(
     preprocessing: Preprocessing, old: ModelConfig, new: ModelConfig, notes: list[str]
 ) -> Preprocessing:
     """Scale the shorter side with the crop."""
-    if new.image_size == old.image_size:
-        return preprocessing
     resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
-    if resize == preprocessing.resize:
+    if new.image_size == old.image_size or resize == preprocessing.resize:
         return preprocessing
     notes.append(f"shorter side resized to {resize} pixels, before {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})

@@ -9,6 +9,7 @@ from yaml import YAMLError
 from vivit.files import as_text, write_files
 from vivit.labels import Metric
 from vivit.model.vivit import ViViT
+from vivit.weights.weight_file import by
 
 CARD_FILE = "README.md"
 OURS = "<!-- Written by vivit with the weights. Take this line out and the text is yours: it is not replaced then. -->"
@@ -69,8 +70,8 @@ def card(
         model_name=name if results else None,
         eval_results=results or None,
     )
-    height, width = config.image_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    pixels = ", ".join(f"{field} {value}" for field, value in model.preprocessing.model_dump().items())
     fields = {field: value for field, value in config.model_dump().items() if value is not None}
     lines = [
         "---",
@@ -81,7 +82,7 @@ def card(
         f"# {name}",
         "",
         f"A ViViT ([paper](https://arxiv.org/abs/2103.15691)), {config.variant.replace('_', ' ')}, of "
-        f"{_millions(parameters)} parameters, for clips of {config.num_frames} frames of {height} × {width}.",
+        f"{_millions(parameters)} parameters, for clips of {config.num_frames} frames of {by(config.image_size)}.",
         "",
         "```sh",
         f"vivit predict clip.mp4 --model {name}",
@@ -99,9 +100,7 @@ def card(
         "|---|---|",
         *(f"| {field} | {value} |" for field, value in fields.items()),
         "",
-        "Pixels in [−1, 1]; "
-        + ", ".join(f"{field} {value}" for field, value in model.preprocessing.model_dump().items())
-        + ".",
+        f"Pixels in [−1, 1]; {pixels}.",
         "",
         "## Origin and data",
         "",

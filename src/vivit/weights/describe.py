@@ -44,28 +44,21 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
     every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
         preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
-    about.append(
-        (
-            "preprocessing",
-            f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos "
-            + {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips],
-        )
-    )
+    ending = {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips]
+    prepared = f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos {ending}"
+    about.append(("preprocessing", prepared))
     return about + [("origin", line) for line in model.origin or ["trained from scratch"]]
 
 
 def _encoder(model: ViViT) -> list[tuple[str, str]]:
     config = model.config
-    times, rows, columns = config.grid
     form = "tanh" if config.activation == "gelu_tanh" else "exact"
     sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
+    size = f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}"
     about = [
-        ("tokens", f"{times} × {rows} × {columns} (time × height × width){sampled}"),
-        ("tubelets", f"{config.tubelet_size[0]} × {by(config.tubelet_size[1:])} (frames × height × width)"),
-        (
-            "encoder",
-            f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}",
-        ),
+        ("tokens", f"{by(config.grid)} (time × height × width){sampled}"),
+        ("tubelets", f"{by(config.tubelet_size)} (frames × height × width)"),
+        ("encoder", size),
     ]
     if config.temporal_layers is not None:
         layers = config.temporal_layers

@@ -89,7 +89,7 @@ def _open_safetensors(path: Path) -> WeightFile:
         except (SafetensorError, OSError, RuntimeError, TypeError) as error:
             raise UserError(f"{path}: {name}: not readable ({str(error).splitlines()[0]})") from None
 
-    return WeightFile(str(path), "safetensors", shapes, read)
+    return WeightFile(str(path), shapes, read)
 
 
 def _open_parts(index: Path, open_part: Callable[[Path], WeightFile]) -> WeightFile:
@@ -105,8 +105,7 @@ def _open_parts(index: Path, open_part: Callable[[Path], WeightFile]) -> WeightF
         if name not in parts[file].shapes:
             raise UserError(f"{index}: {name} is not in {file}")
         shapes[name] = parts[file].shapes[name]
-    kind = next(iter(parts.values())).kind if parts else "none"
-    return WeightFile(str(index), kind, shapes, lambda name: parts[names[name]].read(name))
+    return WeightFile(str(index), shapes, lambda name: parts[names[name]].read(name))
 
 
 def _open_zip(path: Path) -> WeightFile:
@@ -141,7 +140,7 @@ def _open_npz(path: Path) -> WeightFile:
             raise UserError(f"{path}: {name}: damaged") from None
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
-    return WeightFile(str(path), "npz", shapes, read)
+    return WeightFile(str(path), shapes, read)
 
 
 def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:

@@ -33,7 +33,7 @@ def build(
     file: WeightFile,
     rules: Sequence[Rule] | None = None,
     *,
-    not_needed: Iterable[str] = (),
+    not_needed: Sequence[str] = (),
     fresh: Iterable[str] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
     preprocessing: Preprocessing | None = None,
@@ -70,7 +70,7 @@ def build(
     return Loaded(model.eval(), (f"not used: {listed(unused)}",) if unused else ())
 
 
-def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Iterable[str]) -> list[str]:
+def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Sequence[str]) -> list[str]:
     """Compare rules with the file and the parameters wanted, before any number is read; return unused names.
 
     Every weight of the file must be used or match a pattern that is not needed, every parameter must be filled, and
@@ -78,10 +78,9 @@ def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], no
     """
     needed = {name for rule in rules for name in rule.theirs}
     unused = sorted(file.shapes.keys() - needed)
-    patterns = tuple(not_needed)
     problems = {
         "missing": needed - file.shapes.keys(),
-        "not expected": {name for name in unused if not any(fnmatchcase(name, pattern) for pattern in patterns)},
+        "not expected": {name for name in unused if not any(fnmatchcase(name, pattern) for pattern in not_needed)},
         "no weights for": wanted.keys() - {name for rule in rules for name in rule.ours},
     }
     for problem, names in problems.items():

@@ -58,7 +58,7 @@ def open_flax(path: Path) -> WeightFile:
     if not arrays:
         raise UserError(f"{path}: no weights under optimizer/target or params")
     # Reading an array frees it here, so that never two copies of all weights exist.
-    return WeightFile(str(path), "flax msgpack", {name: tuple(a.shape) for name, a in arrays.items()}, arrays.pop)
+    return WeightFile(str(path), {name: tuple(a.shape) for name, a in arrays.items()}, arrays.pop)
 
 
 def _weights_in(unpacker: msgpack.Unpacker, keys: tuple[str, ...]) -> Any:

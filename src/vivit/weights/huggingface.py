@@ -111,11 +111,11 @@ def load_folder(source: Source) -> Loaded:
     file = source.weights
     prefix, todays = names_of(file)
     id2label = theirs.get("id2label")
-    has_head = "classifier.weight" in file.shapes
-    if has_head:
-        num_classes = file.shapes["classifier.weight"][0] if file.shapes["classifier.weight"] else 0
-    else:
+    head = file.shapes.get("classifier.weight")
+    if head is None:
         num_classes = len(id2label) if isinstance(id2label, dict) and id2label else 2
+    else:
+        num_classes = head[0] if head else 0
     try:
         config = ModelConfig(
             num_frames=theirs.get("num_frames", 32),
@@ -130,15 +130,15 @@ def load_folder(source: Source) -> Loaded:
         raise UserError(f"{path}: {one_line(error)}") from None
     notes: list[str] = []
     classes = _classes(id2label, num_classes, notes)
-    if not has_head:
+    if head is None:
         notes.append(f"no head in the weights: a fresh one of {num_classes} classes")
     preprocessing = _preprocessing(source.folder, config, notes)
     model, unused = build(
         config,
         file,
         key_map(config, prefix, todays=todays, qkv_bias=theirs.get("qkv_bias", True)),
-        not_needed=[] if has_head else ["pooler.dense.*"],
-        fresh=[] if has_head else HEAD,
+        not_needed=["pooler.dense.*"] if head is None else [],
+        fresh=HEAD if head is None else [],
         classes=None if classes is None else {ONLY_HEAD: classes},
         preprocessing=preprocessing,
     )

@@ -90,9 +90,7 @@ def read_image_vit(source: Source, num_heads: int | None = None) -> ImageViT:
 
 def _from_flax(source: Source) -> ImageViT:
     file, shapes = source.weights, source.weights.shapes
-    kernel = shapes["embedding/kernel"]
-    if len(kernel) != 4:
-        raise UserError(f"{file.source}: a video model, not an image ViT")
+    kernel = _kernel(file, "embedding/kernel")
     google = any("MlpBlock_3" in name for name in shapes)
     block = GOOGLE_BLOCK if google else flax_keys.BLOCK
     first = "Transformer/encoderblock_0"
@@ -125,9 +123,7 @@ def _from_transformers(source: Source) -> ImageViT:
         raise UserError(f"{path}: No such file, and {file.source} does not tell its heads, GELU and epsilon")
     theirs = source.config
     prefix, todays = huggingface.names_of(file)
-    kernel = shapes[f"{prefix}embeddings.patch_embeddings.projection.weight"]
-    if len(kernel) != 4:
-        raise UserError(f"{file.source}: a video model, not an image ViT")
+    kernel = _kernel(file, f"{prefix}embeddings.patch_embeddings.projection.weight")
     _, positions, _ = shapes[f"{prefix}embeddings.position_embeddings"]
     distilled = f"{prefix}embeddings.distillation_token" in shapes
     grid = _grid(theirs.get("image_size"), kernel[2:], path) or _square(positions - 1 - distilled, file)
@@ -154,9 +150,7 @@ def _from_transformers(source: Source) -> ImageViT:
 
 def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     file, shapes = source.weights, source.weights.shapes
-    kernel = shapes["patch_embed.proj.weight"]
-    if len(kernel) != 4:
-        raise UserError(f"{file.source}: a video model, not an image ViT")
+    kernel = _kernel(file, "patch_embed.proj.weight")
     _, positions, _ = shapes["pos_embed"]
     distilled = "dist_token" in shapes
     token = "cls_token" in shapes
@@ -248,6 +242,13 @@ def _take_over_scaling(model: ViViT, scales: list[float], offsets: list[float]) 
     model.embedding.bias.copy_(model.embedding.bias + torch.einsum("dcthw,c->d", kernel, offset))
     model.embedding.weight.copy_(kernel * scale.view(1, -1, 1, 1, 1))
     return True
+
+
+def _kernel(file: WeightFile, name: str) -> Shape:
+    """The shape of the kernel that embeds patches."""
+    if len(file.shapes[name]) != 4:
+        raise UserError(f"{file.source}: a video model, not an image ViT")
+    return file.shapes[name]
 
 
 def _one_frame(patch: Sequence[int], grid: tuple[int, int]) -> dict[str, Any]:

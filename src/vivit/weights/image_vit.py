@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vivit.config import ModelConfig
@@ -90,10 +89,8 @@ def new_video_model(image: ImageViT, wishes: Wishes) -> Loaded:
         known |= head_fields(wishes.counts)
     try:
         model = ViViT(ModelConfig(**{**known, **wishes.fields}), classes=wishes.classes).eval()
-    except ValidationError as error:
-        raise UserError(f"{image.source.name}: {one_line(error)}") from None
     except ValueError as error:
-        raise UserError(f"{image.source.name}: {error}") from None
+        raise UserError(f"{image.source.name}: {one_line(error)}") from None
     return Loaded(model, _initialise(model, image, wishes.tubelet_init or "central_frame"))
 
 

@@ -153,9 +153,7 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
     told["num_layers"] = count_layers(shapes, stem)
     told["hidden_size"], told["num_heads"], _ = shapes[f"{first}/{attention_name}/query/kernel"]
     _, told["mlp_dim"] = shapes[f"{first}/{'MlpBlock' if factorised_attention else 'MlpBlock_0'}/Dense_0/kernel"]
-    told["representation_size"] = None
-    if "pre_logits/kernel" in shapes:
-        _, told["representation_size"] = shapes["pre_logits/kernel"]
+    _, told["representation_size"] = shapes.get("pre_logits/kernel", (None, None))
 
     notes = []
     (classes,) = shapes["output_projection/bias"]

@@ -60,9 +60,8 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
     if not plain or total > 2 * path.stat().st_size:
         raise UserError(f"{path}: not a PyTorch file of weights alone: a state_dict is needed")
     weights = {name: torch.as_tensor(value).detach().as_subclass(Tensor) for name, value in weights.items()}
-    return WeightFile(
-        str(path), "PyTorch", {name: tuple(value.shape) for name, value in weights.items()}, weights.__getitem__
-    )
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    return WeightFile(str(path), shapes, weights.__getitem__)
 
 
 def _has_only_weights(pickle: bytes) -> bool:

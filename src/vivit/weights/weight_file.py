@@ -22,7 +22,6 @@ class WeightFile:
 
     source: str
     """The path, for messages."""
-    kind: str
     shapes: dict[str, Shape]
     read: Callable[[str], Tensor]
     """Name → the array, which may be a view of the mapped file; each name may be read once."""
