@@ -13,13 +13,8 @@ from vivit.weights.weight_file import WeightFile, size_of
 
 # Real trees are five levels deep, with short names and few maps.
 DEEPEST, LONGEST_NAME, MOST_MAPS = 16, 500, 1 << 16
-FLAX_TYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-    "int32": torch.int32,
-    "int64": torch.int64,
+FLAX_TYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int32", "int64")
 }
 
 

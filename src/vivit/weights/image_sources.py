@@ -93,10 +93,9 @@ def _from_flax(source: Source) -> ImageViT:
     kernel = _kernel(file, "embedding/kernel")
     google = any("MlpBlock_3" in name for name in shapes)
     block = GOOGLE_BLOCK if google else flax_keys.BLOCK
-    first = "Transformer/encoderblock_0"
-    attention = "MultiHeadDotProductAttention_1" if google else "MultiHeadDotProductAttention_0"
-    width, heads, _ = shapes[f"{first}/{attention}/query/kernel"]
-    _, mlp_dim = shapes[f"{first}/MlpBlock_{3 if google else 0}/Dense_0/kernel"]
+    first = {ours: f"Transformer/encoderblock_0/{theirs}" for theirs, (ours, _) in block.items()}
+    width, heads, _ = shapes[f"{first['attn']}/query/kernel"]
+    _, mlp_dim = shapes[f"{first['mlp.fc1']}/kernel"]
     token = "cls" in shapes
     _, positions, _ = shapes["Transformer/posembed_input/pos_embedding"]
     config = ModelConfig(
@@ -158,12 +157,11 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     placed_token = token and math.isqrt(positions) ** 2 != positions
     grid = _square(positions - placed_token - distilled, file)
     about = source.config if source.has_config else {}
-    size = next((size for size in TIMM_HEADS if f"_{size}_" in str(about.get("architecture"))), None)
+    name = str(about.get("architecture"))
+    num_heads = next((heads for size, heads in TIMM_HEADS.items() if f"_{size}_" in name), num_heads)
     hidden_size = kernel[0]
     notes = []
-    if size is not None:
-        num_heads = TIMM_HEADS[size]
-    elif num_heads is None:
+    if num_heads is None:
         num_heads = max(hidden_size // 64, 1)
         notes.append(f"{num_heads} heads assumed, which the weights do not tell; num_heads sets them")
     config = ModelConfig(
