@@ -38,7 +38,7 @@ class Interrupted(Exception):
     """Work was interrupted on request, in every rank."""
 
 
-def one_line(error: ValueError) -> str:
+def one_line(error: Exception) -> str:
     """The message of an error; what pydantic found wrong, each finding as `field: message`."""
     if not isinstance(error, ValidationError):
         return str(error)

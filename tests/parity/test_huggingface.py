@@ -730,7 +730,7 @@ def test_loading_is_the_same_by_either_name(tmp_path: Path) -> None:
             {"num_frames": 6, "image_size": (64, 64), "num_classes": 2},
             [
                 "positions resized from 2 × 4 × 3 to 3 × 8 × 4",
-                "shorter side resized to 128 pixels, before 64",
+                "shorter side resized to 128 pixels, not 64",
                 "fresh head of 2 classes, untrained: the weights have 3",
             ],
         ),

@@ -273,7 +273,7 @@ def test_the_same_classes_keep_the_head_in_any_order(tmp_path: Path) -> None:
     assert other.classes == {"classes": ("r", "p", "q")}
     expected = logits(source, clip(source))[:, [2, 0, 1]]
     torch.testing.assert_close(logits(other, clip(source)), expected, rtol=1e-5, atol=1e-6)
-    assert notes[0] == "the 3 classes of the head put into another order"
+    assert notes[0] == "the 3 classes of the head reordered"
 
 
 def test_each_of_several_heads_is_kept_or_fresh_on_its_own(tmp_path: Path) -> None:

@@ -454,7 +454,7 @@ def test_the_models_names_in_another_order_reorder_its_head(changes: dict[str, A
     assert adapted.classes == {"classes": tuple("cabed")}
     for given, before in zip(head(adapted), head(model), strict=True):
         assert torch.equal(given, torch.stack([before["abcde".index(name)] for name in "cabed"]))
-    assert adapted.origin[-1] == "the 5 classes of the head put into another order"
+    assert adapted.origin[-1] == "the 5 classes of the head reordered"
     back = adapt(adapted, classes=list("abcde"), num_frames=8)
     assert torch.equal(head(back)[0], head(model)[0])
 
@@ -471,7 +471,7 @@ def test_one_of_several_heads_is_reordered() -> None:
     assert torch.equal(head(adapted, "verb")[0], head(model, "verb")[0])
     assert torch.equal(head(adapted, "noun")[0], head(model, "noun")[0].roll(1, dims=0))
     assert torch.equal(head(adapted, "noun")[1], head(model, "noun")[1].roll(1))
-    assert adapted.origin == ("the 4 noun classes of the head put into another order",)
+    assert adapted.origin == ("the 4 noun classes of the head reordered",)
 
 
 @pytest.mark.parametrize("before", [None, 3])
@@ -570,7 +570,7 @@ def test_the_shorter_side_follows_the_crop(image_size: int | tuple[int, int], re
     adapted = adapt(model, image_size=image_size)
     assert adapted.preprocessing == Preprocessing(frame_stride=3, resize=resize, short_clips="pad")
     lines = [line for line in adapted.origin if "shorter side" in line]
-    assert lines == ([] if resize == 256 else [f"shorter side resized to {resize} pixels, before 256"])
+    assert lines == ([] if resize == 256 else [f"shorter side resized to {resize} pixels, not 256"])
 
 
 def test_the_shorter_side_keeps_its_ratio_to_the_crop_and_ignores_time() -> None:
@@ -631,7 +631,7 @@ def test_log_and_origin_tell_every_change(
         *positions,
         f"tubelet kernel {how} from 2 to 4 frames",
         "fresh head of 3 classes, untrained: the weights have 5",
-        f"shorter side resized to {round(40 * 32 / 24)} pixels, before 40",
+        f"shorter side resized to {round(40 * 32 / 24)} pixels, not 40",
     ]
     assert adapted.origin[0] == "drawn at random"
     assert sorted(adapted.origin[1:]) == sorted(expected)

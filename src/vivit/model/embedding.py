@@ -24,10 +24,8 @@ class TubeletEmbedding(nn.Module):
         super().__init__()
         self.tubelet_size = config.tubelet_size
         self.clip_size = (config.num_frames, CHANNELS, *config.image_size)
-        self.sampled_frames = config.sampled_frames
-        self.frame_indices = (
-            None if config.sampled_frames is None else uniform_frame_indices(config.num_frames, config.sampled_frames)
-        )
+        self.sampled_frames = sampled = config.sampled_frames
+        self.frame_indices = None if sampled is None else uniform_frame_indices(config.num_frames, sampled)
         self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
@@ -113,7 +111,7 @@ class Positions(nn.Module):
         self.token_dropping = TokenDropping(token_dropping)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *grid, D) → (B, N, D), or (B, 1 + N, D) with a class token; the embedding is resized to another grid."""
+        """(B, *grid, D) → (B, N, D), or (B, 1 + N, D) with a class token; the embedding is resized to the grid."""
         tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
         tokens = self.token_dropping(tokens.flatten(1, -2))
         if self.class_token is None or self.class_position is None:

@@ -132,12 +132,9 @@ class ViViT(nn.Module):
 
         self.embedding = TubeletEmbedding(config)
         self.encoder = ENCODERS[config.variant](config)
-        width = config.hidden_size
-        self.representation: nn.Linear | None = None
-        if config.representation_size is not None:
-            self.representation = nn.Linear(width, config.representation_size)
-            width = config.representation_size
-        self.heads = nn.ModuleDict({head: nn.Linear(width, count) for head, count in class_counts.items()})
+        width, size = config.hidden_size, config.representation_size
+        self.representation = None if size is None else nn.Linear(width, size)
+        self.heads = nn.ModuleDict({head: nn.Linear(size or width, count) for head, count in class_counts.items()})
         self.initialise()
 
     @property

@@ -1,4 +1,4 @@
-"""Fit a model's weights to another clip, another tubelet length or other classes."""
+"""Fit a model's weights to another clip, tubelet length or other classes."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ ADAPTER = "encoder.adapter."
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a user wants of weights: fields of `ModelConfig`, class names, and how the tubelet kernel is made."""
+    """What the user asks of the weights: fields of `ModelConfig`, class names, and how to make the tubelet kernel."""
 
     fields: Mapping[str, Any]
     classes: Mapping[str, tuple[str, ...]] | None = None
@@ -49,7 +49,7 @@ class Wishes:
     def of(
         cls, fields: Mapping[str, Any], classes: Classes | None = None, tubelet_init: TubeletInit | None = None
     ) -> Self:
-        """Leave out fields that are None. Raises UserError if the classes are no lists of names."""
+        """Leave out fields that are None. Raises UserError if the classes are not lists of names."""
         if tubelet_init not in (None, "central_frame", "filter_inflation", "random"):
             raise UserError(f'tubelet_init: "central_frame", "filter_inflation" or "random", not {tubelet_init!r}')
         try:
@@ -213,13 +213,13 @@ def _fit_heads(
     old, classes = model.config.class_counts, dict(model.classes or {})
     for head, theirs in classes.items():
         names = (wanted or {}).get(head, theirs)
-        # Two classes of the same name would leave open which row is whose.
+        # With two classes of the same name, the rows cannot be told apart.
         if names != theirs and sorted(names) == sorted(theirs) and len(set(names)) == len(names):
             rows = {name: row for row, name in enumerate(theirs)}
             for parameter in (f"heads.{head}.weight", f"heads.{head}.bias"):
                 state[parameter] = state[parameter][[rows[name] for name in names]]
             classes[head] = names
-            notes.append(f"the {in_words({head: len(names)})} classes of the head put into another order")
+            notes.append(f"the {in_words({head: len(names)})} classes of the head reordered")
     kept = {
         head
         for head, count in new.class_counts.items()
@@ -249,5 +249,5 @@ def _fit_preprocessing(
     resize = max(round(preprocessing.resize * min(new.image_size) / min(old.image_size)), *new.image_size)
     if new.image_size == old.image_size or resize == preprocessing.resize:
         return preprocessing
-    notes.append(f"shorter side resized to {resize} pixels, before {preprocessing.resize}")
+    notes.append(f"shorter side resized to {resize} pixels, not {preprocessing.resize}")
     return preprocessing.model_copy(update={"resize": resize})

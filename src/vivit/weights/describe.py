@@ -19,7 +19,7 @@ def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
     """Describe weights of any kind, as pairs of a topic and a statement.
 
     Args:
-        fields: fields of `ModelConfig` that the weights do not tell, as in `vivit.load`.
+        fields: fields of `ModelConfig` that the weights leave open, as in `vivit.load`.
     """
     if not any(fields.values()) and (found := Source.find(source)).kind == "image ViT":
         image = read_image_vit(found)

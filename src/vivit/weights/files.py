@@ -45,7 +45,7 @@ def open_weights(path: Path) -> WeightFile:
         return _open_safetensors(path)
     if start and (0x80 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
         return open_flax(path)
-    raise UserError(f"{path}: not readable as weights: no safetensors, .npz, flax msgpack (Scenic) or PyTorch zip file")
+    raise UserError(f"{path}: not readable as weights (safetensors, .npz, Scenic's flax msgpack, PyTorch's zip file)")
 
 
 def open_folder(folder: Path) -> WeightFile:
@@ -60,7 +60,7 @@ def open_folder(folder: Path) -> WeightFile:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError if the file is missing, absurdly large or no JSON object."""
+    """A JSON object from a file. Raises UserError if the file is missing, absurdly large or not a JSON object."""
     if size_of(path) > SMALL_FILE:
         raise UserError(f"{path}: too large for a file of its kind")
     try:

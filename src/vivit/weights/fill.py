@@ -1,4 +1,4 @@
-"""Build a model without memory of its own, then fill it with the weights of a file."""
+"""Build a model on the meta device, then fill it with the weights of a file."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -20,7 +20,7 @@ from vivit.weights.scenic import count_layers
 from vivit.weights.source import CONFIG_FILE, Source
 from vivit.weights.weight_file import Shape, WeightFile
 
-# Google's public ViT files number the parts of a block otherwise than Scenic's checkpoints.
+# Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
     "LayerNorm_0": ("norm1", flax_keys.norm),
     "MultiHeadDotProductAttention_1": ("attn", flax_keys.attention),
@@ -45,7 +45,7 @@ NOT_TAKEN = (
 )
 DISTILLED = "the distillation token is left out: features differ from the image model's"
 UNKNOWN_SCALING = "the source does not say how its pixels were normalised; [-1, 1] assumed"
-# Number of heads of timm's models of each size; their weights do not tell.
+# Heads of timm's models of each size, which their weights do not determine.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
 
@@ -65,7 +65,7 @@ def read_image_vit(source: Source, num_heads: int | None = None) -> ImageViT:
     """Read an image ViT of any known kind.
 
     Args:
-        num_heads: the video model's number of heads, for timm's weights, which do not tell theirs. None: 64-wide heads.
+        num_heads: the video model's number of heads, if timm's weights leave theirs open. None: 64-wide heads.
 
     Raises:
         UserError: there is none, or an incomplete one.
@@ -119,7 +119,7 @@ def _from_flax(source: Source) -> ImageViT:
 def _from_transformers(source: Source) -> ImageViT:
     file, shapes, path = source.weights, source.weights.shapes, source.folder / CONFIG_FILE
     if not source.has_config:
-        raise UserError(f"{path}: No such file, and {file.source} does not tell its heads, GELU and epsilon")
+        raise UserError(f"{path}: No such file, and {file.source} does not determine the heads, GELU and epsilon")
     theirs = source.config
     prefix, todays = huggingface.names_of(file)
     kernel = _kernel(file, f"{prefix}embeddings.patch_embeddings.projection.weight")
@@ -163,7 +163,7 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     notes = []
     if num_heads is None:
         num_heads = max(hidden_size // 64, 1)
-        notes.append(f"{num_heads} heads assumed, which the weights do not tell; num_heads sets them")
+        notes.append(f"{num_heads} heads assumed, which the weights leave open; num_heads sets them")
     config = ModelConfig(
         **_one_frame(kernel[2:], grid),
         pooling="token" if token else "mean",

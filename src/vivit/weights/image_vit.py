@@ -27,16 +27,16 @@ from vivit.weights.weight_file import by
 def init_from_image_vit(
     model: ViViT, source: str | Path, tubelet_init: TubeletInit = "central_frame"
 ) -> tuple[str, ...]:
-    """Initialise a video model, in place, from an image ViT; the heads and parts without counterpart stay as they are.
+    """Initialise a video model, in place, from an image ViT; heads, and parts that it lacks, stay as they are.
 
     Positions are interpolated over space if the grids differ, and repeated at every temporal index. Model 2's spatial
     encoder becomes the whole image model, including the class token (the official code leaves that at zero). Model 3
     takes the image model's attention over space; its attention over time starts without effect. The paper zeroes all
-    weights of the latter, but then no gradient reaches any of them except the output's bias. Here only the output
-    projection is zero, which gives the same function and learns.
+    weights of the latter, but then only the output's bias gets a gradient. Here only the output projection is zero,
+    which gives the same function and learns.
 
     The form of GELU and the LayerNorms' epsilon become the image model's. If its folder says how it normalises pixels,
-    the first layer takes that over, since all video models here want pixels in [−1, 1].
+    the first layer takes that over, since all video models here take pixels in [−1, 1].
 
     Args:
         model: any variant, with the image model's width, depth, heads and patch.
@@ -110,9 +110,9 @@ def _initialise(model: ViViT, image: ImageViT, tubelet_init: TubeletInit) -> tup
 
     notes = [*image.notes, *_left_out(image.model, model, parameters.keys() - state.keys())]
     if image.normalises and tubelet_init != "random":
-        notes.append("the first layer normalises pixels as the image model wants them; ours stay in [-1, 1]")
+        notes.append("the first layer normalises pixels as the image model expects; clips stay in [-1, 1]")
     elif image.normalises:
-        notes.append("the image model wants its pixels normalised otherwise than the [-1, 1] of the new first layer")
+        notes.append("the image model expects pixels normalised differently from the new first layer's [-1, 1]")
     if (was := theirs.grid[1:]) != (now := ours.grid[1:]):
         notes.append(f"positions resized from {by(was)} to {by(now)}")
     numerics = {"activation": theirs.activation, "norm_eps": theirs.norm_eps}

@@ -38,7 +38,7 @@ ROW = Layout(lambda x: (x.flatten(),), lambda x: (x.view(1, 1, -1),))  # (1, 1, 
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`; on the meta device without the second of imports that `torch.cat` takes there."""
+    """`torch.cat`, but on the meta device without the imports that it needs there, which take a second."""
     if parts[0].is_meta:
         return torch.empty(sum(part.shape[0] for part in parts), *parts[0].shape[1:], device="meta")
     return torch.cat(list(parts))

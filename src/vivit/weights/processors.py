@@ -34,8 +34,8 @@ def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], l
     Raises:
         UserError: the processor's config cannot be read.
     """
-    kind = str(processor.get("image_processor_type") or processor.get("video_processor_type") or "")
-    video = kind.startswith("Vivit")
+    kind = processor.get("image_processor_type") or processor.get("video_processor_type")
+    video = str(kind).startswith("Vivit")
     scale, offset = 1.0, 0.0
     mean, deviation = [0.0] * 3, [1.0] * 3
     try:

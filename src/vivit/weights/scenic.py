@@ -49,10 +49,10 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
     return _build(source, *_config_of(source.weights, fields)).log()
 
 
-# Keywords that may be wishes to follow after loading, rather than facts about the weights.
+# Keywords that may ask for a change after loading, instead of describing the weights.
 CLASSES = ("num_classes", "heads")
 CLIP = ("num_frames", "tubelet_size")
-# Which keywords to take as wishes: the first of these that the weights agree with.
+# Which keywords to take as wishes: the first of these where the weights agree with the rest.
 WISHES = (
     # Without a size, the weights give a model only if they have the released clip; then every size is a wish.
     ("image_size", *CLIP),
@@ -101,10 +101,8 @@ def _config_of(file: WeightFile, overrides: dict[str, Any]) -> tuple[ModelConfig
         return _read_config(file.shapes, overrides)
     except KeyError as error:
         raise UserError(f"{file.source}: missing: {error.args[0]}") from None
-    except ValidationError as error:
+    except (ValidationError, UserError) as error:
         raise UserError(f"{file.source}: {one_line(error)}") from None
-    except UserError as error:
-        raise UserError(f"{file.source}: {error}") from None
     except (ValueError, IndexError, ArithmeticError):
         raise UserError(f"{file.source}: its arrays do not have the shapes of a ViViT") from None
 
@@ -146,7 +144,7 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
     if "variant" in told and overrides.get("variant", told["variant"]) != told["variant"]:
         raise UserError(f"variant: you gave {overrides['variant']}, but the weights are {told['variant']}")
     if factorised_attention and "attention_order" not in overrides:
-        raise UserError('the weights do not tell which attention comes first: give attention_order="time_space"')
+        raise UserError('the weights do not determine which attention comes first: give attention_order="time_space"')
     told["pooling"] = "token" if class_token else "mean"
 
     attention_name = "MultiHeadDotProductAttention_space" if factorised_attention else "MultiHeadDotProductAttention_0"
@@ -202,7 +200,7 @@ def _clip_size(
         expected = (tubelets[1] * tubelets[2], tubelets[0]) if temporal else (math.prod(tubelets), None)
         if told["embedding"] == "uniform_frames" or (positions, temporal) != expected:
             raise UserError(
-                f"the weights do not tell the picture's height and width ({positions} positions): give image_size"
+                f"the weights do not determine the picture's height and width ({positions} positions): give image_size"
             )
         image_size = height, width
         notes.append(f"clip taken as {frames} frames of {height} × {width}, as all released checkpoints have")
@@ -226,7 +224,7 @@ def _clip_size(
     if told["embedding"] == "uniform_frames":
         for name in ("num_frames", "sampled_frames"):
             if name not in overrides:
-                raise UserError(f"the weights embed single frames and do not tell how they are sampled: give {name}")
+                raise UserError(f"the weights embed single frames but do not determine how to sample them: give {name}")
     elif times is not None:
         found["num_frames"] = times * t
     elif "num_frames" not in overrides:

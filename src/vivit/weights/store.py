@@ -173,7 +173,7 @@ def load_video_model(source: Source, wishes: Wishes) -> Loaded:
     if source.path.is_dir():
         loaded = huggingface.load_folder(source) if source.kind == "transformers" else _load_folder(source)
     elif source.path.name == WEIGHTS_FILE and source.has_config:
-        raise UserError(f"{source.path}: give the folder, {source.folder}; the weights alone do not tell the model")
+        raise UserError(f"{source.path}: give the folder, {source.folder}; the weights alone are not a whole model")
     else:
         loaded, wishes = scenic.load_file(source, wishes)
     try:

@@ -33,7 +33,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         raise UserError(f"{path}: not a whole PyTorch file") from None
     if not plain:
         raise UserError(
-            f"{path}: holds more than weights and would have to be executed; save its state_dict as safetensors"
+            f"{path}: holds more than weights, and reading it would execute code; save its state_dict as safetensors"
         )
     try:
         # torch.load reads paths that end in .safetensors as safetensors, whatever they contain.
