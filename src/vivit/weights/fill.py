@@ -60,10 +60,11 @@ def build(
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond any tensor
         raise UserError(f"{file.source}: {str(error).splitlines()[0]}") from None
     wanted: dict[str, Shape] = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    zeros = {name: torch.zeros(wanted.pop(name)) for name in fresh}
+    lacking = {name: wanted.pop(name) for name in fresh}
     dtype = torch.float32 if rules else None
     rules = [rule for rule in rules or [Rule((name,), (name,), SAME) for name in wanted] if rule.ours[0] in wanted]
     unused = _check(file, rules, wanted, not_needed)
+    zeros = {name: torch.zeros(shape) for name, shape in lacking.items()}  # not before the file is known to fit
     model.load_state_dict(dict(_read(file, rules, dtype)) | zeros, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
