@@ -343,7 +343,7 @@ def test_description_tells_names_numbers_and_steps() -> None:
     assert [value for name, value in describe(model) if name == "origin"] == ["one step", "another step"]
     about = dict(describe(model))
     assert about["classes"].startswith("7: class 0, class 1")
-    for part in ("third", "56", "stand still"):
+    for part in ("third", "56", "repeat their last frame"):
         assert part in about["preprocessing"]
 
     about = dict(describe(build(heads={"verb": 3, "noun": 4})))

@@ -44,7 +44,7 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
     every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
         preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
-    ending = {"loop": "start again", "pad": "stand still at their end"}[preprocessing.short_clips]
+    ending = {"loop": "start again", "pad": "repeat their last frame"}[preprocessing.short_clips]
     prepared = f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos {ending}"
     about.append(("preprocessing", prepared))
     return about + [("origin", line) for line in model.origin or ["trained from scratch"]]
