@@ -1,5 +1,6 @@
 """The one way to write files: under another name first, then renamed, so that a file is whole or not there at all."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -45,8 +46,7 @@ def write_files(files: Mapping[Path, Content]) -> None:
         for path, content in files.items():
             content(unfinished[path])
             unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read its files
-            with unfinished[path].open("rb") as file:
-                os.fsync(file.fileno())
+            sync(unfinished[path])
         for path in files:
             os.replace(unfinished[path], path)
     except (OSError, SafetensorError, UnicodeEncodeError) as error:  # safetensors reports a full disk as its own error
@@ -63,6 +63,19 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot create this folder ({error.strerror})") from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and need not.
+        if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

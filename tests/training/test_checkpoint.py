@@ -269,7 +269,7 @@ def test_leftovers_are_cleared_at_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "failing"), [(safetensors.torch, "save"), (checkpoint, "_sync"), (checkpoint, "_sha256")]
+    ("module", "failing"), [(safetensors.torch, "save"), (checkpoint, "sync"), (checkpoint, "_sha256")]
 )
 def test_a_failed_write_is_told_at_the_next_call_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, failing: str

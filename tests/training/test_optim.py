@@ -25,7 +25,6 @@ from vivit.training.optim import (
     layers_above,
     learning_rate,
     planned_epochs,
-    scaled_learning_rate,
     set_learning_rate,
 )
 from vivit.training.recipe import Recipe
@@ -371,9 +370,13 @@ def test_warm_up_as_long_as_the_run_never_falls() -> None:
 
 def test_the_rate_follows_the_batch() -> None:
     """0.1 is for 64 clips: batches of 16 get a quarter of it, batches of 256 four times as much."""
-    recipe = Recipe(learning_rate=0.1, learning_rate_batch=64)
-    assert [scaled_learning_rate(recipe, batch) for batch in (16, 64, 256)] == pytest.approx([0.025, 0.1, 0.4])
-    assert scaled_learning_rate(recipe.model_copy(update={"learning_rate_batch": None}), 16) == 0.1
+
+    def highest(batch: int, meant_for: int | None) -> float:
+        recipe = Recipe(learning_rate=0.1, learning_rate_batch=meant_for, batch_size=batch)
+        return Schedule.planned(recipe, num_videos=1000).highest_rate
+
+    assert [highest(batch, meant_for=64) for batch in (16, 64, 256)] == pytest.approx([0.025, 0.1, 0.4])
+    assert highest(16, meant_for=None) == 0.1
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 200), (2, 100), (3, 67), (19, 11), (20, 10), (1000, 10)])

@@ -4,7 +4,7 @@ No worker, process or loader holds a state: every random choice for a clip comes
 (seed, epoch, index). So any number of workers gives the same clips, and resuming means starting at step n.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -101,19 +101,22 @@ class TrainingClips(Dataset[Clip | VideoError]):
         return self.read.reader()
 
     def __getitem__(self, key: tuple[int, int]) -> Clip | VideoError:
-        epoch, index = key
+        return self.or_replacement(*key, self.read_own)
+
+    def or_replacement(self, epoch: int, index: int, read: Callable[[int, int], Clip]) -> Clip | VideoError:
+        """Read this video's clip or, upon a VideoError, that of a replacement; the first error if all of them fail."""
         failures: list[tuple[int, VideoError]] = []
         candidates = [index]
         for chosen in candidates:
             try:
-                return self.read_own(epoch, chosen)._replace(failures=tuple(failures))
+                return read(epoch, chosen)._replace(failures=tuple(failures))
             except VideoError as error:
                 if not failures:
-                    candidates += self.replacements(epoch, index)
+                    candidates += self._replacements(epoch, index)
                 failures.append((chosen, error))
         return failures[0][1]
 
-    def replacements(self, epoch: int, index: int) -> list[int]:
+    def _replacements(self, epoch: int, index: int) -> list[int]:
         """The videos to try, in this order, if this one cannot be read."""
         # Not drawn from the clip's generator: how many numbers reading takes from it depends on the damage.
         count = len(self.videos.videos)
@@ -155,7 +158,7 @@ def training_batches(clips: TrainingClips, order: Order, ranks: Ranks = Ranks())
         clips,
         workers,
         batch_sampler=order.keys(count, clips.seed, ranks),
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
@@ -169,7 +172,8 @@ def _raise_errors(items: Iterator[Batch | VideoError]) -> Iterator[Batch]:
         yield batch
 
 
-def _collate(clips: list[Clip | VideoError]) -> Batch | VideoError:
+def collate(clips: list[Clip | VideoError]) -> Batch | VideoError:
+    """The batch of these clips, or the error if there is one among them."""
     good: list[Clip] = []
     for clip in clips:
         if isinstance(clip, VideoError):

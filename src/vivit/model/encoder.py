@@ -126,3 +126,8 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, clips, use_reentrant=False) if checkpointed else block(x, clips)
         return self.norm(x)
+
+
+def encoders_of(model: nn.Module) -> list[Encoder]:
+    """The encoders of a model, in the order that tokens pass them: a factorised encoder has two."""
+    return [module for module in model.modules() if isinstance(module, Encoder)]

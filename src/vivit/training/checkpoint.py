@@ -7,10 +7,8 @@ RUN/checkpoints/step-00000120/ holds
 - SHA256SUMS: the checksums of all these files, for `sha256sum --check`.
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +27,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from vivit.errors import UserError
+from vivit.files import sync
 from vivit.training.optim import WeightAverage
 
 STATE, SUMS = "state.json", "SHA256SUMS"
@@ -207,11 +206,11 @@ class Checkpoints:
         sums = (f"{_sha256(unfinished / file)}  {file}\n" for file in [*files, STATE])
         (unfinished / SUMS).write_text("".join(sums), encoding="utf-8")
         for path in (unfinished / STATE, unfinished / SUMS, unfinished):
-            _sync(path)
+            sync(path)
         if (self._folder / name).exists():
             _delete(self._folder / name)
         unfinished.rename(self._folder / name)
-        _sync(self._folder)
+        sync(self._folder)
         for old in checkpoints(self._folder)[: -self._keep]:
             _delete(old)
 
@@ -269,19 +268,6 @@ def _difference(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder, and need not.
-        if not (path.is_dir() and error.errno in (errno.EBADF, errno.EINVAL)):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _delete(checkpoint: Path) -> None:

@@ -1,8 +1,8 @@
 """One process or many: started by Accelerate, unknown to the model."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, cast
@@ -14,12 +14,12 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import TensorBoardTracker
 from accelerate.utils import DistributedDataParallelKwargs
 from accelerate.utils import gather_object as everyones
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from vivit.errors import Stopped, UserError
-from vivit.model.encoder import Encoder
+from vivit.model.encoder import encoders_of
 from vivit.runtime import DTYPES, Precision, leave_gloo_at_exit, leave_process_groups
 from vivit.training.recipe import Recipe
 
@@ -85,34 +85,27 @@ def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precis
     getattr(mesh, "_pg_registry", {}).clear()
     dtype = DTYPES[precision]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
-    for module in network.modules():
-        if isinstance(module, Encoder):
-            for block in module.blocks:
-                within = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-                fully_shard(block, mesh=mesh, mp_policy=within)
+    within = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for encoder in encoders_of(network):
+        for block in encoder.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=within)
     fully_shard(network, mesh=mesh, mp_policy=policy)
     return network
 
 
-@contextmanager
-def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> Iterator[None]:
-    """If `local`, add up gradients in each process for now instead of averaging them over processes."""
+def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> AbstractContextManager[None]:
+    """While entered, if `local`: add up gradients in each process instead of averaging them over the processes."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(not local)
-        yield
-    elif local:
-        with accelerator.no_sync(network):
-            yield
-    else:
-        yield
+        return nullcontext()
+    return accelerator.no_sync(network) if local else nullcontext()
 
 
-def summed(values: list[float], accelerator: Accelerator) -> list[float]:
-    """The sum of each value over the processes; every process must call it."""
+def summed(value: float, accelerator: Accelerator) -> float:
+    """The sum of the value over the processes; every process must call it."""
     if accelerator.num_processes == 1:
-        return values
-    total: Tensor = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum")
-    return total.tolist()
+        return value
+    return accelerator.reduce(torch.tensor([value], device=accelerator.device), "sum").item()
 
 
 def together(work: Callable[[], Result]) -> Result:

@@ -1,8 +1,8 @@
 """A frozen spatial encoder's features on disk: computed once for each clip, then read instead of the videos.
 
-They are in parts, safetensors files of some videos each. The name of a part has a hash of the spatial encoder, of how
-clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made anew.
-A part is whole or not there, and its values do not depend on which process makes it, or when.
+They are stored in parts, safetensors files of some videos each. The name of a part has a hash of the spatial encoder,
+of how clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made
+anew. A part is whole or not there, and its values do not depend on which process makes it, or when.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit.data.datasets import VideoSet
-from vivit.data.loader import (
-    Batch,
-    EvaluationViews,
-    TrainingClips,
-    label_tensors,
-)
+from vivit.data.loader import Batch, Clip, EvaluationViews, TrainingClips, collate, label_tensors
 from vivit.data.manifest import stat_all
 from vivit.data.order import Order, clip_rng
 from vivit.data.workers import load_items
@@ -52,11 +46,6 @@ NOT_SPATIAL = {
     *("temporal_layers", "adapter_size", "representation_size", "num_classes", "heads", "multi_label"),
     *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 }
-
-
-class _Part(NamedTuple):
-    path: Path
-    videos: range
 
 
 class _Content(NamedTuple):
@@ -109,7 +98,7 @@ class FeatureCache:
         dtype: torch.dtype = torch.float32,
         read: ReadOptions = ReadOptions(),
         ranks: Ranks = Ranks(),
-        report: Callable[[int, int], None] | None = None,
+        report: Callable[[int, int], None] = lambda done, total: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """
@@ -127,7 +116,7 @@ class FeatureCache:
             UserError: the model is not a factorised encoder with temporal layers, or the folder cannot be made.
         """
         self.model, self.folder, self.dtype, self.read, self.ranks = model, folder, dtype, read, ranks
-        self.report, self.stopping = report or (lambda done, total: None), stopping
+        self.report, self.stopping = report, stopping
         self.encoder = [encoder_hash(model), str(dtype), read.decoder]
         self.load = lru_cache(OPEN_PARTS)(_load)
         make_folder(folder)
@@ -150,32 +139,22 @@ class FeatureCache:
         """
         videos, seed, augmentation = clips.videos, clips.seed, clips.augmentation
         passes: dict[int, Features] = {}
+
+        def cached(number: int, video: int) -> Clip:
+            row = passes[number].of(video)
+            if isinstance(row, str):
+                raise VideoError(row, "")
+            mirrored = draw_geometry(augmentation, clip_rng(seed, number, video)).mirrored
+            return Clip(row, label_tensors(videos, video, clips.mirrors if mirrored else None), video)
+
         for keys in order.keys(len(videos.videos), seed, self.ranks):
-            rows, labels, seen, failures = [], [], [], []
-            for number, index in keys:
-                if number not in passes:
-                    sampling = [number, seed, asdict(clips.spec), asdict(augmentation)]
-                    own = _OwnClips(clips, number)
-                    passes[number] = self._computed(f"training-{number}", videos, sampling, own)
-                # Replace an unreadable video as the loader does, by the same clip of another.
-                tried: list[tuple[int, VideoError]] = []
-                candidates = [index]
-                for video in candidates:
-                    row = passes[number].of(video)
-                    if not isinstance(row, str):
-                        break
-                    if not tried:
-                        candidates += clips.replacements(number, index)
-                    tried.append((video, VideoError(row, "")))
-                else:
-                    raise tried[0][1]
-                mirrored = draw_geometry(augmentation, clip_rng(seed, number, video)).mirrored
-                rows.append(row)
-                labels.append(label_tensors(videos, video, clips.mirrors if mirrored else None))
-                seen.append(video)
-                failures += tried
-            by_head = {head: torch.stack([of_clip[head] for of_clip in labels]) for head in labels[0]}
-            yield Batch(torch.stack(rows), by_head, torch.tensor(seen), tuple(failures))
+            for number in {number for number, _ in keys} - passes.keys():
+                sampling = [number, seed, asdict(clips.spec), asdict(augmentation)]
+                passes[number] = self._computed(f"training-{number}", videos, sampling, _OwnClips(clips, number))
+            batch = collate([clips.or_replacement(*key, cached) for key in keys])
+            if isinstance(batch, VideoError):
+                raise batch
+            yield batch
 
     def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
         """The features of one view of each video, its middle, as `evaluate` takes it with one clip and one crop.
@@ -196,46 +175,40 @@ class FeatureCache:
             clips: video → (1, T, C, H, W) uint8, or why it is unreadable.
         """
         identities = _identities(videos)
-        parts = []
+        parts: dict[Path, range] = {}
         for start in range(0, len(identities), PART_SIZE):
             some = identities[start : start + PART_SIZE]
             key = hashlib.sha256(json.dumps([self.encoder, sampling, some]).encode()).hexdigest()[:32]
-            path = self.folder / f"{name}-{start:06d}-{key}.safetensors"
-            parts.append(_Part(path, range(start, start + len(some))))
+            parts[self.folder / f"{name}-{start:06d}-{key}.safetensors"] = range(start, start + len(some))
         # Each process starts with a slice of its own, and then helps the others from the end of their slices on. So
         # none waits for a slow one, and two rarely write the same part.
         rank, world_size = self.ranks.rank, self.ranks.world_size
-        first, last = (len(parts) * number // world_size for number in (rank, rank + 1))
-        turns = parts[first:last] + (parts[last:] + parts[:first])[::-1]
-        to_do = sum(len(part.videos) for part in parts if not _is_whole(part.path))
-        asked: deque[_Part] = deque()
+        paths = list(parts)
+        first, last = (len(paths) * number // world_size for number in (rank, rank + 1))
+        turns = paths[first:last] + (paths[last:] + paths[:first])[::-1]
+        to_do = sum(len(numbers) for path, numbers in parts.items() if not _is_whole(path))
+        asked: deque[Path] = deque()
 
         def missing() -> Iterator[int]:
-            for part in turns:
-                if not _is_whole(part.path):
-                    asked.append(part)
-                    yield from part.videos
+            for path in turns:
+                if not _is_whole(path):
+                    asked.append(path)
+                    yield from parts[path]
 
-        done = 0
         coming = load_items(clips, self.read.workers, batch_size=None, sampler=missing())
-        stopping = False
-        for clip in coming:
-            part = asked.popleft()
-            rows: list[Tensor | str] = []
-            for one in (clip, *islice(coming, len(part.videos) - 1)):
-                stopping = self.stopping()
-                if stopping:
-                    break
-                self.report(done, to_do)
-                rows.append(one if isinstance(one, str) else frame_features(self.model, one, self.dtype)[0])
-                done += 1
-            if stopping:
+        stopping, rows = False, list[Tensor | str]()
+        for done, clip in enumerate(coming):
+            if stopping := self.stopping():
                 coming.close()
                 break
-            self._write(part.path, rows)
+            self.report(done, to_do)
+            rows.append(clip if isinstance(clip, str) else frame_features(self.model, clip, self.dtype)[0])
+            if len(rows) == len(parts[asked[0]]):
+                self._write(asked.popleft(), rows)
+                rows = []
         if self.ranks.any(stopping):
             raise Interrupted
-        return Features([part.path for part in parts], self.load)
+        return Features(paths, self.load)
 
     def _write(self, path: Path, rows: list[Tensor | str]) -> None:
         nothing = torch.full((self.model.config.grid[0], self.model.config.hidden_size), torch.nan)

@@ -25,7 +25,7 @@ from vivit.weights.store import load_video_model
 
 SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
 CLIP = ("num_frames", "frame_stride", "image_size", "resize")
-# Fields that some Scenic checkpoints do not tell about their model.
+# Fields of the model that some Scenic checkpoints do not store.
 TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
 # With fewer videos, a model with more parameters should not be trained from scratch.
 FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
@@ -61,7 +61,7 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
             )
         model, notes = _from_scratch(recipe, train_set)
     else:
-        fields = _wanted(recipe, train_set.labels.multi_label)
+        fields = recipe.config_fields(train_set.labels.multi_label)
         source = Source.find(init, sampled=fields.get("sampled_frames") is not None)
         start = _from_image_vit if source.kind == "image ViT" else _from_video_model
         model, notes = start(recipe, source, Wishes.of(fields, train_set.labels.classes))
@@ -218,21 +218,6 @@ def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
         notes = (*notes, start_temporal_as_spatial(model))
     _set_preprocessing(model, recipe)
     return Loaded(model, (*notes, _clip_in_words(model, recipe, from_start=("image_size",))))
-
-
-def _wanted(recipe: Recipe, multi_label: bool) -> dict[str, Any]:
-    """The fields of ModelConfig that recipe and data decide; None leaves a field to the weights."""
-    return {
-        "num_frames": recipe.num_frames,
-        "image_size": recipe.image_size,
-        "dropout": recipe.dropout,
-        "attention_dropout": 0.0,
-        "stochastic_depth": recipe.stochastic_depth,
-        "token_dropping": recipe.token_dropping,
-        "adapter_size": recipe.adapter_size,
-        "multi_label": multi_label,
-        **recipe.architecture,
-    }
 
 
 def _fields_of_name(model: str | None) -> dict[str, Any]:

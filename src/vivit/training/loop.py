@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from vivit.training.checkpoint import Checkpoints
 from vivit.training.distributed import everyones, summed
 from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
-from vivit.training.run_folder import RunFolder, session_of
+from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos
 from vivit.training.update import NotFinite, Updater
 from vivit.weights.card import score_card
@@ -108,32 +109,23 @@ class Display:
         """Say what goes on between steps; "" when it is over."""
         self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
 
-    def print(self, line: str) -> None:
-        """Print a line above this one."""
-        self.progress.console.print(line, soft_wrap=True)
 
-
+@dataclass
 class Training:
     """A run under way, in one of its processes."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        run: RunFolder,
-        update: Updater,
-        source: FromVideos | FromFeatures,
-        stop: StopRequest,
-        display: Display,
-        checkpoint_every: float,
-    ) -> None:
-        """
-        Args:
-            checkpoint_every: seconds between checkpoints.
-        """
-        self.plan, self.schedule, self.run, self.update, self.source = plan, plan.schedule, run, update, source
-        self.accelerator, self.learner = update.accelerator, update.learner
-        self.checkpoint_every, self.stop, self.display = checkpoint_every, stop, display
-        self.checkpoints = Checkpoints(run.checkpoints)
+    plan: Plan
+    run: RunFolder
+    update: Updater
+    source: FromVideos | FromFeatures
+    stop: StopRequest
+    display: Display
+    checkpoint_every: float
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        self.schedule, self.accelerator, self.learner = self.plan.schedule, self.update.accelerator, self.update.learner
+        self.checkpoints = Checkpoints(self.run.checkpoints)
         self.done = 0
         """Optimiser steps completed."""
         self.losses: list[float] = []
@@ -164,7 +156,7 @@ class Training:
         self.saved = self.done
         self.saved_at = self.begun = time.monotonic()
         if self.accelerator.is_main_process:
-            self.run.go_on(self.done, session_of(self.accelerator, self.done))
+            self.run.go_on(self.done, self.accelerator)
         self.times_scored = everyones([len(self.run.epochs)])[0]  # only the first process has the records
         self.display.begin(self.done)
 
@@ -185,7 +177,8 @@ class Training:
                     self.step(batch, began)
                     self.check_unreadable(batch)
                     self.save_if_due()
-                    self.break_off_if_asked()
+                    if summed(self.stop.signal != 0, self.accelerator):
+                        raise Interrupted
                     self.score_if_due()
                     began = time.monotonic()
             except Interrupted:
@@ -229,7 +222,7 @@ class Training:
 
     def check_unreadable(self, batch: Batch) -> None:
         """Note the videos that could not be read. Raises UserError if there are too many."""
-        if not summed([bool(batch.failures)], self.accelerator)[0]:
+        if not summed(bool(batch.failures), self.accelerator):
             return
         self.unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **self.unreadable}
         videos, most = len(self.plan.train_set.videos), self.plan.recipe.unreadable
@@ -242,7 +235,7 @@ class Training:
     def save_if_due(self) -> None:
         """Save before a score, which may take long, and when `checkpoint_every` has passed in any process."""
         overdue = time.monotonic() - self.saved_at > self.checkpoint_every
-        if summed([overdue], self.accelerator)[0] or self.schedule.is_scored(self.done):
+        if summed(overdue, self.accelerator) or self.schedule.is_scored(self.done):
             self.save()
 
     def save(self) -> None:
@@ -280,11 +273,8 @@ class Training:
         with self.accelerator.autocast():
             evaluation = self.source.evaluate(kept)
         if self.accelerator.is_main_process:
-            epoch, val_hash, metrics = (
-                self.done // self.schedule.steps_per_epoch,
-                plan.hashes["val_hash"],
-                evaluation.metrics(),
-            )
+            epoch = self.done // self.schedule.steps_per_epoch
+            val_hash, metrics = plan.hashes["val_hash"], evaluation.metrics()
             row = {"epoch": epoch, "step": self.done, "loss": self.mean_loss, **evaluation.scores()}
             run.note_epoch({**row, "data_hash": val_hash})
             self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
@@ -294,21 +284,17 @@ class Training:
             scored_on = f"{evaluation.num_videos} videos, data {val_hash[:HASH_DIGITS]}"
             score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
             said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.informative)
-            self.display.print(f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}")
+            line = f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}"
+            self.display.progress.console.print(line, soft_wrap=True)
         self.learner.model.train()
         return evaluation
-
-    def break_off_if_asked(self) -> None:
-        """Raise Interrupted in all processes if one of them was asked to stop."""
-        if summed([self.stop.signal != 0], self.accelerator)[0]:
-            raise Interrupted
 
     def leave(self) -> None:
         """Raise Stopped once the last step is in a checkpoint."""
         if self.saved < self.done:
             self.save()
         self.checkpoints.wait()
-        by_hand = bool(summed([self.stop.signal == signal.SIGINT], self.accelerator)[0])
+        by_hand = bool(summed(self.stop.signal == signal.SIGINT, self.accelerator))
         raise Stopped(f"stopped after step {self.done} of {self.schedule.num_steps}; the same command goes on", by_hand)
 
     def say_unreadable(self, say: Callable[[str], object]) -> None:

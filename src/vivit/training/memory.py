@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
-from vivit.model.encoder import Encoder
+from vivit.model.encoder import encoders_of
 from vivit.model.vivit import ViViT
 from vivit.runtime import DTYPES, Precision
 
@@ -70,7 +70,7 @@ def estimate_step(model: ViViT, cost: StepCost) -> int:
     if cost.shards > 1:
         # Unsharded are the parameters outside of the blocks, those of the block at work and of the next one, and all
         # gradients while micro-batches add to them.
-        blocks = [_bytes(block.parameters()) for encoder in _encoders(model) for block in encoder.blocks]
+        blocks = [_bytes(block.parameters()) for encoder in encoders_of(model) for block in encoder.blocks]
         whole = parameters - sum(blocks) + 2 * max(blocks)
         parameters = parameters // cost.shards + whole
         optimiser_state //= cost.shards
@@ -134,7 +134,7 @@ def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
     # A twin with fake parameters stays as it is when the model itself is compiled, sharded or moved.
     with torch.device("meta"):
         twin = ViViT(model.config).train()
-    for encoder in _encoders(twin):
+    for encoder in encoders_of(twin):
         encoder.activation_checkpointing = cost.activation_checkpointing
     with FakeTensorMode():
         there_before: list[Tensor] = []
@@ -178,10 +178,6 @@ class _LiveStorages(TorchDispatchMode):
 
     def _forget(self, size: int) -> None:
         self.live -= size
-
-
-def _encoders(model: nn.Module) -> list[Encoder]:
-    return [module for module in model.modules() if isinstance(module, Encoder)]
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from vivit.data.order import steps_per_epoch
 from vivit.model.embedding import Positions, TubeletEmbedding
-from vivit.model.encoder import Encoder
+from vivit.model.encoder import encoders_of
 from vivit.model.vivit import Adapter
 from vivit.training.recipe import Recipe
 
@@ -57,7 +57,7 @@ def layers_above(model: nn.Module) -> dict[str, int]:
     """
     modules = list(model.modules())
     adapters = [module for module in modules if isinstance(module, Adapter)]
-    encoders = [module for module in modules if isinstance(module, Encoder)]
+    encoders = encoders_of(model)
     layers: list[list[nn.Module]] = [[module for module in modules if isinstance(module, TubeletEmbedding)]]
     for encoder in encoders:
         layers[-1] += [encoder.positions, *(adapters if encoder is encoders[-1] else ())]
@@ -122,7 +122,9 @@ class Schedule:
         """The schedule of a recipe for this number of training videos."""
         batch_size = min(recipe.batch_size, num_videos)
         per_epoch = steps_per_epoch(num_videos, recipe.batch_size)
-        epochs = planned_epochs(recipe, per_epoch)
+        epochs, rate = planned_epochs(recipe, per_epoch), recipe.learning_rate
+        if recipe.learning_rate_batch is not None:
+            rate = rate * batch_size / recipe.learning_rate_batch
         return cls(
             batch_size=batch_size,
             steps_per_epoch=per_epoch,
@@ -130,7 +132,7 @@ class Schedule:
             # As often as the recipe has epochs: a few videos get more and shorter ones, not all of which are scored.
             steps_per_score=per_epoch * (epochs // recipe.epochs),
             warmup_steps=recipe.warmup_epochs / recipe.epochs * epochs * per_epoch,
-            highest_rate=scaled_learning_rate(recipe, batch_size),
+            highest_rate=rate,
         )
 
     @property
@@ -156,13 +158,6 @@ def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
     The warm-up keeps its fraction of the run: `warmup_epochs` / `epochs`.
     """
     return max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
-
-
-def scaled_learning_rate(recipe: Recipe, batch: int) -> float:
-    """The peak learning rate for batches of `batch` clips, in proportion to the recipe's own batch."""
-    if recipe.learning_rate_batch is None:
-        return recipe.learning_rate
-    return recipe.learning_rate * batch / recipe.learning_rate_batch
 
 
 def learning_rate(step: int, highest: float, warmup_steps: float, num_steps: int) -> float:

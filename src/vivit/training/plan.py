@@ -26,7 +26,7 @@ from vivit.weights.fill import Loaded
 
 Say = Callable[[str], object]
 Mirrors = dict[str, dict[int, int]]
-# At least this long is a run that overfits on purpose.
+# The shortest run that overfits on purpose.
 OVERFIT_STEPS, OVERFIT_EPOCHS = 100, 10
 
 
@@ -58,11 +58,6 @@ class Plan:
     def labels(self) -> LabelSpace:
         return self.train_set.labels
 
-    @property
-    def one_sided(self) -> bool:
-        """Whether a class has a side, such as left, but no mirror image."""
-        return _one_sided(self.mirrors, self.train_set)
-
 
 def plan_run(
     data: str | Path,
@@ -73,10 +68,10 @@ def plan_run(
     processes: int,
     begun: ViViT | None,
 ) -> Plan:
-    """Read the data's lists, and the weights to start from unless the run has begun; arguments are those of `train`.
+    """Read the data's lists and, unless the run is resumed, the weights to start from; arguments are those of `train`.
 
     Args:
-        begun: a model of the run's architecture, if there is a checkpoint to fill it.
+        begun: a model of the run's architecture with random weights, if there is a checkpoint to fill it.
 
     Raises:
         UserError: data, recipe, start and number of processes do not fit together.
@@ -107,18 +102,8 @@ def plan_run(
     schedule = Schedule.planned(recipe, len(train_set.videos))
     check_split(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
-    return Plan(
-        recipe=recipe,
-        data_name=name_of(data),
-        train_set=train_set,
-        val_set=val_set,
-        hashes=hashes,
-        mirrors=mirrors,
-        augmentation=augmentation,
-        start=start,
-        resumed=begun is not None,
-        schedule=schedule,
-    )
+    name, resumed = name_of(data), begun is not None
+    return Plan(recipe, name, train_set, val_set, hashes, mirrors, augmentation, start, resumed, schedule)
 
 
 def build_augmentation(recipe: Recipe) -> Augmentation:
@@ -150,6 +135,7 @@ def _mirrors(recipe: Recipe, videos: VideoSet) -> Mirrors:
 
 
 def _one_sided(mirrors: Mirrors, videos: VideoSet) -> bool:
+    """Whether a class has a side, such as left, but no mirror image."""
     return any(len(mirrors[head]) < len(names) for head, names in videos.labels.classes.items())
 
 
@@ -179,7 +165,7 @@ def _say_data(say: Say, plan: Plan) -> None:
 
 
 def _say_mirrors(say: Say, plan: Plan) -> None:
-    if plan.recipe.flip is None and plan.one_sided:
+    if plan.recipe.flip is None and _one_sided(plan.mirrors, plan.train_set):
         say(
             "no clips are mirrored: a class has a side and no other class is its mirror image (--mirrored NAME NAME "
             "names a pair, --flip 0.5 mirrors anyway)"
@@ -223,8 +209,8 @@ def without_chance(recipe: Recipe) -> Recipe:
             "epochs": OVERFIT_EPOCHS,
             "cached_clips": 1,
             "warmup_epochs": min(recipe.warmup_epochs / recipe.epochs, 0.5) * OVERFIT_EPOCHS,
-            **dict.fromkeys(("weight_decay", "label_smoothing", "stochastic_depth", "dropout"), 0.0),
-            **dict.fromkeys(("token_dropping", "flip", "colour_jitter", "grey_scale", "mixup", "cutmix", "ema"), 0.0),
+            **dict.fromkeys(("weight_decay", "label_smoothing", "stochastic_depth", "dropout", "token_dropping"), 0.0),
+            **dict.fromkeys(("flip", "colour_jitter", "grey_scale", "mixup", "cutmix", "ema"), 0.0),
             **dict.fromkeys(("scale_jitter", "randaugment"), None),
         }
     )

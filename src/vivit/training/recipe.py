@@ -112,17 +112,14 @@ class Recipe(BaseModel):
         Raises:
             ValueError: the fields contradict each other.
         """
-        fields = {
-            "num_frames": self.num_frames or 32,
-            "image_size": self.image_size or 224,
-            "dropout": self.dropout,
-            "stochastic_depth": self.stochastic_depth,
-            "token_dropping": self.token_dropping,
-            "adapter_size": self.adapter_size,
-            "multi_label": multi_label,
-            **head_fields(heads),
-        }
-        return ModelConfig.named(self.model or "vivit-b-16x2-fe", **{**fields, **self.architecture})
+        fields = {**head_fields(heads), **self.config_fields(multi_label)}
+        return ModelConfig.named(self.model or "vivit-b-16x2-fe", **fields)
+
+    def config_fields(self, multi_label: bool) -> dict[str, Any]:
+        """The fields of ModelConfig that recipe and data decide; None leaves one to the weights, or to its default."""
+        fields = ("num_frames", "image_size", "dropout", "stochastic_depth", "token_dropping", "adapter_size")
+        given = {field: getattr(self, field) for field in fields}
+        return {**given, "attention_dropout": 0.0, "multi_label": multi_label, **self.architecture}
 
     def build_preprocessing(self) -> Preprocessing:
         side = self.image_size or 224

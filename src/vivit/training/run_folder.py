@@ -35,9 +35,9 @@ from vivit.weights.store import CONFIG_FILE, WEIGHTS_FILE, config_content, new_m
 
 Row = dict[str, Any]
 
-# These may change on the way, as may the number of processes: the numbers stay the same.
+# A later call may change these, as it may the number of processes: what is learnt stays the same.
 MAY_CHANGE = ("accumulate", "unreadable")
-# The settings of a run that was started before they existed.
+# The values of settings that did not exist yet when the run was started.
 UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
 
 
@@ -69,7 +69,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be made, belongs to another run, or is in use.
         """
-        if isinstance(data, Path | str) and self.path.resolve() == Path(data).resolve():
+        if self.path.resolve() == Path(data).resolve():
             raise UserError(f"{self.path}: this is the data's folder; give another --out")
         make_folder(self.path)
         self._lock = _lock(self.path)
@@ -99,8 +99,18 @@ class RunFolder:
                     f"{now[:HASH_DIGITS]}); put {data} back as it was, or give another --out"
                 )
 
-    def go_on(self, step: int, session: Row) -> None:
+    def go_on(self, step: int, accelerator: Accelerator) -> None:
         """Keep the records up to a step, and add one of this call of `vivit train`."""
+        session = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "first_step": step,
+            "last_step": step,
+            "device": device_name(accelerator.device),
+            "processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "vivit": __version__},
+        }
         self.epochs = [row for row in self._read("metrics.jsonl") if row["step"] <= step]
         self._sessions = [*self._read("sessions.jsonl"), session]
         self._write("metrics.jsonl", self.epochs)
@@ -159,17 +169,3 @@ def _lock(folder: Path) -> IO[str] | None:
             return None  # the file system has no locks
         raise UserError(f"{folder}: in use by another vivit train; wait for it, or give another --out") from None
     return file
-
-
-def session_of(accelerator: Accelerator, first_step: int) -> dict[str, Any]:
-    """The record of a call of `train`: when, where and with which versions it runs."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": 0.0,
-        "first_step": first_step,
-        "last_step": first_step,
-        "device": device_name(accelerator.device),
-        "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vivit": __version__},
-    }

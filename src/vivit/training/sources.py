@@ -28,17 +28,16 @@ class Reading:
     """Told in words what is going on between steps."""
 
 
+@dataclass
 class FromVideos:
     """Reads every clip anew."""
 
-    def __init__(self, plan: Plan, reading: Reading, *, colours: bool, keep_decoded: bool) -> None:
-        """
-        Args:
-            colours: whether to change colours while reading, not later on the device.
-            keep_decoded: hold the training videos in memory, resized.
-        """
-        self.plan, self.reading = plan, reading
-        self.colours, self.keep_decoded = colours, keep_decoded
+    plan: Plan
+    reading: Reading
+    colours: bool
+    """Whether to change colours while reading, not later on the device."""
+    keep_decoded: bool
+    """Hold the training videos in memory, resized."""
 
     def prepare(self) -> None:
         """Nothing to do before the first step."""
@@ -63,11 +62,14 @@ class FromVideos:
         )
 
 
+@dataclass
 class FromFeatures:
     """Encodes clips once and reads their features from then on."""
 
-    def __init__(self, plan: Plan, reading: Reading, folder: Path, precision: Precision) -> None:
-        self.plan, self.reading, self.folder, self.precision = plan, reading, folder, precision
+    plan: Plan
+    reading: Reading
+    folder: Path
+    precision: Precision
 
     def prepare(self) -> None:
         """Encode the validation clips before any step, so that a stop meanwhile loses none. Raises Interrupted."""

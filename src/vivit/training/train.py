@@ -15,7 +15,7 @@ from torch import nn
 
 from vivit.data.order import split_batch
 from vivit.errors import UserError
-from vivit.model.encoder import Encoder
+from vivit.model.encoder import encoders_of
 from vivit.model.vivit import ViViT
 from vivit.progress import console
 from vivit.runtime import Precision, Ranks, device_name, free_memory, out_of_memory, pick_device, pick_precision
@@ -110,7 +110,7 @@ def train(
     say(f"on {device_name(accelerator.device)} in {precision}")
 
     recipe, frozen = plan.recipe, plan.recipe.freeze_spatial
-    for encoder in _encoders(plan.model):
+    for encoder in encoders_of(plan.model):
         encoder.activation_checkpointing = activation_checkpointing
     cost = StepCost(
         max(map(len, split_batch(plan.schedule.batch_size, ranks.world_size, recipe.mixes))),
@@ -142,7 +142,7 @@ def train(
         say(f"{out} is trained already")
         learner.update_kept()
     else:
-        with plain_words(out, plan, cost):
+        with _as_user_errors(out, plan, cost):
             start_trackers(accelerator, out, training.done, recipe, track)
             training.go()
         training.say_unreadable(say)
@@ -164,20 +164,17 @@ def _learner(
     # Averaged or sharded weights are scored and saved in a copy.
     kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
     if compile:
-        for block in (block for encoder in _encoders(trained) for block in encoder.blocks):
-            block.compile(fullgraph=True)
+        for encoder in encoders_of(trained):
+            for block in encoder.blocks:
+                block.compile(fullgraph=True)
     model.to(accelerator.device)
     network = distribute(trained, accelerator, shard, precision)
     optimiser = build_optimiser(trained, recipe)
     return Learner(model, network, optimiser, kept, WeightAverage(trained, recipe.ema) if recipe.ema else None)
 
 
-def _encoders(model: nn.Module) -> list[Encoder]:
-    return [module for module in model.modules() if isinstance(module, Encoder)]
-
-
 @contextmanager
-def plain_words(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
+def _as_user_errors(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
     """Turn a full disk, a lack of memory or the end of another process into a UserError."""
     try:
         yield

@@ -33,7 +33,7 @@ PROCESS_STRIDE = 1 << 40
 
 @dataclass(frozen=True)
 class Learner:
-    """A model in training, and the model that is kept of it."""
+    """A model in training with its optimiser, and the model to score and save."""
 
     model: nn.Module
     """The model without a wrapper such as DDP; its parameters may be sharded."""
@@ -42,7 +42,7 @@ class Learner:
     optimiser: torch.optim.Optimizer
     """Torch's own, not Accelerate's wrapper."""
     kept: ViViT
-    """The model to score and save: `model` itself, or a copy."""
+    """The model to score and save: `model` itself, or a copy with averaged or unsharded weights."""
     average: WeightAverage | None = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -71,25 +71,20 @@ class NotFinite(Exception):
         """The videos in this process's slice of the batch whose loss is not finite."""
 
 
+@dataclass
 class Updater:
     """Updates the weights, batch by batch."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        accelerator: Accelerator,
-        recipe: Recipe,
-        labels: LabelSpace,
-        colours: Augmentation | None = None,
-    ) -> None:
-        """
-        Args:
-            colours: the colour augmentation to apply on the device; None if the clips come with it.
-        """
-        self.learner, self.accelerator, self.recipe, self.labels = learner, accelerator, recipe, labels
-        self.colours = colours
-        self.optimiser = accelerator.prepare_optimizer(learner.optimiser)
-        self.parameters = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
+    learner: Learner
+    accelerator: Accelerator
+    recipe: Recipe
+    labels: LabelSpace
+    colours: Augmentation | None = None
+    """The colour augmentation to apply on the device; None if the clips come with it."""
+
+    def __post_init__(self) -> None:
+        self.optimiser = self.accelerator.prepare_optimizer(self.learner.optimiser)
+        self.parameters = [parameter for parameter in self.learner.network.parameters() if parameter.requires_grad]
 
     def __call__(self, batch: Batch, step: int, epoch: int, rate: float, batch_size: int) -> Update:
         """Update the weights with this process's slice of a batch.
@@ -123,7 +118,7 @@ class Updater:
         norm = accelerator.clip_grad_norm_(self.parameters, math.inf if recipe.clip_norm is None else recipe.clip_norm)
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
-        update = Update(summed([sum_of_losses], accelerator)[0] / batch_size, float(norm))
+        update = Update(summed(sum_of_losses, accelerator) / batch_size, float(norm))
         if not math.isfinite(update.loss) or not (math.isfinite(update.gradient_norm) or self._scale_may_fall()):
             raise NotFinite(update, bad)
         set_learning_rate(self.optimiser, rate)
