@@ -1,4 +1,4 @@
-"""One process or many: started by Accelerate, unknown to the model."""
+"""Training in one process or many, by Accelerate; the model does not know how many."""
 
 import importlib.util
 from collections.abc import Callable

@@ -180,8 +180,8 @@ class FeatureCache:
             some = identities[start : start + PART_SIZE]
             key = hashlib.sha256(json.dumps([self.encoder, sampling, some]).encode()).hexdigest()[:32]
             parts[self.folder / f"{name}-{start:06d}-{key}.safetensors"] = range(start, start + len(some))
-        # Each process starts with a slice of its own, and then helps the others from the end of their slices on. So
-        # none waits for a slow one, and two rarely write the same part.
+        # Each process computes its own slice first, then helps the others from the end of their slices, so that none
+        # waits for a slow one and two rarely write the same part.
         rank, world_size = self.ranks.rank, self.ranks.world_size
         paths = list(parts)
         first, last = (len(paths) * number // world_size for number in (rank, rank + 1))

@@ -68,7 +68,7 @@ def estimate_step(model: ViViT, cost: StepCost) -> int:
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
     optimiser_state = (STATES[cost.optimiser] + cost.ema) * gradients
     if cost.shards > 1:
-        # Unsharded are the parameters outside of the blocks, those of the block at work and of the next one, and all
+        # FSDP2 keeps these whole: the parameters outside the blocks, those of the current and the next block, and all
         # gradients while micro-batches add to them.
         blocks = [_bytes(block.parameters()) for encoder in encoders_of(model) for block in encoder.blocks]
         whole = parameters - sum(blocks) + 2 * max(blocks)
@@ -131,7 +131,7 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
 
 def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
     """The most bytes that forward and backward take, besides parameters and gradients that exist beforehand."""
-    # A twin with fake parameters stays as it is when the model itself is compiled, sharded or moved.
+    # Run a twin with fake parameters, because the model itself may be compiled, sharded or moved by now.
     with torch.device("meta"):
         twin = ViViT(model.config).train()
     for encoder in encoders_of(twin):

@@ -66,12 +66,12 @@ def plan_run(
     videos: Path | None,
     overfit: int | None,
     processes: int,
-    begun: ViViT | None,
+    resumed_model: ViViT | None,
 ) -> Plan:
     """Read the data's lists and, unless the run is resumed, the weights to start from; arguments are those of `train`.
 
     Args:
-        begun: a model of the run's architecture with random weights, if there is a checkpoint to fill it.
+        resumed_model: a model of the run's architecture with random weights, if there is a checkpoint to fill it.
 
     Raises:
         UserError: data, recipe, start and number of processes do not fit together.
@@ -91,18 +91,18 @@ def plan_run(
         flip = 0.0 if _one_sided(mirrors, train_set) else 0.5
     # A run that overfits is scored on the very clips that it learns.
     augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
-    if begun is None:
+    if resumed_model is None:
         torch.manual_seed(recipe.seed)
         start = build_model(recipe, train_set, init, name_of(data))
     else:
-        start = Loaded(begun.train(), ())
+        start = Loaded(resumed_model.train(), ())
     smallest = min(start.model.config.image_size)
     if recipe.resize is not None and recipe.resize < smallest:
         raise UserError(f"resize: a shorter side of {recipe.resize} pixels is too small for a crop of {smallest}")
     schedule = Schedule.planned(recipe, len(train_set.videos))
     check_split(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
-    name, resumed = name_of(data), begun is not None
+    name, resumed = name_of(data), resumed_model is not None
     return Plan(recipe, name, train_set, val_set, hashes, mirrors, augmentation, start, resumed, schedule)
 
 

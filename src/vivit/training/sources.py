@@ -25,7 +25,7 @@ class Reading:
     stopping: Callable[[], bool]
     """Once true in any process, reading ends with `Interrupted` in all of them."""
     report: Callable[[str], None]
-    """Told in words what is going on between steps."""
+    """Called with a few words about what happens between steps."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class FromFeatures:
     def prepare(self) -> None:
         """Encode the validation clips before any step, so that a stop meanwhile loses none. Raises Interrupted."""
         reading = self.reading
-        # Not before: a resumed run has its spatial encoder from the checkpoint.
+        # Only now: a resumed run loads its spatial encoder from the checkpoint.
         self.cache = FeatureCache(
             self.plan.model,
             self.folder,

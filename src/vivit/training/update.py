@@ -27,7 +27,7 @@ from vivit.video.augment import Augmentation, augment_batch
 MIXING = 4
 # fp16 loss scale below which gradients that overflow are not the scale's fault.
 LOWEST_SCALE = 2.0**-10
-# More than the updates of any run times any seed of a few digits.
+# Offset between the processes' random seeds, larger than the seed of any update unless the recipe's seed is huge.
 PROCESS_STRIDE = 1 << 40
 
 
