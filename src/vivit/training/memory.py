@@ -166,15 +166,12 @@ class _LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
         for result in tree_leaves(results):
-            if isinstance(result, Tensor) and result.untyped_storage() not in self.known:
-                self._count(result.untyped_storage())
+            if isinstance(result, Tensor) and (storage := result.untyped_storage()) not in self.known:
+                self.known[storage] = None
+                weakref.finalize(storage, self._forget, storage.nbytes())
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
         return results
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        self.known[storage] = None
-        weakref.finalize(storage, self._forget, storage.nbytes())
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
 
     def _forget(self, size: int) -> None:
         self.live -= size
