@@ -103,13 +103,13 @@ class TrainingClips(Dataset[Clip | VideoError]):
     def __getitem__(self, key: tuple[int, int]) -> Clip | VideoError:
         return self.or_replacement(*key, self.read_own)
 
-    def or_replacement(self, epoch: int, index: int, read: Callable[[int, int], Clip]) -> Clip | VideoError:
+    def or_replacement(self, epoch: int, index: int, read_clip: Callable[[int, int], Clip]) -> Clip | VideoError:
         """Read this video's clip or, upon a VideoError, that of a replacement; the first error if all of them fail."""
         failures: list[tuple[int, VideoError]] = []
         candidates = [index]
         for chosen in candidates:
             try:
-                return read(epoch, chosen)._replace(failures=tuple(failures))
+                return read_clip(epoch, chosen)._replace(failures=tuple(failures))
             except VideoError as error:
                 if not failures:
                     candidates += self._replacements(epoch, index)
