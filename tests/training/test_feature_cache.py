@@ -490,7 +490,7 @@ def test_videos_in_shards_are_told_apart(videos: VideoSet, tmp_path: Path, encod
 
 
 def test_a_model_that_cannot_be_frozen_is_refused(videos: VideoSet, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="freeze_spatial"):
+    with pytest.raises(UserError, match="without temporal layers"):
         features(build(temporal_layers=0, adapter_size=None), videos, tmp_path / "features")
 
 
