@@ -94,7 +94,7 @@ def test_the_model_sees_the_kept_tokens_as_if_there_were_no_others(variant: str)
     rows = kept.view(3, -1, kept.shape[-1])
     expected = torch.stack([logits_of_kept(plain, clip, mine) for clip, mine in zip(video, rows, strict=True)])
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
-    assert (expected - plain(video)).abs().min() > 1e-4
+    assert (expected - plain(video)).abs().amax(dim=1).min() > 1e-3  # for every clip
 
 
 @each_variant
