@@ -20,22 +20,21 @@ def draw(demo: Path, out: Path) -> None:
     """One held-out video of each motion: frames spread over it, its label and the model's first answer."""
     predictor = vivit.Predictor(demo / "factorised_encoder")
     videos = [sorted(folder.glob("*.mp4"))[0] for folder in sorted((demo / "videos" / "val").iterdir())]
-    figure = Figure(figsize=(10, 1.15 * (len(videos) + 1) // 2), layout="constrained")
-    columns = figure.subfigures(1, 2)
-    for column, part in zip(columns, (videos[::2], videos[1::2]), strict=True):
-        grid = column.subplots((len(videos) + 1) // 2, FRAMES + 1, width_ratios=[1] * FRAMES + [1.7], squeeze=False)
-        for axes in grid.flat:
-            axes.axis("off")
-        for row, file in zip(grid, part, strict=False):
-            with open_video(file) as video:
-                last = video.info.num_frames - 1
-                frames = video.frames([last * i // (FRAMES - 1) for i in range(FRAMES)])
-            for axes, frame in zip(row, frames, strict=False):
-                axes.imshow(frame.permute(1, 2, 0).numpy())  # (C, H, W) → (H, W, C)
-            best = predictor.predict(file, VIEWS).labels[0]
-            right = best.label == file.parent.name
-            words = f"{best.label.replace('_', ' ')}\n{best.score:.0%}"
-            row[-1].text(0, 0.5, words, va="center", fontsize=10, color="#1a7f37" if right else "#cf222e")
+    rows = (len(videos) + 1) // 2
+    figure = Figure(figsize=(10, 1.15 * rows), layout="constrained")
+    widths = [*[1] * FRAMES, 1.7] * 2  # two videos in a row: their frames, then the answer
+    grid = figure.subplots(rows, 2 * (FRAMES + 1), width_ratios=widths, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, file in zip(grid.reshape(-1, FRAMES + 1), videos, strict=False):
+        with open_video(file) as video:
+            last = video.info.num_frames - 1
+            frames = video.frames([last * i // (FRAMES - 1) for i in range(FRAMES)])
+        for axes, frame in zip(row, frames, strict=False):
+            axes.imshow(frame.permute(1, 2, 0).numpy())  # (C, H, W) → (H, W, C)
+        best = predictor.predict(file, VIEWS).labels[0]
+        colour = "#1a7f37" if best.label == file.parent.name else "#cf222e"
+        row[-1].text(0, 0.5, f"{best.label.replace('_', ' ')}\n{best.score:.0%}", va="center", color=colour)
     figure.savefig(out, dpi=110)
 
 
