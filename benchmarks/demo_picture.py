@@ -21,7 +21,7 @@ def draw(demo: Path, out: Path) -> None:
     predictor = vivit.Predictor(demo / "factorised_encoder")
     videos = [sorted(folder.glob("*.mp4"))[0] for folder in sorted((demo / "videos" / "val").iterdir())]
     rows = (len(videos) + 1) // 2
-    figure = Figure(figsize=(10, 1.15 * rows), layout="constrained")
+    figure = Figure(figsize=(10, 0.8 * rows), layout="constrained")
     widths = [*[1] * FRAMES, 1.7] * 2  # two videos in a row: their frames, then the answer
     grid = figure.subplots(rows, 2 * (FRAMES + 1), width_ratios=widths, squeeze=False)
     for axes in grid.flat:
