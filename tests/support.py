@@ -24,6 +24,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 REFERENCE = Path(__file__).parent / "parity" / "reference"
 VIVIT = Path(sys.executable).parent / "vivit"
+REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"  # tests that use them are skipped without
 
 # Models
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from tests.support import encode, numbered
+from tests.support import REAL_CLIPS, encode, numbered
 from vivit.data import check as check_module
 from vivit.data import scan as scan_module
 from vivit.data.check import check
@@ -29,8 +29,6 @@ from vivit.data.scan import scan_file, scan_files
 from vivit.errors import UserError
 from vivit.video.base import VideoInfo
 from vivit.video.source import VideoError, VideoSource
-
-REAL = Path(__file__).parents[3] / "shared" / "videos"
 
 
 def textured(seed: int, frames: int, start: int = 0, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
@@ -316,9 +314,9 @@ def test_look_alikes_are_those_of_a_comparison_of_every_pair() -> None:
     assert look_alikes([thumbnails(each) for each in frames], durations) == expected
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real clips are not beside the checkout")
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the real clips are not beside the checkout")
 def test_real_clips_are_told_from_each_other_and_recognised_anew(tmp_path: Path) -> None:
-    paths = sorted(REAL.iterdir())
+    paths = sorted(REAL_CLIPS.iterdir())
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     again = tmp_path / "again.mp4"
     source = next(path for path in paths if path.name == "goat.mp4")

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import InProcess
-from tests.support import run_vivit
+from tests.support import REAL_CLIPS, run_vivit
 
-SHARED_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
 SMALL = (
     *("--recipe", "demo", "--epochs", "1", "--batch-size", "4", "--num-frames", "4", "--frame-stride", "1"),
     *("--image-size", "48", "--workers", "0", "--device", "cpu"),
@@ -107,9 +106,9 @@ def test_model_of_other_classes_than_the_data(work: Path, here: InProcess, tmp_p
     result.one_line("'day', 'night'", "bright, dark")
 
 
-@pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="the clips are not beside this checkout")
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="the clips are not beside this checkout")
 def test_predict_real_clips(here: InProcess) -> None:
-    videos = sorted(SHARED_VIDEOS.iterdir())
+    videos = sorted(REAL_CLIPS.iterdir())
     result = here("predict", *videos, "--model", "run", "--json")
     assert (result.status, result.err) == (0, "")
     answers = [json.loads(line) for line in result.out.splitlines()]

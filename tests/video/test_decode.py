@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.support import encode, numbered, read_numbers
+from tests.support import REAL_CLIPS, encode, numbered, read_numbers
 from vivit.video.decode import open_video
 from vivit.video.scaling import SCALING
 from vivit.video.source import VideoError
 
-REAL = Path(__file__).resolve().parents[2].parent / "fractiond" / "videos"
 B_FRAMES = {"bf": "3", "g": "250"}
 FILES: dict[str, dict[str, Any]] = {
     "long_gop.mp4": {"options": B_FRAMES},
@@ -328,10 +327,10 @@ def test_error_survives_pickling() -> None:
     assert str(again) == str(pickle.loads(pickle.dumps(again))) == "a/b.mp4: is empty"
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="no real clips beside the checkout")
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "dog.mp4", "full_hd.mp4", "goat.mp4", "mpeg4_with_audio.avi"])
 def test_real_clip_as_plain_decoding_has_it(name: str) -> None:
-    with av.open(str(REAL / name)) as container:
+    with av.open(str(REAL_CLIPS / name)) as container:
         stream = container.streams.video[0]
         plain = list(container.decode(stream))
         tick, rate = stream.time_base, float(stream.average_rate or 0)
@@ -340,7 +339,7 @@ def test_real_clip_as_plain_decoding_has_it(name: str) -> None:
     else:
         assert tick is not None
         times = [float((frame.pts or 0) * tick) for frame in plain]
-    with open_video(REAL / name) as video:
+    with open_video(REAL_CLIPS / name) as video:
         info = video.info
         rng = np.random.default_rng(0)
         indices = [*rng.integers(0, info.num_frames, 6).tolist(), 0, info.num_frames - 1]

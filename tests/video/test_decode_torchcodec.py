@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import encode, read_numbers
+from tests.support import REAL_CLIPS, encode, read_numbers
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.loader import TrainingClips, training_batches
 from vivit.data.order import Order
@@ -16,8 +16,6 @@ from vivit.video.augment import Augmentation
 from vivit.video.clips import ClipSpec
 from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import InShard, VideoError
-
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "videos"
 
 
 def _why_not() -> str:
@@ -68,11 +66,11 @@ def test_frames_are_those_of_pyav(name: str, short_side: int | None, tmp_path: P
 
 
 @needs_torchcodec
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real clips beside the checkout")
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="no real clips beside the checkout")
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "dog.mp4", "full_hd.mp4", "goat.mp4", "multi_shot.mp4"])
 @pytest.mark.parametrize("short_side", [None, 128])
 def test_real_clips_are_those_of_pyav(name: str, short_side: int | None) -> None:
-    with open_video(REAL / name) as plain, open_video(REAL / name, "torchcodec") as other:
+    with open_video(REAL_CLIPS / name) as plain, open_video(REAL_CLIPS / name, "torchcodec") as other:
         indices = [plain.info.num_frames - 1, 3, plain.info.num_frames // 2]
         expected, found = plain.frames(indices, short_side), other.frames(indices, short_side)
     assert found.shape == expected.shape
