@@ -134,8 +134,8 @@ def leave_process_groups() -> None:
     later joins gloo's threads without releasing the GIL. A thread that is about to free a tensor waits for the GIL: the
     process never ends.
     """
-    gc.collect()
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 
