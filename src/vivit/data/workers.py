@@ -5,7 +5,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Generator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -65,13 +65,13 @@ def _clean_processes() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.loader"])
     # Ctrl-C reaches every process of the terminal, and a scheduler may send SIGTERM to every process of a job. The
-    # parent needs its workers to finish the step, then ends them itself. Signals ignored here stay ignored in the
-    # server and in the workers it forks.
+    # parent needs its workers to finish the step, then ends them itself. Signals blocked here stay blocked in the
+    # server and in the workers it forks; one that comes meanwhile reaches this process a moment later.
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        resource_tracker.ensure_running()  # the server needs it, and its start would unblock signals
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             forkserver.ensure_running()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
