@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
+from vivit.text import printable
+
 SHOWN = 5  # findings of one file in a message
 LONGEST = 900  # characters of a message
 CLOSE = 0.7  # how similar a name must be to be suggested for a wrong one, of 1
@@ -20,7 +22,7 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         if len(message) > LONGEST:
             message = f"{message[: LONGEST * 2 // 3]} … {message[-LONGEST // 3 :]}"
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message))
+        super().__init__(printable(message))
 
 
 class Stopped(Exception):

@@ -2,19 +2,28 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vivit.text import printable
+
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit with status 1
 
 
 def console(visible: bool = True) -> Console:
-    """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible."""
-    return _Console(soft_wrap=True, markup=False, highlight=False, quiet=not visible)
+    """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible.
+
+    What a line must not hold, such as a terminal's escapes in the name of a class, is escaped.
+    """
+    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, quiet=not visible)
 
 
 @contextmanager
@@ -27,11 +36,16 @@ def progress_bar(
         A function to call with the number of finished items and, if they change, the number of all items and the title.
     """
     screen = screen or console(visible)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=screen, transient=True, disable=not (visible and screen.is_terminal)) as progress:
-        bar = progress.add_task(title, total=total)
+        bar = progress.add_task(printable(title), total=total)
 
         def update(done: int, total: int | None = None, title: str | None = None) -> None:
-            progress.update(bar, completed=done, total=total, description=title)
+            progress.update(bar, completed=done, total=total, description=title and printable(title))
 
         yield update

@@ -5,6 +5,7 @@ holds it (see `vivit.cli.command.verb`). The file is imported when the verb is c
 needs itself, so that help pages do not wait for torch.
 """
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -72,4 +73,6 @@ def build_app() -> App:
 def main() -> None:
     """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
     app = build_app()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a name
     sys.exit(exit_status(lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from vivit.cli.command import verb
 from vivit.cli.options import MODEL, OUTPUT, FieldFlags, Fields, Source
 from vivit.errors import UserError
+from vivit.progress import console
 
 app = verb(
     "convert",
@@ -61,8 +62,8 @@ def convert(
         **read_fields(flags),
     )
     for note in loaded.notes:
-        print(note)
-    print(f"written to {out}")
+        console().print(note)
+    console().print(f"written to {out}")
 
 
 def read_fields(flags: Fields | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from cyclopts import App, Group, Parameter
 from vivit.cli.command import verb
 from vivit.cli.options import AUGMENTATION, INPUT, OUTPUT, Data, Videos, Workers
 from vivit.cli.recipe import RecipeName, named_recipe
+from vivit.progress import console
 
 app = App(
     name="data",
@@ -72,7 +73,7 @@ def show(
     )
     video_set = open_data(data, videos).split(split)
     show(video_set, spec, build_augmentation(settings) if augment else None, out, count, seed)
-    print(f"written to {out}")
+    console().print(f"written to {out}")
 
 
 @check_app.default

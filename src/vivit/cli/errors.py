@@ -18,6 +18,7 @@ from cyclopts.exceptions import (
 
 from vivit.cli.command import NONE
 from vivit.errors import Stopped, UserError, did_you_mean, one_line
+from vivit.text import printable
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
@@ -28,7 +29,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         return status
     except CycloptsError as error:
         page = " ".join(["vivit", *(error.command_chain or ())])
-        return complain(str(UserError(f"{_mistake(error)} (see {page} --help)")))  # escapes what was typed
+        return complain(str(UserError(f"{_mistake(error)} (see {page} --help)")))  # shortens what was typed
     except UserError as error:
         return complain(str(error))
     except pydantic.ValidationError as error:
@@ -48,7 +49,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
 def complain(message: str) -> int:
     """Print one line on stderr and return 2."""
     # One write, because several processes of a run may complain at once.
-    sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{message}\n")
+    sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{printable(message)}\n")
     sys.stderr.flush()
     return 2
 

@@ -3,6 +3,7 @@
 from vivit.cli.command import verb
 from vivit.cli.convert import read_fields
 from vivit.cli.options import FieldFlags, Source
+from vivit.progress import console
 
 app = verb("info", "vivit info run", "vivit info checkpoint --image-size 224")
 
@@ -17,5 +18,5 @@ def info(source: Source, /, *, flags: FieldFlags = None) -> None:
 
     before = ""
     for name, value in describe_source(source, **read_fields(flags)):
-        print(f"{'' if name == before else name:15s}{value}")
+        console().print(f"{'' if name == before else name:15s}{value}")
         before = name

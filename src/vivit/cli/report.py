@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.options import INPUT, Videos
+from vivit.progress import console
 
 app = verb("report", "vivit report run", "vivit report run --data /mnt/elsewhere/my_videos")
 
@@ -30,4 +31,4 @@ def report(
     """
     from vivit.report.run_page import write_report
 
-    print(f"report: {write_report(run, data, videos)}")
+    console().print(f"report: {write_report(run, data, videos)}")

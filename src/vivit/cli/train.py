@@ -9,6 +9,7 @@ from vivit.cli.command import verb
 from vivit.cli.errors import rank
 from vivit.cli.options import HARDWARE, INPUT, OUTPUT, TRAINING, Data, Decoder, Device, Timeout, Videos, Workers
 from vivit.cli.recipe import RecipeFlags, RecipeName, RecipePage, change_recipe, named_recipe
+from vivit.progress import console
 from vivit.training.recipes import default_recipe
 
 app = verb(
@@ -86,5 +87,5 @@ def train(
         overfit=overfit,
     )
     if rank() == 0:
-        print(f"report: {write_report(run)}")
-        print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
+        console().print(f"report: {write_report(run)}")
+        console().print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")

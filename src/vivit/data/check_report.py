@@ -14,6 +14,7 @@ from rich.text import Text
 from vivit.data.datasets import LabelledVideo, Span
 from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
 from vivit.data.names import SPLIT_NAMES, shortened
+from vivit.text import printable
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
 # Files named under each heading, for errors and for doubtful findings; the manifest has all of them.
@@ -55,20 +56,20 @@ KINDS = {
 
 def print_report(console: Console, manifest: Manifest, classes: Mapping[str, Sequence[str]]) -> None:
     """Print tables and findings; outside a terminal, plain lines of text."""
-    console.print(Text(_printable(manifest.source), style="bold"), soft_wrap=True)
+    console.print(Text(printable(manifest.source), style="bold"), soft_wrap=True)
     console.print(_splits_table(manifest, plain=not console.is_terminal))
     facts = Table(box=None, show_header=False, pad_edge=True)
     facts.add_column(style="cyan", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(manifest, classes):
-        facts.add_row(name, Text(_printable(value)))
+        facts.add_row(name, Text(printable(value)))
     console.print(facts)
     for heading, style, lines in _findings(manifest):
         console.print()
         console.print(Text(heading, style=style), soft_wrap=True)
         shown = lines[: NAMED.get(style, 0)]
         for line in shown:
-            console.print(Text(f"  {_printable(line)}"), soft_wrap=True)
+            console.print(Text(f"  {printable(line)}"), soft_wrap=True)
         if len(lines) > len(shown):
             console.print(Text(f"  and {len(lines) - len(shown):,} more, in the manifest", style="dim"), soft_wrap=True)
     console.print()
@@ -216,11 +217,6 @@ def _count(things: Sequence[object], name: str) -> str:
 def _equation(places: Sequence[str]) -> str:
     rest = len(places) - IN_GROUP
     return " = ".join(places[:IN_GROUP]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def _printable(text: str) -> str:
-    """Escape what could break a line or control a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def remarks_on(record: FileRecord) -> Iterator[Remark]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from vivit.data.loader import Batch
 from vivit.data.manifest import HASH_DIGITS
@@ -19,6 +20,7 @@ from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions
 from vivit.runtime import peak_memory
+from vivit.text import printable
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.distributed import everyones, summed
 from vivit.training.optim import Schedule
@@ -285,7 +287,7 @@ class Training:
             score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
             said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.informative)
             line = f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}"
-            self.display.progress.console.print(line, soft_wrap=True)
+            self.display.progress.console.print(Text(printable(line)), soft_wrap=True)
         self.learner.model.train()
         return evaluation
 

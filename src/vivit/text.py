@@ -1,0 +1,20 @@
+"""Text from outside, such as file and class names, made safe to print."""
+
+import unicodedata
+
+# Control characters, invisible marks (some reverse the direction of text), lone surrogates, line and paragraph breaks.
+UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Marks without which words in Persian and Indic scripts, and some emoji, are misspelt.
+JOINERS = {"\u200c", "\u200d"}
+
+
+def printable(text: object) -> str:
+    r"""The text in one line, with whatever could break the line, hide or control a terminal escaped, as in \x1b."""
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in UNSAFE and c not in JOINERS else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
