@@ -17,8 +17,7 @@ from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_batch
-from vivit.video.base import VideoInfo
-from vivit.video.clips import ClipSpec, frames_in, read_views
+from vivit.video.clips import ClipSpec, read_views
 from vivit.video.decode import ReadOptions, open_video
 from vivit.video.source import VideoError
 
@@ -305,21 +304,20 @@ def test_clips_stay_within_their_span(keep: bool, videos: VideoSet) -> None:
     assert [read_numbers(view) for view in views] == [[5, 7, 9], [9, 11, 13]]
 
 
-@pytest.mark.parametrize(
-    ("span", "expected"),
-    [
-        (None, range(50)),
-        ((0.0, 2.0), range(50)),
-        ((0.4, 1.0), range(10, 25)),
-        ((1.9, 9.0), range(48, 50)),
-        ((5.0, 9.0), range(49, 50)),
-        ((0.5, 0.5), range(12, 13)),
-        ((-1.0, 0.1), range(0, 2)),
-    ],
-)
-def test_frames_of_a_span(span: tuple[float, float] | None, expected: range) -> None:
-    info = VideoInfo(width=1, height=1, frame_rate=25.0, duration=2.0, num_frames=50, codec="", rotation=0)
-    assert frames_in(info, span) == expected
+def test_a_video_without_its_span_is_unreadable(videos: VideoSet) -> None:
+    """As with milliseconds for seconds."""
+    good = videos.videos[1]
+    bad = replace(videos.videos[0], span=(100.0, 200.0))
+    data = replace(videos, videos=(bad, good))
+    for keep in (False, True):
+        (batch,) = batches_of(data, WHOLE, 2, range(1), keep_decoded=keep)
+        ((index, error),) = batch.failures
+        assert index == 0
+        assert batch.indices.tolist() == [1, 1]
+        assert str(error).startswith(f"{bad.source}: the span 100 to 200 s starts after")
+    answers = list(evaluation_views(data.videos, WHOLE, 2, 1))
+    assert answers[0] == str(error)
+    assert isinstance(answers[1], Tensor)
 
 
 def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:

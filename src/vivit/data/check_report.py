@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vivit.data.datasets import LabelledVideo, Span
+from vivit.data.datasets import LabelledVideo
 from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
 from vivit.data.names import SPLIT_NAMES, shortened
 from vivit.text import printable
+from vivit.video.span import Span
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
 # Files named under each heading, for errors and for doubtful findings; the manifest has all of them.

@@ -18,9 +18,10 @@ from vivit.errors import UserError
 from vivit.files import write_files
 from vivit.labels import LabelSpace
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
-from vivit.video.clips import ClipSpec, draw_clip, frames_in, view_crops
+from vivit.video.clips import ClipSpec, draw_clip, view_crops
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError
+from vivit.video.span import frames_in
 
 # Frames shown of a clip.
 COLUMNS = 8
@@ -121,8 +122,8 @@ def _section(
     title, file_name = _class_words(videos.labels, video), video.source.name
     try:
         with open_video(video.source) as opened:
+            frames = frames_in(opened, video.span)
             info = opened.info
-            frames = frames_in(info, video.span)
             _, places = draw_clip(len(frames), spec, Augmentation(), clip_rng(seed, 0, index))  # as in the first epoch
             numbers = [frames[place] for place in places]
             shown = np.linspace(0, spec.num_frames - 1, min(COLUMNS, spec.num_frames)).round().astype(int).tolist()

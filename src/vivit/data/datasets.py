@@ -13,13 +13,12 @@ from vivit.data.names import SPLIT_NAMES, check_classes, shortened
 from vivit.errors import UserError
 from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.video.source import InShard, VideoSource
+from vivit.video.span import Span
 
 HELD_OUT = 5  # without a validation split, every fifth video is held out for it
 
 Labels = Mapping[str, tuple[str, ...]]
 """head → class names; a single head without a name is "classes"."""
-Span = tuple[float, float]
-"""From and to, in seconds after the first frame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ from pathlib import Path
 import av
 from torch import Tensor
 
-from vivit.data.datasets import Span
 from vivit.data.workers import start_worker
 from vivit.errors import UserError
 from vivit.video.base import Video
-from vivit.video.clips import frames_in
 from vivit.video.decode import open_video
 from vivit.video.source import VideoError, VideoSource
+from vivit.video.span import Span, frames_in
 
 # Bytes of frames decoded at once.
 FRAMES_AT_ONCE = 1 << 26
@@ -111,7 +110,7 @@ def encode(video: Video, target: Path, encoding: Encoding, span: Span | None) ->
         OSError: the file cannot be written, as on a full disk.
     """
     info = video.info
-    numbers = frames_in(info, span)
+    numbers = frames_in(video, span)
     smaller, larger = sorted((info.width, info.height))
     side = smaller if encoding.short_side is None else min(smaller, encoding.short_side)
     rate = Fraction(info.frame_rate).limit_denominator(1001)

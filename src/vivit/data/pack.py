@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import av
 
-from vivit.data.datasets import DataSet, LabelledVideo, Span
+from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.encode import Encoding, Task, prepare_all
 from vivit.data.readers.listing import open_data
 from vivit.data.readers.shard_index import INDEX, Index, label_fields, read_index, write_index
@@ -25,6 +25,7 @@ from vivit.errors import UserError
 from vivit.files import as_text, write_files
 from vivit.progress import console, progress_bar
 from vivit.video.source import InShard, VideoError, VideoSource, is_remote, name_of, place_of, reason
+from vivit.video.span import Span
 
 SHARD_SIZE = 512 * 2**20
 # The longest name of a file in a shard, short enough to fit into its header.

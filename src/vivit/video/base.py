@@ -84,6 +84,10 @@ class Video(ABC):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     @abstractmethod
+    def measure(self) -> None:
+        """Read the file to its end if its container may have told less than its duration; `info` then has it all."""
+
+    @abstractmethod
     def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
         """The frames on screen at these times, (N, 3, height, width) uint8.
 

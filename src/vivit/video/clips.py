@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vivit.video.augment import Augmentation, Geometry, cover, crop, draw_geometry, resized
-from vivit.video.base import VideoInfo
 from vivit.video.decode import Decoder, open_video
 from vivit.video.source import VideoSource
+from vivit.video.span import Span, frames_in
 
 ShortClips = Literal["loop", "pad"]
 
@@ -61,15 +61,6 @@ def view_starts(num_video_frames: int, num_frames: int, stride: int, num_clips: 
     return [round(last * i / (num_clips - 1)) for i in range(num_clips)]
 
 
-def frames_in(info: VideoInfo, span: tuple[float, float] | None) -> range:
-    """The numbers of the frames on screen within a span of seconds, or of all frames if it is None."""
-    if span is None:
-        return range(info.num_frames)
-    first, end = (round(seconds * info.frame_rate) for seconds in span)
-    first = min(max(first, 0), info.num_frames - 1)
-    return range(first, min(max(end, first + 1), info.num_frames))
-
-
 def draw_clip(
     num_video_frames: int, spec: ClipSpec, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[Geometry, list[int]]:
@@ -84,7 +75,7 @@ def draw_clip(
 
 def read_training_clip(
     source: VideoSource,
-    span: tuple[float, float] | None,
+    span: Span | None,
     spec: ClipSpec,
     augmentation: Augmentation,
     rng: np.random.Generator,
@@ -97,21 +88,20 @@ def read_training_clip(
         rng: the source of every random choice.
 
     Raises:
-        VideoError: the file cannot be read.
+        VideoError: the file cannot be read, or does not have the span.
     """
     with open_video(source, decoder) as opened:
-        info = opened.info
-        shown = frames_in(info, span)
+        shown = frames_in(opened, span)
         geometry, numbers = draw_clip(len(shown), spec, augmentation, rng)
-        size = geometry.frame_size(info.height, info.width, spec.resize, spec.size)
+        size = geometry.frame_size(opened.info.height, opened.info.width, spec.resize, spec.size)
         frames = opened.frames([shown[number] for number in numbers], size=size)
     return geometry.apply(frames, spec.size), geometry.mirrored
 
 
-def read_whole(source: VideoSource, span: tuple[float, float] | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
+def read_whole(source: VideoSource, span: Span | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
     """Read all frames, or those in a span, with a shorter side of `resize` pixels: (N, C, H, W) uint8."""
     with open_video(source, decoder) as video:
-        return video.frames(frames_in(video.info, span), short_side=resize)
+        return video.frames(frames_in(video, span), short_side=resize)
 
 
 def cut_training_clip(
@@ -129,7 +119,7 @@ def read_views(
     spec: ClipSpec,
     num_clips: int,
     num_crops: int,
-    span: tuple[float, float] | None = None,
+    span: Span | None = None,
     decoder: Decoder = "pyav",
 ) -> Tensor:
     """Read all views of a video in one pass: (clips · crops, T, C, H, W) uint8, the crops of a clip in a row.
@@ -138,10 +128,10 @@ def read_views(
         span: take the clips from within these seconds; None: from the whole video.
 
     Raises:
-        VideoError: the file cannot be read.
+        VideoError: the file cannot be read, or does not have the span.
     """
     with open_video(source, decoder) as video:
-        shown = frames_in(video.info, span)
+        shown = frames_in(video, span)
         starts = view_starts(len(shown), spec.num_frames, spec.stride, num_clips)
         numbers = [n for s in starts for n in clip_indices(len(shown), spec.num_frames, spec.stride, s, spec.short)]
         frames = video.frames([shown[number] for number in numbers], short_side=spec.resize)

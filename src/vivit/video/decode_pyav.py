@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +74,13 @@ class PyAVVideo(Video):
         span = times[-1] - times[0] if times else 0.0
         rate = walk.rate or ((len(times) - 1) / span if span else 1.0)
         return span + 1 / rate, rate
+
+    def measure(self) -> None:
+        times = self._walk.packet_times()
+        duration = times[-1] - self.start + 1 / self.info.frame_rate if times else 0.0
+        if duration > self.info.duration:
+            num_frames = round(duration * self.info.frame_rate)
+            self.info = replace(self.info, duration=duration, num_frames=max(1, num_frames))
 
     @property
     def start(self) -> float:

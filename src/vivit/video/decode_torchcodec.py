@@ -59,6 +59,11 @@ class TorchCodecVideo(Video):
         self._decoders, self._transforms = decoders, transforms
         self._opened: tuple[tuple[int, int], decoders.VideoDecoder] | None = None
 
+    def measure(self) -> None:
+        with PyAVVideo(self.source) as facts:
+            facts.measure()
+            self.info = facts.info
+
     def _decoder(self, height: int, width: int):  # type: ignore[no-untyped-def]
         """The decoder for this size: torchcodec scales while decoding, to a size set when the file is opened."""
         if self._opened is None or self._opened[0] != (height, width):

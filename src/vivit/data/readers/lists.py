@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def seconds(text: str | float) -> float:
     total = 0.0
     for part in str(text).strip().split(":"):
         total = total * 60 + float(part)
+    if not isfinite(total):
+        raise ValueError(f"{text} is not a time")
     return total
 
 

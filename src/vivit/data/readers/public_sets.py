@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vivit.data.datasets import Labels, Span
+from vivit.data.datasets import Labels
 from vivit.data.names import SPLIT_NAMES, split_named
 from vivit.data.readers.lists import csv_rows, parse_json, read_text, seconds
 from vivit.errors import UserError
+from vivit.video.span import Span
 
 _SPLIT = "|".join(name for names in SPLIT_NAMES.values() for name in names)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -118,8 +119,11 @@ def _videos(
         split, span = value["split"], value.get("span")
         if split not in _SPLITS:
             raise ValueError(f"the split of {name!r} is {split!r}")
-        source = InShard(paths[number], name, offset, size)
-        yield LabelledVideo(source, labels[key], split, span and (float(span[0]), float(span[1])))
+        if span is not None:
+            span = float(span[0]), float(span[1])
+            if not all(map(isfinite, span)):
+                raise ValueError(f"the span of {name!r} is not two numbers")
+        yield LabelledVideo(InShard(paths[number], name, offset, size), labels[key], split, span)
 
 
 def label_fields(video: LabelledVideo, multi_label: bool) -> dict[str, Any]:
