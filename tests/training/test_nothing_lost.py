@@ -94,15 +94,20 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(bright_dark: Path, tm
     assert records(run) == records(whole)
 
 
-def test_a_folder_in_which_a_run_is_at_work_is_left_alone(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
+def test_a_folder_in_which_a_run_is_at_work_is_left_alone(
+    bright_dark: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when each call has temporary files of its own, as in the jobs of a cluster."""
     run = tmp_path / "run"
     first = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0", hold_after=2)
     wait_until_held(first, run)
+    (tmp_path / "another").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "another"))
     second = start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "0")
     _, complaint = second.communicate(timeout=LONGEST)
     let_go(run)
     assert second.returncode == 2
-    assert_one_line(complaint, f"vivit: {run}: in use by another vivit train")
+    assert_one_line(complaint, f"vivit: {run}: in use by another vivit train .*process {first.pid} of ")
     finish(first)
     assert records(run) == records(whole)
 

@@ -136,10 +136,15 @@ class Checkpoints:
         Raises:
             UserError: in every process, once, if it failed.
         """
+        self.settle()
         if self._saving is not None:
-            wait_for([self._saving])
             saving, self._saving = self._saving, None
             saving.result()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written, whether or not the last save failed."""
+        if self._saving is not None:
+            wait_for([self._saving])
 
     def load_latest(
         self, tensors: Callable[[], Mapping[str, Tensor]], say: Callable[[str], object]

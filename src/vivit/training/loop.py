@@ -185,6 +185,8 @@ class Training:
                     began = time.monotonic()
             except Interrupted:
                 self.leave()
+            finally:
+                self.checkpoints.settle()
             self.checkpoints.wait()
 
     def step(self, batch: Batch, began: float) -> None:

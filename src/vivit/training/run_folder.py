@@ -7,16 +7,12 @@ It is a model folder (config.json, model.safetensors: the model so far) that als
 - tensorboard/, val_predictions.csv, confusion matrices and report.html.
 """
 
-import errno
-import fcntl
-import hashlib
 import json
-import os
 import platform
-import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +24,7 @@ from vivit.files import as_json, as_text, make_folder, write_files
 from vivit.model.vivit import ViViT
 from vivit.runtime import device_name
 from vivit.training.checkpoint import checkpoints
+from vivit.training.lock import RunLock
 from vivit.training.plan import Plan
 from vivit.training.recipe import Recipe
 from vivit.video.source import place_of
@@ -49,7 +46,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.epochs: list[Row] = []
         self._sessions: list[Row] = []
-        self._lock: IO[str] | None = None
+        self._lock: RunLock | None = None
 
     @property
     def is_resumable(self) -> bool:
@@ -60,11 +57,20 @@ class RunFolder:
         """A model of this run's architecture with random weights, to load a checkpoint into."""
         return new_model(self.checkpoints)
 
-    def claim(self, plan: Plan, data: str | Path, init: str | None, videos: Path | None, settings: Row) -> None:
-        """Make the folder and note what run it belongs to; the arguments are those of `train`.
+    def claim(
+        self,
+        plan: Plan,
+        data: str | Path,
+        init: str | None,
+        videos: Path | None,
+        settings: Row,
+        say: Callable[[str], object],
+    ) -> None:
+        """Make the folder, note what run it belongs to and keep others out; the arguments are those of `train`.
 
         Args:
             settings: what decides the run besides the recipe.
+            say: told about a lock that was left behind.
 
         Raises:
             UserError: the folder cannot be made, belongs to another run, or is in use.
@@ -72,7 +78,7 @@ class RunFolder:
         if self.path.resolve() == Path(data).resolve():
             raise UserError(f"{self.path}: this is the data's folder; give another --out")
         make_folder(self.path)
-        self._lock = _lock(self.path)
+        self._lock = RunLock(self.path, say)
         note = self.path / "recipe.json"
         this = {"data": place_of(data), "init": init, **settings, **plan.recipe.model_dump(mode="json")}
         # A run that has learned nothing yet may start again with other settings.
@@ -99,6 +105,12 @@ class RunFolder:
                     f"{now[:HASH_DIGITS]}); put {data} back as it was, or give another --out"
                 )
 
+    def release(self) -> None:
+        """Let others claim the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     def go_on(self, step: int, accelerator: Accelerator) -> None:
         """Keep the records up to a step, and add one of this call of `vivit train`."""
         session = {
@@ -121,6 +133,9 @@ class RunFolder:
         return self._read("steps.jsonl")
 
     def note_step(self, row: Row) -> None:
+        """Add a step. Raises UserError if another process has taken over the run."""
+        assert self._lock is not None
+        self._lock.check()
         with (self.path / "steps.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -149,23 +164,3 @@ class RunFolder:
             return json.loads(content)
         except json.JSONDecodeError as error:
             raise UserError(f"{file}: damaged ({error}); delete {self.path}, or give another --out") from None
-
-
-def _lock(folder: Path) -> IO[str] | None:
-    """Keep other calls on this machine out of the folder while the returned file is open.
-
-    Calls on other machines are not noticed: on shared storage, the lock of a machine that died might stay for long.
-
-    Raises:
-        UserError: another call is at work in the folder.
-    """
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"vivit-{os.getuid()}-{name}.lock"
-    try:
-        file = path.open("a")
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return None  # the file system has no locks
-        raise UserError(f"{folder}: in use by another vivit train; wait for it, or give another --out") from None
-    return file

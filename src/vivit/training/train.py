@@ -104,57 +104,60 @@ def train(
     )
     # The whole model, or what follows its frozen spatial encoder.
     trained = freeze_spatial(plan.model) if plan.recipe.freeze_spatial else plan.model
-    settings = {"keep_decoded": keep_decoded, "overfit": overfit}
-    together(lambda: run.claim(plan, data, init, videos, settings) if main else None)
-    say_plan(say, plan, init, ranks.world_size)
-    say(f"on {device_name(accelerator.device)} in {precision}")
+    try:
+        settings = {"keep_decoded": keep_decoded, "overfit": overfit}
+        together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
+        say_plan(say, plan, init, ranks.world_size)
+        say(f"on {device_name(accelerator.device)} in {precision}")
 
-    recipe, frozen = plan.recipe, plan.recipe.freeze_spatial
-    for encoder in encoders_of(plan.model):
-        encoder.activation_checkpointing = activation_checkpointing
-    cost = StepCost(
-        max(map(len, split_batch(plan.schedule.batch_size, ranks.world_size, recipe.mixes))),
-        accelerator.device,
-        accumulate=recipe.accumulate,
-        paired=recipe.mixes,
-        precision=precision,
-        optimiser=recipe.optimiser,
-        ema=bool(recipe.ema),
-        shards=ranks.world_size if shard else 1,
-        activation_checkpointing=activation_checkpointing,
-    )
-    if not frozen:
-        say(together(lambda: check_memory(plan.model, cost, free_memory(accelerator.device))))
-    learner = _learner(plan, trained, accelerator, precision, compile, shard)
-    colours_on_device = accelerator.device.type == "cuda" and not frozen
-    update = Updater(learner, accelerator, recipe, plan.labels, plan.augmentation if colours_on_device else None)
+        recipe, frozen = plan.recipe, plan.recipe.freeze_spatial
+        for encoder in encoders_of(plan.model):
+            encoder.activation_checkpointing = activation_checkpointing
+        cost = StepCost(
+            max(map(len, split_batch(plan.schedule.batch_size, ranks.world_size, recipe.mixes))),
+            accelerator.device,
+            accumulate=recipe.accumulate,
+            paired=recipe.mixes,
+            precision=precision,
+            optimiser=recipe.optimiser,
+            ema=bool(recipe.ema),
+            shards=ranks.world_size if shard else 1,
+            activation_checkpointing=activation_checkpointing,
+        )
+        if not frozen:
+            say(together(lambda: check_memory(plan.model, cost, free_memory(accelerator.device))))
+        learner = _learner(plan, trained, accelerator, precision, compile, shard)
+        colours_on_device = accelerator.device.type == "cuda" and not frozen
+        update = Updater(learner, accelerator, recipe, plan.labels, plan.augmentation if colours_on_device else None)
 
-    stop, display = StopRequest(), Display(plan.schedule, visible=main)
-    reading = Reading(options, ranks, lambda: stop.signal != 0, display.status)
-    source = (
-        FromFeatures(plan, reading, out / "features", precision)
-        if frozen
-        else FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
-    )
-    training = Training(plan, run, update, source, stop, display, checkpoint_every)
-    training.resume(say)
-    if training.is_over:
-        say(f"{out} is trained already")
-        learner.update_kept()
-    else:
-        with _as_user_errors(out, plan, cost):
-            start_trackers(accelerator, out, training.done, recipe, track)
-            training.go()
-        training.say_unreadable(say)
+        stop, display = StopRequest(), Display(plan.schedule, visible=main)
+        reading = Reading(options, ranks, lambda: stop.signal != 0, display.status)
+        source = (
+            FromFeatures(plan, reading, out / "features", precision)
+            if frozen
+            else FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
+        )
+        training = Training(plan, run, update, source, stop, display, checkpoint_every)
+        training.resume(say)
+        if training.is_over:
+            say(f"{out} is trained already")
+            learner.update_kept()
+        else:
+            with _as_user_errors(out, plan, cost):
+                start_trackers(accelerator, out, training.done, recipe, track)
+                training.go()
+            training.say_unreadable(say)
 
-    if main and overfit is not None:
-        say(how_it_went(run.steps))
-    accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
-    # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    return learner.kept.eval()
+        if main and overfit is not None:
+            say(how_it_went(run.steps))
+        accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
+        # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
+        accelerator.wait_for_everyone()
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        return learner.kept.eval()
+    finally:
+        run.release()
 
 
 def _learner(
