@@ -201,7 +201,7 @@ def test_when_nothing_can_be_read_it_ends_with_one_line(broken: VideoSet) -> Non
 def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
     """The clips start at 0, 8 and 15, the last possible start; 28 × 56 pixels have 4 and 32 to spare."""
     path = videos.videos[3].source
-    views = read_views(path, CROPPED, 3, 3)
+    views = read_views(path, CROPPED, 3, 3).frames
     assert views.shape == (9, 3, 3, 24, 24)
     with open_video(path) as video:
         for clip, start in enumerate([0, 8, 15]):
@@ -213,14 +213,14 @@ def test_views_are_crops_of_single_frames(videos: VideoSet) -> None:
 
 
 def test_one_view_is_the_middle(videos: VideoSet) -> None:
-    (view,) = read_views(videos.videos[2].source, WHOLE, 1, 1)
+    (view,) = read_views(videos.videos[2].source, WHOLE, 1, 1).frames
     assert read_numbers(view) == [47, 49, 51]
 
 
 @pytest.mark.parametrize(("short", "expected"), [("loop", [20, 29, 38, 27]), ("pad", [20, 29, 38, 39])])
 def test_short_video(short: str, expected: list[int], videos: VideoSet) -> None:
     spec = ClipSpec(num_frames=4, stride=9, size=(32, 64), resize=32, short="loop" if short == "loop" else "pad")
-    (view,) = read_views(videos.videos[1].source, spec, 1, 1)
+    (view,) = read_views(videos.videos[1].source, spec, 1, 1).frames
     assert read_numbers(view) == expected
 
 
@@ -235,7 +235,7 @@ def test_evaluation_goes_on_after_a_broken_file(workers: int, broken: VideoSet) 
             assert "\n" not in views
         else:
             assert isinstance(views, Tensor)
-            assert torch.equal(views, read_views(video.source, CROPPED, 2, 3))
+            assert torch.equal(views, read_views(video.source, CROPPED, 2, 3).frames)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -325,7 +325,7 @@ def test_reading_in_another_process_is_the_same(videos: VideoSet) -> None:
     assert_same(list(batches_of(videos, CROPPED, 3, range(2), seed=5, read=ReadOptions(timeout=60))), plain)
     (views,) = evaluation_views(videos.videos[:1], CROPPED, 2, 3, ReadOptions(timeout=60))
     assert isinstance(views, Tensor)
-    assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3))
+    assert torch.equal(views, read_views(videos.videos[0].source, CROPPED, 2, 3).frames)
 
 
 def test_a_video_that_takes_too_long_is_unreadable(videos: VideoSet) -> None:

@@ -97,7 +97,7 @@ def names(tmp_path: Path) -> Path:
 
 def clip_of(video: Path, folder: Path) -> Tensor:
     """The pixels that predict shows a model, as (1, T, C, H, W) in [−1, 1]."""
-    (clip,) = read_views(video, clip_spec(vivit.load(folder)), 1, 1)
+    (clip,) = read_views(video, clip_spec(vivit.load(folder)), 1, 1).frames
     return (clip[None] if clip.ndim == 4 else clip).float() / 127.5 - 1
 
 

@@ -33,7 +33,7 @@ def test_logits_are_the_mean_over_views(bright_dark: Path, model: ViViT) -> None
     found = evaluate(model, videos, Views(2, 3))
     assert not model.training
     for index, video in enumerate(videos.videos):
-        views = read_views(video.source, clip_spec(model), 2, 3)
+        views = read_views(video.source, clip_spec(model), 2, 3).frames
         with torch.no_grad():
             each = torch.cat([model(view[None]) for view in views])
         assert len(each) == 6
@@ -47,7 +47,7 @@ def test_probabilities_are_averaged_on_request(bright_dark: Path, model: ViViT) 
     found = evaluate(model, videos, Views(2, 3, "probabilities"))
     for index, video in enumerate(videos.videos):
         with torch.no_grad():
-            each = model(read_views(video.source, clip_spec(model), 2, 3))
+            each = model(read_views(video.source, clip_spec(model), 2, 3).frames)
         expected = (each.exp() / each.exp().sum(dim=1, keepdim=True)).mean(dim=0)
         torch.testing.assert_close(found.logits["classes"][index].exp(), expected, rtol=1e-4, atol=1e-5)
 
@@ -195,7 +195,7 @@ def with_a_broken_video(bright_dark: Path, folder: Path) -> list[Path]:
 def plain_logits(model: ViViT, path: Path) -> dict[str, list[float]] | None:
     """Head → the mean over two clips, or None for the broken video."""
     try:
-        views = read_views(path, clip_spec(model), 2, 1)
+        views = read_views(path, clip_spec(model), 2, 1).frames
     except VideoError:
         return None
     with torch.no_grad():

@@ -1,11 +1,17 @@
 """Clips worked out by hand, and crops whose pixels tell where they were taken."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from vivit.video.clips import clip_indices, random_start, view_crops, view_starts
+from tests.support import encode, numbered, read_numbers
+from vivit.video.clips import ClipSpec, ShortClips, clip_indices, random_start, read_views, view_crops, view_starts
+from vivit.video.span import Span
 
 
 def test_clip_inside_the_video() -> None:
@@ -67,3 +73,36 @@ def test_view_crops(shape: tuple[int, int], corners: list[tuple[int, int]]) -> N
     assert [tuple(crop.shape) for crop in crops] == [(2, 3, 8, 8)] * 3
     (centre,) = view_crops(places(*shape), (8, 8), 1)
     assert corner(centre) == corners[1]
+
+
+def test_views_tell_when_their_frames_appear(tmp_path: Path) -> None:
+    """Frames at uneven times, some shown for long: a clip at an even pace repeats them."""
+    times = [0, 40, 80, 300, 330, 400, 900, 1000, 1010, 1500]
+    path = encode(tmp_path / "uneven.mp4", len(times), times=times, options={"bf": "2"})
+    with av.open(str(path)) as container:
+        stored = [float(frame.time or 0) for frame in container.decode(video=0)]
+    views = read_views(path, ClipSpec(num_frames=6, stride=1, size=(32, 64), resize=32), 3, 3)
+    assert views.frames.shape == (9, 6, 3, 32, 64)
+    assert len(views.times) == 9
+    for of_view, clip in zip(views.times, views.frames, strict=True):
+        assert list(of_view) == pytest.approx([stored[number] - stored[0] for number in read_numbers(clip)], abs=1e-6)
+    assert views.distinct == min(len(set(read_numbers(clip))) for clip in views.frames)
+
+
+@pytest.mark.parametrize("short", ["loop", "pad"])
+@pytest.mark.parametrize(
+    ("frames", "span", "shown"), [(60, None, 60), (60, (0.52, 0.68), 4), (2, None, 2), (1, None, 1)]
+)
+def test_views_tell_how_many_frames_there_were(
+    frames: int, span: Span | None, shown: int, short: ShortClips, tmp_path: Path
+) -> None:
+    film, folder = encode(tmp_path / "x.mp4", frames), tmp_path / "frames"
+    folder.mkdir()
+    for number in range(frames):
+        Image.fromarray(numbered(number)).save(folder / f"{number}.png")
+    for source in (film, folder):
+        views = read_views(source, ClipSpec(6, 2, (32, 64), 32, short), 2, 1, span)
+        assert views.shown == shown
+        for of_view, clip in zip(views.times, views.frames, strict=True):
+            assert list(of_view) == pytest.approx([number / 25 for number in read_numbers(clip)])
+        assert views.distinct == min(len(set(read_numbers(clip))) for clip in views.frames)

@@ -52,7 +52,7 @@ def look_at(path: VideoSource, folder: Path | None = None) -> tuple[str, int]:
         os.chdir(folder)
     before = _peak(since_now=True)
     try:
-        views = read_views(path, SPEC, 2, 1)
+        views = read_views(path, SPEC, 2, 1).frames
         assert views.dtype == torch.uint8
         assert views.shape == (2, 4, 3, 32, 32)
         problem = ""

@@ -123,9 +123,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_clips_are_those_read_here(reader: IsolatedReader, tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mp4", 60)
-    views = reader(read_views, path, SPEC, 3, 3)
+    views = reader(read_views, path, SPEC, 3, 3).frames
     assert views.dtype == torch.uint8
-    assert torch.equal(views, read_views(path, SPEC, 3, 3))
+    assert torch.equal(views, read_views(path, SPEC, 3, 3).frames)
     for seed in range(4):
         clip = reader(random_frames, path, np.random.default_rng(seed))
         assert torch.equal(clip, random_frames(path, np.random.default_rng(seed)))

@@ -58,18 +58,18 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 def test_processes_read_the_same(start: str, decoder: Decoder, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
     # This process also used the decoder before forking.
-    expected = [read_views(path, SPEC, 2, 1, None, decoder) for path in paths]
+    expected = [read_views(path, SPEC, 2, 1, None, decoder).frames for path in paths]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start)) as pool:
         waiting = [pool.submit(read_views, path, SPEC, 2, 1, None, decoder) for path in paths * 3]
         for future, views in zip(waiting, expected * 3, strict=True):
-            assert torch.equal(future.result(timeout=120), views)
+            assert torch.equal(future.result(timeout=120).frames, views)
 
 
 def test_threads_read_the_same(decoder: Decoder, tmp_path: Path) -> None:
     paths = [encode(tmp_path / name, 60) for name in ("a.mp4", "b.mkv")]
-    expected = [read_views(path, SPEC, 2, 1, None, decoder) for path in paths]
+    expected = [read_views(path, SPEC, 2, 1, None, decoder).frames for path in paths]
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda path: read_views(path, SPEC, 2, 1, None, decoder), paths * 20)
+        found = pool.map(lambda path: read_views(path, SPEC, 2, 1, None, decoder).frames, paths * 20)
         assert all(torch.equal(views, other) for views, other in zip(found, expected * 20, strict=True))
 
 

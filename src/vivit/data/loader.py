@@ -207,7 +207,7 @@ class EvaluationViews(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         video, counts = self.videos[index], (self.num_clips, self.num_crops)
         try:
-            return self._reader(read_views, video.source, self.spec, *counts, video.span, self.read.decoder)
+            return self._reader(read_views, video.source, self.spec, *counts, video.span, self.read.decoder).frames
         except VideoError as error:
             return str(error)
 

@@ -67,8 +67,8 @@ class Predictor:
         """Label a video by the mean over views, given as clips x crops. Raises VideoError if it cannot be read."""
         wanted = Views.parse(views)
         spec = clip_spec(self.model)
-        clips = self._read(read_views, Path(video), spec, wanted.clips, wanted.crops, None, self._decoder)
-        logits = mean_logits(self.model, [clips])
+        views_of_video = self._read(read_views, Path(video), spec, wanted.clips, wanted.crops, None, self._decoder)
+        logits = mean_logits(self.model, [views_of_video.frames])
         heads = {
             head: tuple(ScoredLabel(*scored) for scored in self.labels.ranked(head, values[0]))
             for head, values in logits.items()

@@ -60,6 +60,15 @@ class Video(ABC):
         Raises:
             VideoError: the file ends before a wanted frame, or is far too long and narrow to be resized.
         """
+        return self.timed_frames(indices, short_side, size)[0]
+
+    def timed_frames(
+        self, indices: Sequence[int], short_side: int | None = None, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, list[float]]:
+        """Like `frames`, and when each of them appears on screen, in seconds after the first frame.
+
+        Frames of the same time are the same stored frame.
+        """
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
@@ -70,11 +79,12 @@ class Video(ABC):
                 f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
                 f"{MAX_ASPECT} times the other",
             )
-        pictures = self._read(times, height, width)
+        pictures, starts = self._read(times, height, width)
         if indices == wanted:
-            return pictures
+            return pictures, starts
         position = {index: i for i, index in enumerate(wanted)}
-        return pictures[[position[index] for index in indices]]
+        places = [position[index] for index in indices]
+        return pictures[places], [starts[place] for place in places]
 
     def _scaled(self, short_side: int | None) -> tuple[int, int]:
         height, width = self.info.height, self.info.width
@@ -88,8 +98,8 @@ class Video(ABC):
         """Read the file to its end if its container may have told less than its duration; `info` then has it all."""
 
     @abstractmethod
-    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
-        """The frames on screen at these times, (N, 3, height, width) uint8.
+    def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
+        """The frames on screen at these times, (N, 3, height, width) uint8, and when each appears there.
 
         Args:
             times: ascending, in seconds after the first frame.

@@ -1,7 +1,7 @@
 """Read clips of videos: random ones for training, and all views for evaluation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -114,6 +114,22 @@ def cut_training_clip(
     return geometry.apply(resized(clip, size), spec.size), geometry.mirrored
 
 
+class ViewsOfVideo(NamedTuple):
+    """The evaluation views of a video: `num_clips` · `num_crops` = V of them, the crops of a clip in a row."""
+
+    frames: Tensor
+    """(V, T, C, H, W) uint8."""
+    shown: int
+    """Frames that the video has, or the span. If a clip reaches past them, it repeats frames."""
+    times: tuple[tuple[float, ...], ...]
+    """For each view, when its T frames appear on screen, in seconds after the first frame of the video."""
+
+    @property
+    def distinct(self) -> int:
+        """The different frames of a view, at least, of T."""
+        return min(len(set(of_view)) for of_view in self.times)
+
+
 def read_views(
     source: VideoSource,
     spec: ClipSpec,
@@ -121,8 +137,8 @@ def read_views(
     num_crops: int,
     span: Span | None = None,
     decoder: Decoder = "pyav",
-) -> Tensor:
-    """Read all views of a video in one pass: (clips · crops, T, C, H, W) uint8, the crops of a clip in a row.
+) -> ViewsOfVideo:
+    """Read all views of a video in one pass.
 
     Args:
         span: take the clips from within these seconds; None: from the whole video.
@@ -134,10 +150,12 @@ def read_views(
         shown = frames_in(video, span)
         starts = view_starts(len(shown), spec.num_frames, spec.stride, num_clips)
         numbers = [n for s in starts for n in clip_indices(len(shown), spec.num_frames, spec.stride, s, spec.short)]
-        frames = video.frames([shown[number] for number in numbers], short_side=spec.resize)
+        frames, times = video.timed_frames([shown[number] for number in numbers], short_side=spec.resize)
     crops = torch.stack(view_crops(frames, spec.size, num_crops), dim=1)  # (clips · T, crops, C, H, W)
     views = crops.unflatten(0, (num_clips, spec.num_frames)).transpose(1, 2)  # (clips, crops, T, C, H, W)
-    return views.flatten(0, 1)
+    of_clips = [tuple(times[at : at + spec.num_frames]) for at in range(0, len(times), spec.num_frames)]
+    of_views = tuple(of_clip for of_clip in of_clips for _ in range(num_crops))
+    return ViewsOfVideo(views.flatten(0, 1), len(shown), of_views)
 
 
 def view_crops(frames: Tensor, size: tuple[int, int], num_crops: int) -> list[Tensor]:

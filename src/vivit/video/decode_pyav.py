@@ -96,16 +96,18 @@ class PyAVVideo(Video):
     def stream_index(self) -> int:
         return self._walk.stream.index
 
-    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+    def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
         pictures = room_for(len(times), height, width, scaled=(height, width) != self._unscaled)
         drawn: tuple[av.VideoFrame, Tensor] | None = None
-        for frame, picture in zip(self._walk.on_screen(times), pictures, strict=True):
+        starts: list[float] = []
+        for (start, _, frame), picture in zip(self._walk.on_screen(times), pictures, strict=True):
+            starts.append(start - self.start)
             if drawn is not None and drawn[0] is frame:
                 picture.copy_(drawn[1])
             else:
                 draw(frame, picture, self._reformatter, self._transposed, self._flipped)
             drawn = frame, picture
-        return pictures
+        return pictures, starts
 
     def close(self) -> None:
         self._walk.close()

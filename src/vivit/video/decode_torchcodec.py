@@ -79,7 +79,7 @@ class TorchCodecVideo(Video):
             self._opened = (height, width), decoder
         return self._opened[1]
 
-    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+    def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
         try:
             decoder = self._decoder(height, width)
             end = decoder.metadata.end_stream_seconds
@@ -90,12 +90,13 @@ class TorchCodecVideo(Video):
                     f"only its first {end - self._start:.1f} s can be decoded, of at least {times[-1]:.1f}",
                 )
             # At the very end, no frame is shown any more.
-            frames = decoder.get_frames_played_at([min(second, end - 1e-6) for second in seconds]).data
+            played = decoder.get_frames_played_at([min(second, end - 1e-6) for second in seconds])
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None
+        frames, starts = played.data, [float(start) - self._start for start in played.pts_seconds]
         if frames.shape[-2:] != (height, width):
             frames = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
-        return frames.cpu()
+        return frames.cpu(), starts
 
     def close(self) -> None:
         self._opened = None

@@ -48,11 +48,12 @@ class FrameFolder(Video):
             rotation=0,
         )
 
-    def _read(self, times: Sequence[float], height: int, width: int) -> Tensor:
+    def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
         stored = self.info.height, self.info.width
         pictures = room_for(len(times), height, width, scaled=(height, width) != stored)
-        for time, picture in zip(times, pictures, strict=True):
-            file = self._files[min(int(time * FRAME_RATE), len(self._files) - 1)]
+        numbers = [min(int(time * FRAME_RATE), len(self._files) - 1) for time in times]
+        for number, picture in zip(numbers, pictures, strict=True):
+            file = self._files[number]
             pixels, _ = _read(file)
             if pixels.shape[:2] != stored:
                 first = f"{self._files[0].name} is {self.info.width} x {self.info.height}"
@@ -61,7 +62,7 @@ class FrameFolder(Video):
                     f"is {pixels.shape[1]} x {pixels.shape[0]}, but {first}; all frames must have the same size",
                 )
             draw(av.VideoFrame.from_ndarray(pixels, format="rgb24"), picture, self._reformatter)
-        return pictures
+        return pictures, [number / FRAME_RATE for number in numbers]
 
     def measure(self) -> None:
         """Every picture is counted already."""

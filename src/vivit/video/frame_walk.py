@@ -94,7 +94,7 @@ class FrameWalk:
         # marked though its picture is needed.
         self._may_skip = context.name == "h264" and context.field_order <= 1
 
-    def on_screen(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+    def on_screen(self, times: Sequence[float]) -> Iterator[Shown]:
         """The frame on screen at each of these times, ascending, in seconds after the first frame."""
         # A little later: sums of floats may fall just short of the moment when a frame appears.
         times = [self.first.time + time + 1e-6 for time in times]
@@ -114,7 +114,7 @@ class FrameWalk:
                     self._ahead = ahead
                     break
                 self._current = ahead
-            yield self._current.frame
+            yield self._current
 
     def _check_end(self, time: float) -> None:
         """The stream has ended: raise VideoError unless its last frame may be shown at this time."""
