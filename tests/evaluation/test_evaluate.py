@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support import random_weights
 from vivit.data.datasets import LabelledVideo, VideoSet
@@ -99,6 +99,29 @@ def test_an_unreadable_video_counts_as_wrong_and_is_listed(bright_dark: Path, tm
     others = [i for i in range(12) if i != 2]
     torch.testing.assert_close(found.logits["classes"][others], whole.logits["classes"][others], rtol=1e-4, atol=1e-5)
     assert done == list(range(1, 13))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_answer_that_is_not_finite_counts_as_wrong_and_is_listed(
+    bright_dark: Path, model: ViViT, value: float
+) -> None:
+    """A model whose first logit overflows in bright videos only."""
+    videos = open_data(bright_dark).split("all")
+    whole = evaluate(model, videos)
+
+    def overflow(_: nn.Module, clips: tuple[Tensor], logits: Tensor) -> Tensor:
+        bright = clips[0].float().mean(dim=(1, 2, 3, 4)) > 127
+        return torch.stack([logits[:, 0].masked_fill(bright, value), logits[:, 1]], dim=1)
+
+    with model.register_forward_hook(overflow):
+        found = evaluate(model, videos)
+    assert list(found.failures) == [0, 1, 2, 3, 4, 5]
+    assert all(f"{videos.videos[index].source}: " in reason for index, reason in found.failures.items())
+    assert found.readable.tolist() == [False] * 6 + [True] * 6
+    assert found.scores()["unreadable"] == 6
+    right = (whole.logits["classes"][6:].argmax(dim=1) == 1).sum().item()
+    assert found.accuracy(1) == right / 12
+    assert found.confusion().sum() == 6
 
 
 def test_no_readable_video_at_all(tmp_path: Path, model: ViViT) -> None:

@@ -1,7 +1,8 @@
-"""How well a model does on labelled videos. Every video counts once; an unreadable one counts as wrong."""
+"""How well a model does on labelled videos. Every video counts once; one without an answer counts as wrong."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from vivit.data.loader import evaluation_views, label_tensors
 from vivit.errors import Interrupted
 from vivit.evaluation.metrics import Calibration, average_precision, calibration, joint_top_k_hits, top_k_hits
 from vivit.evaluation.partial import PartialLogits
-from vivit.inference.views import BATCH, Views, clip_spec, mean_logits
+from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD, LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.video.decode import ReadOptions
+from vivit.video.source import VideoError
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,11 @@ class Evaluation:
 
     space: LabelSpace
     logits: Mapping[str, Tensor]
-    """head → (videos, K), averaged over the views; NaN for an unreadable video."""
+    """head → (videos, K), averaged over the views; NaN for a video that failed."""
     truth: Mapping[str, Tensor]
     """head → true labels: (videos,) int64, or (videos, K) bool if multi_label."""
     failures: Mapping[int, str]
-    """Index of each unreadable video, in order → why it could not be read."""
+    """Index of each video without an answer, in order → why: it cannot be read, or the answer is not finite."""
 
     @property
     def num_videos(self) -> int:
@@ -151,10 +153,14 @@ def evaluate(
     def run_waiting() -> None:
         if waiting:
             answers = mean_logits(model, list(waiting.values()), views.average)
+            good = are_finite(answers)
+            for index in compress(waiting, ~good):
+                failures[index] = str(VideoError(videos.videos[index].source, NOT_FINITE))
+            indices, answers = list(compress(waiting, good)), {head: values[good] for head, values in answers.items()}
             for head, values in logits.items():
-                values[list(waiting)] = answers[head]
-            if partial is not None:
-                partial.add(list(waiting), answers)
+                values[indices] = answers[head]
+            if partial is not None and indices:
+                partial.add(indices, answers)
             waiting.clear()
 
     clips = evaluation_views(

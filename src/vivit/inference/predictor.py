@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from vivit.errors import UserError
-from vivit.inference.views import Views, clip_spec, mean_logits
+from vivit.inference.views import NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD
 from vivit.runtime import pick_device
 from vivit.video.clips import read_views
 from vivit.video.decode import ReadOptions
+from vivit.video.source import VideoError
 from vivit.weights.store import load
 
 
@@ -64,11 +65,17 @@ class Predictor:
         self._read, self._decoder = read.reader(), read.decoder
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
-        """Label a video by the mean over views, given as clips x crops. Raises VideoError if it cannot be read."""
+        """Label a video by the mean over views, given as clips x crops.
+
+        Raises:
+            VideoError: the video cannot be read, or the model's answer is not finite.
+        """
         wanted = Views.parse(views)
         spec = clip_spec(self.model)
         views_of_video = self._read(read_views, Path(video), spec, wanted.clips, wanted.crops, None, self._decoder)
         logits = mean_logits(self.model, [views_of_video.frames])
+        if not are_finite(logits):
+            raise VideoError(video, NOT_FINITE)
         heads = {
             head: tuple(ScoredLabel(*scored) for scored in self.labels.ranked(head, values[0]))
             for head, values in logits.items()

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -18,6 +18,8 @@ from vivit.video.clips import ClipSpec
 Average = Literal["logits", "probabilities"]
 # Views that go through the network at once.
 BATCH = 16
+# Why a video has no answer, though it was read.
+NOT_FINITE = "the model's answer is not finite (NaN or infinity): its weights are damaged or out of range"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logi
         head: torch.stack([mean_over_views(views, average, multi_label) for views in torch.cat(values).split(counts)])
         for head, values in answers.items()
     }
+
+
+def are_finite(logits: Mapping[str, Tensor]) -> Tensor:
+    """(videos,) bool: whether all logits of a video, head → (videos, K), are finite; if not, no label follows."""
+    return torch.stack([values.isfinite().all(dim=1) for values in logits.values()]).all(dim=0)
 
 
 def mean_over_views(logits: Tensor, average: Average, multi_label: bool) -> Tensor:
