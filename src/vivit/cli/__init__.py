@@ -14,6 +14,7 @@ from cyclopts import App, Group, Parameter
 from vivit import __version__
 from vivit.cli.command import HelpPage, leave_out_none, to_value
 from vivit.cli.errors import exit_status
+from vivit.errors import UserError
 from vivit.progress import console
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ VERBS = {
     "info": "Show what a model is and where its weights come from.",
     "experiment": "Make the videos of an experiment.",
 }
+# What the extra "train" installs, and what these bring along. The other verbs work without it.
+TRAIN_EXTRA = ("accelerate", "jinja2", "markupsafe", "matplotlib", "tensorboard")
 
 
 class Pages(HelpPage):
@@ -72,7 +75,19 @@ def build_app() -> App:
 
 def main() -> None:
     """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
-    app = build_app()
+    app, words = build_app(), sys.argv[1:]
+
+    def run() -> int | None:
+        try:
+            return app(words, exit_on_error=False, print_error=False)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in TRAIN_EXTRA:
+                raise
+            verb = " ".join(app.parse_commands(words)[0])
+            extra = "demo" if verb == "demo" else "train"
+            raise UserError(f"vivit {verb} needs {package}: pip install 'vivit[{extra}]'") from None
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a name
-    sys.exit(exit_status(lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))
+    sys.exit(exit_status(run))

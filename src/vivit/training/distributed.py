@@ -7,6 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
+import tensorboard  # noqa: F401  Accelerate asks for it late, when the run's folder is written already
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
