@@ -21,13 +21,11 @@ def folder(stand_ins: Path, tmp_path_factory: pytest.TempPathFactory, typed: Cal
     """The stand-ins, and the run that the README's commands make."""
     folder = tmp_path_factory.mktemp("readme") / "folder"
     shutil.copytree(stand_ins, folder)
-    commands = next(block for block in blocks("sh") if "vivit train" in block)
-    for line in commands.splitlines():
-        command = line.split("#")[0].strip()
-        if command.startswith("vivit "):
-            typed(command + (f" {SMALL}" if command.startswith("vivit train") else ""), folder)
-        else:
-            assert command == "pip install .", command
+    install, *commands = next(block for block in blocks("sh") if "vivit train" in block).splitlines()
+    assert install == "pip install '.[train]'"
+    for command in commands:
+        assert command.startswith("vivit ")
+        typed(command + (f" {SMALL}" if command.startswith("vivit train") else ""), folder)
     return folder
 
 
