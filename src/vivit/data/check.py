@@ -91,7 +91,7 @@ def check(
         manifest = _manifest(records.values(), used, data_set)
         write_manifest(memory.path, manifest)
         memory.unfinished.unlink(missing_ok=True)
-    print_report(console, manifest, data_set.labels.classes)
+    print_report(console, manifest, data_set)
     if fix is not None:
         readable = [video for video in used if not records[video.source].scan.problem]
         _write_list(fix, readable, data_set)

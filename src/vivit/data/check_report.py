@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vivit.data.datasets import LabelledVideo
+from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
-from vivit.data.names import SPLIT_NAMES, shortened
+from vivit.data.names import SPLIT_NAMES, counted, shortened
 from vivit.text import printable
 from vivit.video.span import Span
 
@@ -55,14 +55,16 @@ KINDS = {
 }
 
 
-def print_report(console: Console, manifest: Manifest, classes: Mapping[str, Sequence[str]]) -> None:
+def print_report(console: Console, manifest: Manifest, data_set: DataSet) -> None:
     """Print tables and findings; outside a terminal, plain lines of text."""
     console.print(Text(printable(manifest.source), style="bold"), soft_wrap=True)
+    for remark in data_set.remarks:
+        console.print(Text(printable(remark), style="dim"), soft_wrap=True)
     console.print(_splits_table(manifest, plain=not console.is_terminal))
     facts = Table(box=None, show_header=False, pad_edge=True)
     facts.add_column(style="cyan", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in _facts(manifest, classes):
+    for name, value in _facts(manifest, data_set.labels.classes):
         facts.add_row(name, Text(printable(value)))
     console.print(facts)
     for heading, style, lines in _findings(manifest):
@@ -194,12 +196,12 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
     problems = [f"{record.place}: {record.scan.problem}" for record in manifest.files if record.scan.problem]
     missing = [name for names in manifest.missing.values() for name in names]
     found = [
-        (f"{_count(leaks, 'leak')}: the same bytes in different splits", BAD, leaks),
-        (f"{len(problems):,} of {_count(manifest.files, 'file')} cannot be read", BAD, problems),
-        (f"{_count(missing, 'listed file')} not there", DOUBTFUL, missing),
-        (f"{_count(across, 'possible leak')}: nearly the same pictures in different splits", DOUBTFUL, across),
-        (f"{_count(same, 'group')} of files with the same bytes within a split", DOUBTFUL, same),
-        (f"{_count(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
+        (f"{counted(leaks, 'leak')}: the same bytes in different splits", BAD, leaks),
+        (f"{len(problems):,} of {counted(manifest.files, 'file')} cannot be read", BAD, problems),
+        (f"{counted(missing, 'listed file')} not there", DOUBTFUL, missing),
+        (f"{counted(across, 'possible leak')}: nearly the same pictures in different splits", DOUBTFUL, across),
+        (f"{counted(same, 'group')} of files with the same bytes within a split", DOUBTFUL, same),
+        (f"{counted(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
     ]
     odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record)]
     for kind, (one, many) in KINDS.items():
@@ -209,10 +211,6 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
     if not any(lines for _, _, lines in found):
         return [("no problems found", "bold green", [])]
     return [(heading, style, lines) for heading, style, lines in found if lines]
-
-
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _equation(places: Sequence[str]) -> str:

@@ -44,6 +44,8 @@ class VideoSet:
     """For people: where the videos come from and how they were chosen."""
     missing: int = 0
     """Videos of this split that a public data set names but that are not there."""
+    remarks: tuple[str, ...] = ()
+    """For people: what the data holds that is not used, and the like."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class DataSet:
     """For people: the layout that was recognised, and where the videos lie."""
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """split → files that are listed for it but not there."""
+    remarks: tuple[str, ...] = ()
+    """For people: what the data holds that is not used, a line each."""
     official: bool = False
     """Whether these are the annotations of a public data set, some of whose videos can no longer be had."""
 
@@ -94,7 +98,7 @@ class DataSet:
         if missing:
             named = missing + len(self._of(splits))
             description += f"; {missing} of {named} videos are not there and left out"
-        return VideoSet(tuple(_with_heads(chosen, labels)), labels, description, missing)
+        return VideoSet(tuple(_with_heads(chosen, labels)), labels, description, missing, self.remarks)
 
     def choose(self, split: str) -> tuple[Sequence[LabelledVideo], set[str], str]:
         """The videos of a split, the data's own splits that they come from, and how they were chosen, for people."""

@@ -193,6 +193,8 @@ def pack_and_tell(
     data_set = open_data(data, videos)
     screen = console()
     screen.print(f"{name_of(data)}: {data_set.description}")
+    for remark in data_set.remarks:
+        screen.print(remark)
     encoding = Encoding(**chosen) if chosen else None
     with progress_bar("pack", screen=screen) as update:
         packed = pack(data_set, out, encoding=encoding, shard_size=shard_size, workers=workers, progress=update)

@@ -75,6 +75,8 @@ def score_model(
     model.to(pick_device(device))
     say = console(main).print
     say(f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each")
+    for remark in videos.remarks:
+        say(remark)
     partial = PartialLogits(out, _key(model_hash, videos, hashed, views, read.decoder))
     if partial.done:
         say(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos")

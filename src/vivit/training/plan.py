@@ -156,6 +156,8 @@ def _say_data(say: Say, plan: Plan) -> None:
     train_set, val_set = plan.train_set, plan.val_set
     train_hash, val_hash = (plan.hashes[name][:HASH_DIGITS] for name in ("train_hash", "val_hash"))
     say(f"train on {len(train_set.videos)} videos, {train_set.labels} (data {train_hash}): {train_set.description}")
+    for remark in train_set.remarks:
+        say(remark)
     for head, names in train_set.labels.classes.items():
         seen = {name for video in train_set.videos for name in video.labels[head]}
         unseen = [name for name in names if name not in seen]

@@ -113,17 +113,22 @@ class PyAVVideo(Video):
         self._walk.close()
 
 
-def open_container(source: VideoSource) -> InputContainer:
-    """Open a file with PyAV so that it cannot lead to another file or address. Raises VideoError."""
+def open_container(source: VideoSource, **options: str | int) -> InputContainer:
+    """Open a file with PyAV so that it cannot lead to another file or address. Raises VideoError.
+
+    Args:
+        options: further options of FFmpeg.
+    """
+    given = {"max_pixels": str(MOST_PIXELS), **{name: str(value) for name, value in options.items()}}
     try:
-        return _open_file(source) if isinstance(source, Path) else _open_member(source)
+        return _open_file(source, given) if isinstance(source, Path) else _open_member(source, given)
     except FileNotFoundError:
         raise VideoError(source, "no such file") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(source, f"not a readable video ({reason(error).lower()})") from None
 
 
-def _open_file(path: Path) -> InputContainer:
+def _open_file(path: Path, options: dict[str, str]) -> InputContainer:
     # Open a pipe without waiting for a writer.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
@@ -133,15 +138,15 @@ def _open_file(path: Path) -> InputContainer:
         if not status.st_size:
             raise VideoError(path, "is empty")
         # Opened by its descriptor, no name can be taken for an address or a pattern, and no file can lead to another.
-        options = {"max_pixels": str(MOST_PIXELS), "fd": str(number), "protocol_whitelist": "fd"}
-        return av.open("fd:", "r", options=options, metadata_errors="ignore")
+        limits = {"fd": str(number), "protocol_whitelist": "fd"}
+        return av.open("fd:", "r", options=options | limits, metadata_errors="ignore")
     finally:
         os.close(number)
 
 
-def _open_member(member: InShard) -> InputContainer:
-    options = {"max_pixels": str(MOST_PIXELS), "protocol_whitelist": "none"}
-    return av.open(member.open(), "r", options=options, metadata_errors="ignore")
+def _open_member(member: InShard, options: dict[str, str]) -> InputContainer:
+    limits = {"protocol_whitelist": "none"}
+    return av.open(member.open(), "r", options=options | limits, metadata_errors="ignore")
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.names import shortened, sorted_names, split_named
-from vivit.data.readers.folders import EXTENSIONS, VideoIndex, is_folder, read_folder
+from vivit.data.readers.folders import VideoIndex, is_folder, read_folder
 from vivit.data.readers.public_sets import ENDINGS, FORMATS, Annotated, Annotations, Format
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.video.frame_folder import FRAME_RATE
+from vivit.video.kinds import EXTENSIONS
 from vivit.video.span import Span
 
 # Names of folders for annotations beside the videos.

@@ -1,68 +1,225 @@
-"""Find the videos in a folder. Each folder is listed once; files are not looked at one by one."""
+"""Find the videos in folders. Each folder is listed once; a file is opened only if its name does not tell its kind."""
 
 import os
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from vivit.data.names import SPLIT_NAMES
 from vivit.errors import UserError
 from vivit.video.frame_folder import PICTURES
+from vivit.video.kinds import EXTENSIONS, holds_video, is_named_video
 
-EXTENSIONS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif", ".3gp", ".ts", ".wmv", ".flv"}
+# Files opened at once: on a network, nearly all the time is spent waiting.
+AT_ONCE = 16
+# If there are more files with one unknown extension, so many of them tell what all are, unless they differ.
+TELLING = 1000
+# Kinds of files named in a message, and letters of an extension that is named.
+KINDS_NAMED, LONGEST = 6, 12
+# Files that desktops leave behind everywhere.
+LEFT_BEHIND = ("thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
 class Found:
-    """Sorted paths."""
+    """What is in a folder, at any depth."""
 
     videos: list[str]
-    """Files, and folders with nothing but pictures in them, each the frames of one video."""
+    """Sorted paths of files, and of folders with nothing but pictures in them, each the frames of one video."""
     broken: list[str]
-    """Links to videos that do not exist."""
+    """Sorted paths of links to videos that do not exist."""
+    passed_over: Counter[str]
+    """How many files are no videos, by their kind, such as ".txt". Files that systems leave behind are not counted."""
+    not_followed: list[str]
+    """Links that lead to a folder above, or into the folder of another class."""
 
 
 def find_videos(folder: str | Path) -> Found:
     """Find the videos in a folder at any depth, except hidden ones.
 
-    Links are followed. A folder that can be reached in several ways is read once.
+    A file whose extension does not tell what it is counts if FFmpeg finds a video in it. Links to files are followed,
+    and so are links to folders, except to those above. A folder that can be reached in several ways is read once.
 
     Raises:
         UserError: a folder cannot be read.
     """
-    videos: list[str] = []
-    broken: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    waiting = [str(folder)]
-    while waiting:
-        path = waiting.pop()
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders: list[str] = []
-        files: list[str] = []
-        pictures = 0
-        for entry in read_folder(path):
-            if entry.name.startswith("."):
+    return find_in_each([str(folder)])[0]
+
+
+def find_in_each(folders: Sequence[str]) -> list[Found]:
+    """`find_videos` in the folder of each class. Links from one of these folders into another are not followed."""
+    classes = {os.path.realpath(folder) for folder in folders}
+    walks = [_Walk(folder, classes) for folder in folders]
+    _look_into([file for walk in walks for file in walk.unknown])
+    return [walk.found() for walk in walks]
+
+
+def in_words(passed_over: Counter[str]) -> str:
+    """ "passed over 5 files that are not videos: 3 .txt, 2 without an extension"; "" if there are none."""
+    if not passed_over:
+        return ""
+    kinds = passed_over.most_common()
+    named = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:KINDS_NAMED])
+    rest = sum(count for _, count in kinds[KINDS_NAMED:])
+    total = passed_over.total()
+    are = "1 file that is not a video" if total == 1 else f"{total:,} files that are not videos"
+    return f"passed over {are}: {named}{f' and {rest:,} more' if rest else ''}"
+
+
+@dataclass
+class _Unknown:
+    """A file whose name does not tell whether it is a video."""
+
+    path: str
+    video: bool = False
+    problem: str = ""
+    """Why it cannot be opened."""
+
+
+@dataclass
+class _Listed:
+    """What lies in one folder."""
+
+    path: str
+    videos: list[str] = field(default_factory=list)
+    unknown: list[_Unknown] = field(default_factory=list)
+    pictures: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+
+class _Walk:
+    """All folders below one; no file is opened yet."""
+
+    def __init__(self, folder: str, classes: Collection[str]) -> None:
+        """
+        Args:
+            classes: the real paths of the folders of all classes, with this one.
+
+        Raises:
+            UserError: a folder cannot be read.
+        """
+        self.folder, self.own = folder, os.path.realpath(folder)
+        self.classes = set(classes)
+        self.above = self.classes.union(*map(folders_above, classes))
+        self.listed: list[_Listed] = []
+        self.unknown: list[_Unknown] = []
+        self.broken: list[str] = []
+        self.passed_over: Counter[str] = Counter()
+        self.not_followed: list[str] = []
+        seen: set[tuple[int, int]] = set()
+        waiting = [folder]
+        while waiting:
+            path = waiting.pop()
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            if (status.st_dev, status.st_ino) in seen:
                 continue
-            ending = os.path.splitext(entry.name)[1].lower()
-            if is_folder(entry):
-                folders.append(entry.path)
-            elif ending in EXTENSIONS:
-                gone = entry.is_symlink() and not os.path.exists(entry.path)
-                (broken if gone else files).append(entry.path)
+            seen.add((status.st_dev, status.st_ino))
+            here = _Listed(path)
+            for entry in read_folder(path):
+                self._sort(entry, here)
+            self.listed.append(here)
+            self.unknown += here.unknown
+            # Sorted, so that the same path is found on every file system if links lead to one folder in several ways.
+            waiting += sorted(here.folders, reverse=True)
+
+    def _sort(self, entry: os.DirEntry[str], here: _Listed) -> None:
+        name = entry.name
+        named = is_named_video(name)
+        if name.startswith("."):
+            if named and not name.startswith("._"):  # which macOS makes beside each file
+                self.passed_over[f"hidden {_kind(name)}"] += 1
+        elif is_folder(entry):
+            if entry.is_symlink() and self._leads_out(entry.path):
+                self.not_followed.append(entry.path)
             else:
-                pictures += ending in PICTURES
-        if pictures and not folders and not files and path != str(folder):
-            files.append(path)
-        videos += files
-        # Sorted, so that the same path is found on every file system if links lead to one folder in several ways.
-        waiting += sorted(folders, reverse=True)
-    return Found(sorted(videos), sorted(broken))
+                here.folders.append(entry.path)
+        elif not is_file(entry):
+            if not entry.is_symlink() or os.path.exists(entry.path):
+                self.passed_over["pipes, sockets or devices"] += 1
+            elif named:
+                self.broken.append(entry.path)
+            else:
+                self.passed_over["broken links"] += 1
+        elif named:
+            here.videos.append(entry.path)
+        elif os.path.splitext(name)[1].lower() in PICTURES:
+            here.pictures[_kind(name)] += 1
+        elif named is None:
+            here.unknown.append(_Unknown(entry.path))
+        elif name.lower() not in LEFT_BEHIND:
+            self.passed_over[_kind(name)] += 1
+
+    def _leads_out(self, link: str) -> bool:
+        """Whether a link leads to a folder above, or to or into the folder of another class."""
+        target = os.path.realpath(link)
+        return target in self.above or not self.classes.isdisjoint(set(folders_above(target)) - {self.own})
+
+    def found(self) -> Found:
+        """The result, once it is known what the unknown files are."""
+        videos: list[str] = []
+        passed_over = self.passed_over.copy()
+        for here in self.listed:
+            files = here.videos + [file.path for file in here.unknown if file.video]
+            if here.pictures and not here.folders and not files and here.path != self.folder:
+                files.append(here.path)
+            else:
+                passed_over += here.pictures
+            videos += files
+            passed_over.update(
+                _kind(file.path) + (f" that cannot be opened ({file.problem})" if file.problem else "")
+                for file in here.unknown
+                if not file.video
+            )
+        return Found(sorted(videos), sorted(self.broken), passed_over, sorted(self.not_followed))
+
+
+def folders_above(path: str) -> list[str]:
+    """The folders above an absolute path, up to the root."""
+    folders = []
+    while (folder := os.path.dirname(path)) != path:
+        folders.append(folder)
+        path = folder
+    return folders
+
+
+def _kind(path: str) -> str:
+    """The extension for messages, such as ".txt" or ".mp4.part"; the end of "take.0001" is none."""
+    stem, ending = os.path.splitext(os.path.basename(path).lower())
+    before = os.path.splitext(stem)[1]
+    before = before if before in EXTENSIONS else ""
+    if not 1 < len(ending) <= LONGEST or (ending[1:].isdecimal() and not before):
+        return "without an extension"
+    return before + ending
+
+
+def _look_into(files: Sequence[_Unknown]) -> None:
+    """Open files to find out whether they are videos."""
+
+    def look(file: _Unknown) -> None:
+        try:
+            file.video = holds_video(file.path)
+        except OSError as error:
+            file.problem = error.strerror or str(error)
+
+    of_kind: defaultdict[str, list[_Unknown]] = defaultdict(list)
+    for file in files:
+        of_kind[_kind(file.path)].append(file)
+    telling = {kind: alike[:: len(alike) // TELLING + 1] for kind, alike in of_kind.items()}
+    with ThreadPool(AT_ONCE) as pool:
+        pool.map(look, [file for some in telling.values() for file in some])
+        for kind, some in telling.items():
+            looked_into = set(map(id, some))
+            rest = [file for file in of_kind[kind] if id(file) not in looked_into]
+            if len({file.video for file in some}) > 1:
+                pool.map(look, rest)
+            else:
+                for file in rest:
+                    file.video = some[0].video
 
 
 def read_folder(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -78,6 +235,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether this is a folder or a link to one."""
     try:
         return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a regular file or a link to one; not a pipe, a socket or a device."""
+    try:
+        return entry.is_file()
     except OSError:  # a link to itself
         return False
 

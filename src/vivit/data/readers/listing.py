@@ -1,19 +1,21 @@
 """Read a data set in any layout: every video of every split."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivit.data.datasets import DataSet, LabelledVideo, no_collection
-from vivit.data.names import SPLIT_NAMES, shortened, sorted_names, split_named
+from vivit.data.names import SPLIT_NAMES, counted, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
-from vivit.data.readers.folders import EXTENSIONS, Presence, find_videos, is_folder, read_folder
+from vivit.data.readers.folders import Presence, find_in_each, folders_above, in_words, is_folder, read_folder
 from vivit.data.readers.lists import LISTS, read_list, read_text
 from vivit.data.readers.shards import is_shards, open_shards
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
 from vivit.video.frame_folder import PICTURES
+from vivit.video.kinds import is_named_video
 
 # Hugging Face's name for the list in a folder of videos.
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -69,6 +71,7 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
     if data.is_dir() and is_shards(data):
         return open_shards(data)
     why, hint = _why_none(data) if data.is_dir() else ("no videos found", "")
+    why += f" ({in_words(found.passed_over)})" if found.passed_over else ""
     raise UserError(
         f"{data}: {why}; make one folder of videos for each class, alone or under train/ and val/, "
         f"or list the videos in a .csv or .txt{hint}"
@@ -98,6 +101,12 @@ class _Found:
     lists: list[Path] = field(default_factory=list)
     class_folders: list[Path] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    loose: list[str] = field(default_factory=list)
+    """Videos that are in no class folder."""
+    unused: list[str] = field(default_factory=list)
+    """Folders beside those of the splits."""
+    not_followed: list[str] = field(default_factory=list)
     presence: Presence = field(default_factory=Presence)
 
     def add_folder(self, data: Path) -> None:
@@ -106,14 +115,16 @@ class _Found:
             self.add_list(metadata)
             self._split_by_folder(data)
             return
+        folders: dict[str, Path] = {}
         for split, part in _split_parts(data, (*LISTS, "")).items():
             file = part if part.is_file() else _metadata(part)
             if file is None:
-                self._add_class_folders(part, split)
+                folders[split] = part
             else:
                 self.add_list(file, split)
+        self._add_class_folders(folders, data)
         if not (self.entries or self.missing):
-            self._add_class_folders(data, "")
+            self._add_class_folders({"": data}, data)
 
     def add_list(self, file: Path, split: str = "") -> None:
         read = read_list(file, self.videos, split, self.presence)
@@ -122,19 +133,42 @@ class _Found:
         self.multi_label |= read.multi_label
         self._add(read.missing, read.classes)
 
-    def _add_class_folders(self, folder: Path, split: str) -> None:
-        before = len(self.entries)
-        for entry in sorted(read_folder(folder), key=lambda entry: entry.name):
-            if is_folder(entry) and not entry.name.startswith("."):
-                found = find_videos(entry.path)
-                labels = {"classes": (entry.name,)}
-                self.entries += [LabelledVideo(Path(path), labels, split) for path in found.videos]
-                names = {entry.name} if found.videos or found.broken else set()
-                if not names:
-                    self.empty_folders.append(entry.path)
-                self._add({split: found.broken} if found.broken else {}, {"classes": names})
-        if len(self.entries) > before:
-            self.class_folders.append(folder)
+    def _add_class_folders(self, folders: dict[str, Path], data: Path) -> None:
+        """Add the videos of class folders.
+
+        Args:
+            folders: split → the folder with the class folders.
+            data: the folder of the data.
+        """
+        above = {os.path.realpath(folder) for folder in (data, *folders.values())}
+        above.update(*map(folders_above, list(above)))
+        self.passed_over, self.empty_folders, self.loose = Counter(), [], []
+        self.unused, self.not_followed = [], []
+        parts = set(folders.values())
+        if data not in parts and not self.lists:
+            inside = _visible(data)
+            self.loose += [entry.path for entry in inside if _is_loose(entry)]
+            self.unused += [entry.path for entry in inside if is_folder(entry) and Path(entry.path) not in parts]
+        classes: list[tuple[str, os.DirEntry[str]]] = []
+        for split, folder in folders.items():
+            for entry in _visible(folder):
+                if not is_folder(entry):
+                    self.loose += [entry.path] if _is_loose(entry) else []
+                elif entry.is_symlink() and os.path.realpath(entry.path) in above:
+                    self.not_followed.append(entry.path)
+                else:
+                    classes.append((split, entry))
+        for (split, entry), found in zip(classes, find_in_each([entry.path for _, entry in classes]), strict=True):
+            labels = {"classes": (entry.name,)}
+            self.entries += [LabelledVideo(Path(path), labels, split) for path in found.videos]
+            self.passed_over += found.passed_over
+            self.not_followed += found.not_followed
+            names = {entry.name} if found.videos or found.broken else set()
+            if not names:
+                self.empty_folders.append(entry.path)
+            self._add({split: found.broken} if found.broken else {}, {"classes": names})
+        with_videos = {entry.split for entry in self.entries}
+        self.class_folders += [folder for split, folder in folders.items() if split in with_videos]
 
     def _add(self, missing: dict[str, list[str]], classes: dict[str, set[str]]) -> None:
         for split, paths in missing.items():
@@ -161,7 +195,23 @@ class _Found:
         description = self._description(len(self.entries) - len(entries))
         classes = {head: sorted_names(names) for head, names in self.classes.items()}
         missing = {split: tuple(paths) for split, paths in self.missing.items()}
-        return DataSet(str(data), tuple(entries), LabelSpace(classes, self.multi_label), description, missing)
+        space = LabelSpace(classes, self.multi_label)
+        return DataSet(str(data), tuple(entries), space, description, missing, tuple(self._remarks()))
+
+    def _remarks(self) -> Iterator[str]:
+        """What lies in the class folders and beside them, and is not used."""
+        if self.passed_over:
+            yield in_words(self.passed_over)
+        if self.loose:
+            yield f"passed over {counted(self.loose, 'video')} in no class folder: {shortened(self.loose, 3)}"
+        if self.unused:
+            folders = counted(self.unused, "folder")
+            yield f"passed over {folders} beside those of the splits: {shortened(self.unused, 3)}"
+        if self.not_followed:
+            yield (
+                f"did not follow {counted(self.not_followed, 'link')} to a folder above or of another class: "
+                f"{shortened(self.not_followed, 3)}"
+            )
 
     def _description(self, repeats: int) -> str:
         words = []
@@ -177,6 +227,16 @@ class _Found:
         if repeats:
             words.append(f"{repeats} repeated row{'s' if repeats > 1 else ''} left out")
         return ", ".join(words)
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    entries = (entry for entry in read_folder(folder) if not entry.name.startswith("."))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_loose(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry beside class folders is a video."""
+    return bool(is_named_video(entry.name)) and not is_folder(entry)
 
 
 def _metadata(folder: Path) -> Path | None:
@@ -221,7 +281,7 @@ def _check_splits(data: Path, entries: Sequence[LabelledVideo]) -> None:
 def _why_none(folder: Path) -> tuple[str, str]:
     """Why a folder has no videos in a known layout, and a hint at what was meant."""
     inside = sorted(read_folder(folder), key=lambda entry: entry.name)
-    loose = [entry.name for entry in inside if Path(entry.name).suffix.lower() in EXTENSIONS]
+    loose = [entry.name for entry in inside if _is_loose(entry)]
     why = f"its videos are not in class folders ({shortened(loose, 3)})" if loose else "no videos found"
     if lists := [entry.path for entry in inside if not is_folder(entry) and entry.name.lower().endswith(LISTS)]:
         return why, f"; or name the list itself: {shortened(lists, 3)}"

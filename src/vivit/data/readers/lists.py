@@ -14,8 +14,9 @@ from typing import Any
 
 from vivit.data.datasets import LabelledVideo, Labels
 from vivit.data.names import split_named
-from vivit.data.readers.folders import EXTENSIONS, Presence
+from vivit.data.readers.folders import Presence
 from vivit.errors import UserError
+from vivit.video.kinds import EXTENSIONS
 
 LISTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "video_path", "video")

@@ -21,10 +21,10 @@ from fsspec.core import url_to_fs
 
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.names import sorted_names, split_named
-from vivit.data.readers.folders import EXTENSIONS
 from vivit.data.readers.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
 from vivit.labels import LabelSpace
+from vivit.video.kinds import EXTENSIONS
 from vivit.video.source import InShard, is_remote, reason
 
 UNFINISHED = ".packing"
