@@ -1,5 +1,6 @@
 """The console and the progress bars of all commands."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +19,12 @@ class _Console(Console):
         raise BrokenPipeError  # rich would exit with status 1
 
 
-def console(visible: bool = True) -> Console:
+def console(visible: bool = True, stderr: bool = False) -> Console:
     """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible.
 
     What a line must not hold, such as a terminal's escapes in the name of a class, is escaped.
     """
-    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, quiet=not visible)
+    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, quiet=not visible, stderr=stderr)
 
 
 @contextmanager
@@ -42,7 +43,13 @@ def progress_bar(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=screen, transient=True, disable=not (visible and screen.is_terminal)) as progress:
+    with Progress(
+        *columns,
+        console=screen,
+        transient=True,
+        disable=not (visible and screen.is_terminal),
+        redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile stands above the bar, if it is seen at all
+    ) as progress:
         bar = progress.add_task(printable(title), total=total)
 
         def update(done: int, total: int | None = None, title: str | None = None) -> None:

@@ -1,8 +1,10 @@
-"""Tables as CSV, Parquet or JSON-lines files."""
+"""Tables as CSV, Parquet or JSON-lines files, and their rows as text."""
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ SUFFIXES = (".csv", ".parquet", ".jsonl")
 # A spreadsheet runs a cell that starts with one of these as a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
+# Rows of a Parquet file that are in memory at once.
+AT_ONCE = 10_000
+
 Row = Mapping[str, Any]
 
 
-def write_table(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+def write_table(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
     """Write rows to a file in the format of its suffix.
 
     In CSV, text that a spreadsheet would run as a formula gets a leading ', since file and class names come from
@@ -29,7 +34,7 @@ def write_table(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> N
         UserError: the suffix is unknown, pyarrow is missing, or the file cannot be written.
     """
     check_table(path)
-    write = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_json_lines}[path.suffix]
+    write = {".csv": _write_csv, ".parquet": write_parquet, ".jsonl": _write_json_lines}[path.suffix]
     write_files({path: lambda unfinished: write(unfinished, rows, types)})
 
 
@@ -40,10 +45,20 @@ def check_table(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; create it first")
     if path.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise UserError(f"{path}: Parquet needs pyarrow: pip install 'vivit[parquet]', or write .csv") from None
+        check_parquet(path)
+
+
+def check_parquet(path: Path) -> None:
+    """Raise UserError if pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError(f"{path}: Parquet needs pyarrow: pip install 'vivit[parquet]', or write .csv") from None
+
+
+def escaped(value: Any) -> Any:
+    """What `write_table` makes of a cell of a CSV file."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def unescaped(cell: str) -> str:
@@ -51,36 +66,58 @@ def unescaped(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _write_csv(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+def in_unicode(value: Any) -> Any:
+    """What JSON and Parquet hold of text: names of files may contain bytes that are not, which are escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {in_unicode(key): in_unicode(each) for key, each in value.items()}
+    return [in_unicode(each) for each in value] if isinstance(value, list) else value
+
+
+def csv_text(rows: Iterable[Row], types: Mapping[str, type], head: bool = False) -> str:
+    """Rows as lines of CSV, after the names of the columns if `head`; see `write_table`."""
     # With RFC 4180 line ends, csv quotes every cell that contains a part of one.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if head:
         writer.writerow(types)
-        writer.writerows([_escaped(row[column]) for column in types] for row in rows)
+    writer.writerows([escaped(row[column]) for column in types] for row in rows)
+    return text.getvalue()
 
 
-def _escaped(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def json_text(row: Any) -> str:
+    """Anything as JSON in one line. Raises ValueError for NaN and infinity, which JSON does not have."""
+    return json.dumps(in_unicode(row), ensure_ascii=False, allow_nan=False)
 
 
-def _write_parquet(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
+def write_parquet(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
+    """Write rows to a Parquet file; not all of them are in memory at once."""
     import pyarrow
     from pyarrow import parquet
 
     # An explicit schema, because a column may hold nothing but None.
     names = {str: "string", float: "float64", int: "int64"}
     schema = pyarrow.schema([(column, names[kind]) for column, kind in types.items()])
-    parquet.write_table(pyarrow.Table.from_pylist([_in_unicode(row) for row in rows], schema), path)
+    with parquet.ParquetWriter(path, schema) as file:
+        for part in in_parts(rows, AT_ONCE):
+            file.write_table(pyarrow.Table.from_pylist([in_unicode(row) for row in part], schema))
 
 
-def _write_json_lines(path: Path, rows: Sequence[Row], types: Mapping[str, type]) -> None:
-    lines = (json.dumps(_in_unicode(row), ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+def in_parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The rows in lists of this size; the last may be shorter."""
+    left = iter(rows)
+    while part := list(islice(left, size)):
+        yield part
 
 
-def _in_unicode(row: Row) -> dict[str, Any]:
-    """File names may contain bytes that are not text; Parquet and JSON cannot hold those."""
-    return {
-        column: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-        for column, value in row.items()
-    }
+def _write_csv(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.write(csv_text((), types, head=True))
+        for part in in_parts(rows, AT_ONCE):
+            file.write(csv_text(part, types))
+
+
+def _write_json_lines(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json_text(row)}\n" for row in rows)

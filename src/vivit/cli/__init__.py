@@ -75,7 +75,8 @@ def build_app() -> App:
 
 def main() -> None:
     """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
-    app, words = build_app(), sys.argv[1:]
+    app = build_app()
+    words = ["@-" if word == "-" else word for word in sys.argv[1:]]  # cyclopts takes a single - for an option
 
     def run() -> int | None:
         try:

@@ -1,67 +1,226 @@
 """`vivit predict`"""
 
-import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import INPUT, OUTPUT, Decoder, Device, Model, Timeout, Views
-from vivit.errors import UserError
+from vivit.cli.options import CLIPS, HARDWARE, INPUT, OUTPUT, Decoder, Device, Model, Timeout, Views
+from vivit.errors import Stopped, UserError
+from vivit.labels import ONLY_HEAD
+from vivit.text import printable
+
+if TYPE_CHECKING:
+    from vivit.inference.answers import Layout
+    from vivit.inference.predictor import Prediction
 
 app = verb(
     "predict",
     "vivit predict clip.mp4 --model run",
-    "vivit predict *.mp4 --model google/vivit-b-16x2-kinetics400 --views 4x3",
-    "vivit predict *.mp4 --model run --json > answers.jsonl",
+    "vivit predict my_videos 'more/**/*.mkv' --model google/vivit-b-16x2-kinetics400 --views 4x3",
+    "vivit predict my_videos --model run --out answers.csv --resume",
+    "find . -name '*.mp4' | vivit predict - --model run --format jsonl > answers.jsonl",
 )
+
+Format = Literal["table", "json", "jsonl", "csv", "parquet"]
+FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+# Up to so many videos, starting processes takes longer than they save.
+FEW = 16
+MOST_WORKERS = 8  # by default; each takes some 300 MB
+# More videos than these get a bar on a terminal, and a summary of those that cannot be read.
+SEVERAL = 3
+HASH_DIGITS = 12
 
 
 @app.default
 def predict(
-    *files: Annotated[Path, Parameter(group=INPUT, required=True)],
+    *videos: Annotated[str, Parameter(group=INPUT, required=True)],
     model: Model,
+    allow_url: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
+    allow_private: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
+    max_size: Annotated[int, Parameter(group=INPUT, metavar="MB")] = 500,
     views: Views = "1x1",
+    show_frames: Annotated[bool, Parameter(group=CLIPS, negative="")] = False,
     top: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 5,
+    format: Annotated[Format | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
     json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
+    resume: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
     device: Device = "auto",
+    workers: Annotated[int | None, Parameter(group=HARDWARE, metavar="N")] = None,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
 ) -> int:
     """Label videos.
 
-    A file that cannot be read is reported on stderr; the others are still labelled, and the exit status is 2.
+    A video that cannot be read is reported on stderr; the others are still labelled, and the exit status is 2.
 
     Args:
-        files: Videos, or folders of numbered frames.
+        videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https addresses, - for a list on
+            stdin, @FILE for a list in a file. Folders are searched at any depth; one that holds nothing but numbered
+            frames is a video. A list has a file, folder or address on each line.
+        allow_url: Fetch videos from addresses, too.
+        allow_private: Also fetch from addresses of this machine and its private networks.
+        max_size: The largest video to fetch.
+        show_frames: Also tell which frames of each clip were read, and their times.
         top: Labels to show for each video.
-        json_lines: Print one JSON object per line, for each video.
+        format: table, for people; json, one array; jsonl, an object on each line; csv and parquet, a line for each
+            label. By default what the name of --out ends in, or table.
+        json_lines: The same as --format jsonl.
+        out: Write to this file, which must not exist, and add which model and views gave each answer.
+        resume: If the file of --out exists, go on after the answers in it; other videos than those are added.
+        workers: Processes that read videos, each of which may crash without harm to the rest; 0 reads in the main
+            process. By default 0 for up to 16 videos, else one for each core, up to 8.
     """
     if top < 1:
         raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
+    if max_size < 1:
+        raise UserError(f"max_size: {max_size} MB is out of range; give 1 or more")
+    chosen = _format(format, json_lines, out)
+    if resume and out is None:
+        raise UserError("resume: goes on after the answers in a file; name it with --out")
+    from vivit.inference.answers import AnswerFile, Layout, check_out
+    from vivit.inference.fetch import Fetching
+    from vivit.inference.inputs import find_inputs
     from vivit.inference.predictor import Predictor
     from vivit.inference.views import Views as Parsed
-    from vivit.labels import ONLY_HEAD
+    from vivit.progress import console, progress_bar
     from vivit.video.decode import ReadOptions
     from vivit.video.source import VideoError
+    from vivit.weights.fingerprint import hash_model
 
     Parsed.parse(views)  # report a mistake before the model is loaded
-    predictor = Predictor(model, device, ReadOptions(decoder, timeout))
-    status = 0
-    for file in files:
+    if out is not None:
+        check_out(out, chosen)
+    inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url))
+    if workers is None:
+        workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
+    predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers))
+    fetching = Fetching(max_size * 1_000_000, allow_private)
+    made_by = {"model": hash_model(predictor.model)[:HASH_DIGITS], "views": views} if out is not None else {}
+    layout = Layout(predictor.labels, top, show_frames, made_by)
+    told: set[str] = set()
+    unreadable = 0
+
+    def how_far() -> str:
+        where = f"; --resume goes on after the answers in {out}" if out is not None else ""
+        return f"stopped after {done} of {len(inputs)} videos{where}"
+
+    with ExitStack() as stack:
+        done = 0
+        stack.enter_context(_stopping(how_far))
+        if out is None:
+            to_do, add = inputs, stack.enter_context(_on_stdout(chosen, layout))
+        else:
+            file = stack.enter_context(AnswerFile(out, chosen, layout, resume))
+            to_do, add = list(file.left(inputs)), file.add
+        done = len(inputs) - len(to_do)
+        visible = len(to_do) > SEVERAL and (out is not None or chosen == "table" or not sys.stdout.isatty())
+        bar = progress_bar("predict", len(inputs), screen=console(visible, stderr=True))
+        progress = stack.enter_context(bar)
+        for answer in predictor.predict_all(to_do, views, fetching):
+            if not isinstance(answer, VideoError):
+                add(answer)
+            else:
+                unreadable += 1
+                if str(answer) not in told:
+                    complain(str(answer))
+                told.add(str(answer))
+            done += 1
+            progress(done)
+        if out is not None:
+            file.finish()
+    if unreadable and (unreadable > 1 or len(inputs) > SEVERAL):
+        complain(f"{unreadable} of {len(inputs)} videos cannot be read")
+    return 2 if unreadable else 0
+
+
+def _format(format: Format | None, json_lines: bool, out: Path | None) -> Format:
+    """The format to write. Raises UserError if what was asked for does not fit together."""
+    if json_lines and format not in (None, "jsonl"):
+        raise UserError(f"json: is the same as --format jsonl, but --format is {format}; leave one out")
+    chosen: Format = "jsonl" if json_lines else format or FORMATS.get(out.suffix.lower() if out else "", "table")
+    if out is not None and chosen == "table":
+        wanted = "a table is for the terminal" if format else f"its name must end in {', '.join(FORMATS)}"
+        raise UserError(f"{out}: {wanted}; or choose a --format")
+    if out is None and chosen == "parquet":
+        raise UserError("format: parquet needs a file; name it with --out")
+    return chosen
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP came."""
+
+
+@contextmanager
+def _stopping(how_far: Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into `Stopped`, so that files are closed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except (KeyboardInterrupt, _Terminated) as asked:
+        raise Stopped(how_far(), isinstance(asked, KeyboardInterrupt)) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _on_stdout(format: Format, layout: "Layout") -> Iterator[Callable[["Prediction"], None]]:
+    """A function that prints answers."""
+    if format == "table":
+        yield lambda prediction: print("\n".join(_lines(prediction, layout)), flush=True)
+        return
+    from vivit.tables import csv_text, json_text
+
+    def write(text: str) -> None:
+        if sys.stdout.isatty():
+            print(*map(printable, text.splitlines()), sep="\n", flush=True)
+            return
+        # In UTF-8 wherever it goes, with the bytes of names that are not text.
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+
+    if format == "csv":
+        write(csv_text((), layout.columns, head=True))
+        yield lambda prediction: write(csv_text(layout.table(layout.row(prediction)), layout.columns))
+    elif format == "jsonl":
+        yield lambda prediction: write(f"{json_text(layout.row(prediction))}\n")
+    else:
+        separators = chain(["[\n"], repeat(",\n"))
         try:
-            prediction = predictor.predict(file, views)
-        except VideoError as error:
-            status = complain(str(error))
-            continue
-        if json_lines:
-            print(json.dumps(prediction.to_json(top), ensure_ascii=False), flush=True)
-            continue
-        print(file)
-        for head, labels in prediction.heads.items():
-            for scored in labels[:top]:
-                part = "" if head == ONLY_HEAD else f"  {head:10s}"
-                print(f"{part}  {scored.score:6.1%}  {scored.label}", flush=True)
-    return status
+            yield lambda prediction: write(next(separators) + json_text(layout.row(prediction)))
+        finally:
+            write("[]\n" if next(separators) == "[\n" else "\n]\n")
+
+
+def _lines(prediction: "Prediction", layout: "Layout") -> Iterator[str]:
+    """An answer for people."""
+    yield printable(prediction.video)
+    if prediction.note:
+        yield f"  note: {prediction.note}"
+    for head, labels in prediction.heads.items():
+        part = "" if head == ONLY_HEAD else f"  {printable(head):10s}"
+        for scored in labels[: layout.top]:
+            yield f"{part}  {scored.score:6.1%}  {printable(scored.label)}"
+    if layout.frames:
+        for number, (frames, times) in enumerate(zip(prediction.frames, prediction.times, strict=True), start=1):
+            read = ", ".join(f"{frame} ({time:.3f} s)" for frame, time in zip(frames, times, strict=True))
+            yield f"  clip {number}: {read}"

@@ -22,13 +22,13 @@ from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
 from vivit.inference.views import Views
-from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
 from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
 from vivit.tables import check_table
 from vivit.video.decode import Decoder, ReadOptions
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
+from vivit.weights.fingerprint import hash_model
 from vivit.weights.store import load
 
 
@@ -141,16 +141,6 @@ def _summary(evaluation: Evaluation, scored_on: str) -> Iterator[str]:
         if (found := evaluation.calibration(head)) is not None:
             of_head = "" if evaluation.space.single else f"{head} "
             yield f"{of_head}expected calibration error {found.error:.1%}"
-
-
-def hash_model(model: ViViT) -> str:
-    """SHA-256, in hexadecimal, of a model's weights, architecture, preprocessing and classes."""
-    about = [model.config.model_dump(mode="json"), model.preprocessing.model_dump(mode="json"), model.classes]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _key(model_hash: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:

@@ -1,17 +1,24 @@
-"""From a video file to labels: `Predictor(folder).predict("clip.mp4")`."""
+"""From video files to labels: `Predictor(folder).predict("clip.mp4")`."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from vivit.errors import UserError
-from vivit.inference.views import NOT_FINITE, Views, are_finite, clip_spec, mean_logits
+from vivit.inference.fetch import Fetching
+from vivit.inference.pipeline import Reading, Video, views_in_order
+from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD
 from vivit.runtime import pick_device
-from vivit.video.clips import read_views
+from vivit.video.clips import ClipSpec, ViewsOfVideo, clip_indices, read_views, view_starts
 from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
 from vivit.weights.store import load
+
+# Answers that wait for others of their batch, at most: with many errors among them, a batch fills slowly.
+MOST_WAITING = 8 * BATCH
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,15 @@ class ScoredLabel:
 class Prediction:
     """The labels that a model gives a video."""
 
-    video: Path
+    video: Video
     heads: dict[str, tuple[ScoredLabel, ...]]
     """head → its labels, the most probable first."""
+    note: str = ""
+    """What makes the labels doubtful: that the video is far shorter than a clip."""
+    frames: tuple[tuple[int, ...], ...] = ()
+    """The numbers of the frames of each clip, counted from 0."""
+    times: tuple[tuple[float, ...], ...] = ()
+    """When these frames are shown, in seconds after the first frame of the video."""
 
     @property
     def labels(self) -> tuple[ScoredLabel, ...]:
@@ -35,13 +48,21 @@ class Prediction:
         (labels,) = self.heads.values()
         return labels
 
-    def to_json(self, top: int) -> dict[str, Any]:
-        """{"video": …, "predictions": [{"label": …, "score": …}, …]}; named heads give head → such a list."""
+    def to_json(self, top: int, frames: bool = False) -> dict[str, Any]:
+        """{"video": …, "predictions": [{"label": …, "score": …}, …]}; named heads give head → such a list.
+
+        With "note" if there is one, and with "frames" and "times" of each clip on request.
+        """
         lists = {
             head: [{"label": scored.label, "score": scored.score} for scored in labels[:top]]
             for head, labels in self.heads.items()
         }
-        return {"video": str(self.video), "predictions": lists.get(ONLY_HEAD, lists)}
+        row: dict[str, Any] = {"video": str(self.video), "predictions": lists.get(ONLY_HEAD, lists)}
+        if self.note:
+            row["note"] = self.note
+        if frames:
+            row |= {"frames": [list(clip) for clip in self.frames], "times": [list(clip) for clip in self.times]}
+        return row
 
 
 class Predictor:
@@ -62,7 +83,7 @@ class Predictor:
             raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
         self.labels = self.model.labels
         self.model.to(pick_device(device))
-        self._read, self._decoder = read.reader(), read.decoder
+        self._options, self._read = read, read.reader()
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
         """Label a video by the mean over views, given as clips x crops.
@@ -70,14 +91,81 @@ class Predictor:
         Raises:
             VideoError: the video cannot be read, or the model's answer is not finite.
         """
-        wanted = Views.parse(views)
-        spec = clip_spec(self.model)
-        views_of_video = self._read(read_views, Path(video), spec, wanted.clips, wanted.crops, None, self._decoder)
-        logits = mean_logits(self.model, [views_of_video.frames])
-        if not are_finite(logits):
-            raise VideoError(video, NOT_FINITE)
-        heads = {
-            head: tuple(ScoredLabel(*scored) for scored in self.labels.ranked(head, values[0]))
-            for head, values in logits.items()
-        }
-        return Prediction(Path(video), heads)
+        wanted, spec, path = Views.parse(views), clip_spec(self.model), Path(video)
+        found = self._read(read_views, path, spec, wanted.clips, wanted.crops, None, self._options.decoder)
+        (answer,) = self._answers([(path, found)], wanted, spec)
+        if isinstance(answer, VideoError):
+            raise answer
+        return answer
+
+    def predict_all(
+        self, videos: Iterable[Video | str | VideoError], views: str = "1x1", fetching: Fetching = Fetching()
+    ) -> Iterator[Prediction | VideoError]:
+        """Label any number of videos: yields, in their order, the answer to each or why there is none.
+
+        The next videos are read while the model works. With `workers` in the options of the predictor, as many
+        processes read, each of which may crash without harm to more than its video, and the clips of several videos go
+        through the model together. Only a few videos are in memory at a time.
+
+        Args:
+            videos: paths and addresses. An error among them keeps its place.
+            fetching: what may be fetched from addresses, which are read in another process in any case.
+        """
+        wanted, spec = Views.parse(views), clip_spec(self.model)
+        batch = BATCH if self._options.workers else 1
+        ahead = self._options.workers + ceil(batch / wanted.count)
+        waiting: list[tuple[Video, ViewsOfVideo] | VideoError] = []
+        readable = 0
+        sources = (Path(video) if isinstance(video, str) else video for video in videos)
+        for found in views_in_order(sources, Reading(spec, wanted, self._options, fetching), ahead):
+            waiting.append(found)
+            readable += not isinstance(found, VideoError)
+            # The batches do not depend on how fast videos are read, nor on those that cannot be read: the same
+            # videos get the same scores to the last bit.
+            if readable * wanted.count >= batch or not readable or len(waiting) >= MOST_WAITING:
+                yield from self._answers(waiting, wanted, spec)
+                waiting, readable = [], 0
+        yield from self._answers(waiting, wanted, spec)
+
+    def _answers(
+        self, read: Sequence[tuple[Video, ViewsOfVideo] | VideoError], views: Views, spec: ClipSpec
+    ) -> Iterator[Prediction | VideoError]:
+        """The answers to videos, from their views; errors stay as they are."""
+        each = [found[1].frames for found in read if not isinstance(found, VideoError)]
+        logits = mean_logits(self.model, each) if each else {}
+        good = iter(are_finite(logits).tolist() if each else [])
+        rows = zip(*logits.values(), strict=True)
+        for found in read:
+            if isinstance(found, VideoError):
+                yield found
+                continue
+            (video, views_of_video), of_video = found, next(rows)
+            if not next(good):
+                yield VideoError(video, NOT_FINITE)
+                continue
+            heads = {
+                head: tuple(ScoredLabel(*scored) for scored in self.labels.ranked(head, values))
+                for head, values in zip(logits, of_video, strict=True)
+            }
+            yield Prediction(
+                video,
+                heads,
+                _note(views_of_video, spec),
+                _numbers(views_of_video.shown, spec, views.clips),
+                views_of_video.times[:: views.crops],
+            )
+
+
+def _note(views: ViewsOfVideo, spec: ClipSpec) -> str:
+    """That a clip had to be filled up with repeated frames to more than twice those that the video has, or ""."""
+    spanned = (spec.num_frames - 1) * spec.stride + 1
+    if 2 * views.shown >= spanned and 2 * views.distinct >= spec.num_frames:
+        return ""
+    has = "is a single picture" if views.shown == 1 else f"has {views.shown} frames"
+    how = {"loop": "it is played again and again", "pad": "its last frame is repeated"}[spec.short]
+    return f"the video {has}, and a clip spans {spanned}: {how}"
+
+
+def _numbers(shown: int, spec: ClipSpec, num_clips: int) -> tuple[tuple[int, ...], ...]:
+    starts = view_starts(shown, spec.num_frames, spec.stride, num_clips)
+    return tuple(tuple(clip_indices(shown, spec.num_frames, spec.stride, start, spec.short)) for start in starts)

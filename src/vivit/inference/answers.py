@@ -1,0 +1,285 @@
+"""Answers in a file: it grows with each of them, and a later run goes on after those that are there."""
+
+import csv
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Self
+
+from vivit.errors import UserError
+from vivit.files import write_files
+from vivit.inference.pipeline import Video
+from vivit.inference.predictor import Prediction
+from vivit.labels import ONLY_HEAD, LabelSpace
+from vivit.tables import check_parquet, csv_text, escaped, in_parts, in_unicode, json_text, write_parquet
+from vivit.video.source import VideoError
+
+# Formats that need their end before they can be read; meanwhile the answers are in a file beside.
+WHOLE = ("json", "parquet")
+PARTIAL = ".partial.jsonl"
+LONGEST_CELL = 1 << 30  # the frames of many clips
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the answer to a video holds."""
+
+    labels: LabelSpace
+    top: int
+    """Labels of each head, if it has as many."""
+    frames: bool = False
+    """Whether the frames that were read are listed."""
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    """Further fields of every answer: what it depends on."""
+
+    @property
+    def lines(self) -> int:
+        """Lines of a table for each video."""
+        return sum(min(self.top, count) for count in self.labels.counts.values())
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """The columns of a table, which has a line for each label."""
+        head: dict[str, type] = {} if self.labels.single else {"head": str}
+        frames: dict[str, type] = {"frames": str, "times": str} if self.frames else {}
+        fixed = {"video": str, **head, "rank": int, "label": str, "score": float, "note": str}
+        return {**fixed, **frames, **dict.fromkeys(self.made_by, str)}
+
+    def row(self, prediction: Prediction) -> Row:
+        """The answer as one value, for JSON."""
+        return {**prediction.to_json(self.top, self.frames), **self.made_by}
+
+    def table(self, row: Row) -> list[Row]:
+        """The answer as lines of a table."""
+        heads = {ONLY_HEAD: row["predictions"]} if self.labels.single else row["predictions"]
+        rest = {"note": row.get("note", ""), **{name: row[name] for name in self.made_by}}
+        if self.frames:
+            rest |= {name: json_text(row[name]) for name in ("frames", "times")}
+        return [
+            {"video": row["video"], "head": head, "rank": rank, **scored, **rest}
+            for head, labels in heads.items()
+            for rank, scored in enumerate(labels, start=1)
+        ]
+
+    def of_table(self, lines: Iterable[Row]) -> Iterator[Row]:
+        """The answers of a table, without a last one that is not whole. Raises ValueError for another layout."""
+        for of_video in in_parts(lines, self.lines):
+            if len(of_video) < self.lines:
+                return
+            first = of_video[0]
+            row: Row = {"video": first["video"], "predictions": {}}
+            if first["note"]:
+                row["note"] = first["note"]
+            if self.frames:
+                row |= {name: json.loads(first[name]) for name in ("frames", "times")}
+            for line in of_video:
+                scored = {"label": line["label"], "score": float(line["score"])}
+                row["predictions"].setdefault(line.get("head", ONLY_HEAD), []).append(scored)
+            if any(line["video"] != first["video"] for line in of_video):
+                raise ValueError
+            if self.labels.single:
+                row["predictions"] = row["predictions"][ONLY_HEAD]
+            yield row | {name: first[name] for name in self.made_by}
+
+
+class AnswerFile:
+    """A file of answers, open for more.
+
+    CSV and JSON lines grow with each answer. JSON and Parquet are written by `finish`; until then the answers are in
+    FILE.partial.jsonl.
+    """
+
+    def __init__(self, path: Path, format: str, layout: Layout, resume: bool) -> None:
+        """
+        Args:
+            format: json, jsonl, csv or parquet.
+            resume: go on after the answers that the file has, if it is there.
+
+        Raises:
+            UserError: the file is there and `resume` is not given, its answers are of another layout or model, another
+                process writes to it, or it cannot be read or written.
+        """
+        self.path, self._format, self._layout = path, format, layout
+        self._growing = path.with_name(path.name + PARTIAL) if format in WHOLE else path
+        self.done: Counter[str] = Counter()
+        """The names of the videos that have an answer, as the file has them."""
+        self._file: IO[str] | None = None
+        check_out(path, format)
+        there = [file for file in (self._growing, path) if os.path.lexists(file)]
+        if there and not resume:
+            raise UserError(f"{there[0]}: exists; --resume goes on after its answers, or choose another --out")
+        try:
+            if there:
+                self._take_up(there[0])
+            self._file = _open(self._growing, "a" if there else "x")
+            _lock(self._file, path)
+            if not there:
+                self._write(self._head)
+        except OSError as error:
+            raise UserError(f"{error.filename or path}: cannot be opened ({error.strerror})") from None
+
+    def left(self, videos: Iterable[Video | VideoError]) -> Iterator[Video | VideoError]:
+        """The videos that have no answer yet, and the errors."""
+        done = self.done.copy()
+        for video in videos:
+            name = str(self._stored(str(video)))
+            if isinstance(video, VideoError) or not done[name]:
+                yield video
+            else:
+                done[name] -= 1
+
+    def add(self, prediction: Prediction) -> None:
+        """Write an answer, in one piece. Raises UserError."""
+        self._write(self._text(self._layout.row(prediction)))
+
+    def finish(self) -> None:
+        """Write the file, if it does not grow. Raises UserError."""
+        if self._growing == self.path:
+            return
+        rows = self._answers(self._growing)
+        if self._format == "json":
+            content = partial(_write_json, rows)
+        else:
+            lines = (line for row in rows for line in self._layout.table(row))
+            content = partial(write_parquet, rows=lines, types=self._layout.columns)
+        write_files({self.path: content})
+        self._growing.unlink()
+
+    def close(self) -> None:
+        """Close the file, with everything that was written on the disk."""
+        if self._file is not None:
+            with suppress(OSError):  # a full disk has been reported
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def _head(self) -> str:
+        return csv_text((), self._layout.columns, head=True) if self._format == "csv" else ""
+
+    def _text(self, row: Row) -> str:
+        if self._format == "csv":
+            return csv_text(self._layout.table(row), self._layout.columns)
+        return f"{json_text(row)}\n"
+
+    def _stored(self, name: str) -> Any:
+        """The name of a video as the file has it."""
+        return escaped(name) if self._format == "csv" else in_unicode(name)
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self._growing}: not written ({error.strerror}); --resume goes on from there") from None
+
+    def _take_up(self, file: Path) -> None:
+        """Note the answers that are there, and drop what an interruption may have left of another one."""
+        layout = self._layout
+        with _open(file, "r") as held:
+            _lock(held, file)
+            for row in self._answers(file):
+                for name, value in layout.made_by.items():
+                    if row.get(name) != value:
+                        made = f"with {name} {row.get(name)}, not {value}"
+                        raise UserError(f"{file}: its answers were made {made}; choose another --out")
+                self.done[row["video"]] += 1
+
+            def copy(unfinished: Path) -> None:
+                with _open(unfinished, "x") as out:
+                    out.write(self._head)
+                    out.writelines(map(self._text, self._answers(file)))
+
+            write_files({self._growing: copy})
+
+    def _answers(self, file: Path) -> Iterator[Row]:
+        """The whole answers of a file. Raises UserError if it holds something else."""
+        layout = self._layout
+        try:
+            for row in self._parsed(file):
+                if len(layout.table(row)) != layout.lines or ("frames" in row) != layout.frames:
+                    raise ValueError
+                yield row
+        except (ValueError, LookupError, TypeError, AttributeError, csv.Error):
+            raise UserError(
+                f"{file}: does not hold answers of this kind (with the same --top and --show-frames); choose another "
+                "--out"
+            ) from None
+
+    def _parsed(self, file: Path) -> Iterator[Row]:
+        if self._format == "csv":
+            yield from self._layout.of_table(_csv_lines(file, list(self._layout.columns)))
+        elif file == self._growing:
+            with _open(file, "r") as lines:
+                yield from (json.loads(line) for line in lines if line.endswith("\n"))
+        elif self._format == "json":
+            yield from json.loads(file.read_bytes())
+        else:
+            from pyarrow import parquet
+
+            parts = parquet.ParquetFile(file).iter_batches()
+            yield from self._layout.of_table(line for part in parts for line in part.to_pylist())
+
+
+def check_out(path: Path, format: str) -> None:
+    """Raise UserError if answers could never be written to this path."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; create it first")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    if format == "parquet":
+        check_parquet(path)
+
+
+def _open(file: Path, mode: str) -> IO[str]:
+    return file.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path}: another process is writing to it") from None
+    except OSError:
+        pass  # some network file systems know no locks
+
+
+def _csv_lines(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The lines of a CSV file with these columns, without a last one that was cut off. Raises ValueError."""
+    with file.open("rb") as end:
+        end.seek(max(0, file.stat().st_size - 1))
+        ends_whole = end.read() == b"\n"
+    csv.field_size_limit(LONGEST_CELL)
+    with _open(file, "r") as text:
+        lines = csv.reader(text)
+        if next(lines, columns) != columns:
+            raise ValueError
+        before: list[str] | None = None
+        for cells in lines:
+            if before is not None:
+                yield dict(zip(columns, before, strict=True))
+            before = cells
+        if before is not None and ends_whole and len(before) == len(columns):
+            yield dict(zip(columns, before, strict=True))
+
+
+def _write_json(rows: Iterable[Row], path: Path) -> None:
+    with _open(path, "w") as file:
+        file.write("[")
+        for number, row in enumerate(rows):
+            file.write(f"{',' if number else ''}\n{json_text(row)}")
+        file.write("\n]\n")
