@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 app = verb(
     "predict",
     "vivit predict clip.mp4 --model run",
-    "vivit predict my_videos 'more/**/*.mkv' --model google/vivit-b-16x2-kinetics400 --views 4x3",
-    "vivit predict my_videos --model run --out answers.csv --resume",
-    "find . -name '*.mp4' | vivit predict - --model run --format jsonl > answers.jsonl",
+    "vivit predict my_videos --model google/vivit-b-16x2-kinetics400 --views 4x3",
+    "vivit predict 'clips/**/*.mp4' --model run --out answers.csv",
+    "find . -name '*.mp4' | vivit predict - --model run --json > answers.jsonl",
 )
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
@@ -67,19 +67,19 @@ def predict(
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https addresses, - for a list on
             stdin, @FILE for a list in a file. Folders are searched at any depth; one that holds nothing but numbered
-            frames is a video. A list has a file, folder or address on each line.
+            frames is a video. A list names a file, folder or address on each line.
         allow_url: Fetch videos from addresses, too.
         allow_private: Also fetch from addresses of this machine and its private networks.
         max_size: The largest video to fetch.
         show_frames: Also tell which frames of each clip were read, and their times.
         top: Labels to show for each video.
-        format: table, for people; json, one array; jsonl, an object on each line; csv and parquet, a line for each
-            label. By default what the name of --out ends in, or table.
+        format: A table is for people, json one array, jsonl an object on each line; csv and parquet have a row for
+            each label. By default what the name of --out ends in, or table.
         json_lines: The same as --format jsonl.
-        out: Write to this file, which must not exist, and add which model and views gave each answer.
-        resume: If the file of --out exists, go on after the answers in it; other videos than those are added.
-        workers: Processes that read videos, each of which may crash without harm to the rest; 0 reads in the main
-            process. By default 0 for up to 16 videos, else one for each core, up to 8.
+        out: Write to this file, which must not exist yet; each answer also tells its model and views.
+        resume: If the file of --out exists, keep its answers and add those of the other videos.
+        workers: Processes that read videos; one that crashes costs its video only. 0 reads in the main process. By
+            default 0 for up to 16 videos, else one for each core, up to 8.
     """
     if top < 1:
         raise UserError(f"top: {top} labels cannot be shown; give 1 or more")
