@@ -1,5 +1,10 @@
 """Compare folders of pictures with the arrays they were written from, and with the same pictures as a video."""
 
+import io
+import resource
+import struct
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +15,7 @@ from PIL import Image
 
 from tests.support import encode, numbered, read_numbers
 from vivit.video.decode import open_video
-from vivit.video.frame_folder import FrameFolder
+from vivit.video.frame_folder import PICTURES, FrameFolder
 from vivit.video.source import VideoError
 
 
@@ -185,3 +190,79 @@ def test_damaged_picture_is_named(
 def test_pixels_of_unknown_range_are_refused(save: Callable[..., Path], tmp_path: Path) -> None:
     file = save("1.tif", np.zeros((32, 64), np.float32))
     assert error_of(tmp_path).startswith(f"{file}: has 32-bit pixels")
+
+
+WIDE = 13_000  # pixels: more than the limit, in small files
+
+
+def large(kind: str) -> bytes:
+    """A picture WIDE pixels wide and high; that of a PNG or WebP has all of them."""
+    file = io.BytesIO()
+    if kind == "png":
+        Image.new("1", (WIDE, WIDE)).save(file, "png")
+        return file.getvalue()
+    if kind == "webp":
+        return bytes.fromhex("524946461e000000574542505650384c110000002fc7f2b10c0750c00216b0ff8188e87f0000")
+    Image.new("L", (16, 16)).save(file, kind)
+    small = file.getvalue()
+    match kind:
+        case "ppm":
+            return small.replace(b"16 16", b"%d %d" % (WIDE, WIDE))
+        case "bmp":
+            return small[:18] + struct.pack("<II", WIDE, WIDE) + small[26:]
+        case "gif":  # the size of its only frame, which may be larger than that of the file
+            return small.replace(struct.pack("<4H", 0, 0, 16, 16), struct.pack("<4H", 0, 0, WIDE, WIDE))
+    start = b"\xff\xc0\x00\x0b\x08"  # of a JPEG's size
+    return small.replace(start + struct.pack(">HH", 16, 16), start + struct.pack(">HH", WIDE, WIDE))
+
+
+def tiff(width: int, height: int, side: int) -> bytes:
+    """A grey picture in tiles of zeros, `side` pixels wide and high, of which only the first is there."""
+    data = zlib.compress(bytes(side * side), 1)
+    data += bytes(len(data) % 2)
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def rise(call: Callable[[], object]) -> int:
+    """Bytes by which the call raises the memory of this process at its peak."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset on Linux only")
+@pytest.mark.parametrize("number", [0, 5])
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg", "tif", "tile", "ppm", "bmp", "gif"])
+def test_large_pictures_are_refused_by_their_headers(
+    kind: str, number: int, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    for other in range(1, 4):
+        save(f"{other}.png", numbered(other))
+    content = tiff(16, 16, WIDE) if kind == "tile" else tiff(WIDE, WIDE, 16) if kind == "tif" else large(kind)
+    path = tmp_path / f"{number}.{kind if f'.{kind}' in PICTURES else 'tif'}"
+    path.write_bytes(content)
+    messages: list[str] = []
+    assert rise(lambda: messages.append(error_of(tmp_path))) < 20 << 20
+    what = "is in tiles of" if kind == "tile" else "is"
+    assert messages == [f"{path}: {what} {WIDE} x {WIDE}; at most 67,108,864 pixels are read"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset on Linux only")
+def test_a_large_picture_is_in_memory_once(save: Callable[..., Path], tmp_path: Path) -> None:
+    side = 4096
+    for number in range(3):
+        save(f"{number}.png", np.zeros((side, side), np.uint8), compress_level=1)
+    with FrameFolder(tmp_path) as video:
+        # Its own pixels, grey, and those of the RGB picture.
+        assert rise(lambda: video.frames([0, 1, 2], short_side=32)) < 1.5 * 4 * side * side
+
+
+def test_only_formats_of_pictures_are_tried(tmp_path: Path) -> None:
+    """Pillow would give PostScript to a program."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 32\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "1.png").write_bytes(postscript)
+    Image.open(tmp_path / "1.png").close()
+    assert error_of(tmp_path) == f"{tmp_path / '1.png'}: not a readable picture"

@@ -59,7 +59,9 @@ class FrameWalk:
             self._begin()
             first = next(self._frames, None)
             if first is None:
-                raise VideoError(source, "no frame of it can be decoded")
+                raise VideoError(
+                    source, f"no frame of it can be decoded; it is damaged, or has more than {MOST_PIXELS:,} pixels"
+                )
             self.first = self._current = first
         except BaseException:
             self.close()
