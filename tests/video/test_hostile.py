@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -174,6 +175,16 @@ def test_cut_off(name: str, seeds: dict[str, bytes], look: Look, tmp_path: Path)
     assert look(write(tmp_path / name, seeds[name])) == ""
     for fraction in (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999):
         look(write(tmp_path / name, seeds[name][: int(len(seeds[name]) * fraction)]))
+
+
+@pytest.mark.parametrize("name", ["moov_first.mp4", "fragmented.mp4"])
+def test_mp4_cut_at_every_byte_of_its_header(name: str, seeds: dict[str, bytes], look: Look, tmp_path: Path) -> None:
+    """Where the codec is not told yet, PyAV before 18.1 crashed when it was asked to decode."""
+    header = seeds[name].index(b"mdat") + 40
+    problems = Counter(look(write(tmp_path / "x.mp4", seeds[name][:end])) for end in range(header))
+    assert header > 406
+    assert problems.pop("its codec is not known") > 20
+    assert "" not in problems
 
 
 NUMBERS = [0, 1, 5000, 0x7FFF, 10**6, 10**8, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]

@@ -23,7 +23,7 @@ from tests.support import encode
 from vivit.data.datasets import LabelledVideo
 from vivit.errors import UserError
 from vivit.video.clips import ClipSpec, read_views
-from vivit.video.decode import open_video
+from vivit.video.decode import open_video, read_here
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError
 
@@ -64,8 +64,8 @@ def note_and_sleep(path: Path, note: Path, seconds: float) -> None:
     time.sleep(seconds)
 
 
-def crash(path: Path) -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
+def crash(path: Path, number: int = signal.SIGSEGV) -> None:
+    os.kill(os.getpid(), number)
 
 
 def swell(path: Path, way: str, size: int) -> int:
@@ -170,6 +170,18 @@ def test_error_of_a_labelled_video_names_its_file(reader: IsolatedReader, tmp_pa
     video = LabelledVideo(FILE, {"classes": ("a",)})
     with pytest.raises(VideoError, match=r"^folder/some\.mp4: its decoder crashed \(signal 11\)$"):
         reader(crash, video)  # type: ignore[arg-type]
+
+
+def test_a_killed_process_is_not_called_a_crash(reader: IsolatedReader) -> None:
+    """Systems short of memory kill."""
+    with pytest.raises(VideoError, match=r"^folder/some\.mp4: the process that read it was killed .* enough memory\?$"):
+        reader(crash, FILE, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("way", ["numpy", "torch"])
+def test_too_little_memory_here_is_an_error_of_the_video(way: str) -> None:
+    with pytest.raises(VideoError, match=r"^folder/some\.mp4: takes more memory to read than there is$"):
+        read_here(swell, FILE, way, 1 << 50)
 
 
 def test_after_a_timeout_or_a_crash_the_next_call_works() -> None:

@@ -11,8 +11,8 @@ from vivit.video.base import Video
 from vivit.video.decode_pyav import PyAVVideo
 from vivit.video.decode_torchcodec import TorchCodecVideo, check_usable, is_read_alike
 from vivit.video.frame_folder import FrameFolder
-from vivit.video.isolated import IsolatedReader, Parameters, Result, check_timeout
-from vivit.video.source import VideoSource
+from vivit.video.isolated import IsolatedReader, Parameters, Result, check_timeout, is_shortage, source_in
+from vivit.video.source import VideoError, VideoSource
 
 Decoder = Literal["pyav", "torchcodec", "nvdec"]
 WORKERS_PER_CORE = 16
@@ -49,7 +49,12 @@ class Reader(Protocol):
 
 
 def read_here(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-    return function(*args, **kwargs)
+    try:
+        return function(*args, **kwargs)
+    except (MemoryError, RuntimeError) as error:
+        if is_shortage(error):
+            raise VideoError(source_in(args), "takes more memory to read than there is") from None
+        raise
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -80,7 +81,7 @@ class IsolatedReader:
             VideoError: raised by the function, or because the call takes too long or too much memory, or crashes.
             Exception: raised by the function.
         """
-        source = getattr(args[0], "source", args[0])
+        source = source_in(args)
         request = _dump((function, args, kwargs))
         with self._lock:
             if self._child is None or not self._child.usable():
@@ -93,14 +94,14 @@ class IsolatedReader:
                 self._end()
                 raise VideoError(source, f"took longer than {self.timeout:g} s to read") from None
             except (OSError, EOFError):
-                raise VideoError(source, f"its decoder crashed ({self._end()})") from None
+                raise VideoError(source, self._end()) from None
             except BaseException:
                 # The process is in the middle of an answer that nobody will read.
                 self._end()
                 raise
         if not raised:
             return value
-        if _is_shortage(value):
+        if is_shortage(value):
             limit = "there is" if self.memory is None else f"the limit of {self.memory / (1 << 30):.3g} GiB"
             raise VideoError(source, f"takes more memory to read than {limit}")
         raise value
@@ -111,7 +112,7 @@ class IsolatedReader:
             self._end()
 
     def _end(self) -> str:
-        """End the process, if there is one, and return how it ended, for messages."""
+        """End the process, if there is one, and return how it had ended, for messages."""
         child, self._child = self._child, None
         return child.end() if child else ""
 
@@ -169,9 +170,10 @@ class _Child:
     def end(self) -> str:
         self._finalizer()
         code = self._process.returncode
-        if code is None:
-            return "of another process"
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL:
+            return "the process that read it was killed (signal 9); is there enough memory?"
+        how = "in another process" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"its decoder crashed ({how})"
 
 
 def _end(line: socket.socket, process: subprocess.Popen[bytes], owner: int) -> None:
@@ -181,7 +183,13 @@ def _end(line: socket.socket, process: subprocess.Popen[bytes], owner: int) -> N
         process.wait()
 
 
-def _is_shortage(error: BaseException) -> bool:
+def source_in(args: Sequence[Any]) -> object:
+    """The video that a function reads: its first argument, or the `source` of that."""
+    return getattr(args[0], "source", args[0])
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether it says that there is not enough memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of PyTorch
     )
