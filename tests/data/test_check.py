@@ -266,6 +266,29 @@ def test_duplicates_within_a_split_and_across_splits_are_told_apart(data: Path, 
     assert "train and val: train/run/2.mp4 = val/run/seen before.mp4" in printed
 
 
+def test_one_content_with_two_labels_is_an_error_that_names_both(data: Path, read: list[str], tmp_path: Path) -> None:
+    shutil.copy(data / "train/run/0.mp4", data / "train/jump/copy.mp4")
+    (data / "val/jump/link.mp4").symlink_to("../run/6.mp4")
+    shutil.copy(data / "train/run/2.mp4", data / "train/run/twice.mp4")
+    fixed = tmp_path / "good.csv"
+    status, manifest, printed = run(data, fix=fixed)
+    assert status == 2
+    assert "2 videos with two labels" in printed
+    assert manifest.contradictions == (
+        "train/jump/copy.mp4 is 'jump', but train/run/0.mp4 has the same content and is 'run'",
+        "val/jump/link.mp4 is 'jump', but val/run/6.mp4 has the same content and is 'run'",
+    )
+    assert all(line in printed for line in manifest.contradictions)
+    assert manifest.duplicates == (("train/run/2.mp4", "train/run/twice.mp4"),)
+    assert "copy.mp4" not in fixed.read_text()
+    assert "7 of 11 videos are listed" in printed
+    # Where a video may have any number of labels, each file may have its own.
+    rows = [f"{name},{label}" for name, label in (("train/run/0.mp4", "run"), ("train/jump/copy.mp4", "jump;run"))]
+    several = data / "several.csv"
+    several.write_text("\n".join(["path,labels", *rows]))
+    assert not run(several)[1].contradictions
+
+
 def test_a_clip_encoded_anew_looks_alike_and_others_do_not(data: Path, read: list[str]) -> None:
     shrunk = [picture.reshape(24, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for picture in textured(3, 30)]
     encode(data / "val/jump/worse.avi", textured(3, 30), codec="mpeg4", options={"qmin": "12", "qmax": "12"})
@@ -477,10 +500,10 @@ def test_the_list_has_the_readable_videos_of_held_out_splits_too(
     clip: Callable[[int], Path], read: list[str], tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    for name in ("run, fast", "jump", 'a "leap"'):
+    for first, name in enumerate(("run, fast", "jump", 'a "leap"')):
         (data / name).mkdir(parents=True)
         for number in range(6):
-            shutil.copy(clip(number), data / name / f"{name} {number}.mp4")
+            shutil.copy(clip(6 * first + number), data / name / f"{name} {number}.mp4")
     train, val = (content(data, split) for split in ("train", "val"))
     bad = [train[1][0][0], val[1][0][0]]
     for path in bad:

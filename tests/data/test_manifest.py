@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.file_state import file_sizes
 from vivit.data.manifest import (
     FileRecord,
     Manifest,
@@ -20,7 +21,6 @@ from vivit.data.manifest import (
     data_hash,
     from_line,
     read_manifest,
-    stat_all,
     to_line,
     write_manifest,
 )
@@ -58,11 +58,11 @@ def root(tmp_path: Path) -> Path:
 
 def manifest_of(root: Path, videos: VideoSet, split: str = "val") -> Manifest:
     """The manifest that checking the data in that folder would write."""
-    sizes = stat_all([video.source for video in videos.videos])
+    sizes = file_sizes(video.source for video in videos.videos)
     files: dict[str, FileRecord] = {}
     for video in videos.videos:
         name = video.source.name if isinstance(video.source, InShard) else video.source.relative_to(root).as_posix()
-        record = files.get(name) or FileRecord(name, Scan(codec="h264"), size=sizes[video.source][0])
+        record = files.get(name) or FileRecord(name, Scan(codec="h264"), size=sizes[video.source])
         files[name] = replace(record, videos=(*record.videos, replace(video, split=split)))
     return Manifest({split: data_hash(videos)}, "a test", tuple(files.values()))
 
@@ -156,7 +156,7 @@ def test_hash_of_a_folder_of_frames_counts_them(tmp_path: Path) -> None:
     make(tmp_path, {"run/clip.frames/1.jpg": 3, "run/clip.frames/2.jpg": 4, "jump/1.mp4": 4})
     videos = videos_in(tmp_path, ["run/clip.frames", "jump/1.mp4"])
     before = data_hash(videos)
-    assert stat_all([tmp_path / "run/clip.frames"])[tmp_path / "run/clip.frames"][0] == 2
+    assert file_sizes([tmp_path / "run/clip.frames"]) == {tmp_path / "run/clip.frames": 2}
     (tmp_path / "run/clip.frames/2.jpg").unlink()
     assert data_hash(videos) != before
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,9 @@ from typing import TextIO
 from rich.console import Console
 
 from vivit.data.check_report import print_report, remarks_on
+from vivit.data.contradictions import Pair, contradictions, in_words
 from vivit.data.datasets import DataSet, LabelledVideo
+from vivit.data.file_state import file_states, sample
 from vivit.data.look_alikes import look_alikes
 from vivit.data.manifest import (
     FileRecord,
@@ -26,7 +28,6 @@ from vivit.data.manifest import (
     from_line,
     hash_videos,
     read_manifest,
-    stat_all,
     to_line,
     write_manifest,
 )
@@ -38,8 +39,11 @@ from vivit.files import as_text, write_files
 from vivit.labels import ONLY_HEAD
 from vivit.progress import progress_bar
 from vivit.video.source import InShard, VideoError, VideoSource, is_remote
+from vivit.video.span import Span
 
 MOST_WORKERS = 512
+# Bytes of each folder of frames that are compared with others.
+FOLDER_SAMPLE = 1 << 20
 
 
 def check(
@@ -66,7 +70,8 @@ def check(
         console: where to print.
 
     Returns:
-        The exit status: 0, or 1 if a file is unreadable or missing, or two splits have a file with the same bytes.
+        The exit status: 0; 1 if a file is unreadable or missing, or two splits have a file with the same bytes; 2 if
+        videos with the same content have different labels, where each should have one.
 
     Raises:
         UserError: the data cannot be read, or something cannot be written.
@@ -88,15 +93,19 @@ def check(
         except KeyboardInterrupt:
             say(f"results so far are in {memory.unfinished}; the same command continues from there")
             raise
-        manifest = _manifest(records.values(), used, data_set)
+        pairs = [] if data_set.labels.multi_label else contradictions(used, _identities(records))
+        manifest = _manifest(records, used, data_set, pairs)
         write_manifest(memory.path, manifest)
         memory.unfinished.unlink(missing_ok=True)
     print_report(console, manifest, data_set)
     if fix is not None:
-        readable = [video for video in used if not records[video.source].scan.problem]
-        _write_list(fix, readable, data_set)
-        say(f"{len(readable)} of {len(used)} videos are listed in {fix}")
+        doubtful = _of_pairs(pairs)
+        good = [v for v in used if not records[v.source].scan.problem and (v.source, v.span) not in doubtful]
+        _write_list(fix, good, data_set)
+        say(f"{len(good)} of {len(used)} videos are listed in {fix}")
     say(f"the manifest is {memory.path}")
+    if pairs:
+        return 2
     unreadable = any(record.scan.problem for record in manifest.files)
     return int(unreadable or bool(manifest.leaks) or bool(manifest.missing and not data_set.official))
 
@@ -125,12 +134,12 @@ def _records(videos: Sequence[LabelledVideo], base: Path) -> dict[VideoSource, F
         uses[video.source].append(video)
     folder = os.path.abspath(base).replace(os.sep, "/").rstrip("/") + "/"
     records = {}
-    for source, (size, modified) in stat_all(list(uses)).items():
+    for source, state in file_states(uses).items():
         path = source.shard if isinstance(source, InShard) else str(source)
         if not is_remote(path):
             path = os.path.abspath(path).replace(os.sep, "/").removeprefix(folder)
         name, shard = (source.name, path) if isinstance(source, InShard) else (path, "")
-        records[source] = FileRecord(name, Scan(), shard, size, modified, videos=tuple(uses[source]))
+        records[source] = FileRecord(name, Scan(), shard, state.size, state.modified, videos=tuple(uses[source]))
     return records
 
 
@@ -209,28 +218,51 @@ def _hash(records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, w
 
 
 def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
-    """The digest is "" for a folder of frames, and for a file that can no longer be read."""
+    """The digest is of samples for a folder of frames, and "" for a file that can no longer be read."""
     try:
+        if isinstance(source, Path) and source.is_dir():
+            return source, sample(source, FOLDER_SAMPLE)
         with source.open() if isinstance(source, InShard) else source.open("rb") as file:
             return source, hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, VideoError):
         return source, ""
 
 
-def _manifest(records: Iterable[FileRecord], videos: Sequence[LabelledVideo], data_set: DataSet) -> Manifest:
-    with_remarks = (replace(record, remarks=tuple(remark.text for remark in remarks_on(record))) for record in records)
+def _identities(records: Mapping[VideoSource, FileRecord]) -> dict[VideoSource, object]:
+    nodes = file_states(records, pictures=False)
+    return {source: record.sha256 or nodes[source].node or source for source, record in records.items()}
+
+
+def _of_pairs(pairs: Iterable[Pair]) -> set[tuple[VideoSource, Span | None]]:
+    return {(video.source, video.span) for pair in pairs for video in pair}
+
+
+def _manifest(
+    records: Mapping[VideoSource, FileRecord],
+    videos: Sequence[LabelledVideo],
+    data_set: DataSet,
+    pairs: Sequence[Pair],
+) -> Manifest:
+    names = {source: record.place for source, record in records.items()}
+    with_remarks = (
+        replace(record, remarks=tuple(remark.text for remark in remarks_on(record))) for record in records.values()
+    )
     files = tuple(sorted(with_remarks, key=lambda record: record.place))
     of_content: defaultdict[str, list[FileRecord]] = defaultdict(list)
     for record in files:
         if record.sha256:
             of_content[record.sha256].append(record)
     same = [group for group in of_content.values() if len(group) > 1]
+    doubtful = {names[source] for source, _ in _of_pairs(pairs)}
     return Manifest(
         hash=_hashes(videos),
         source=data_set.description,
         files=files,
+        contradictions=tuple(in_words(pair, names) for pair in pairs),
         leaks=_places(group for group in same if len(_splits(group)) > 1),
-        duplicates=_places(group for group in same if len(_splits(group)) == 1),
+        duplicates=_places(
+            group for group in same if len(_splits(group)) == 1 and doubtful.isdisjoint(r.place for r in group)
+        ),
         look_alikes=_places(_look_alikes(files)),
         missing=data_set.missing,
     )
@@ -274,7 +306,7 @@ def _check_fix(fix: Path, data_set: DataSet) -> None:
 def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -> None:
     """Write a list of videos, and check that reading it gives the same videos."""
     if not videos:
-        raise UserError(f"{fix}: not written, since no video can be read")
+        raise UserError(f"{fix}: not written, since no video can be read and has one label")
     heads, multi_label = data_set.labels.heads, data_set.labels.multi_label
     columns = ["labels" if multi_label else "label"] if heads == (ONLY_HEAD,) else heads
     folder = os.path.abspath(fix.parent)

@@ -195,7 +195,9 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
     same = [_equation(group) for group in manifest.duplicates]
     problems = [f"{record.place}: {record.scan.problem}" for record in manifest.files if record.scan.problem]
     missing = [name for names in manifest.missing.values() for name in names]
+    two_labels = list(manifest.contradictions)
     found = [
+        (f"{counted(two_labels, 'video')} with two labels: each should have one", BAD, two_labels),
         (f"{counted(leaks, 'leak')}: the same bytes in different splits", BAD, leaks),
         (f"{len(problems):,} of {counted(manifest.files, 'file')} cannot be read", BAD, problems),
         (f"{counted(missing, 'listed file')} not there", DOUBTFUL, missing),

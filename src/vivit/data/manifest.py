@@ -8,20 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import takewhile
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 from vivit.data.datasets import LabelledVideo, VideoSet
+from vivit.data.file_state import file_sizes
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
-from vivit.video.source import InShard, VideoSource, is_remote
+from vivit.video.source import InShard, VideoSource
 
 FORMAT = "vivit data manifest 1"
 HASH_DIGITS = 16
 """Hexadecimal digits of a hash that are printed."""
-# Files asked about at once: on a network, nearly all the time is spent waiting.
-AT_ONCE = 16
 # Names compared to find how two folders correspond.
 TRIED = 100
 
@@ -61,9 +59,9 @@ class FileRecord:
     size: int | None = None
     """Bytes; for a folder of frames, the number of files; None if it does not exist."""
     modified: int | None = None
-    """Time in nanoseconds; None if unknown."""
+    """`State.modified`: its time in nanoseconds; None if unknown."""
     sha256: str = ""
-    """Hash of its bytes; "" if it was not needed."""
+    """Hash of its bytes, or of samples of a folder of frames; "" if it was not needed."""
     videos: tuple[LabelledVideo, ...] = ()
     """What the file is used for: with which labels, in which split, and which span of it."""
     remarks: tuple[str, ...] = ()
@@ -95,6 +93,8 @@ class Manifest:
     """Groups of files with nearly the same pictures."""
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """split → files that are listed for it but not there."""
+    contradictions: tuple[str, ...] = ()
+    """Videos of the same content with different labels, in words."""
 
 
 def data_hash(videos: VideoSet) -> str:
@@ -108,30 +108,16 @@ def data_hash(videos: VideoSet) -> str:
 
 def hash_videos(videos: Sequence[LabelledVideo]) -> str:
     """`data_hash` of these videos."""
-    sources = list({video.source: None for video in videos})
-    names = dict(zip(sources, _below_shared_folder([_parts(source) for source in sources]), strict=True))
-    sizes = {source: size for source, (size, _) in stat_all(sources).items()}
+    sources = dict.fromkeys(video.source for video in videos)
+    names, sizes = relative_names(sources), file_sizes(sources)
     rows = sorted(json.dumps([names[video.source], sizes[video.source], *_content(video)]) for video in videos)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def stat_all(sources: Sequence[VideoSource]) -> dict[VideoSource, tuple[int | None, int | None]]:
-    """source → size in bytes and time of modification in nanoseconds, each None if unknown."""
-    with ThreadPool(AT_ONCE) as pool:
-        return dict(zip(sources, pool.map(_stat, sources, chunksize=256), strict=True))
-
-
-def _stat(source: VideoSource) -> tuple[int | None, int | None]:
-    try:
-        if isinstance(source, InShard):
-            return source.size, None if is_remote(source.shard) else os.stat(source.shard).st_mtime_ns
-        status = os.stat(source)
-        if os.path.isdir(source):
-            # The size that a file system gives for a folder says nothing about its content.
-            return len(os.listdir(source)), status.st_mtime_ns
-        return status.st_size, status.st_mtime_ns
-    except OSError:
-        return source.size if isinstance(source, InShard) else None, None
+def relative_names(sources: Iterable[VideoSource]) -> dict[VideoSource, str]:
+    """The path of each relative to the folder that all of them share."""
+    sources = list(sources)
+    return dict(zip(sources, _below_shared_folder([_parts(source) for source in sources]), strict=True))
 
 
 def _parts(source: VideoSource) -> list[str]:
@@ -168,6 +154,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError
         for key in ("leaks", "duplicates", "look_alikes"):
             value[key] = tuple(map(tuple, value[key]))
+        value["contradictions"] = tuple(value.get("contradictions", ()))
         value["files"] = tuple(map(_record, value["files"]))
         value["missing"] = {split: tuple(names) for split, names in value["missing"].items()}
         return Manifest(**value)
@@ -219,12 +206,12 @@ def compare(manifest: Manifest, split: str, videos: VideoSet) -> str:
     for name, record in zip(names, records, strict=True):
         before[name] += [[record.size, *_content(video)] for video in record.videos if video.split == split]
 
-    sizes = stat_all([video.source for video in videos.videos])
+    sizes = file_sizes(video.source for video in videos.videos)
     names = _below_shared_folder([_parts(video.source) for video in videos.videos])
     put_before, taken_off = _folder_above(names, before), _folder_above(before, names)
     now: defaultdict[str, list[Any]] = defaultdict(list)
     for name, video in zip(names, videos.videos, strict=True):
-        now[put_before + name.removeprefix(taken_off)].append([sizes[video.source][0], *_content(video)])
+        now[put_before + name.removeprefix(taken_off)].append([sizes[video.source], *_content(video)])
     return _differences(before, now)
 
 

@@ -12,7 +12,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 import vivit
+from vivit.data.contradictions import say_contradictions
 from vivit.data.datasets import VideoSet
+from vivit.data.file_state import file_states
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
@@ -77,7 +79,11 @@ def score_model(
     say(f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each")
     for remark in videos.remarks:
         say(remark)
-    partial = PartialLogits(out, _key(model_hash, videos, hashed, views, read.decoder))
+    if main and not videos.labels.multi_label:
+        say_contradictions(say, data, videos.videos)
+    # The first rank's: others may have the data on a disk of their own.
+    key = ranks.gather([_key(model_hash, videos, hashed, views, read.decoder)])[0]
+    partial = PartialLogits(out, key)
     if partial.done:
         say(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos")
     with progress_bar("evaluate", len(range(ranks.rank, len(videos.videos), ranks.world_size)), main) as progress:
@@ -144,8 +150,9 @@ def _summary(evaluation: Evaluation, scored_on: str) -> Iterator[str]:
 
 
 def _key(model_hash: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
-    """A hash of everything the saved logits depend on, including the order of the videos, which `data_hash` ignores."""
-    order = [[str(video.source), video.span] for video in videos.videos]
+    """A hash of all that the saved logits depend on, with the videos' order and times, which `data_hash` ignores."""
+    states = file_states(video.source for video in videos.videos)
+    order = [[str(video.source), video.span, *states[video.source][:3]] for video in videos.videos]
     depends_on = [model_hash, hashed, order, list(videos.labels.heads), str(views), views.average, decoder]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:HASH_DIGITS]
 

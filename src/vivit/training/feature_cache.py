@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit.data.datasets import VideoSet
+from vivit.data.file_state import file_states
 from vivit.data.loader import Batch, Clip, EvaluationViews, TrainingClips, collate, label_tensors
-from vivit.data.manifest import stat_all
 from vivit.data.order import Order, clip_rng
 from vivit.data.workers import load_items
 from vivit.errors import Interrupted
@@ -266,8 +266,16 @@ def _is_whole(path: Path) -> bool:
 
 def _identities(videos: VideoSet) -> list[list[Any]]:
     """The path, span, size and modification time of each video."""
-    states = stat_all([video.source for video in videos.videos])
-    return [[_place(video.source), video.span and list(video.span), *states[video.source]] for video in videos.videos]
+    states = file_states(video.source for video in videos.videos)
+    return [
+        [
+            _place(video.source),
+            video.span and list(video.span),
+            states[video.source].size,
+            states[video.source].modified,
+        ]
+        for video in videos.videos
+    ]
 
 
 def _place(source: Path | InShard) -> str:

@@ -27,10 +27,14 @@ from vivit.training.checkpoint import checkpoints
 from vivit.training.lock import RunLock
 from vivit.training.plan import Plan
 from vivit.training.recipe import Recipe
+from vivit.training.same_videos import compare_videos, note_videos
 from vivit.video.source import place_of
 from vivit.weights.store import CONFIG_FILE, WEIGHTS_FILE, config_content, new_model
 
 Row = dict[str, Any]
+
+VIDEOS = "videos.json"
+"""What `note_videos` notes, in the folder of checkpoints."""
 
 # A later call may change these, as it may the number of processes: what is learnt stays the same.
 MAY_CHANGE = ("accumulate", "unreadable")
@@ -70,7 +74,7 @@ class RunFolder:
 
         Args:
             settings: what decides the run besides the recipe.
-            say: told about a lock that was left behind.
+            say: told about a lock that was left behind, and about videos that were written again.
 
         Raises:
             UserError: the folder cannot be made, belongs to another run, or is in use.
@@ -88,6 +92,7 @@ class RunFolder:
             # Not in the run's folder, which may hold the very model that training starts from.
             architecture = {self.checkpoints / CONFIG_FILE: config_content(plan.model)}
             write_files({note: as_json({**this, **where}), **architecture})
+            note_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set))
             return
         found = {**UNSAID, **self._parse(note.read_text("utf-8"), note)}
         other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
@@ -104,6 +109,7 @@ class RunFolder:
                     f"{self.path}: this run was started with other {which} videos (data {was[:HASH_DIGITS]}, now "
                     f"{now[:HASH_DIGITS]}); put {data} back as it was, or give another --out"
                 )
+        compare_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set), self.path, say)
 
     def release(self) -> None:
         """Let others claim the folder."""

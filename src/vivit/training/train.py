@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
+from vivit.data.contradictions import say_contradictions
 from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.encoder import encoders_of
@@ -108,6 +109,8 @@ def train(
         settings = {"keep_decoded": keep_decoded, "overfit": overfit}
         together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
         say_plan(say, plan, init, ranks.world_size)
+        if main and not plan.labels.multi_label:
+            say_contradictions(say, data, (*plan.train_set.videos, *plan.val_set.videos))
         say(f"on {device_name(accelerator.device)} in {precision}")
 
         recipe, frozen = plan.recipe, plan.recipe.freeze_spatial

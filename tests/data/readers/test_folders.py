@@ -145,7 +145,7 @@ def found_in(data: Path) -> set[tuple[str, str, str]]:
 def test_links_lead_neither_above_a_class_folder_nor_to_another_class(tmp_path: Path) -> None:
     data = touch(tmp_path / "data", "run/1.mp4", "run/deep/2.mp4", "walk/3.mp4", "walk/slow/4.mp4")
     elsewhere = touch(tmp_path / "disk", "5.mp4", "more/6.mp4")
-    for name, target in {
+    links: dict[str, str | Path] = {
         "run/parent": "..",
         "run/root": "/",
         "run/here": ".",
@@ -156,7 +156,8 @@ def test_links_lead_neither_above_a_class_folder_nor_to_another_class(tmp_path: 
         "run/disk": elsewhere,
         "run/again": "deep",
         "run/7.mp4": elsewhere / "5.mp4",
-    }.items():
+    }
+    for name, target in links.items():
         (data / name).symlink_to(target)
     (elsewhere / "more/back").symlink_to(data / "run")
     (elsewhere / "more/loop").symlink_to(elsewhere)
