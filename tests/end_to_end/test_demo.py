@@ -1,6 +1,7 @@
 """The demo on a few videos: everything but the score."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: P
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count('<video src="data:video/mp4;base64,') == 9
+    examples = re.findall(r"(?m)^(videos/val/(\w+)/\d+\.mp4) +(\w+) +[\d.]+% +(right|wrong)", result.stdout)
+    assert examples and all((label == answer) == (word == "right") for _, label, answer, word in examples)
+    assert page.count('<video src="data:video/mp4;base64,') == len({video for video, *_ in examples}) == len(examples)
     assert page.count("data:image/png;base64,") == 2
     assert page.count("<svg") == 4
     assert "://" not in page.replace("http://www.w3.org", "")

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.report.page import Page
+from tests.report.phone import WIDTH, look, needs_chromium
 from tests.support import encode
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import label_tensors
@@ -27,7 +28,7 @@ from vivit.evaluation.evaluate import Evaluation
 from vivit.evaluation.per_video import write_per_video
 from vivit.report.clips import CLIP_BYTES, MOST_CLIPS
 from vivit.report.curves import run_curves
-from vivit.report.run_page import write_report
+from vivit.report.run_page import SHOWN, write_report
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
 
@@ -577,3 +578,23 @@ def test_curves_of_one_value_can_be_drawn(value: float) -> None:
 def test_named_data_that_does_not_exist_is_an_error(run: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         write_report(run, data="nowhere")
+
+
+LONG = ["Pretending to take something out of something (left hand)", "roll_counterclockwise", "aNameWithoutSpaces" * 4]
+
+
+@needs_chromium
+@pytest.mark.parametrize("classes", [LONG, [f"class {i}" for i in range(9)], [f"drinking {i} cups" for i in range(36)]])
+def test_on_a_phone_nothing_is_cut_and_all_can_be_read(classes: list[str], tmp_path: Path) -> None:
+    run = _begin(tmp_path / "run", {"classes": classes}, tmp_path / "gone", "7" * 64)
+    _lines(run / "metrics.jsonl", [{"epoch": 1, "step": 40, "loss": 1.5, "top1": 0.5, "top5": 0.75, "videos": 99}])
+    _lines(run / "steps.jsonl", _steps(40))
+    _lines(run / "sessions.jsonl", [SESSION])
+    answers = [(label, classes[(i * i) % len(classes)]) for i, label in enumerate(classes * 3)]
+    unread = {**_video(99, f"/gone/{'x' * 90}.mp4: no index"), "label": classes[0], **UNREAD}
+    _predictions(run, [*({**_video(i), **_said(*answer)} for i, answer in enumerate(answers)), unread])
+    seen = look(write_report(run))
+    assert (seen.width, seen.outside, seen.cut) == (WIDTH, [], [])
+    assert seen.bars == min(len(classes), SHOWN)
+    # A matrix of many classes shows only its colours, until it is enlarged.
+    assert seen.letters > 8 or len(classes) > 10

@@ -1,4 +1,4 @@
-"""The demo's page: curves, predictions and confusion matrices of its models."""
+"""The demo's page: curves, predictions and confusion matrices of its models, and what to do next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from vivit.evaluation.evaluate import Evaluation
-from vivit.inference.predictor import Prediction
 from vivit.labels import ONLY_HEAD
 from vivit.report.curves import column
 from vivit.report.drawing import LINES, confusion_svg, draw_curves
@@ -26,16 +25,43 @@ class Trained:
 
 @dataclass(frozen=True)
 class Example:
+    """A held-out video, its class, and the classes that the model finds most probable."""
+
     video: Path
     label: str
-    prediction: Prediction
+    answers: Sequence[tuple[str, float]]
+
+    @property
+    def right(self) -> bool:
+        return self.answers[0][0] == self.label
 
 
-def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Example], views: str) -> None:
+@dataclass(frozen=True)
+class Comparison:
+    """What the page says about the models besides their scores."""
+
+    steps: int
+    """That each was trained for."""
+    views: str
+    chance: float
+    """The accuracy of guessing."""
+    order_blind: float
+    """The accuracy that a model without the order of the frames reaches at best."""
+
+
+def write_demo(
+    path: Path,
+    trained: Sequence[Trained],
+    comparison: Comparison,
+    examples: Sequence[Example],
+    commands: Sequence[str],
+) -> None:
     """Write the page. Raises UserError.
 
     Args:
-        examples: predictions of the first model.
+        trained: the model that knows the order of the frames, then the one that does not.
+        examples: predictions of the first model: of each class one that is right, and the most confident wrong ones.
+        commands: what to run next.
     """
     space = trained[0].evaluation.space
     names, top1 = space.classes[ONLY_HEAD], next(space.metrics()).key
@@ -48,6 +74,15 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
         ]
         return draw_curves(title, curves, "epoch", percent=percent)
 
+    shown = [
+        {
+            "clip": data_uri(example.video.read_bytes(), "video/mp4"),
+            "label": example.label.replace("_", " "),
+            "right": example.right,
+            "answers": [(label.replace("_", " "), score) for label, score in example.answers],
+        }
+        for example in examples
+    ]
     write_page(
         path,
         "demo.html",
@@ -56,6 +91,7 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
                 "name": model.name,
                 "top1": model.evaluation.accuracy(1),
                 "videos": model.evaluation.num_videos,
+                "wrong": round((1 - model.evaluation.accuracy(1)) * model.evaluation.num_videos),
                 "unreadable": len(model.evaluation.failures),
                 "classes": len(names),
                 "matrix": Markup(confusion_svg(model.evaluation.confusion().numpy(), names, model.name)),
@@ -63,16 +99,8 @@ def write_demo(path: Path, trained: Sequence[Trained], examples: Sequence[Exampl
             for model in trained
         ],
         curves=[over_epochs("Training loss", "loss"), over_epochs("Top-1 on held-out videos", top1, percent=True)],
-        examples=[
-            {
-                "clip": data_uri(example.video.read_bytes(), "video/mp4"),
-                "label": example.label.replace("_", " "),
-                "right": example.prediction.labels[0].label == example.label,
-                "predictions": [
-                    (scored.label.replace("_", " "), scored.score) for scored in example.prediction.labels[:3]
-                ],
-            }
-            for example in examples
-        ],
-        views=views,
+        right=[example for example in shown if example["right"]],
+        wrong=[example for example in shown if not example["right"]],
+        comparison=comparison,
+        commands=commands,
     )

@@ -278,11 +278,15 @@ def _list_confusions(confusion: np.ndarray, names: Sequence[str]) -> Iterator[st
             yield f"{count} of {of_class[true]}   {names[true]} ({true}) as {names[predicted]} ({predicted})"
 
 
+def shortened(name: str, longest: int) -> str:
+    """At most so many characters of a name. Long names often differ only in their last words, so both ends stay."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: half - 1]} … {name[-half + 2 :]}"
+
+
 def _drawable(name: str) -> str:
-    """A class name on one short line. Long names often differ only in their last words, so both ends stay."""
-    name = "".join(c if c.isprintable() else " " for c in name.replace("_", " "))
-    half = LONGEST_NAME // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]} … {name[-half + 2 :]}"
+    """A class name on one short line."""
+    return shortened("".join(c if c.isprintable() else " " for c in name.replace("_", " ")), LONGEST_NAME)
 
 
 @_any_text()

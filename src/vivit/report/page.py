@@ -10,6 +10,7 @@ import jinja2
 
 from vivit.files import as_text, write_files
 from vivit.report.curves import number
+from vivit.report.drawing import shortened
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
@@ -22,6 +23,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "figures": figures, "duration": duration, "setting": setting}
+    environment.filters |= {"shortened": shortened}
     # File names may contain bytes that are not text.
     page = environment.get_template(template).render(**values).encode("utf-8", "replace").decode()
     write_files({path: as_text(page)})
