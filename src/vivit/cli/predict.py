@@ -101,7 +101,7 @@ def predict(
     Parsed.parse(views)  # report a mistake before the model is loaded
     if out is not None:
         check_out(out, chosen)
-    inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url))
+    inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url, complain))
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
     predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers))

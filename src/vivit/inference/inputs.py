@@ -2,20 +2,27 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vivit.data.readers.folders import find_videos
+from vivit.data.names import shortened
+from vivit.data.readers.folders import find_videos, in_words, kind_of
 from vivit.errors import UserError
 from vivit.inference.fetch import ADDRESS, Url
 from vivit.inference.pipeline import Video
-from vivit.video.source import VideoError
+from vivit.video.frame_folder import PICTURES
+from vivit.video.kinds import is_named_video
+from vivit.video.source import VideoError, reason
 
 STDIN, LIST = ("-", "@-"), "@"
 
+Say = Callable[[str], object]
+Found = Iterator[Video | VideoError]
 
-def find_inputs(words: Sequence[str], stdin: BinaryIO, urls: bool) -> Iterator[Video | VideoError]:
+
+def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> Found:
     """The videos that the words stand for, in their order; a word that stands for none gives the reason.
 
     A word is a file, a folder (its videos at any depth; a folder with nothing but pictures is a video itself), a
@@ -25,59 +32,73 @@ def find_inputs(words: Sequence[str], stdin: BinaryIO, urls: bool) -> Iterator[V
 
     Args:
         urls: whether addresses are allowed.
+        say: told what is passed over in folders.
 
     Raises:
         UserError: a list cannot be read.
     """
     for word in words:
         if word in STDIN:
-            yield from _listed(stdin.read(), "stdin", Path(), urls)
+            yield from _listed(stdin.read(), "stdin", Path(), urls, say)
         elif word.startswith(LIST) and not os.path.lexists(word):
             path = Path(word.removeprefix(LIST))
             try:
                 text = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read as a list ({error.strerror})") from None
-            yield from _listed(text, str(path), path.parent, urls)
-        elif glob.has_magic(word) and not os.path.lexists(word) and not ADDRESS.match(word):
-            yield from _matches(word)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read as a list ({reason(error)})") from None
+            yield from _listed(text, str(path), path.parent, urls, say)
+        elif glob.has_magic(word) and not ADDRESS.match(word) and not os.path.lexists(word):
+            yield from _matches(word, say)
         else:
-            yield from _named(word, urls)
+            yield from _named(word, urls, say)
 
 
-def _listed(text: bytes, name: str, folder: Path, urls: bool) -> Iterator[Video | VideoError]:
+def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found:
     # Names are bytes of any kind; surrogates stand for those that are not text.
     lines = os.fsdecode(text.removeprefix(b"\xef\xbb\xbf")).replace("\r\n", "\n").split("\n")
     lines = [line for line in lines if line.strip()]
     if not lines:
         raise UserError(f"{name}: lists no videos")
     for line in lines:
-        beside = folder / line
-        yield from _named(str(beside) if not os.path.lexists(line) and os.path.lexists(beside) else line, urls)
+        beside = str(folder / line)
+        known = ADDRESS.match(line) or os.path.lexists(line) or not os.path.lexists(beside)
+        yield from _named(line if known else beside, urls, say)
 
 
-def _matches(pattern: str) -> Iterator[Video | VideoError]:
-    found = sorted(set(glob.iglob(pattern, recursive=True)))
-    if not found:
-        yield VideoError(pattern, "no file matches")
-    seen: set[Path] = set()
-    for path in found:
-        for video in _named(path, urls=False):
-            if isinstance(video, VideoError):
+def _matches(pattern: str, say: Say) -> Found:
+    """The videos that a pattern matches, and those in folders that it matches, each once.
+
+    Like in a folder, what is no video is passed over, unless the pattern asks for this kind of file, such as *.png.
+    """
+    kind = os.path.splitext(pattern)[1].lower()
+    passed_over: Counter[str] = Counter()
+    seen: set[str] = set()
+    for path in sorted(glob.iglob(pattern, recursive=True)):
+        if not os.path.isdir(path) and not (kind and path.lower().endswith(kind)) and _is_something_else(path):
+            passed_over[kind_of(path)] += 1
+            continue
+        for video in _named(path, False, say):
+            if str(video) not in seen:
+                seen.add(str(video))
                 yield video
-            elif isinstance(video, Path) and video not in seen:
-                seen.add(video)
-                yield video
+    if passed_over:
+        say(f"{pattern}: {in_words(passed_over)}")
+    if not seen:
+        yield VideoError(pattern, "matches no video" if passed_over else "matches no file")
 
 
-def _named(name: str, urls: bool) -> Iterator[Video | VideoError]:
+def _is_something_else(path: str) -> bool:
+    return is_named_video(os.path.basename(path)) is False or os.path.splitext(path)[1].lower() in PICTURES
+
+
+def _named(name: str, urls: bool, say: Say) -> Found:
     """The file, or the videos of the folder, or the address."""
     if ADDRESS.match(name):
         yield _address(name, urls)
     elif not name or "\0" in name:
         yield VideoError(repr(name), "is not the name of a file")
     elif os.path.isdir(name):
-        yield from _in_folder(name)
+        yield from _in_folder(name, say)
     else:
         yield Path(name)
 
@@ -89,14 +110,23 @@ def _address(name: str, urls: bool) -> Url | VideoError:
     return url if urls else VideoError(url, "is an address; --allow-url reads videos from addresses")
 
 
-def _in_folder(folder: str) -> Iterator[Video | VideoError]:
+def _in_folder(folder: str, say: Say) -> Found:
     try:
         found = find_videos(folder)
-    except UserError as error:
-        yield VideoError(error, "")
+        if not (found.videos or found.broken) and any(_is_picture(name) for name in os.listdir(folder)):
+            yield Path(folder)  # the frames of one video
+            return
+    except (UserError, OSError) as error:
+        yield VideoError(error, "") if isinstance(error, UserError) else VideoError(folder, reason(error))
         return
-    if found.videos or found.broken:
-        yield from map(Path, [*found.videos, *found.broken])
-    else:
-        # Its pictures are a video; without any, reading it says so.
-        yield Path(folder)
+    if found.passed_over:
+        say(f"{folder}: {in_words(found.passed_over)}")
+    if found.not_followed:
+        say(f"{folder}: did not follow links to a folder above: {shortened(found.not_followed, 3)}")
+    yield from map(Path, [*found.videos, *found.broken])
+    if not (found.videos or found.broken):
+        yield VideoError(folder, "holds no videos")
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES

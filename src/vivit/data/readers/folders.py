@@ -132,7 +132,7 @@ class _Walk:
         named = is_named_video(name)
         if name.startswith("."):
             if named and not name.startswith("._"):  # which macOS makes beside each file
-                self.passed_over[f"hidden {_kind(name)}"] += 1
+                self.passed_over[f"hidden {kind_of(name)}"] += 1
         elif is_folder(entry):
             if entry.is_symlink() and self._leads_out(entry.path):
                 self.not_followed.append(entry.path)
@@ -148,11 +148,11 @@ class _Walk:
         elif named:
             here.videos.append(entry.path)
         elif os.path.splitext(name)[1].lower() in PICTURES:
-            here.pictures[_kind(name)] += 1
+            here.pictures[kind_of(name)] += 1
         elif named is None:
             here.unknown.append(_Unknown(entry.path))
         elif name.lower() not in LEFT_BEHIND:
-            self.passed_over[_kind(name)] += 1
+            self.passed_over[kind_of(name)] += 1
 
     def _leads_out(self, link: str) -> bool:
         """Whether a link leads to a folder above, or to or into the folder of another class."""
@@ -171,7 +171,7 @@ class _Walk:
                 passed_over += here.pictures
             videos += files
             passed_over.update(
-                _kind(file.path) + (f" that cannot be opened ({file.problem})" if file.problem else "")
+                kind_of(file.path) + (f" that cannot be opened ({file.problem})" if file.problem else "")
                 for file in here.unknown
                 if not file.video
             )
@@ -187,7 +187,7 @@ def folders_above(path: str) -> list[str]:
     return folders
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     """The extension for messages, such as ".txt" or ".mp4.part"; the end of "take.0001" is none."""
     stem, ending = os.path.splitext(os.path.basename(path).lower())
     before = os.path.splitext(stem)[1]
@@ -208,7 +208,7 @@ def _look_into(files: Sequence[_Unknown]) -> None:
 
     of_kind: defaultdict[str, list[_Unknown]] = defaultdict(list)
     for file in files:
-        of_kind[_kind(file.path)].append(file)
+        of_kind[kind_of(file.path)].append(file)
     telling = {kind: alike[:: len(alike) // TELLING + 1] for kind, alike in of_kind.items()}
     with ThreadPool(AT_ONCE) as pool:
         pool.map(look, [file for some in telling.values() for file in some])
