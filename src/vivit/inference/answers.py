@@ -23,6 +23,7 @@ from vivit.video.source import VideoError
 # Formats that need their end before they can be read; meanwhile the answers are in a file beside.
 WHOLE = ("json", "parquet")
 PARTIAL = ".partial.jsonl"
+BEGINNING = '{"video": '  # of an answer in JSON
 LONGEST_CELL = 1 << 30  # the frames of many clips
 
 Row = dict[str, Any]
@@ -41,9 +42,9 @@ class Layout:
     """Further fields of every answer: what it depends on."""
 
     @property
-    def lines(self) -> int:
-        """Lines of a table for each video."""
-        return sum(min(self.top, count) for count in self.labels.counts.values())
+    def ranks(self) -> list[int]:
+        """The ranks in the lines that a table has for each video."""
+        return [rank for count in self.labels.counts.values() for rank in range(1, min(self.top, count) + 1)]
 
     @property
     def columns(self) -> dict[str, type]:
@@ -71,8 +72,8 @@ class Layout:
 
     def of_table(self, lines: Iterable[Row]) -> Iterator[Row]:
         """The answers of a table, without a last one that is not whole. Raises ValueError for another layout."""
-        for of_video in in_parts(lines, self.lines):
-            if len(of_video) < self.lines:
+        for of_video in in_parts(lines, len(self.ranks)):
+            if len(of_video) < len(self.ranks):
                 return
             first = of_video[0]
             row: Row = {"video": first["video"], "predictions": {}}
@@ -83,7 +84,7 @@ class Layout:
             for line in of_video:
                 scored = {"label": line["label"], "score": float(line["score"])}
                 row["predictions"].setdefault(line.get("head", ONLY_HEAD), []).append(scored)
-            if any(line["video"] != first["video"] for line in of_video):
+            if [(line["video"], int(line["rank"])) for line in of_video] != [(first["video"], r) for r in self.ranks]:
                 raise ValueError
             if self.labels.single:
                 row["predictions"] = row["predictions"][ONLY_HEAD]
@@ -211,7 +212,7 @@ class AnswerFile:
         layout = self._layout
         try:
             for row in self._parsed(file):
-                if len(layout.table(row)) != layout.lines or ("frames" in row) != layout.frames:
+                if len(layout.table(row)) != len(layout.ranks) or ("frames" in row) != layout.frames:
                     raise ValueError
                 yield row
         except (ValueError, LookupError, TypeError, AttributeError, csv.Error):
@@ -225,7 +226,11 @@ class AnswerFile:
             yield from self._layout.of_table(_csv_lines(file, list(self._layout.columns)))
         elif file == self._growing:
             with _open(file, "r") as lines:
-                yield from (json.loads(line) for line in lines if line.endswith("\n"))
+                for line in lines:
+                    if line.endswith("\n"):
+                        yield json.loads(line)
+                    elif not BEGINNING.startswith(line[: len(BEGINNING)]):  # no answer that was cut off
+                        raise ValueError
         elif self._format == "json":
             yield from json.loads(file.read_bytes())
         else:
@@ -239,8 +244,8 @@ def check_out(path: Path, format: str) -> None:
     """Raise UserError if answers could never be written to this path."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; create it first")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a regular file; choose another name")
     if format == "parquet":
         check_parquet(path)
 
