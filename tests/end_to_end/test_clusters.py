@@ -156,7 +156,7 @@ def test_a_slurm_job_whose_time_is_over_stops_and_goes_on_when_requeued(
     started.append(second)
     log, _ = second.communicate(timeout=LONGEST)
     assert second.returncode == 0, log
-    assert f"going on after step {stopped_after} of {STEPS}" in log
+    assert f"resuming after step {stopped_after} of {STEPS}" in log
     assert len(requeued(job)) == 1
     assert_went_on(run, calls=2)
     assert [row["processes"] for row in rows(run / "sessions.jsonl")] == [2, 1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,26 @@ def test_the_folder_of_a_run_is_its_own(folder: Path, trained: str, here: InProc
     assert again.status == 0
     assert "runs/my_videos is trained already" in again.out
     other = ("train", "my_videos", "--out", "runs/my_videos", "--device", "cpu")
-    one_line(here(*other), "runs/my_videos: this run was started with", "init=image_vit", "--out")
-    one_line(here(*other, "--init", "image_vit", "--seed", "1"), "runs/my_videos", "seed=0", "--out")
+    one_line(here(*other), "runs/my_videos: this run is finished, with ", "init image_vit (now none)", "--out")
+    one_line(here(*other, "--init", "image_vit", "--seed", "1"), "runs/my_videos", "seed 0 (now 1)", "--out")
+
+
+def test_a_longer_run_is_offered_from_the_weights_of_a_finished_one(here: InProcess, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    given = ("train", "my_videos", f"--out={run}", *BRIEF)
+    assert here(*given).status == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    result = here(*given, "--epochs", "6")
+    one_line(result, f"{run}: this run is finished, with epochs 1 (now 6); ")
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    offered = shlex.split(result.err.split(": ")[-1])
+    assert offered[0] == "vivit"
+    longer = here(*offered[1:])
+    assert longer.status == 0, longer.err
+    assert f"starting from {run}" in longer.out and "6 epochs" in longer.out
+    assert (tmp_path / "my run-2" / "model.safetensors").exists()
+    # The next one has a folder of its own too.
+    one_line(here(*given, "--init", "image_vit"), "init none (now image_vit)", "my run-3")
 
 
 def test_a_large_model_from_scratch_on_few_videos_is_warned_of(here: InProcess, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_killed_command_continues(
     assert not (out / "scores.json").exists()
     # Other views are another evaluation, which leaves this one alone.
     assert "going on" not in score(out, Views(2))
-    assert "going on after 8 of 12 videos\n" in score(out)
+    assert "resuming: 8 of 12 videos are scored already\n" in score(out)
     assert "going on" not in score(tmp_path / "whole")
     for file in ("scores.json", "per_video.csv"):
         assert (out / file).read_text() == (tmp_path / "whole" / file).read_text()

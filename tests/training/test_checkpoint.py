@@ -379,7 +379,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_loaded(
     assert_same(found, filled(3.0))
     (line,) = said
     assert line.startswith(f"{tmp_path}/step-00000004: damaged (")
-    assert line.endswith("), renamed to damaged-step-00000004; going on from step-00000003")
+    assert line.endswith("), renamed to damaged-step-00000004; resuming from step-00000003")
     assert names_in(tmp_path) == ["damaged-step-00000004", "step-00000003"]
     # The damaged checkpoint is no longer in the way.
     save_all(tmp_path, 4, keep=1)
@@ -394,7 +394,9 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_again_by_itself(tmp_pat
     for saved in checkpoints(folder):
         cut(saved / FIRST)
     found = filled(0.0)
-    with pytest.raises(UserError, match=f"checkpoints are damaged .*; delete {tmp_path}/run") as error:
+    with pytest.raises(
+        UserError, match=f"checkpoints are damaged .*; give another --out, .*--init {tmp_path}/run"
+    ) as error:
         Checkpoints(folder).load_latest(lambda: found, pytest.fail)
     assert "\n" not in str(error.value)
     assert_same(found, filled(0.0))

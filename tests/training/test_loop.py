@@ -25,6 +25,7 @@ from vivit.inference.predictor import Predictor
 from vivit.model.vivit import ViViT
 from vivit.training import sources, update
 from vivit.training.checkpoint import Checkpoints
+from vivit.training.loop import StopRequest
 from vivit.training.recipe import Recipe
 from vivit.training.train import train
 from vivit.weights.store import load, save
@@ -375,7 +376,9 @@ def test_a_run_whose_start_is_gone_goes_on(
     assert_same_weights(uninterrupted, resumed)
     for name in ("config.json", "metrics.jsonl", "val_predictions.csv"):
         assert (tmp_path / "halves" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    refused(lambda: run(out=tmp_path / "halves", init="other"), f"started with init={start}; you gave other")
+    refused(
+        lambda: run(out=tmp_path / "halves", init="other"), rf"this run is finished, with init {start} \(now other\)"
+    )
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -460,6 +463,22 @@ def test_a_run_told_to_stop_while_it_is_scored_has_its_steps_and_is_scored_later
     assert_same_weights(whole, parts)
 
 
+def test_sighup_that_is_ignored_stays_ignored_as_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signal == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signal == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     """It is the average of the weights, not the initial model."""
     recipe = tiny_recipe.model_copy(update={"ema": 0.5})
@@ -473,7 +492,7 @@ def test_a_run_that_is_trained_already_gives_its_model(bright_dark: Path, tmp_pa
 def test_kept_videos_are_part_of_what_a_run_is(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = tiny_recipe.model_copy(update={"epochs": 1})
     train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0, keep_decoded=True)
-    with pytest.raises(UserError, match=r"run: .*keep_decoded=True; you gave False"):
+    with pytest.raises(UserError, match=r"run: .*keep_decoded True \(now False\)"):
         train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
 
 
@@ -504,7 +523,7 @@ def test_a_run_that_has_not_learned_anything_may_be_begun_with_other_settings(
     assert (noted["learning_rate"], noted["unreadable"]) == (0.01, 0.5)
     # From here on its settings are fixed, except for the fraction of unreadable videos.
     train(one_broken, tmp_path / "run", other.model_copy(update={"unreadable": 0.6}), device="cpu", workers=0)
-    with pytest.raises(UserError, match=r"started with .*learning_rate=0\.01"):
+    with pytest.raises(UserError, match=r"finished, with .*learning_rate 0\.01 \(now 0\.003\)"):
         train(one_broken, tmp_path / "run", recipe, device="cpu", workers=0)
 
 

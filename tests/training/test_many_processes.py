@@ -71,7 +71,7 @@ def test_what_some_processes_began_others_finish(bright_dark: Path, tmp_path: Pa
     process.communicate(timeout=LONGEST)
     assert process.returncode == -signal.SIGKILL
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--shard", processes=4))
-    assert "going on after step" in out
+    assert "resuming after step" in out
     firsts = [row["first_step"] for row in rows(run / "sessions.jsonl")]
     assert firsts[0] == 0 and 4 <= firsts[1] < firsts[2]
     assert_same_run(run, alone)

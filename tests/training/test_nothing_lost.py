@@ -1,8 +1,12 @@
-"""Runs that are killed, told to stop or short of disk: the same command goes on, and the result is the same."""
+"""Runs that are killed, told to stop or short of disk: the same command resumes it, and the result is the same."""
 
+import fcntl
 import os
 import random
 import signal
+import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support import assert_one_line
-from tests.training.runs import LONGEST, finish, let_go, rows, signal_held, start, wait_until_held
+from tests.training.runs import LONGEST, finish, holding, let_go, rows, signal_held, start, wait_until_held
 
 STEPS = 16
 KILLS = 5
@@ -58,7 +62,7 @@ def test_a_run_killed_at_random_steps_ends_as_one_that_never_was(
         _, complaint = process.communicate(timeout=LONGEST)
         assert process.returncode == -signal.SIGKILL, complaint[-1500:]
     out, _ = finish(start(bright_dark, run, *SETTINGS, *ALWAYS, "--workers", "1"))
-    assert "going on after step" in out
+    assert "resuming after step" in out
     assert records(run) == records(whole)
     assert len(rows(run / "sessions.jsonl")) == KILLS + 1
 
@@ -74,9 +78,36 @@ def test_a_run_told_to_stop_finishes_its_step_and_says_how_to_go_on(
     assert process.returncode == status, complaint[-1500:]
     stopped_after = len(rows(run / "steps.jsonl"))
     assert 5 <= stopped_after <= 6
-    assert complaint == f"vivit: stopped after step {stopped_after} of {STEPS}; the same command goes on\n"
+    assert complaint == f"vivit: stopped after step {stopped_after} of {STEPS}; run the same command to resume\n"
     out, _ = finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
-    assert f"going on after step {stopped_after} of {STEPS}" in out
+    assert f"resuming after step {stopped_after} of {STEPS}" in out
+    assert records(run) == records(whole)
+
+
+def test_a_run_whose_terminal_is_closed_has_its_last_step(bright_dark: Path, tmp_path: Path, whole: Path) -> None:
+    """Writing to the terminal fails from then on, and the run's workers get the signal too."""
+    run, (ours, its) = tmp_path / "run", os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vivit", "train", bright_dark, "--out", run, *SETTINGS, "--workers", "2"],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, **holding(5)},
+        text=True,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(its)
+    wait_until_held(process, run)
+    os.close(ours)
+    let_go(run)
+    assert process.wait(LONGEST) == 75
+    assert 5 <= len(rows(run / "steps.jsonl")) <= 6
+    finish(start(bright_dark, run, *SETTINGS, "--workers", "0"))
     assert records(run) == records(whole)
 
 
@@ -134,7 +165,7 @@ def test_ctrl_c_while_workers_begin_is_one_line(bright_dark: Path, tmp_path: Pat
     _, complaint = process.communicate(timeout=LONGEST)
     assert process.returncode == 130, complaint[-1500:]
     (line,) = complaint.splitlines()
-    assert line.endswith("; the same command goes on")
+    assert line.endswith("; run the same command to resume")
 
 
 def test_workers_end_with_the_process_that_is_killed(bright_dark: Path, tmp_path: Path) -> None:

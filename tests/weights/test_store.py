@@ -218,7 +218,7 @@ def test_a_folder_of_another_format_says_what_to_do(number: int | None, hint: st
     assert config.pop("format") == 2
     (tmp_path / "config.json").write_text(json.dumps(config if number is None else {**config, "format": number}))
     refused(lambda: load(tmp_path), hint, "config.json")
-    refused(lambda: new_model(tmp_path), hint, "config.json")
+    refused(lambda: new_model(tmp_path, 1 << 20), hint, "config.json")
 
 
 @pytest.mark.parametrize("place", ["file", "file/model"])

@@ -1,5 +1,8 @@
 """`vivit train`"""
 
+import shlex
+import sys
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +12,7 @@ from vivit.cli.command import verb
 from vivit.cli.errors import rank
 from vivit.cli.options import HARDWARE, INPUT, OUTPUT, TRAINING, Data, Decoder, Device, Timeout, Videos, Workers
 from vivit.cli.recipe import RecipeFlags, RecipeName, RecipePage, change_recipe, named_recipe
+from vivit.errors import UserError
 from vivit.progress import console
 from vivit.training.recipes import default_recipe
 
@@ -64,28 +68,48 @@ def train(
     """
     settings = change_recipe(named_recipe(recipe or default_recipe(init)), flags or {})
     from vivit.report.run_page import write_report
+    from vivit.training.run_folder import OtherSettings
     from vivit.training.train import train
     from vivit.video.source import name_of
+    from vivit.weights.source import WEIGHTS_FILE
 
     run = out or Path("runs") / name_of(data)
-    train(
-        data,
-        run,
-        settings,
-        init=init,
-        videos=videos,
-        device=device,
-        workers=workers,
-        keep_decoded=keep_decoded,
-        decoder=decoder,
-        timeout=timeout,
-        compile=compile,
-        activation_checkpointing=activation_checkpointing,
-        shard=shard,
-        checkpoint_every=checkpoint_every,
-        track=track,
-        overfit=overfit,
-    )
+    try:
+        train(
+            data,
+            run,
+            settings,
+            init=init,
+            videos=videos,
+            device=device,
+            workers=workers,
+            keep_decoded=keep_decoded,
+            decoder=decoder,
+            timeout=timeout,
+            compile=compile,
+            activation_checkpointing=activation_checkpointing,
+            shard=shard,
+            checkpoint_every=checkpoint_every,
+            track=track,
+            overfit=overfit,
+        )
+    except OtherSettings as error:
+        if not (run / WEIGHTS_FILE).exists():
+            raise
+        raise UserError(f"{error}: {_from_weights_of(run, recipe or default_recipe(init))}") from None
     if rank() == 0:
         console().print(f"report: {write_report(run)}")
         console().print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
+
+
+def _from_weights_of(run: Path, recipe: str) -> str:
+    """The command that was given, for another run that starts from the weights of a run."""
+    words, last = [], ""
+    for word in sys.argv[1:]:
+        if word.partition("=")[0] not in ("--init", "--out") and last not in ("--init", "--out"):
+            words.append(word)
+        last = word
+    if not any(word.partition("=")[0] == "--recipe" for word in words):
+        words += ["--recipe", recipe]  # with --init, another one is the default
+    out = next(name for number in count(2) if not (name := run.with_name(f"{run.name}-{number}")).exists())
+    return shlex.join(["vivit", *words, "--init", str(run), "--out", str(out)])

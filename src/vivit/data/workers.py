@@ -15,6 +15,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vivit.runtime import exit_after
 
+# What stops a run between two steps; its workers are needed until then.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # PyTorch advises as many workers as there are cores, in three lines for each loader.
 warnings.filterwarnings("ignore", "This DataLoader will create")
 
@@ -53,7 +55,7 @@ def start_worker(*ignored: signal.Signals) -> None:
 
 
 def _start(worker: int) -> None:
-    start_worker(signal.SIGINT, signal.SIGTERM)
+    start_worker(*STOPPING)
 
 
 def _clean_processes() -> BaseContext:
@@ -64,12 +66,12 @@ def _clean_processes() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.loader"])
-    # Ctrl-C reaches every process of the terminal, and a scheduler may send SIGTERM to every process of a job. The
-    # parent needs its workers to finish the step, then ends them itself. Signals blocked here stay blocked in the
-    # server and in the workers it forks; one that comes meanwhile reaches this process a moment later.
+    # Ctrl-C and the end of a terminal reach every process in it, and a scheduler may send SIGTERM to every process of a
+    # job. The parent needs its workers to finish the step, then ends them itself. Signals blocked here stay blocked in
+    # the server and in the workers it forks; one that comes meanwhile reaches this process a moment later.
     if threading.current_thread() is threading.main_thread():
         resource_tracker.ensure_running()  # the server needs it, and its start would unblock signals
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             forkserver.ensure_running()
         finally:

@@ -85,7 +85,7 @@ def score_model(
     key = ranks.gather([_key(model_hash, videos, hashed, views, read.decoder)])[0]
     partial = PartialLogits(out, key)
     if partial.done:
-        say(f"going on after {len(partial.done):,} of {len(videos.videos):,} videos")
+        say(f"resuming: {len(partial.done):,} of {len(videos.videos):,} videos are scored already")
     with progress_bar("evaluate", len(range(ranks.rank, len(videos.videos), ranks.world_size)), main) as progress:
         evaluation = evaluate(model, videos, views, read=read, ranks=ranks, partial=partial, progress=progress)
     if not main:

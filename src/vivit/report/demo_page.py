@@ -11,7 +11,7 @@ from vivit.labels import ONLY_HEAD
 from vivit.report.curves import column
 from vivit.report.drawing import LINES, confusion_svg, draw_curves
 from vivit.report.page import data_uri, write_page
-from vivit.report.run_files import read_lines
+from vivit.training.records import read_lines
 
 
 @dataclass(frozen=True)

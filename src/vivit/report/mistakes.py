@@ -141,12 +141,13 @@ def read_predictions(file: Path, space: LabelSpace) -> Predictions:
             for row in rows
         )
         predictions = Predictions(space, videos)
-        known = {head: {"", *names} for head, names in space.classes.items()}
+        known = {head: set(names) for head, names in space.classes.items()}
         for video in videos:
             for head, answer in video.answers.items():
-                if unknown := {*answer.labels, *answer.predicted} - known[head]:
+                said = answer.predicted if not video.error or space.multi_label else ()
+                if unknown := {*answer.labels, *said} - known[head]:
                     raise ValueError(f"{unknown.pop()!r} is not a class of the model")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error!r}); delete it to get a report without it") from None
     return predictions
 

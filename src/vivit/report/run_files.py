@@ -1,16 +1,13 @@
 """The files of a run's folder, as its page needs them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, Metric, as_classes
 from vivit.report.mistakes import Predictions, read_predictions
+from vivit.training.records import Row, read_lines
 from vivit.weights.files import read_json
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,3 @@ def read_run(run: Path) -> RunFiles:
         sessions=read_lines(run / "sessions.jsonl"),
         predictions=read_predictions(run / "val_predictions.csv", space),
     )
-
-
-def read_lines(file: Path) -> list[Row]:
-    """The objects in a JSON-lines file; none if it is missing. Raises UserError if it is damaged."""
-    if not file.exists():
-        return []
-    rows = []
-    lines = file.read_text("utf-8", errors="replace").splitlines(keepends=True)
-    for place, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            if place == len(lines) and not line.endswith("\n"):
-                break  # the run is writing it, or was killed while it did
-            raise UserError(f"{file}: line {place} is not JSON; delete that line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{file}: line {place} is not a JSON object; delete that line")
-        rows.append(row)
-    return rows

@@ -13,10 +13,11 @@ from vivit.report.clips import worst_mistakes
 from vivit.report.curves import number, run_curves
 from vivit.report.drawing import confusion_svg
 from vivit.report.page import data_uri, duration, figures, write_page
-from vivit.report.run_files import Row, RunFiles, read_run
+from vivit.report.run_files import RunFiles, read_run
 from vivit.training.optim import planned_epochs
 from vivit.training.recipe import Recipe
 from vivit.training.recipes import RECIPES
+from vivit.training.records import Row
 
 # Rows of a table that are shown at once; the others are folded away.
 SHOWN = 12

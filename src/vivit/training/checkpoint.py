@@ -7,8 +7,10 @@ RUN/checkpoints/step-00000120/ holds
 - SHA256SUMS: the checksums of all these files, for `sha256sum --check`.
 """
 
+import errno
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +37,10 @@ UNFINISHED = ".unfinished-"
 # Two copies of each file are in memory before it is written, so files must not be too large.
 TENSORS_PER_FILE = 64
 TROUBLES = (OSError, SafetensorError, ValueError)
+# What torch and json raise on files whose content was changed.
+DAMAGED = (*TROUBLES, RecursionError, AssertionError, LookupError, TypeError, AttributeError, OverflowError)
+# Reading fails with these, but the file may be whole.
+PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
 Result = TypeVar("Result")
 
 # A run of one process needs no process group. This is set here because filters are not per thread.
@@ -43,6 +49,14 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or
 
 class Failure(Exception):
     """Something went wrong in one of the processes."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        """
+        Args:
+            passing: whether what could not be read may still be whole.
+        """
+        super().__init__(reason)
+        self.passing = passing
 
 
 class Writer(dcp.HuggingFaceStorageWriter):
@@ -147,7 +161,10 @@ class Checkpoints:
             wait_for([self._saving])
 
     def load_latest(
-        self, tensors: Callable[[], Mapping[str, Tensor]], say: Callable[[str], object]
+        self,
+        tensors: Callable[[], Mapping[str, Tensor]],
+        say: Callable[[str], object],
+        check: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> dict[str, Any] | None:
         """Fill the tensors in place from the latest checkpoint that is not damaged.
 
@@ -156,12 +173,13 @@ class Checkpoints:
         Args:
             tensors: called if there is a checkpoint. The tensors may be plain or sharded (DTensor), whatever they were
                 when they were saved.
+            check: called with a state; raises ValueError if this run cannot have written it.
 
         Returns:
             The state, including "step"; None if there is no checkpoint.
 
         Raises:
-            UserError: all checkpoints are damaged, or have other tensors; no tensor was changed.
+            UserError: a checkpoint cannot be read or has other tensors, or all of them are damaged.
         """
         # Use the first process's listing: on a shared file system, others may still see an older one.
         names = self._everyones([path.name for path in reversed(checkpoints(self._folder))])[0]
@@ -170,27 +188,37 @@ class Checkpoints:
         filled, damaged = tensors(), {}
         for name in names:
             try:
-                state = self._load(self._folder / name, filled)
+                state = self._load(self._folder / name, filled, check)
             except Failure as error:
+                if error.passing:
+                    raise UserError(
+                        f"{self._folder / name}: cannot be read ({error}); make it readable, and run the same command"
+                    ) from None
                 damaged[name] = str(error)
                 continue
             for lost, reason in damaged.items():
                 if self._rank == 0:
                     _move_aside(self._folder / lost)
-                say(f"{self._folder / lost}: damaged ({reason}), renamed to damaged-{lost}; going on from {name}")
+                say(f"{self._folder / lost}: damaged ({reason}), renamed to damaged-{lost}; resuming from {name}")
             return state
         reasons = "; ".join(f"{name}: {reason}" for name, reason in damaged.items())
         raise UserError(
-            f"{self._folder}: all checkpoints are damaged ({reasons}); delete {self._folder.parent} to start again"
+            f"{self._folder}: all checkpoints are damaged ({reasons}); give another --out, and --init "
+            f"{self._folder.parent} to start from its last scored weights"
         )
 
-    def _load(self, checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _load(
+        self, checkpoint: Path, tensors: Mapping[str, Tensor], check: Callable[[dict[str, Any]], object]
+    ) -> dict[str, Any]:
         """Fill the tensors from this checkpoint and return the state. Raises Failure if it is damaged."""
-        state = self._together(lambda: self._checked(checkpoint))
+        state = self._together(lambda: self._checked(checkpoint), DAMAGED)
+        self._together(lambda: check(state), DAMAGED)
         reader, planner = dcp.HuggingFaceStorageReader(str(checkpoint)), Planner(checkpoint)
+        self._together(reader.read_metadata, DAMAGED)  # torch logs a traceback where it fails
         self._together(
-            lambda: dcp.load(dict(tensors), storage_reader=reader, planner=planner, process_group=self._group)
+            lambda: dcp.load(dict(tensors), storage_reader=reader, planner=planner, process_group=self._group), DAMAGED
         )
+        self._together(lambda: _check_finite(tensors), DAMAGED)
         return state
 
     def _write(self, name: str, tensors: dict[str, Tensor], file_numbers: dict[str, int], state: str) -> None:
@@ -228,20 +256,22 @@ class Checkpoints:
         for number, (name, digest) in enumerate(sums.items()):
             if number % self._processes == self._rank and _sha256(checkpoint / name) != digest:
                 raise ValueError(f"{name} has changed since it was written")
-        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text("utf-8"))
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] != _step(checkpoint):
+            raise ValueError(f"{STATE} is not the state after step {_step(checkpoint)}")
         return state
 
-    def _together(self, work: Callable[[], Result]) -> Result:
-        """Do the work; if it fails in one process, raise Failure in all of them."""
+    def _together(self, work: Callable[[], Result], troubles: tuple[type[Exception], ...] = TROUBLES) -> Result:
+        """Do the work; if it fails in one process, with one of these exceptions, raise Failure in all of them."""
         try:
-            result, failure = work(), ""
+            result, failure = work(), None
         except dcp.CheckpointException as error:
             cause, _ = next(iter(error.failures.values()))  # the same in every process
-            raise (Failure(str(cause)) if isinstance(cause, TROUBLES) else cause) from None
-        except TROUBLES as error:
-            failure = str(error) or type(error).__name__
+            raise (Failure(*_reason(cause)) if isinstance(cause, troubles) else cause) from None
+        except troubles as error:
+            failure = _reason(error)
         for trouble in filter(None, self._everyones(failure)):
-            raise Failure(trouble)
+            raise Failure(*trouble)
         return result
 
     def _everyones(self, value: Any) -> list[Any]:
@@ -255,7 +285,26 @@ class Checkpoints:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the latest last."""
-    return sorted(folder.glob("step-*"))
+    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """What to say of an error, and whether it may pass."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return reason, isinstance(error, OSError) and error.errno in PASSING
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a number of this process is NaN or infinite: an update that makes one ends the run."""
+    for name, tensor in tensors.items():
+        values = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite numbers")
 
 
 def _difference(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -111,13 +111,13 @@ def summed(value: float, accelerator: Accelerator) -> float:
 
 def together(work: Callable[[], Result]) -> Result:
     """Do the work in every process; if one gets a UserError, all raise it, so that none waits in vain."""
-    result, failure = None, ""
+    result, failure = None, None
     try:
         result = work()
     except UserError as error:
-        failure = str(error)
-    for message in filter(None, everyones([failure])):
-        raise UserError(message)
+        failure = error
+    for message in filter(None, everyones([failure and str(failure)])):
+        raise failure or UserError(message)
     return cast(Result, result)
 
 

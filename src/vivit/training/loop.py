@@ -1,5 +1,7 @@
 """The loop over a run's steps, with the scores, checkpoints and records that belong to them."""
 
+import math
+import os
 import signal
 import threading
 import time
@@ -22,7 +24,7 @@ from vivit.evaluation.pictures import draw_confusions
 from vivit.runtime import peak_memory
 from vivit.text import printable
 from vivit.training.checkpoint import Checkpoints
-from vivit.training.distributed import everyones, summed
+from vivit.training.distributed import everyones, summed, together
 from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
 from vivit.training.run_folder import RunFolder
@@ -33,9 +35,10 @@ from vivit.weights.store import save
 
 
 class StopRequest:
-    """While entered, notes Ctrl-C and SIGTERM instead of ending the process; a second Ctrl-C ends it.
+    """While entered, notes Ctrl-C, SIGTERM and SIGHUP instead of ending the process; a second Ctrl-C ends it.
 
-    SIGTERM may come any number of times: torchrun passes it on to workers that may have had it already.
+    The others may come any number of times: torchrun passes them on to workers that may have had them already. SIGHUP,
+    which a closed terminal sends, stays ignored under nohup.
     """
 
     def __init__(self) -> None:
@@ -44,9 +47,11 @@ class StopRequest:
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,6 +62,12 @@ class StopRequest:
         self.signal = number
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
+        elif number == signal.SIGHUP:
+            # The terminal is closed, and writing to it would fail.
+            null = os.open(os.devnull, os.O_WRONLY)
+            for stream in self._terminals:
+                os.dup2(null, stream)
+            os.close(null)
 
 
 # These fit into a terminal of 80 characters; a wider one also shows a bar and the elapsed time.
@@ -134,40 +145,62 @@ class Training:
         """One for each step of the current epoch."""
         self.unreadable: dict[int, str] = {}
         """Index of each unreadable training video → why."""
-        self.times_scored = 0
+        self.scored = 0
+        """Steps before the last score."""
         self.evaluation: Evaluation | None = None
         """The last one of this call."""
 
     @property
     def is_over(self) -> bool:
         """Whether all steps are done and the last weights are scored."""
-        steps = self.schedule.num_steps
-        return self.done == steps and self.times_scored == self.schedule.times_scored(steps)
+        return self.done == self.scored == self.schedule.num_steps
 
     def resume(self, say: Callable[[str], object]) -> None:
         """Load the last checkpoint, if there is one, and the records up to it."""
-        found = self.checkpoints.load_latest(self.learner.tensors, say)
+        found = self.checkpoints.load_latest(self.learner.tensors, say, self.check_state)
         if found is not None:
             self.done, self.losses = found["step"], found["losses"]
             self.unreadable = {int(index): reason for index, reason in found["unreadable"].items()}
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(found["scaler"])
-            say(f"going on after step {self.done} of {self.schedule.num_steps}, from {self.run.checkpoints}")
+            say(f"resuming after step {self.done} of {self.schedule.num_steps}, from {self.run.checkpoints}")
         elif self.plan.resumed:
             raise UserError(f"{self.run.checkpoints}: the checkpoints are gone; call again to start the run afresh")
         self.saved = self.done
         self.saved_at = self.begun = time.monotonic()
-        if self.accelerator.is_main_process:
-            self.run.go_on(self.done, self.accelerator)
-        self.times_scored = everyones([len(self.run.epochs)])[0]  # only the first process has the records
+        # Only the first process has the records.
+        together(lambda: self.run.go_on(self.done, self.accelerator) if self.accelerator.is_main_process else None)
+        self.scored = everyones([self.run.scored if self.run.has_model else 0])[0]
         self.display.begin(self.done)
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError if a checkpoint's state is not one of this run."""
+        step, losses, unreadable = (state.get(name) for name in ("step", "losses", "unreadable"))
+        if not (isinstance(step, int) and 0 < step <= self.schedule.num_steps):
+            raise ValueError(f"it is of step {step}, and the run has {self.schedule.num_steps}")
+        in_epoch = (step - 1) % self.schedule.steps_per_epoch + 1
+        if not (isinstance(losses, list) and len(losses) == in_epoch and all(map(_is_finite, losses))):
+            raise ValueError(f"it does not have the losses of the {in_epoch} steps of its epoch")
+        videos = len(self.plan.train_set.videos)
+        if not (
+            isinstance(unreadable, dict)
+            and all(index.isdecimal() and int(index) < videos for index in unreadable)
+            and all(isinstance(reason, str) for reason in unreadable.values())
+        ):
+            raise ValueError("its unreadable videos are not those of this run")
+        if (scaler := self.accelerator.scaler) is not None:
+            kept = state.get("scaler")
+            if not (isinstance(kept, dict) and kept.keys() == scaler.state_dict().keys()):
+                raise ValueError("it has no loss scale")
+            if not all(map(_is_finite, kept.values())):
+                raise ValueError("its loss scale is not a number")
 
     def go(self) -> None:
         """Run all remaining steps.
 
         Raises:
             UserError: a loss is not finite, too many videos are unreadable, or something cannot be written.
-            Stopped: a process got Ctrl-C or SIGTERM; the last step is in a checkpoint.
+            Stopped: a process got Ctrl-C, SIGTERM or SIGHUP; the last step is in a checkpoint.
         """
         with self.stop, self.display:
             try:
@@ -259,10 +292,9 @@ class Training:
 
     def score_if_due(self) -> None:
         """Score the weights after the steps that the schedule names. Raises Interrupted."""
-        schedule = self.schedule
-        if schedule.is_scored(self.done) and self.times_scored < schedule.times_scored(self.done):
+        if self.schedule.is_scored(self.done) and self.scored != self.done:
             self.evaluation = self.score()
-            self.times_scored += 1
+            self.scored = self.done
             self.note_session()
             self.display.status("")
 
@@ -299,7 +331,9 @@ class Training:
             self.save()
         self.checkpoints.wait()
         by_hand = bool(summed(self.stop.signal == signal.SIGINT, self.accelerator))
-        raise Stopped(f"stopped after step {self.done} of {self.schedule.num_steps}; the same command goes on", by_hand)
+        raise Stopped(
+            f"stopped after step {self.done} of {self.schedule.num_steps}; run the same command to resume", by_hand
+        )
 
     def say_unreadable(self, say: Callable[[str], object]) -> None:
         """List the videos that the run could not read, and those that its last score could not."""
@@ -307,3 +341,7 @@ class Training:
             say(f"unreadable, replaced by others: {reason}")
         for reason in self.evaluation.failures.values() if self.evaluation is not None else ():
             say(f"unreadable, counted as wrong: {reason}")
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -147,10 +147,6 @@ class Schedule:
         """Whether to score the model after this many steps."""
         return done > 0 and (done % self.steps_per_score == 0 or done == self.num_steps)
 
-    def times_scored(self, done: int) -> int:
-        """The number of scores so far, including one that is due after the last of these steps."""
-        return math.ceil(done / self.steps_per_score)
-
 
 def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
     """The recipe's epochs, or more if they have fewer steps than its `min_steps`.

@@ -16,30 +16,37 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 
 from vivit import __version__
 from vivit.data.manifest import HASH_DIGITS
+from vivit.data.names import shortened
 from vivit.errors import UserError
 from vivit.files import as_json, as_text, make_folder, write_files
 from vivit.model.vivit import ViViT
 from vivit.runtime import device_name
 from vivit.training.checkpoint import checkpoints
 from vivit.training.lock import RunLock
+from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
 from vivit.training.recipe import Recipe
+from vivit.training.records import Row, read_lines
 from vivit.training.same_videos import compare_videos, note_videos
 from vivit.video.source import place_of
+from vivit.weights.files import open_folder, read_json
+from vivit.weights.source import Source
 from vivit.weights.store import CONFIG_FILE, WEIGHTS_FILE, config_content, new_model
-
-Row = dict[str, Any]
 
 VIDEOS = "videos.json"
 """What `note_videos` notes, in the folder of checkpoints."""
-
 # A later call may change these, as it may the number of processes: what is learnt stays the same.
 MAY_CHANGE = ("accumulate", "unreadable")
 # The values of settings that did not exist yet when the run was started.
 UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
+
+
+class OtherSettings(UserError):
+    """A run in the folder has other settings than those given."""
 
 
 class RunFolder:
@@ -55,11 +62,18 @@ class RunFolder:
     @property
     def is_resumable(self) -> bool:
         """Whether there is a checkpoint, and the architecture of its model."""
-        return bool(checkpoints(self.checkpoints)) and (self.checkpoints / CONFIG_FILE).is_file()
+        return bool(checkpoints(self.checkpoints)) and (self.checkpoints / CONFIG_FILE).exists()
 
     def new_model(self) -> ViViT:
-        """A model of this run's architecture with random weights, to load a checkpoint into."""
-        return new_model(self.checkpoints)
+        """A model of this run's architecture with random weights, to load a checkpoint into. Raises UserError."""
+        # A checkpoint has each weight, in float32, and more.
+        most = sum(file.stat().st_size for file in checkpoints(self.checkpoints)[-1].iterdir()) // 4
+        try:
+            return new_model(self.checkpoints, most)
+        except UserError as error:
+            raise UserError(
+                f"{error}; the checkpoints are whole: delete this file alone, and run the command that started the run"
+            ) from None
 
     def claim(
         self,
@@ -83,33 +97,60 @@ class RunFolder:
             raise UserError(f"{self.path}: this is the data's folder; give another --out")
         make_folder(self.path)
         self._lock = RunLock(self.path, say)
-        note = self.path / "recipe.json"
+        note, weights = self.path / "recipe.json", self.path / WEIGHTS_FILE
         this = {"data": place_of(data), "init": init, **settings, **plan.recipe.model_dump(mode="json")}
+        where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
+        resumable = checkpoints(self.checkpoints)
         # A run that has learned nothing yet may start again with other settings.
-        if not note.exists() or not (checkpoints(self.checkpoints) or (self.path / WEIGHTS_FILE).exists()):
-            where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
+        if not note.exists() or not (resumable or weights.exists()):
+            if resumable:
+                say(f"{note} is missing: the checkpoints are taken to be of a run with the settings of this call")
             make_folder(self.checkpoints)
             # Not in the run's folder, which may hold the very model that training starts from.
             architecture = {self.checkpoints / CONFIG_FILE: config_content(plan.model)}
             write_files({note: as_json({**this, **where}), **architecture})
             note_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set))
             return
-        found = {**UNSAID, **self._parse(note.read_text("utf-8"), note)}
+        try:
+            found = {**UNSAID, **read_json(note)}
+        except UserError as error:
+            how = f"delete this file alone, then run the same command to resume from {self.checkpoints}"
+            raise UserError(f"{error}; {how if resumable else 'give another --out'}") from None
+        if not resumable:
+            raise UserError(
+                f"{self.path}: has a model but no checkpoints to resume from; give another --out, and --init "
+                f"{self.path} to train that model further"
+            )
         other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
         if other:
-            was = ", ".join(f"{name}={found.get(name)}" for name in other)
-            now = ", ".join(str(this[name]) if len(other) == 1 else f"{name}={this[name]}" for name in other)
-            raise UserError(
-                f"{self.path}: this run was started with {was}; you gave {now}: delete it, or give another --out"
+            changes = shortened([f"{name} {_shown(found.get(name))} (now {_shown(this[name])})" for name in other])
+            further = f"--init {self.path} and another --out" if weights.exists() else "another --out"
+            if self._is_finished(found, plan):
+                raise OtherSettings(
+                    f"{self.path}: this run is finished, with {changes}; to train its model further, give {further}"
+                )
+            raise OtherSettings(
+                f"{self.path}: this run was started with {changes}; give its own settings to resume it, or {further}"
             )
         for name, which in (("train_hash", "training"), ("val_hash", "validation")):
-            was, now = found.get(name, "unknown"), plan.hashes[name]
+            was, now = str(found.get(name, "unknown")), plan.hashes[name]
             if was != now:
                 raise UserError(
                     f"{self.path}: this run was started with other {which} videos (data {was[:HASH_DIGITS]}, now "
                     f"{now[:HASH_DIGITS]}); put {data} back as it was, or give another --out"
                 )
+        if not (self.checkpoints / CONFIG_FILE).exists():
+            write_files({self.checkpoints / CONFIG_FILE: config_content(plan.model)})
         compare_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set), self.path, say)
+
+    def _is_finished(self, found: Row, plan: Plan) -> bool:
+        """Whether the run has the score after the last step that its recipe plans."""
+        try:
+            recipe = Recipe.model_validate({name: found[name] for name in Recipe.model_fields})
+        except ValidationError:
+            return False
+        last = read_lines(self.path / "metrics.jsonl", ("step",))[-1:]
+        return bool(last) and last[0]["step"] == Schedule.planned(recipe, len(plan.train_set.videos)).num_steps
 
     def release(self) -> None:
         """Let others claim the folder."""
@@ -129,14 +170,27 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "vivit": __version__},
         }
-        self.epochs = [row for row in self._read("metrics.jsonl") if row["step"] <= step]
-        self._sessions = [*self._read("sessions.jsonl"), session]
+        self.epochs = [row for row in read_lines(self.path / "metrics.jsonl", ("step",)) if row["step"] <= step]
+        self._sessions = [*read_lines(self.path / "sessions.jsonl"), session]
         self._write("metrics.jsonl", self.epochs)
         self._write("steps.jsonl", [row for row in self.steps if row["step"] <= step])
 
     @property
+    def has_model(self) -> bool:
+        """Whether the folder has a model's files, and the beginning of each can be read."""
+        try:
+            return Source.find(self.path).kind == "model folder" and bool(open_folder(self.path).shapes)
+        except UserError:
+            return False
+
+    @property
+    def scored(self) -> int:
+        """The number of steps before the last score; 0 if there is none."""
+        return self.epochs[-1]["step"] if self.epochs else 0
+
+    @property
     def steps(self) -> list[Row]:
-        return self._read("steps.jsonl")
+        return read_lines(self.path / "steps.jsonl", ("step", "loss"))
 
     def note_step(self, row: Row) -> None:
         """Add a step. Raises UserError if another process has taken over the run."""
@@ -157,16 +211,7 @@ class RunFolder:
     def _write(self, name: str, rows: list[Row]) -> None:
         write_files({self.path / name: as_text("".join(json.dumps(row) + "\n" for row in rows))})
 
-    def _read(self, name: str) -> list[Row]:
-        file = self.path / name
-        if not file.exists():
-            return []
-        # A killed run may leave its last line half-written; its step is repeated.
-        lines = file.read_text("utf-8").splitlines(keepends=True)
-        return [self._parse(line, file) for line in lines if line.endswith("\n")]
 
-    def _parse(self, content: str, file: Path) -> Row:
-        try:
-            return json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}: damaged ({error}); delete {self.path}, or give another --out") from None
+def _shown(value: Any) -> str:
+    """A setting for people."""
+    return "none" if value is None else str(value)

@@ -87,7 +87,7 @@ def train(
     Raises:
         UserError: data, recipe or start do not fit, a video is unreadable, `out` belongs to another run, memory or disk
             do not suffice, or the loss is not finite.
-        Stopped: Ctrl-C or SIGTERM came; the last step is in a checkpoint.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP came; the last step is in a checkpoint.
     """
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds; give 0 (after every step) or more")
@@ -188,7 +188,7 @@ def _as_user_errors(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise
         raise UserError(
-            f"{out}: cannot be written ({error.strerror}); the last checkpoint is whole, and the same command goes on"
+            f"{out}: cannot be written ({error.strerror}); the last checkpoint is whole: run the same command to resume"
         ) from None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and lost_another(error):

@@ -2,9 +2,11 @@
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -88,11 +90,30 @@ def config_content(model: ViViT) -> Content:
     return as_json(config.model_dump(mode="json"))
 
 
-def new_model(folder: Path) -> ViViT:
-    """A model as config.json in the folder describes it, with random weights."""
+def new_model(folder: Path, most: int) -> ViViT:
+    """A model as config.json in the folder describes it, with random weights.
+
+    Args:
+        most: the most parameters that it may have.
+
+    Raises:
+        UserError: config.json is missing or damaged, or describes a larger model.
+    """
     path = folder / CONFIG_FILE
     config = _folder_config(read_json(path), path)
-    return ViViT(config.architecture, classes=config.classes, preprocessing=config.preprocessing, origin=config.origin)
+    size = config.architecture
+
+    def make() -> ViViT:
+        return ViViT(size, classes=config.classes, preprocessing=config.preprocessing, origin=config.origin)
+
+    # Each layer has more parameters than the width, and takes time to make even on the meta device.
+    if (size.num_layers + (size.temporal_layers or 0)) * size.hidden_size <= most:
+        with suppress(RuntimeError):  # sizes beyond any tensor
+            with torch.device("meta"):
+                parameters = sum(parameter.numel() for parameter in make().parameters())
+            if parameters <= most:
+                return make()
+    raise UserError(f"{path}: describes a model of more than {most:,} parameters")
 
 
 def push_to_hub(
