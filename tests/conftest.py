@@ -25,6 +25,7 @@ SLOW = (
     "evaluation/test_partial.py",
     "evaluation/test_processes.py",
     "experiments",
+    "model/test_export.py",
     "training/test_distributed.py",
     "training/test_loop.py",
     "training/test_many_processes.py",

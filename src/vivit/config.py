@@ -15,6 +15,11 @@ Variant = Literal[
 
 # Bounds far above any model, so that a damaged or hostile config.json cannot claim all memory.
 PositiveInt = Annotated[int, Field(ge=1, le=1 << 24)]
+Frames = Annotated[int, Field(ge=1, le=1 << 16)]
+Stride = Annotated[int, Field(ge=1, le=10_000)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 12)]
+Shorter = Annotated[int, Field(ge=1, le=1 << 13)]  # twice the largest crop
+CLIP_BYTES = 1 << 30  # of uint8
 Layers = Annotated[int, Field(le=1024)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -29,15 +34,15 @@ class ModelConfig(BaseModel):
 
     variant: Variant = "spatiotemporal"
     """One of the paper's models 1 to 4."""
-    num_frames: Annotated[PositiveInt, Field(le=1 << 20)] = 32
+    num_frames: Frames = 32
     """Frames of a clip."""
-    image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    image_size: tuple[Pixels, Pixels] = (224, 224)
     """(height, width); a single number means a square."""
-    tubelet_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 16, 16)
+    tubelet_size: tuple[Frames, Pixels, Pixels] = (2, 16, 16)
     """(frames, height, width); `uniform_frames` embeds single frames, so it sets the first to 1."""
     embedding: Literal["tubelet", "uniform_frames"] = "tubelet"
     """What becomes tokens: tubelets, or patches of uniformly sampled frames."""
-    sampled_frames: Annotated[PositiveInt, Field(le=1 << 16)] | None = None
+    sampled_frames: Frames | None = None
     """Number of the clip's frames that `uniform_frames` takes."""
     hidden_size: PositiveInt = 768
     """Width of the tokens."""
@@ -104,6 +109,12 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         # Each message says which field to change, and to what; pydantic adds the class.
+        height, width = self.image_size
+        if (size := self.num_frames * height * width * 3) > CLIP_BYTES:
+            raise ValueError(
+                f"num_frames: {self.num_frames} frames of {height} × {width} take {size / 2**30:.1f} GiB, but a clip "
+                f"may take {CLIP_BYTES >> 30}; use {CLIP_BYTES // (height * width * 3)} or fewer"
+            )
         if self.embedding == "tubelet" and self.sampled_frames is not None:
             raise ValueError('sampled_frames goes with embedding="uniform_frames"; leave it out for tubelets')
         names = ("num_frames:", "image_size: the height", "image_size: the width")
@@ -222,9 +233,9 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    frame_stride: PositiveInt = 2
+    frame_stride: Stride = 2
     """Step, in frames of the video, from one frame of the clip to the next."""
-    resize: PositiveInt
+    resize: Shorter
     """Length of the shorter side before the crop, in pixels."""
     short_clips: Literal["loop", "pad"] = "loop"
     """A video with too few frames starts again (`loop`) or repeats its last frame (`pad`)."""

@@ -1,5 +1,6 @@
 """The heads of a model or data set, their class names, and the metrics that score them."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # recipes and help pages need the labels without torch
     from torch import Tensor
 
+# Unicode's categories of control characters, lone surrogates, and line and paragraph breaks.
+NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 ONLY_HEAD = "classes"  # the name of the only head of a model without named heads
 TOP = (1, 5)
 
@@ -126,14 +129,33 @@ def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | N
     return {"num_classes": None, "heads": dict(counts)}
 
 
+def fault_in(names: Sequence[str], unique: bool = True) -> str:
+    """What keeps these from naming the classes of a head, in words; "" if nothing does.
+
+    unique: whether each class needs a name of its own, as it does wherever labels are found by name.
+    """
+    seen: set[str] = set()
+    for number, name in enumerate(names):
+        if not name.strip():
+            return f"the name of class {number} is empty"
+        if any(unicodedata.category(c) in NO_TEXT for c in name):
+            return f"{name!r} holds a control character, a line break or half a character"
+        if unique and name in seen:
+            return f"{name!r} names two classes"
+        seen.add(name)
+    return ""
+
+
 def as_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """head → class names, from such a mapping or from the names of a model's only head.
 
     Raises:
-        ValueError: a value is not a list of names.
+        ValueError: a value is not a list of names, or a name is empty or no text of one line.
     """
     heads = classes if isinstance(classes, Mapping) else {ONLY_HEAD: classes}
     for names in heads.values():
         if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(x, str) for x in names):
             raise ValueError(f"classes: give a list of names, not {names!r}")
+        if fault := fault_in(names, unique=False):
+            raise ValueError(f"classes: {fault}")
     return {head: tuple(names) for head, names in heads.items()}

@@ -1,5 +1,8 @@
+import copy
 import math
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -431,3 +434,55 @@ def test_features_and_heads_are_the_logits() -> None:
     model = build("factorised encoder", representation_size=7).eval()
     features = model.features(random_video(model))
     torch.testing.assert_close(model.classify(features), model(random_video(model)), rtol=0, atol=0)
+
+
+def warned(call: Callable[[], object]) -> list[str]:
+    """The warnings of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in caught]
+
+
+def test_floats_that_are_no_pixels_are_told_once() -> None:
+    model = build("factorised encoder").eval()
+    video = random_video(model)
+    spare = copy.deepcopy(model)
+    assert warned(lambda: model(video)) == []
+    # A good clip, such as one of zeros to warm up, does not end the watch on a CPU.
+    (told,) = warned(lambda: model((video + 1) * 127.5))
+    assert re.match(r"pixels range from 0\.\d+ to 25\d\.?\d*; the model takes floats in \[-1, 1\], or uint8", told)
+    assert warned(lambda: model((video + 1) * 127.5)) == []
+    for strange in (video * 2.6, video.clone().fill_(math.nan), video.half() * 200):
+        assert len(warned(lambda strange=strange: copy.deepcopy(spare)(strange))) == 1  # type: ignore[misc]
+
+
+def test_pixels_that_nobody_can_look_at_give_no_warning() -> None:
+    """While a graph is made, on meta, and under torch.func; uint8 is always right."""
+    model = build("spatiotemporal").eval()
+    video = random_video(model) * 200
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    exported = torch.export.export(model, (video,)).module()
+    for call in (
+        lambda: compiled(video),
+        lambda: exported(video),
+        lambda: torch.jit.trace(model, video, check_trace=False),
+        lambda: copy.deepcopy(model).to("meta")(video.to("meta")),
+        lambda: torch.func.vmap(lambda one: model(one[None]))(video),
+        lambda: model(torch.full_like(video, 255, dtype=torch.uint8)),
+    ):
+        assert not [line for line in warned(call) if line.startswith("pixels")]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
+def test_integers_other_than_bytes_are_refused(dtype: torch.dtype) -> None:
+    model = build("spatiotemporal")
+    with pytest.raises(ValueError, match=f"uint8, or floating point in .*, not {dtype}"):
+        model(torch.ones_like(random_video(model), dtype=dtype))
+
+
+def test_floats_of_another_precision_are_taken() -> None:
+    model = build("factorised dot-product").eval()
+    video = random_video(model)
+    assert torch.equal(model(video.double()), model(video))
+    torch.testing.assert_close(copy.deepcopy(model).bfloat16()(video).float(), model(video), rtol=0.1, atol=0.1)

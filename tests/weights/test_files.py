@@ -610,7 +610,7 @@ MSGPACK: dict[str, bytes | Callable[[], bytes]] = {
     "a shape of text": weight("ab", buffer=bytes(8)),
     "no shape": weight(None, buffer=bytes(8)),
     "a text for numbers": weight((1,), buffer="abcd"),
-    "an unknown type": weight((1,), "complex64", bytes(8)),
+    "an unknown type": weight((1,), "float9", bytes(8)),
     "a type that is a list": weight((1,), ["float32"], bytes(4)),
     "too few numbers": weight((3,), buffer=bytes(8)),
     "maps nested 100,000 deep": nested(100_000),

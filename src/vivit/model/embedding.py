@@ -4,6 +4,8 @@ Shapes: B batch, T temporal positions, n_h × n_w = S spatial positions, N token
 video (B, frames, C, height, width).
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from vivit.config import ModelConfig, uniform_frame_indices
 
 CHANNELS = 3
+LARGEST_PIXEL = 1.01  # a little rounding is no mistake
 
 
 class TubeletEmbedding(nn.Module):
@@ -28,6 +31,7 @@ class TubeletEmbedding(nn.Module):
         self.frame_indices = None if sampled is None else uniform_frame_indices(config.num_frames, sampled)
         self.weight = nn.Parameter(torch.empty(config.hidden_size, CHANNELS, *config.tubelet_size))
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
+        self._range_is_known = False
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor:
         """Embed a clip.
@@ -40,7 +44,8 @@ class TubeletEmbedding(nn.Module):
             Tokens, (B, T, n_h, n_w, D).
 
         Raises:
-            ValueError: the clip has another size than the configured one, or does not consist of whole tubelets.
+            ValueError: the clip has another size than the configured one, does not consist of whole tubelets, or holds
+                integers of another type than uint8.
         """
         t, h, w = self.tubelet_size
         if video.ndim != 5 or video.shape[2] != CHANNELS or (not any_size and video.shape[1:] != self.clip_size):
@@ -48,6 +53,11 @@ class TubeletEmbedding(nn.Module):
                 f"the model takes clips (batch, frames, channels, height, width) = (B, "
                 f"{', '.join(map(str, self.clip_size))}), not {tuple(video.shape)}"
             )
+        if video.dtype != torch.uint8:
+            if not video.is_floating_point():
+                raise ValueError(f"pixels are uint8, or floating point in [-1, 1], not {video.dtype}")
+            if not self._range_is_known and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+                self._warn_of_range(video)
         if self.sampled_frames is not None and self.frame_indices is not None:
             indices, frames = self.frame_indices, video.shape[1]
             if frames < self.sampled_frames:
@@ -67,7 +77,20 @@ class TubeletEmbedding(nn.Module):
         if tubelets.dtype == torch.uint8:
             # Converted after the copy above, which so moves a quarter of the bytes.
             tubelets = tubelets.to(self.weight.dtype).mul_(2 / 255).sub_(1)
-        return F.linear(tubelets, self.weight.flatten(1), self.bias)
+        return F.linear(tubelets.to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+    def _warn_of_range(self, video: Tensor) -> None:
+        """Warn once if floats are not in [−1, 1]. On a GPU only the first clips are looked at: looking waits for it."""
+        try:
+            low, high = (bound.item() for bound in video.detach().aminmax())
+        except RuntimeError:  # there are no numbers to look at: an empty or meta tensor, or one inside torch.func
+            return
+        inside = low >= -LARGEST_PIXEL and high <= LARGEST_PIXEL  # False for NaN
+        self._range_is_known = not inside or video.device.type != "cpu"
+        if not inside:
+            warnings.warn(
+                f"pixels range from {low:.4g} to {high:.4g}; the model takes floats in [-1, 1], or uint8", stacklevel=2
+            )
 
 
 class TokenDropping(nn.Module):

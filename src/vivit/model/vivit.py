@@ -36,9 +36,10 @@ class FactorisedEncoder(nn.Module):
 
     def over_space(self, tokens: Tensor) -> Tensor:
         """Encode each temporal index: (B, T, n_h, n_w, D) → (B, T, D)."""
-        batch = tokens.shape[0]
+        batch, times, *_ = tokens.shape
         x = self.spatial(tokens.flatten(0, 1), clips=batch)  # (B, T, n_h, n_w, D) → (B · T, D)
-        return x.unflatten(0, (batch, -1))  # (B · T, D) → (B, T, D)
+        # (B · T, D) → (B, T, D); unflatten would fix the batch in what torch.onnx's tracing exporter writes
+        return x.view(batch, times, -1)
 
     def over_time(self, x: Tensor) -> Tensor:
         """Encode the outputs of the spatial encoder: (B, T, D) → (B, D)."""

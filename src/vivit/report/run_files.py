@@ -41,7 +41,10 @@ def read_run(run: Path) -> RunFiles:
         raise UserError(f"{run}: is not a run, because it has no recipe.json; give a folder that vivit train wrote")
     config, recipe = (read_json(file) if file.exists() else {} for file in (run / "config.json", run / "recipe.json"))
     multi_label = bool((config.get("architecture") or {}).get("multi_label"))
-    space = LabelSpace(as_classes(config.get("classes") or {}), multi_label)
+    try:
+        space = LabelSpace(as_classes(config.get("classes") or {}), multi_label)
+    except ValueError as error:
+        raise UserError(f"{run / 'config.json'}: {error}") from None
     return RunFiles(
         run,
         config,

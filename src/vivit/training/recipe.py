@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vivit.config import ModelConfig, PositiveInt, Preprocessing, Rate
+from vivit.config import Frames, ModelConfig, Pixels, PositiveInt, Preprocessing, Rate, Shorter, Stride
 from vivit.labels import head_fields
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -20,13 +20,13 @@ class Recipe(BaseModel):
 
     model: str | None = None
     """A named size, such as vivit-ti-16x2-fe. None: the size of the --init weights, else vivit-b-16x2-fe."""
-    num_frames: PositiveInt | None = None
+    num_frames: Frames | None = None
     """Frames in a clip. None: as the --init weights, else 32."""
-    frame_stride: PositiveInt | None = None
+    frame_stride: Stride | None = None
     """Take every n-th frame of the video. None: as the --init weights, else 2."""
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Side of the square crop in pixels. None: as the --init weights, else 224."""
-    resize: PositiveInt | None = None
+    resize: Shorter | None = None
     """Shorter side in pixels before the crop. None: as the --init weights, else 256 for a crop of 224, in
     proportion."""
     architecture: dict[str, Any] = {}

@@ -250,4 +250,7 @@ def _fit_preprocessing(
     if new.image_size == old.image_size or resize == preprocessing.resize:
         return preprocessing
     notes.append(f"shorter side resized to {resize} pixels, not {preprocessing.resize}")
-    return preprocessing.model_copy(update={"resize": resize})
+    try:
+        return Preprocessing(**{**preprocessing.model_dump(), "resize": resize})
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None

@@ -129,6 +129,8 @@ def _open_npz(path: Path) -> WeightFile:
     try:
         archive = zipfile.ZipFile(path)
         shapes = {entry.filename.removesuffix(".npy"): _npy_shape(archive, entry) for entry in archive.infolist()}
+    except UnknownType as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception:  # zipfile, zlib and NumPy raise many kinds on damaged files
         raise UserError(f"{path}: not a whole .npz file of plain arrays of numbers") from None
 
@@ -143,16 +145,22 @@ def _open_npz(path: Path) -> WeightFile:
     return WeightFile(str(path), shapes, read)
 
 
+class UnknownType(Exception):
+    """An array's numbers are of a type that PyTorch lacks."""
+
+
 def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
-    """An array's shape. Raises ValueError if PyTorch lacks its type, or its size does not match the entry's."""
+    """An array's shape. Raises UnknownType, or ValueError if its size does not match the entry's."""
     with archive.open(entry) as file:
         # No more than an honest header: a hostile one has no end.
         start = BytesIO(file.read(1 << 14))
     version = np.lib.format.read_magic(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(start)
-    if dtype.kind not in "fiub" or dtype.itemsize > 8:
-        raise ValueError(entry.filename)
+    if dtype.kind not in "fiubc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        # NumPy has no bfloat16: it writes two bytes without a meaning.
+        name = entry.filename.removesuffix(".npy")
+        raise UnknownType(f"{name} holds NumPy's {dtype}, which is not read; save it as float32")
     if math.prod(shape) * dtype.itemsize + start.tell() != entry.file_size:
         raise ValueError(entry.filename)
     return shape

@@ -14,6 +14,14 @@ from vivit.model.vivit import ViViT
 from vivit.weights.keymap import SAME, Rule
 from vivit.weights.weight_file import Shape, WeightFile, listed
 
+# Bytes of a number; PyTorch has more floating-point types, but those hold scales of quantised weights, not weights.
+FLOATS = {
+    **{torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2},
+    **{torch.float8_e4m3fn: 1, torch.float8_e5m2: 1, torch.float8_e4m3fnuz: 1, torch.float8_e5m2fnuz: 1},
+}
+# No trained weight comes near this; the sums of squares in a network of such weights overflow float32.
+LARGEST = 1e15
+
 
 class Loaded(NamedTuple):
     """A model, and what its loader assumed or changed, one line each."""
@@ -41,15 +49,16 @@ def build(
     """Build a model and read each parameter into it, so that no second copy of all weights exists at any time.
 
     Args:
-        rules: the source's key map; its weights become float32. None: the file has our names, and its precision stays.
+        rules: the source's key map; its weights become float32. None: the file has our names, and its precision stays,
+            unless it is mixed or of 8 bits, in which nothing computes; then its weights become float32 too.
         not_needed: patterns of names in the file that may stay unused; a note lists those found.
         fresh: parameters that the file may lack; they are zero.
 
     Returns:
-        The model, in eval mode.
+        The model, in eval mode; notes on unused weights and on a change of precision.
 
     Raises:
-        UserError: file and architecture do not match; the message names the weight.
+        UserError: file and architecture do not match, or a weight is not finite; the message names the weight.
     """
     layers = config.num_layers + (config.temporal_layers or 0)
     if layers > len(file.shapes):  # checked before that many layers are built
@@ -65,10 +74,17 @@ def build(
     rules = [rule for rule in rules or [Rule((name,), (name,), SAME) for name in wanted] if rule.ours[0] in wanted]
     unused = _check(file, rules, wanted, not_needed)
     zeros = {name: torch.zeros(shape) for name, shape in lacking.items()}  # not before the file is known to fit
-    model.load_state_dict(dict(_read(file, rules, dtype)) | zeros, assign=True)
+    kinds: set[torch.dtype] = set()
+    model.load_state_dict(dict(_read(file, rules, dtype, kinds)) | zeros, assign=True)
+    if len(kinds) > 1 or any(FLOATS[kind] == 1 for kind in kinds):
+        model.float()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return Loaded(model.eval(), (f"not used: {listed(unused)}",) if unused else ())
+    notes = [f"not used: {listed(unused)}"] if unused else []
+    if model.embedding.weight.dtype not in kinds or len(kinds) > 1:
+        were = " and ".join(sorted(_name(kind) for kind in kinds))
+        notes.append(f"weights converted from {were} to float32")
+    return Loaded(model.eval(), tuple(notes))
 
 
 def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], not_needed: Sequence[str]) -> list[str]:
@@ -98,16 +114,42 @@ def _check(file: WeightFile, rules: Sequence[Rule], wanted: dict[str, Shape], no
     return unused
 
 
-def _read(file: WeightFile, rules: Sequence[Rule], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield our parameters one by one, contiguous, in `dtype` or in the file's."""
+def _read(
+    file: WeightFile, rules: Sequence[Rule], dtype: torch.dtype | None, kinds: set[torch.dtype]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield our parameters one by one, contiguous, in `dtype` or in the file's, which is added to `kinds`."""
     for rule in rules:
         arrays = [file.read(name) for name in rule.theirs]
         for name, array in zip(rule.theirs, arrays, strict=True):
-            if not array.is_floating_point():
-                raise UserError(f"{file.source}: {name} holds {array.dtype}, not floating-point numbers")
+            if array.dtype not in FLOATS:
+                raise UserError(
+                    f"{file.source}: {name} holds {_name(array.dtype)}, not floating-point numbers; quantised weights "
+                    "are not read: save them as float32 or bfloat16"
+                )
+            _refuse_unreal(f"{file.source}: {name}", array)
+            kinds.add(array.dtype)
         arrays = [array if dtype is None else array.to(dtype) for array in arrays]
         size = sum(array.numel() for array in arrays)
         for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
             # Clone parts of an array, which would keep all of it alive.
             kept = value.numel() >= size
             yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)
+
+
+def _refuse_unreal(what: str, array: Tensor) -> None:
+    """Raise UserError if a number is NaN, infinite or larger than any weight."""
+    if not array.numel():
+        return
+    array = array.float() if FLOATS[array.dtype] == 1 else array  # nothing compares 8-bit numbers
+    low, high = (bound.item() for bound in array.aminmax())  # one pass; NaN if any number is
+    if low >= -LARGEST and high <= LARGEST:  # False for NaN
+        return
+    count = array.numel() - int(array.isfinite().sum())
+    numbers = (
+        f"{count} of {array.numel()} numbers are NaN or infinite" if count else f"a number is {max(-low, high):.1e}"
+    )
+    raise UserError(f"{what}: {numbers}; the file is damaged, or the training that wrote it diverged")
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")

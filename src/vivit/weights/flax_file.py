@@ -14,7 +14,12 @@ from vivit.weights.weight_file import WeightFile, size_of
 # Real trees are five levels deep, with short names and few maps.
 DEEPEST, LONGEST_NAME, MOST_MAPS = 16, 500, 1 << 16
 FLAX_TYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+    name: getattr(torch, name)
+    for name in (
+        *("float64", "float32", "float16", "bfloat16", "complex64", "complex128", "bool"),
+        *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
 }
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.files import as_json, as_weights, make_folder, write_files
-from vivit.labels import ONLY_HEAD
+from vivit.labels import ONLY_HEAD, fault_in
 from vivit.model.vivit import ViViT
 from vivit.weights.card import CARD_FILE, is_written_by_hand
 from vivit.weights.fill import Loaded, build
@@ -133,7 +133,7 @@ def load_folder(source: Source) -> Loaded:
     if head is None:
         notes.append(f"no head in the weights: a fresh one of {num_classes} classes")
     preprocessing = _preprocessing(source.folder, config, notes)
-    model, unused = build(
+    model, changes = build(
         config,
         file,
         key_map(config, prefix, todays=todays, qkv_bias=theirs.get("qkv_bias", True)),
@@ -142,7 +142,7 @@ def load_folder(source: Source) -> Loaded:
         classes=None if classes is None else {ONLY_HEAD: classes},
         preprocessing=preprocessing,
     )
-    notes += unused
+    notes += changes
     model.origin = (f"transformers' ViViT {source.called}", *notes)
     return Loaded(model, tuple(notes))
 
@@ -242,7 +242,10 @@ def _preprocessing(folder: Path, config: ModelConfig, notes: list[str]) -> Prepr
             f"its processor scales pixels to [{low:.3g}, {high:.3g}], ours to [-1, 1]; "
             "the weights are taken as they are, which is right for the official ones"
         )
-    return Preprocessing(resize=max(resize, *config.image_size))
+    try:
+        return Preprocessing(resize=max(resize, *config.image_size))
+    except ValidationError as error:
+        raise UserError(f"{file}: {one_line(error)}") from None
 
 
 def _classes(id2label: Any, count: int, notes: list[str]) -> list[str] | None:
@@ -258,5 +261,8 @@ def _classes(id2label: Any, count: int, notes: list[str]) -> list[str] | None:
         return None
     if len(names) != count:
         notes.append(f"class names left out: {len(names)} in {CONFIG_FILE}, but {count} classes in the weights")
+        return None
+    if fault := fault_in(names):
+        notes.append(f"class names left out: id2label in {CONFIG_FILE}: {fault}")
         return None
     return names

@@ -221,9 +221,9 @@ def _image_vit(
     notes: Sequence[str],
     scaling: tuple[list[float], list[float]] | None = None,
 ) -> ImageViT:
-    model, unused = build(config, source.weights, rules, not_needed=NOT_TAKEN, fresh=huggingface.HEAD)
+    model, changes = build(config, source.weights, rules, not_needed=NOT_TAKEN, fresh=huggingface.HEAD)
     normalises = scaling is not None and _take_over_scaling(model, *scaling)
-    return ImageViT(source, model, (*notes, *unused), normalises)
+    return ImageViT(source, model, (*notes, *changes), normalises)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from vivit.errors import UserError
 from vivit.model.vivit import ViViT
 from vivit.weights.files import read_json
 
+# Far above any scale or offset of pixels, and far below what overflows once it is folded into weights.
+MOST = 1e6
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -23,7 +25,7 @@ def read_resize(file: Path, processor: dict[str, Any]) -> int:
     if isinstance(size, dict):
         sides = [size[name] for name in ("shortest_edge", "height", "width") if isinstance(size.get(name), int)]
         size = size["shortest_edge"] if size.get("shortest_edge") in sides else min(sides, default=None)
-    if not isinstance(size, int) or not 1 <= size <= 1 << 16:
+    if not isinstance(size, int) or size < 1:
         raise UserError(f"{file}: size {processor.get('size')!r} is not understood")
     return size
 
@@ -48,7 +50,8 @@ def pixel_scaling(file: Path, processor: dict[str, Any]) -> tuple[list[float], l
         offsets = [(offset - middle) / part for middle, part in zip(mean, deviation, strict=True)]
     except (TypeError, ValueError, ArithmeticError):
         scales, offsets = [math.nan], [math.nan]
-    if len(scales) != 3 or not all(map(math.isfinite, scales + offsets)) or 0.0 in scales:
+    within = all(0 < abs(scale) <= MOST for scale in scales) and all(abs(offset) <= MOST for offset in offsets)
+    if len(scales) != 3 or not within:  # NaN is not within either
         raise UserError(f"{file}: how it scales and normalises pixels is not understood")
     return scales, offsets
 

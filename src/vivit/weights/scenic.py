@@ -112,7 +112,8 @@ def _build(source: Source, config: ModelConfig, notes: list[str]) -> Loaded:
     if config.heads == EPIC_HEADS:
         preprocessing = preprocessing.model_copy(update={"frame_stride": 1})
         notes.append("every frame taken, as EPIC-Kitchens' config has it")
-    model, _ = build(config, source.weights, key_map(config), preprocessing=preprocessing)
+    model, changes = build(config, source.weights, key_map(config), preprocessing=preprocessing)
+    notes = [*notes, *changes]
     model.origin = (f"Scenic's {source.called}", *notes)
     return Loaded(model, tuple(notes))
 

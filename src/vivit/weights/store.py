@@ -10,13 +10,14 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from pydantic import BaseModel, ConfigDict, FailFast, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, ValidationError, model_validator
 
 from vivit.config import ModelConfig, Preprocessing
 from vivit.errors import UserError, one_line
 from vivit.files import Content, as_json, as_text, as_weights, make_folder, write_files
-from vivit.labels import LabelSpace, Metric
+from vivit.labels import LabelSpace, Metric, fault_in
 from vivit.model.vivit import ViViT
+from vivit.text import printable
 from vivit.weights import huggingface, scenic
 from vivit.weights.adapt import Classes, KernelInit, Wishes, fit
 from vivit.weights.card import CARD_FILE, card, is_written_by_hand
@@ -37,12 +38,15 @@ class FolderConfig(BaseModel):
     classes: dict[str, Annotated[tuple[str, ...], FailFast()]] | None
     """head → its class names in order."""
     preprocessing: Preprocessing
-    origin: Annotated[tuple[str, ...], FailFast()] = ()
+    origin: Annotated[tuple[Annotated[str, AfterValidator(printable)], ...], FailFast()] = ()
     """Where the weights come from, one line per step."""
 
     @model_validator(mode="after")
     def _names_for_every_class(self) -> Self:
         counts = self.architecture.class_counts
+        for names in (self.classes or {}).values():
+            if fault := fault_in(names):
+                raise ValueError(f"classes: {fault}")
         if self.classes is not None and (named := LabelSpace(self.classes).counts) != counts:
             raise ValueError(f"classes: names for {named}, but the architecture has {counts}")
         return self
@@ -80,13 +84,16 @@ def save(
 
 
 def config_content(model: ViViT) -> Content:
-    """The model's config.json."""
-    config = FolderConfig(
-        architecture=model.config,
-        classes=None if model.classes is None else dict(model.classes),
-        preprocessing=model.preprocessing,
-        origin=model.origin,
-    )
+    """The model's config.json. Raises UserError if the class names could not be read again."""
+    try:
+        config = FolderConfig(
+            architecture=model.config,
+            classes=None if model.classes is None else dict(model.classes),
+            preprocessing=model.preprocessing,
+            origin=model.origin,
+        )
+    except ValidationError as error:
+        raise UserError(f"{CONFIG_FILE}: {one_line(error)}") from None
     return as_json(config.model_dump(mode="json"))
 
 
@@ -217,7 +224,7 @@ def _load_folder(source: Source) -> Loaded:
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a complete model folder")
     loaded = build(config.architecture, source.weights, classes=config.classes, preprocessing=config.preprocessing)
-    loaded.model.origin = config.origin
+    loaded.model.origin = (*config.origin, *loaded.notes)
     return loaded
 
 

@@ -17,7 +17,10 @@ PICKLED_NAMES = re.compile(
     r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch Size|"
     r"torch (\w+Storage|\w*float\w*|\w*int\w*|bool)"
 )
-TORCH_TYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.bool}
+TORCH_TYPES = {
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.complex128, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 
 
 def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
@@ -33,7 +36,8 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         raise UserError(f"{path}: not a whole PyTorch file") from None
     if not plain:
         raise UserError(
-            f"{path}: holds more than weights, and reading it would execute code; save its state_dict as safetensors"
+            f"{path}: holds more than weights of 16, 32 or 64 bits, and reading it might execute code; "
+            "save its state_dict as safetensors"
         )
     try:
         # torch.load reads paths that end in .safetensors as safetensors, whatever they contain.
