@@ -1,5 +1,7 @@
 """Damaged files are loaded, or refused in one line that names the file, within bounds of time and memory.
 
+A model that is loaded gives finite logits, or logits of which `vivit predict` says that they are not finite.
+
 Every case is a small change, drawn from its seed and number, to one of a few honest files. They run in a process of
 their own; by hand, with more cases or one that failed:
 
@@ -12,8 +14,9 @@ import copy
 import faulthandler
 import io
 import json
-import os
+import math
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -29,11 +32,16 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vivit.config import ModelConfig
 from vivit.errors import UserError
+from vivit.inference.views import are_finite, mean_logits
+from vivit.labels import fault_in
 from vivit.model.vivit import ViViT
 from vivit.weights.huggingface import to_huggingface
 from vivit.weights.image_sources import read_image_vit
@@ -45,6 +53,7 @@ COUNT, SEED = 2000, 0
 MEMORY = 2 << 30  # address space, on top of what is in use after everything has been loaded once
 GROWTH = 300 << 20  # resident, likewise
 SECONDS = 2.0  # CPU seconds for one case
+CLIP = 1 << 20  # bytes; a larger one, of a changed config, is not run
 HUNG, ALL = 20.0, 240.0  # wall-clock seconds for one case, and for all of them on a busy machine
 LINE = 1000  # characters; people do not read longer lines
 SHOWN = 20  # failures
@@ -59,7 +68,7 @@ def test_damaged_files_are_loaded_or_refused_in_bounds(tmp_path: Path) -> None:
         raise AssertionError(f"not done after {ALL:g} seconds, at case {progress.read_text()}") from None
     at = progress.read_text() if progress.exists() else "none"
     assert done.returncode == 0, f"at case {at} of seed {SEED}:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
-    loaded, refused = map(int, done.stdout.split()[-2:])
+    loaded, refused = (int(number) for number in re.findall(r"(\d+) (?:loaded|refused)", done.stdout))
     # Changes that are never noticed, or always at once, would prove little.
     assert loaded + refused == COUNT
     assert min(loaded, refused) > COUNT // 20
@@ -255,8 +264,10 @@ def metadata_offsets(content: bytes) -> list[int]:
 # Changes of the decoded content
 
 VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 0, 1, 1.5, 10**9, 2**63, 10**18, 10**30, 1e308, float("nan"), float("inf"), float("-inf")),
-    *("", "x", "a\nb", "\ud800", "\0", "..", "/", "x" * 5000, "gelu", "F16", "I32", "BF16", "vit"),
+    *(None, True, -1, 0, 1, 1.5, 4096, 10**5, 2**24, 10**9, 2**63, 10**18, 10**30),
+    *(1e308, float("nan"), float("inf"), float("-inf")),
+    *("", "x", "a\nb", "\ud800", "\0", "..", "/", "x" * 5000, " ", "\x1b[2J", "\u2028"),
+    *("gelu", "F16", "I32", "BF16", "vit"),
     *([], {}, [0], [0, 0, 0], [1, 2], [None] * 3, ["a"] * 3, [1e308] * 3, [2**62, 0], [[[]]], {"a\nb": 1}, {"": {}}),
 )
 
@@ -356,6 +367,83 @@ def change_array(rng: random.Random, content: bytes) -> bytes:
     return msgpack.packb(tree)
 
 
+# Changes of numbers
+
+NO_WEIGHTS = (float("nan"), float("inf"), float("-inf"), 1e30, -3e38, 2e15, 1e15, -1e12, 65504.0, 1e-45, 0.0)
+TYPES = (
+    *(torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu),
+    *(torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64),
+)
+
+
+def change_numbers(rng: random.Random, content: bytes) -> bytes:
+    """Put numbers into weights that no weight has, or turn weights into other types."""
+
+    def change(state: dict[str, Tensor]) -> None:
+        names = sorted(state)
+        for name in names if rng.random() < 0.2 else rng.sample(names, rng.choice((1, 1, 2, 5))):
+            if rng.random() < 0.5:
+                state[name] = state[name].to(rng.choice(TYPES[:4] if rng.random() < 0.6 else TYPES))
+            elif state[name].is_floating_point() and state[name].numel():
+                values = state[name].flatten()
+                values[rng.randrange(values.numel())] = rng.choice(NO_WEIGHTS)
+                state[name] = values.view(state[name].shape)
+
+    return rewritten(content, change)
+
+
+def rewritten(content: bytes, change: Callable[[dict[str, Tensor]], None]) -> bytes:
+    """A file of weights of any kind, written anew with its arrays as `change` leaves them.
+
+    What a format cannot hold stays float32: .npz has no bfloat16 and no float8.
+    """
+    new = io.BytesIO()
+    if content[8:9] == b"{":
+        state = safetensors.torch.load(content)
+        change(state)
+        return safetensors.torch.save(state)
+    if content.startswith(b"PK") and b"data.pkl" in content:
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        change(state)
+        torch.save(state, new)
+        return new.getvalue()
+    if content.startswith(b"PK"):
+        state = {name: torch.from_numpy(array) for name, array in np.load(io.BytesIO(content)).items()}
+        change(state)
+        lacking = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)
+        arrays: dict[str, Any] = {
+            name: (value.float() if value.dtype in lacking else value).numpy() for name, value in state.items()
+        }
+        np.savez(new, **arrays)
+        return new.getvalue()
+    tree = msgpack.unpackb(content, strict_map_key=False, ext_hook=lambda _, data: _Array(data))
+    places = {"/".join(path): (holder, path[-1]) for holder, path in _arrays(tree)}
+    state = {name: holder[key].tensor for name, (holder, key) in places.items()}
+    change(state)
+    for name, (holder, key) in places.items():
+        value = state[name].contiguous()
+        numbers = value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        kind = str(value.dtype).removeprefix("torch.")
+        holder[key] = msgpack.ExtType(1, msgpack.packb((tuple(value.shape), kind, numbers)))
+    return msgpack.packb(tree)
+
+
+class _Array:
+    """An array in a msgpack file."""
+
+    def __init__(self, data: bytes) -> None:
+        shape, kind, numbers = msgpack.unpackb(data)
+        self.tensor = torch.frombuffer(bytearray(numbers), dtype=getattr(torch, kind)).view(shape)
+
+
+def _arrays(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, _Array):
+            yield tree, (*path, key)
+        else:
+            yield from _arrays(value, (*path, key))
+
+
 # The process that runs them
 
 
@@ -386,7 +474,8 @@ def run(place: Path, arguments: argparse.Namespace) -> int:
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
-    outcomes, failures = {"loaded": 0, "refused": 0}, 0
+    outcomes, failures = {"loaded": 0, "not finite": 0, "refused": 0}, 0
+    started, first_memory = time.monotonic(), resident()
     for number in range(arguments.first, arguments.first + arguments.count):
         if arguments.progress is not None:
             arguments.progress.write_text(str(number))
@@ -394,7 +483,10 @@ def run(place: Path, arguments: argparse.Namespace) -> int:
         rng = random.Random(f"{arguments.seed} {number}")
         target = choices[number % len(choices)]
         file = rng.choice(list(target.files))
-        if rng.random() < 0.5:
+        draw = rng.random()
+        if draw < 0.2 and not file.endswith(".json"):
+            content, how = change_numbers(rng, target.files[file]), "numbers"
+        elif draw < 0.6:
             content, how = change_meaning(rng, target.files[file]), "meaning"
         else:
             content, how = change_bytes(rng, target.files[file], spots[target.name][file]), "bytes"
@@ -410,34 +502,48 @@ def run(place: Path, arguments: argparse.Namespace) -> int:
                 )
         write(folder / file, target.files[file])
     faulthandler.cancel_dump_traceback_later()
-    if failures:
-        print(f"{failures} of {arguments.count} cases failed")
-    print(outcomes["loaded"], outcomes["refused"])
+    loaded = outcomes["loaded"] + outcomes["not finite"]
+    print(
+        f"seed {arguments.seed}: {loaded} loaded ({outcomes['not finite']} with logits that are not finite), "
+        f"{outcomes['refused']} refused, {failures} failed; {first_memory >> 20} MiB before, {resident() >> 20} MiB "
+        f"after, {time.monotonic() - started:.0f} s"
+    )
     return int(failures > 0)
+
+
+def resident() -> int:
+    """Bytes that this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def write(path: Path, content: bytes) -> None:
     # A new file each time: a loaded model may still map the old one.
-    fresh = path.with_name("fresh")
-    fresh.write_bytes(content)
-    os.replace(fresh, path)
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
 
 
-def use(target: Target, folder: Path) -> None:
-    """Load it and check that it is a model."""
+def use(target: Target, folder: Path) -> str:
+    """Load it, check that it is a model, and run it: "loaded", or "not finite" if its logits are not."""
     model = target.load(folder if target.of_folder else folder / next(iter(target.files)))
     assert all(parameter.is_floating_point() and not parameter.is_meta for parameter in model.parameters())
     with torch.device("meta"):
         expected = ViViT(model.config).state_dict()
     state = model.state_dict()
     assert {name: value.shape for name, value in state.items()} == {name: x.shape for name, x in expected.items()}
+    assert len({value.dtype for value in state.values()}) == 1
+    assert all(value.isfinite().all() for value in state.values())
+    assert not any(fault_in(names) for names in (model.classes or {}).values())
+    clip = (1, 1, model.config.num_frames, 3, *model.config.image_size)
+    if math.prod(clip) > CLIP:
+        return "loaded"
+    video = torch.randint(0, 256, clip, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return "loaded" if are_finite(mean_logits(model, list(video))).all() else "not finite"
 
 
 def attempt(target: Target, folder: Path) -> str:
     memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    outcome = "loaded"
     try:
-        use(target, folder)
+        outcome = use(target, folder)
     except UserError as error:
         outcome, message = "refused", str(error)
         assert message.splitlines() == [message], message
