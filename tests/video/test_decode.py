@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from av.bitstream import BitStreamFilterContext
 from torch import Tensor
 
 from tests.support import REAL_CLIPS, encode, numbered, read_numbers
@@ -325,6 +326,36 @@ def test_error_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is VideoError
     assert str(again) == str(pickle.loads(pickle.dumps(again))) == "a/b.mp4: is empty"
+
+
+def with_colour_space(number: int, path: Path) -> Path:
+    """A video of ten numbered frames in MPEG-2 that says that its colours are those of this space."""
+    plain = encode(path.with_name("plain.mpg"), 10, codec="mpeg2video")
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        change = BitStreamFilterContext(f"mpeg2_metadata=matrix_coefficients={number}", stream, copy)
+        for packet in source.demux(stream):
+            for changed in change.filter(packet) if packet.size else ():
+                changed.stream = copy
+                target.mux(changed)
+    return path
+
+
+@pytest.mark.parametrize("number", [3, 99, 255])
+def test_a_colour_space_without_a_meaning_is_as_good_as_none(number: int, tmp_path: Path) -> None:
+    path = with_colour_space(number, tmp_path / "x.mpg")
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).colorspace == number
+    with open_video(path) as video, open_video(tmp_path / "plain.mpg") as plain:
+        assert torch.equal(video.frames(range(10), short_side=20), plain.frames(range(10), short_side=20))
+        assert read_numbers(video.frames(range(10))) == list(range(10))
+
+
+def test_a_colour_space_that_cannot_be_converted_is_refused(tmp_path: Path) -> None:
+    path = with_colour_space(8, tmp_path / "x.mpg")  # YCgCo
+    with pytest.raises(VideoError, match=rf"^{path}: a frame of it cannot be converted to RGB"):
+        open_video(path).frames([0])
 
 
 @pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="no real clips beside the checkout")

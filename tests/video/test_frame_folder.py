@@ -233,6 +233,7 @@ def rise(call: Callable[[], object]) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset on Linux only")
 @pytest.mark.parametrize("number", [0, 5])
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg", "tif", "tile", "ppm", "bmp", "gif"])

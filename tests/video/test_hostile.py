@@ -28,7 +28,6 @@ from tests.video.hostile import (
     jpeg_of_size,
     jpegs,
     make_seeds,
-    mutate,
     mux,
     png,
     with_frames_elsewhere,
@@ -464,31 +463,3 @@ def read_around_a_change(path: Path, changed: bytes | None) -> None:
                 assert video.frames(indices).shape == (len(indices), 3, 32, 64)
             except VideoError as error:
                 assert str(error).startswith(f"{path}: ")
-
-
-def look_at_mutation(seed_file: Path, seed: int, number: int, scratch: Path) -> tuple[str, int]:
-    scratch.write_bytes(mutate(seed_file.read_bytes(), np.random.default_rng([seed, number])))
-    return look_at(scratch)
-
-
-def mutations(reader: IsolatedReader, files: list[Path], seed: int, count: int, scratch: Path) -> tuple[int, list[str]]:
-    """Return how many mutated files give frames, and which ones do harm: file, seed, number, and how."""
-    readable, harmful = 0, []
-    for number in range(count):
-        file = files[number % len(files)]
-        try:
-            problem, memory = reader(look_at_mutation, file, seed, number, scratch / file.name)
-            readable += not problem
-            if memory > LARGEST:
-                harmful.append(f"{file.name}, {seed}, {number}: {memory >> 20} MiB")
-        except Exception as error:
-            harmful.append(f"{file.name}, {seed}, {number}: {type(error).__name__} {error}")
-    return readable, harmful
-
-
-def test_2000_mutations(reader: IsolatedReader, seeds: dict[str, bytes], tmp_path: Path) -> None:
-    files = [write(tmp_path / name, content) for name, content in seeds.items()]
-    (tmp_path / "mutated").mkdir()
-    readable, harmful = mutations(reader, files, 0, 2000, tmp_path / "mutated")
-    assert not harmful
-    assert 500 < readable < 1900  # else they change too much or too little

@@ -12,6 +12,7 @@ from vivit.data.look_alikes import SIDE, thumbnails
 from vivit.data.manifest import Scan
 from vivit.video.decode import open_video
 from vivit.video.decode_pyav import PyAVVideo, open_container
+from vivit.video.frame_walk import demux
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError, VideoSource, reason
 
@@ -112,7 +113,7 @@ def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int,
     packets = damaged = 0
     first: float | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             packets += packet.size > 0
             bad = packet.is_corrupt
             try:

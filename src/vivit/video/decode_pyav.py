@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vivit.video.base import Video, VideoInfo
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
-from vivit.video.scaling import draw, room_for
+from vivit.video.scaling import draw, forget_unknown_colours, room_for
 from vivit.video.source import InShard, VideoError, VideoSource, reason
 
 # Seconds at the end of a Matroska file that are searched for its last frame.
@@ -41,7 +41,10 @@ class PyAVVideo(Video):
     def _read_info(self) -> None:
         frame = self._walk.first.frame
         duration, rate = self._timeline()
-        self._transposed, self._flipped = _orientation(frame)
+        try:
+            self._transposed, self._flipped = _orientation(frame)
+        except av.error.FFmpegError as error:
+            raise self._not_converted(error) from None
         aspect = float(self._walk.stream.sample_aspect_ratio or 1)
         width, height = max(1, round(frame.width * (aspect if aspect > 0 else 1))), frame.height
         if self._transposed:
@@ -105,9 +108,15 @@ class PyAVVideo(Video):
             if drawn is not None and drawn[0] is frame:
                 picture.copy_(drawn[1])
             else:
-                draw(frame, picture, self._reformatter, self._transposed, self._flipped)
+                try:
+                    draw(frame, picture, self._reformatter, self._transposed, self._flipped)
+                except av.error.FFmpegError as error:
+                    raise self._not_converted(error) from None
             drawn = frame, picture
         return pictures, starts
+
+    def _not_converted(self, error: av.error.FFmpegError) -> VideoError:
+        return VideoError(self.source, f"a frame of it cannot be converted to RGB ({reason(error).lower()})")
 
     def close(self) -> None:
         self._walk.close()
@@ -154,6 +163,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
 
     The display matrix maps (x, y), with y downwards, to (a x + c y, b x + d y); its bytes are a, b, 0, c, d, 0, ….
     """
+    forget_unknown_colours(frame)
     # A frame and its side data refer to each other until garbage is collected, so this uses a tiny copy of the frame.
     frame = VideoReformatter().reformat(
         frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT, threads=1

@@ -215,7 +215,7 @@ class FrameWalk:
         times = []
         # A broken file ends where reading fails.
         with suppress(av.error.FFmpegError):
-            for packet in self._demux():
+            for packet in demux(self.container, self.stream):
                 if packet.pts is not None:
                     times.append(packet.pts * self._tick)
                 elif packet.size and not self._timed:
@@ -275,17 +275,12 @@ class FrameWalk:
         if not wanted:
             self._seen_until = max(self._seen_until, end * self._tick)
 
-    def _demux(self) -> Iterator[av.Packet]:
-        # PyAV knows only the streams it found when opening, and fails at the end of a file if more appeared later.
-        with suppress(IndexError):
-            yield from self.container.demux(self.stream)
-
     def _packets(self) -> Iterator[tuple[av.Packet, int | None]]:
         """Each packet, and the time in ticks of the frame shown after its own; None if unknown."""
         waiting: deque[av.Packet] = deque()
         starts: list[int] = []  # sorted, of the frames in `waiting` and shortly before
         blind = 0  # packets for which the time is unknown, because one near them has none
-        for packet in self._demux():
+        for packet in demux(self.container, self.stream):
             if packet.size == 0 and packet.dts is None:
                 # The end of the file, which makes the decoder return the frames it still holds.
                 while waiting:
@@ -309,6 +304,13 @@ class FrameWalk:
         # everything that the decoder holds.
         self._frames.close()
         self.container.close()
+
+
+def demux(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream."""
+    # PyAV knows only the streams it found when opening, and fails at the end of a file if more appeared later.
+    with suppress(IndexError):
+        yield from container.demux(stream)
 
 
 def _next_after(starts: list[int], start: int | None) -> int | None:

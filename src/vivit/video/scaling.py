@@ -3,13 +3,17 @@
 import av
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from torch import Tensor
 
 # swscale's bilinear filter becomes wider when shrinking, so it antialiases. Without full chroma, two neighbours in a
 # row would have the same colour. A frame that keeps its size takes a path that rounds down, and becomes darker by 1 of
 # 255; exact rounding (ACCURATE_RND) takes twice as long there, and makes no difference to scaled frames.
 SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
+
+
+# FFmpeg's numbers of colour spaces, which are those of H.264.
+UNSPECIFIED_SPACE, RESERVED_SPACE, LAST_SPACE = 2, 3, 17
 
 
 def room_for(count: int, height: int, width: int, scaled: bool) -> Tensor:
@@ -38,6 +42,7 @@ def draw(
         transposed: whether to turn rows into columns.
         flipped: then, whether to flip vertically and horizontally.
     """
+    forget_unknown_colours(frame)
     shown = picture.numpy()
     planar = picture.stride(-1) == 1
     height, width = shown.shape[:0:-1] if transposed else shown.shape[1:]
@@ -57,6 +62,14 @@ def draw(
     else:
         stored = rows[0][:, : width * 3].reshape(height, width, 3).transpose(2, 0, 1)
         shown[:] = _turned(stored, transposed, flipped)
+
+
+def forget_unknown_colours(frame: av.VideoFrame) -> None:
+    """Take numbers without a meaning, which some encoders write, for "unspecified"; FFmpeg refuses to convert them."""
+    if frame.colorspace == RESERVED_SPACE or frame.colorspace > LAST_SPACE:
+        frame.colorspace = UNSPECIFIED_SPACE
+    if frame.color_range > ColorRange.JPEG:
+        frame.color_range = ColorRange.UNSPECIFIED
 
 
 def _turned(stored: np.ndarray, transposed: bool, flipped: tuple[bool, bool]) -> np.ndarray:
