@@ -66,7 +66,7 @@ OWN: dict[str, tuple[Recipe, str]] = {
                 "mlp_dim": 512,
                 "temporal_layers": 1,
             },
-            epochs=8,
+            epochs=6,
             batch_size=32,
             optimiser="adamw",
             learning_rate=1e-3,
