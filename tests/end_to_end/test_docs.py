@@ -1,4 +1,4 @@
-"""What docs/weights.md and docs/training.md say to type works, on small stand-ins under the names of the real files."""
+"""What the pages in docs/ say to type works, on small stand-ins under the names of the real files."""
 
 import json
 import re
@@ -11,12 +11,14 @@ import pytest
 
 import vivit
 from tests.end_to_end.conftest import InProcess
+from tests.support import tiny_model
 from vivit import cli
 from vivit.training import plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
 DOCS = (FOLDER / "weights.md").read_text()
 TRAINING = (FOLDER / "training.md").read_text()
+PREDICTING = (FOLDER / "predicting.md").read_text()
 # What makes the commands of docs/training.md small.
 IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
 SMALL: dict[str, tuple[str, ...]] = {
@@ -122,3 +124,32 @@ def test_every_flag_in_the_guide_to_training_exists(vivit_here: InProcess) -> No
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TRAINING)) - of_others
     assert len(flags) > 20
     assert {flag for flag in flags if not re.search(rf"{flag}(?![\w-])", helps)} == set()
+
+
+def test_commands_and_python_of_the_guide_to_predicting(
+    folder: Path,
+    vivit_here: InProcess,
+    typed: Typed,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model(classes={"classes": ["a", "b", "c", "d", "e"]}), folder / "run")
+    (folder / "list.txt").write_text("clip.mp4\nmy_videos\n")
+    lines = [line for line in blocks("sh", PREDICTING).splitlines() if line]
+    assert len(lines) == 8
+    for line in lines:
+        if "|" in line:
+            typed(line, folder)
+            continue
+        command, _, file = line.partition(" > ")
+        program, *words = shlex.split(command, comments=True)
+        assert program == "vivit"
+        printed = vivit_here(*words).succeeded()
+        if file:
+            (folder / file).write_text(printed)
+    assert (folder / "answers.csv").read_text().count("\n") == 1 + 12 * 5
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [len(row["predictions"]) for row in rows] == [1] * 12
+    exec(blocks("python", PREDICTING), {})
+    assert re.fullmatch(r"clip\.mp4 [a-e] .*\nnot read: missing\.mp4: no such file\n", capsys.readouterr().out)
