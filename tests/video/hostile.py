@@ -30,6 +30,17 @@ SEEDS: dict[str, dict[str, object]] = {
     "h263.3gp": {"codec": "mpeg4", "options": {"g": "12"}},
     "animated.gif": {"codec": "gif", "pixel_format": "rgb8"},
     "bare.h264": {"options": {"g": "12"}},
+    "bare.hevc": {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none:keyint=12"}},
+    "bare.m2v": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
+    "ffv1.nut": {"codec": "ffv1"},
+    "mpeg2.mxf": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
+    "vp8.ivf": {"codec": "libvpx", "options": {"deadline": "realtime", "g": "12"}},
+    "raw.y4m": {"codec": "wrapped_avframe"},
+    "prores.mov": {"codec": "prores_ks", "pixel_format": "yuv422p10le"},
+    "rv20.rm": {"codec": "rv20"},
+    "huffyuv.avi": {"codec": "huffyuv", "pixel_format": "yuv422p"},
+    "msmpeg4.asf": {"codec": "msmpeg4v3", "options": {"g": "12"}},
+    "moving.apng": {"codec": "apng", "pixel_format": "rgb24"},
 }
 
 
