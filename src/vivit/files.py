@@ -57,6 +57,11 @@ def write_files(files: Mapping[Path, Content]) -> None:
                 leftover.unlink()
 
 
+def user_cache(name: str) -> Path:
+    """A folder for files that can be made anew; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivit" / name
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents. Raises UserError if that fails."""
     try:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from tests.support import REAL_CLIPS, encode, numbered
+from tests.support import REAL_CLIPS, encode, numbered, refused
 from vivit.data import check as check_module
 from vivit.data import scan as scan_module
 from vivit.data.check import check
@@ -28,7 +28,9 @@ from vivit.data.readers.listing import open_data
 from vivit.data.scan import scan_file, scan_files
 from vivit.errors import UserError
 from vivit.video.base import VideoInfo
+from vivit.video.clips import ClipSpec
 from vivit.video.source import VideoError, VideoSource
+from vivit.video.span import Span
 
 
 def textured(seed: int, frames: int, start: int = 0, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
@@ -67,11 +69,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files read from now on. They are read in this process, because starting others is slow."""
     names: list[str] = []
 
-    def scan_here(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
-        for source in sources:
+    def scan_here(
+        sources: Mapping[VideoSource, Sequence[Span]], *, full: bool, workers: int
+    ) -> Iterator[tuple[VideoSource, Scan]]:
+        for source, spans in sources.items():
             names.append(Path(str(source)).name)
             try:
-                yield source, scan_file(source, full)
+                yield source, scan_file(source, full, spans)
             except VideoError as error:
                 yield source, Scan(problem=str(error).removeprefix(f"{source}: "))
 
@@ -85,6 +89,9 @@ def run(data: Path, width: int = 80, **settings: Any) -> tuple[int, Manifest, st
     printed = io.StringIO()
     status = check(data, console=Console(file=printed, width=width), **settings)
     return status, read_manifest(out), printed.getvalue()
+
+
+CLIP = ClipSpec(16, 2, (32, 32), 32, short="pad")
 
 
 def by_name(manifest: Manifest) -> dict[str, Scan]:
@@ -143,7 +150,7 @@ def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_scan_goes_on(
     (tmp_path / "crashing.py").write_text(
         "import os, time\n"
         "from vivit.data import scan\n"
-        "def scan_file(source, full):\n"
+        "def scan_file(source, full, spans):\n"
         "    if source.name == 'crash.mp4':\n"
         "        os.abort()\n"
         "    if source.name == 'hang.mp4':\n"
@@ -160,7 +167,7 @@ def test_a_decoder_that_hangs_or_crashes_is_ended_and_the_scan_goes_on(
     good = [data / f"train/run/{number}.mp4" for number in (0, 2, 4)]
     monkeypatch.setattr(scan_module, "scan_file", crashing.scan_file)
     monkeypatch.setattr(scan_module, "TIMEOUT", 10.0)
-    scans = dict(scan_files([crash, good[0], hang, empty, *good[1:]], full=False, workers=1))
+    scans = dict(scan_files(dict.fromkeys([crash, good[0], hang, empty, *good[1:]], ()), full=False, workers=1))
     assert [scans[path].frames for path in good] == [30, 30, 30]
     assert scans[crash].problem == "its decoder crashed (signal 6)"
     assert scans[hang].problem == "took longer than 10 s to read"
@@ -179,7 +186,7 @@ def test_an_error_of_the_program_is_not_taken_for_one_of_the_file(monkeypatch: p
 
     monkeypatch.setattr(scan_module, "IsolatedReader", Failing)
     with pytest.raises(RuntimeError, match="a bug"):
-        list(scan_files([Path("a.mp4"), Path("b.mp4")], full=False, workers=2))
+        list(scan_files(dict.fromkeys([Path("a.mp4"), Path("b.mp4")], ()), full=False, workers=2))
 
 
 class Pictures:
@@ -225,8 +232,7 @@ def test_a_data_set_without_faults(data: Path, read: list[str]) -> None:
     (video,) = record.videos
     assert (video.split, video.labels, video.span) == ("val", {"classes": ("jump",)}, None)
     assert not (manifest.leaks or manifest.duplicates or manifest.look_alikes or manifest.missing)
-    # They have 30 frames each; nothing else is odd about them.
-    assert "8 videos are shorter than a clip" in printed and "cannot be read" not in printed
+    assert "no problems found" in printed
     for words in ("64 x 48 (8)", "25 (8)", "h264 (8)", "mp4 (8)", manifest.hash["val"][:16]):
         assert words in printed
 
@@ -236,8 +242,12 @@ def test_a_sound_set_is_reported_as_such(read: list[str], tmp_path: Path) -> Non
         folder = tmp_path / "data" / ("run", "jump")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         encode(folder / f"{number}.mp4", textured(number, 70), options={"preset": "ultrafast"})
-    status, _, printed = run(tmp_path / "data")
-    assert (status, "no problems found" in printed) == (0, True)
+    for frames, words in (
+        (35, "no problems found"),
+        (36, "4 videos are shorter than a clip of 36 frames at a stride of 2"),
+    ):
+        status, _, printed = run(tmp_path / "data", clip=ClipSpec(frames, 2, (32, 32), 32), width=200)
+        assert (status, words in printed) == (0, True)
 
 
 def test_bytes_are_hashed_where_sizes_are_equal_and_all_of_them_by_a_full_check(data: Path, read: list[str]) -> None:
@@ -365,23 +375,33 @@ def test_unreadable_files_are_all_in_the_manifest_and_ten_on_the_terminal(data: 
     assert manifest.duplicates == ()
 
 
-def test_spans_count_as_one_file_and_those_past_its_end_are_reported(data: Path, read: list[str]) -> None:
+def test_spans_count_as_one_file_and_those_past_its_end_are_reported(
+    data: Path, read: list[str], tmp_path: Path
+) -> None:
     rows = [
         ["path", "label", "split", "start", "end"],
         *(["train/run/0.mp4", "a", "train", f"{n / 10}", f"{n / 10 + 0.2}"] for n in range(5)),
         ["train/run/0.mp4", "b", "train", "1.0", "1.5"],
-        ["train/run/0.mp4", "b", "train", "7", "9"],
+        ["train/run/0.mp4", "b", "train", "700", "900"],
         ["val/run/6.mp4", "b", "val", "", ""],
         ["val/jump/7.mp4", "a", "val", "0", "1.25"],
     ]
     _write_csv(data / "list.csv", rows)
-    status, manifest, printed = run(data / "list.csv")
-    assert (status, sorted(read)) == (0, ["0.mp4", "6.mp4", "7.mp4"])
+    status, manifest, printed = run(data / "list.csv", clip=CLIP, fix=tmp_path / "fixed.csv")
+    assert "8 of 9 videos are listed" in printed
+    assert "900" not in (tmp_path / "fixed.csv").read_text()
+    assert (status, sorted(read)) == (1, ["0.mp4", "6.mp4", "7.mp4"])
     assert [len(record.videos) for record in manifest.files] == [7, 1, 1]
     # 30 frames at 25 per second end at 1.2 s; rounding by less than a tenth is tolerated.
-    assert manifest.files[0].remarks[0] == "2 of 7 spans, such as 1 to 1.5 s after its end at 1.2 s"
+    first, second, third = manifest.files[0].remarks
+    assert first.startswith("the span 700 to 900 s starts after the end of the video at 1.2 s")
+    assert "milliseconds" in first
+    assert second == "1 of 6 spans, such as 1 to 1.5 s after its end at 1.2 s"
+    assert third == "6 of 6 spans, such as 0 to 0.2 s of 5 frames"
     assert manifest.files[1].remarks == ("0 to 1.25 s of 30 frames",)
-    assert "2 spans end after their files" in printed
+    assert "1 span is not in its file" in printed
+    assert "1 span ends after its file" in printed
+    assert "8 videos are shorter than a clip of 16 frames at a stride of 2 (31 frames): clips repeat" in printed
 
 
 def test_listed_files_that_are_not_there_are_told(data: Path, read: list[str]) -> None:
@@ -445,7 +465,9 @@ def test_a_second_check_reads_what_has_changed(data: Path, read: list[str]) -> N
 def test_a_stopped_check_goes_on(data: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = check_module.scan_files
 
-    def stopped(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
+    def stopped(
+        sources: Mapping[VideoSource, Sequence[Span]], *, full: bool, workers: int
+    ) -> Iterator[tuple[VideoSource, Scan]]:
         for number, found in enumerate(whole(sources, full=full, workers=workers)):
             if number == 5:
                 raise KeyboardInterrupt
@@ -468,17 +490,25 @@ def test_a_stopped_check_goes_on(data: Path, read: list[str], monkeypatch: pytes
     assert run(data, out=data.parent / "anew.json")[1] == manifest
 
 
-def test_the_manifest_lies_with_the_data(data: Path, read: list[str]) -> None:
+def test_the_manifest_lies_in_the_cache_and_not_with_the_data(
+    data: Path, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = sorted(data.rglob("*"))
     check(data, console=Console(file=io.StringIO()))
-    before = (data / "manifest.json").read_bytes()
+    (manifest,) = (tmp_path / "cache").rglob("*.json")
+    content = manifest.read_bytes()
     read.clear()
-    check(data, console=Console(file=io.StringIO()))
-    assert (read, (data / "manifest.json").read_bytes()) == ([], before)
+    check(str(data) + "/", console=Console(file=io.StringIO()))
+    assert (read, manifest.read_bytes(), sorted(data.rglob("*"))) == ([], content, before)
     _write_csv(data / "list.csv", [["path", "label"], *([f"train/run/{n}.mp4", f"{n % 4}"] for n in (0, 2, 4))])
     shutil.copy(data / "train/run/0.mp4", data / "train/run/8.mp4")
-    _write_csv(data / "list.csv", [["path", "label"], *([f"train/run/{n}.mp4", f"{n % 4}"] for n in (0, 2, 4, 8))])
     check(data / "list.csv", console=Console(file=io.StringIO()))
-    assert read_manifest(data / "list.manifest.json").files[0].name == "train/run/0.mp4"
+    (other,) = set((tmp_path / "cache").rglob("*.json")) - {manifest}
+    assert read_manifest(other).files[0].name == "train/run/0.mp4"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    refused(lambda: check(data, console=Console(file=io.StringIO())), "file/vivit/manifests: cannot create")
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
@@ -548,12 +578,24 @@ def test_the_list_keeps_heads_several_labels_and_spans(
         assert content(data / "fixed.csv", split) == content(data / "good.csv", split)
 
 
-def test_a_name_that_a_list_cannot_hold_is_said(data: Path, read: list[str], tmp_path: Path) -> None:
-    (data / "train/run").rename(data / "train/run;walk")
-    (data / "val/run").rename(data / "val/run;walk")
-    with pytest.raises(UserError, match=r"fixed\.csv: not written"):
-        run(data, fix=tmp_path / "fixed.csv")
-    assert not (tmp_path / "fixed.csv").exists()
+@pytest.mark.parametrize("name", ["run;walk", " run", "run\r", "[run]"])
+def test_a_name_that_a_list_cannot_hold_is_said(name: str, data: Path, read: list[str], tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (data / split / "run").rename(data / split / name)
+    fixed = tmp_path / "fixed.csv"
+    if name == "[run]":  # a list can hold it
+        assert run(data, fix=fixed)[0] == 0
+        return
+    refused(
+        lambda: run(data, fix=fixed), r"train/.*run.*/0\.mp4: cannot be in a list with the label .*run", "fixed.csv"
+    )
+    assert not fixed.exists()
+
+
+def test_a_file_name_that_a_list_cannot_hold_is_said(data: Path, read: list[str], tmp_path: Path) -> None:
+    (data / "val/jump/7.mp4").rename(data / "val/jump/7.mp4 ")
+    shutil.copy(data / "val/run/6.mp4", data / "val/jump" / os.fsdecode(b"\xff.mp4"))
+    refused(lambda: run(data, fix=tmp_path / "fixed.csv"), r"val/jump/.*mp4.*: cannot be in a list", "fixed.csv")
 
 
 def test_mistakes_are_one_line_before_anything_is_read(data: Path, read: list[str], tmp_path: Path) -> None:

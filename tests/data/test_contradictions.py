@@ -73,7 +73,7 @@ def test_one_line_says_how_many_and_what_to_call(data: Path, monkeypatch: pytest
     WAYS["copy"](data)
     shutil.copytree(data / "run/frames", data / "walk/y")
     monkeypatch.chdir(data.parent)
-    say_contradictions(said.append, "data", open_data("data").videos)
+    say_contradictions(said.append, open_data("data").videos, "vivit data check data")
     (line,) = said
     assert line.startswith("2 videos with two labels: data/run/1.mp4 is 'run', but data/walk/x.mp4 has the same")
     assert "vivit data check data " in line

@@ -57,6 +57,30 @@ def test_check_finds_the_broken_video_and_fix_leaves_it_out(work: Path, here: In
     assert "unreadable (" not in again.out
 
 
+def test_training_says_the_cure_and_knows_what_a_check_found(
+    work: Path, here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = ("train", "data", "--out", tmp_path / "run", *SMALL, "--unreadable")
+    cure = "1 of .* training videos cannot be read.*broken.*vivit data check data --fix good.csv"
+    late = here(*arguments, "0")
+    late.err = late.err.splitlines()[-1]
+    late.one_line(cure)
+    assert (tmp_path / "run/checkpoints").exists()
+    checked = here("data", "check", "data", "--num-frames", "30", "--frame-stride", "3")
+    assert "vivit data check data --fix good.csv makes a list of the others" in checked.out
+    assert "shorter than a clip of 30 frames at a stride of 3 (88 frames)" in checked.out
+    assert not list((work / "data").glob("*.json*"))
+    here(*arguments, "0").one_line(cure)
+    shutil.copy(work / "data/dark/dark0.mp4", tmp_path / "mended.mp4")
+    with (work / "data/dark/broken.mp4").open("r+b") as file:  # it can be read now
+        file.write((tmp_path / "mended.mp4").read_bytes())
+    try:
+        assert here(*arguments, "0").status == 0
+    finally:
+        (work / "data/dark/broken.mp4").write_text("This is not a video.")
+
+
 def test_a_model_scores_the_same_on_files_and_on_shards(work: Path, here: InProcess, tmp_path: Path) -> None:
     packed = here("data", "pack", "data", tmp_path / "shards")
     assert packed.status == 0, packed.err
@@ -81,9 +105,9 @@ def test_a_model_scores_the_same_on_files_and_on_shards(work: Path, here: InProc
 def test_reencoded_shards_are_smaller_pictures(work: Path, here: InProcess, tmp_path: Path) -> None:
     result = here("data", "pack", "data", tmp_path / "shards", "--short-side", "32", "--key-frames", "8")
     assert result.status == 0, result.err
-    checked = here("data", "check", tmp_path / "shards")
+    checked = here("data", "check", tmp_path / "shards", "--out", tmp_path / "manifest.json")
     assert checked.status == 0, checked.out
-    manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert {min(file["width"], file["height"]) for file in manifest["files"]} == {32}
     again = here("data", "pack", "data", tmp_path / "shards", "--short-side", "24")
     again.one_line("holds shards of other data")

@@ -1,14 +1,18 @@
 """`vivit data show`, `vivit data check` and `vivit data pack`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import AUGMENTATION, INPUT, OUTPUT, Data, Videos, Workers
-from vivit.cli.recipe import RecipeName, named_recipe
+from vivit.cli.options import AUGMENTATION, CLIPS, INPUT, OUTPUT, Data, Videos, Workers
+from vivit.cli.recipe import RecipeName, change_recipe, named_recipe
 from vivit.progress import console
+
+if TYPE_CHECKING:
+    from vivit.training.recipe import Recipe
+    from vivit.video.clips import ClipSpec
 
 app = App(
     name="data",
@@ -58,22 +62,27 @@ def show(
     from vivit.data.contact_sheet import show
     from vivit.data.readers.listing import open_data
     from vivit.training.plan import build_augmentation
-    from vivit.video.clips import ClipSpec
 
     settings = named_recipe(recipe)
     if randaugment is not None:
         settings = settings.model_copy(update={"randaugment": randaugment})
+    video_set = open_data(data, videos).split(split)
+    show(video_set, _clip(settings), build_augmentation(settings) if augment else None, out, count, seed)
+    console().print(f"written to {out}")
+
+
+def _clip(settings: "Recipe") -> "ClipSpec":
+    """The clips of a recipe."""
+    from vivit.video.clips import ClipSpec
+
     preprocessing, side = settings.build_preprocessing(), settings.image_size or 224
-    spec = ClipSpec(
+    return ClipSpec(
         num_frames=settings.num_frames or 32,
         stride=preprocessing.frame_stride,
         size=(side, side),
         resize=preprocessing.resize,
         short=preprocessing.short_clips,
     )
-    video_set = open_data(data, videos).split(split)
-    show(video_set, spec, build_augmentation(settings) if augment else None, out, count, seed)
-    console().print(f"written to {out}")
 
 
 @check_app.default
@@ -83,22 +92,30 @@ def check(
     *,
     videos: Videos = None,
     full: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
+    recipe: Annotated[RecipeName, Parameter(group=CLIPS)] = "small",
+    num_frames: Annotated[int | None, Parameter(group=CLIPS, metavar="N")] = None,
+    frame_stride: Annotated[int | None, Parameter(group=CLIPS, metavar="N")] = None,
     fix: Annotated[Path | None, Parameter(group=OUTPUT, metavar="CSV")] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="JSON")] = None,
     workers: Workers = 2,
 ) -> int:
     """Read every file, and report what the data holds and what is wrong with it.
 
-    The exit status is 1 if something has to be fixed.
+    The exit status is 1 if something has to be fixed, and 2 if one video has two labels.
 
     Args:
         full: Decode every frame; otherwise five frames of each file.
-        fix: Write a list without the videos that cannot be read.
-        out: The manifest; by default manifest.json in the data's folder.
+        recipe: The recipe whose clips the videos are for.
+        num_frames: Frames of a clip, if they are not the recipe's.
+        frame_stride: Take every n-th frame of the video, if not as the recipe.
+        fix: Write a list of the videos that can be used, without the others.
+        out: The manifest; by default in the user's cache, where train looks for it.
     """
     from vivit.data.check import check
 
-    return check(data, videos=videos, workers=workers, full=full, out=out, fix=fix)
+    given = {"num_frames": num_frames, "frame_stride": frame_stride}
+    settings = change_recipe(named_recipe(recipe), {name: n for name, n in given.items() if n is not None})
+    return check(data, videos=videos, clip=_clip(settings), workers=workers, full=full, out=out, fix=fix)
 
 
 @pack_app.default

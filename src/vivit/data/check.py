@@ -6,16 +6,18 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from io import StringIO
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from rich.console import Console
 
+from vivit.data.advice import to_leave_out
+from vivit.data.check_memory import Memory, file_records, manifest_path, span_problems
 from vivit.data.check_report import print_report, remarks_on
 from vivit.data.contradictions import Pair, contradictions, in_words
 from vivit.data.datasets import DataSet, LabelledVideo
@@ -24,21 +26,20 @@ from vivit.data.look_alikes import look_alikes
 from vivit.data.manifest import (
     FileRecord,
     Manifest,
-    Scan,
-    from_line,
     hash_videos,
-    read_manifest,
-    to_line,
     write_manifest,
 )
 from vivit.data.names import SPLIT_NAMES
+from vivit.data.readers.folders import Presence
 from vivit.data.readers.listing import open_data
+from vivit.data.readers.lists import parse_list
 from vivit.data.scan import scan_files
 from vivit.errors import UserError
-from vivit.files import as_text, write_files
+from vivit.files import as_text, make_folder, write_files
 from vivit.labels import ONLY_HEAD
 from vivit.progress import progress_bar
-from vivit.video.source import InShard, VideoError, VideoSource, is_remote
+from vivit.video.clips import ClipSpec
+from vivit.video.source import InShard, VideoError, VideoSource
 from vivit.video.span import Span
 
 MOST_WORKERS = 512
@@ -50,6 +51,7 @@ def check(
     data: str | Path,
     *,
     videos: Path | None = None,
+    clip: ClipSpec | None = None,
     workers: int = 2,
     full: bool = False,
     out: Path | None = None,
@@ -63,15 +65,16 @@ def check(
 
     Args:
         data, videos: as for `open_data`.
+        clip: the clips that will be used, to tell which videos are shorter; None: not told.
         workers: processes that read videos.
         full: decode every frame, not only five of each file, and hash the bytes of every file.
-        out: the manifest; None: `manifest.json` in the folder of the data, or `LIST.manifest.json` beside a list.
-        fix: a .csv to write with the readable videos, each in its split.
+        out: the manifest; None: in the user's cache, see `manifest_path`, where `train` looks for it.
+        fix: a .csv to write with the videos that can be used, each in its split.
         console: where to print.
 
     Returns:
-        The exit status: 0; 1 if a file is unreadable or missing, or two splits have a file with the same bytes; 2 if
-        videos with the same content have different labels, where each should have one.
+        The exit status: 0; 1 if a file or span is unreadable or missing, or two splits have a file with the same bytes;
+        2 if videos with the same content have different labels, where each should have one.
 
     Raises:
         UserError: the data cannot be read, or something cannot be written.
@@ -84,8 +87,11 @@ def check(
     if fix is not None:
         _check_fix(fix, data_set)
     used = _in_splits(data_set)
-    records = _records(used, videos or (Path(data) if Path(data).is_dir() else Path(data).parent))
-    with closing(_Memory(out or _manifest_path(data))) as memory:
+    records = file_records(data, videos, used)
+    if out is None:
+        out = manifest_path(data, videos)
+        make_folder(out.parent)
+    with closing(Memory(out)) as memory:
         try:
             records = {source: memory.recall(record, full) for source, record in records.items()}
             _scan(records, memory, full, workers, console)
@@ -94,19 +100,23 @@ def check(
             say(f"results so far are in {memory.unfinished}; the same command continues from there")
             raise
         pairs = [] if data_set.labels.multi_label else contradictions(used, _identities(records))
-        manifest = _manifest(records, used, data_set, pairs)
+        manifest = _manifest(records, used, data_set, pairs, clip)
         write_manifest(memory.path, manifest)
         memory.unfinished.unlink(missing_ok=True)
-    print_report(console, manifest, data_set)
+    print_report(console, manifest, data_set, clip)
     if fix is not None:
-        doubtful = _of_pairs(pairs)
+        doubtful = _of_pairs(pairs) | {
+            (source, span) for source, record in records.items() for span, _ in span_problems(record)
+        }
         good = [v for v in used if not records[v.source].scan.problem and (v.source, v.span) not in doubtful]
         _write_list(fix, good, data_set)
         say(f"{len(good)} of {len(used)} videos are listed in {fix}")
+    unreadable = any(record.scan.problem or span_problems(record) for record in manifest.files)
+    if fix is None and (unreadable or pairs):
+        say(to_leave_out(data, videos, used))
     say(f"the manifest is {memory.path}")
     if pairs:
         return 2
-    unreadable = any(record.scan.problem for record in manifest.files)
     return int(unreadable or bool(manifest.leaks) or bool(manifest.missing and not data_set.official))
 
 
@@ -120,74 +130,12 @@ def _in_splits(data_set: DataSet) -> list[LabelledVideo]:
     ]
 
 
-def _manifest_path(data: str | Path) -> Path:
-    if is_remote(str(data)):
-        return Path("manifest.json")
-    path = Path(data)
-    return path / "manifest.json" if path.is_dir() else path.with_name(f"{path.stem}.manifest.json")
-
-
-def _records(videos: Sequence[LabelledVideo], base: Path) -> dict[VideoSource, FileRecord]:
-    """One record for each file, however often it is used."""
-    uses: defaultdict[VideoSource, list[LabelledVideo]] = defaultdict(list)
-    for video in videos:
-        uses[video.source].append(video)
-    folder = os.path.abspath(base).replace(os.sep, "/").rstrip("/") + "/"
-    records = {}
-    for source, state in file_states(uses).items():
-        path = source.shard if isinstance(source, InShard) else str(source)
-        if not is_remote(path):
-            path = os.path.abspath(path).replace(os.sep, "/").removeprefix(folder)
-        name, shard = (source.name, path) if isinstance(source, InShard) else (path, "")
-        records[source] = FileRecord(name, Scan(), shard, state.size, state.modified, videos=tuple(uses[source]))
-    return records
-
-
-class _Memory:
-    """Earlier results: those in the manifest, and those of an unfinished check, which are written line by line."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises UserError if nothing can be written beside that path, or another file is there."""
-        self.path = path
-        self.unfinished = path.with_name(f"{path.name}.unfinished")
-        known = list(read_manifest(path).files) if path.exists() else []
-        try:
-            known += _whole_lines(self.unfinished)
-            self._file: TextIO = self.unfinished.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file with --out") from None
-        self._known = {record.place: record for record in known}
-
-    def recall(self, record: FileRecord, full: bool) -> FileRecord:
-        """The record with the earlier results for this file, if it has not changed and they are sufficient."""
-        known = self._known.get(record.place)
-        if known is None or (known.size, known.modified) != (record.size, record.modified):
-            return record
-        scanned = known.scan.codec and not known.scan.problem and (known.scan.full or not full)
-        return replace(record, scan=known.scan, sha256=known.sha256) if scanned else record
-
-    def add(self, record: FileRecord) -> None:
-        try:
-            self._file.write(f"{to_line(replace(record, videos=()))}\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.unfinished}: not written ({error.strerror})") from None
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _whole_lines(path: Path) -> list[FileRecord]:
-    """The records in a file. An incomplete line, as after a power failure, is skipped."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            records.append(from_line(line))
-    return records
-
-
-def _scan(records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, workers: int, screen: Console) -> None:
-    unknown = [source for source, record in records.items() if not record.scan.codec]
+def _scan(records: dict[VideoSource, FileRecord], memory: Memory, full: bool, workers: int, screen: Console) -> None:
+    unknown = {
+        source: [video.span for video in record.videos if video.span is not None]
+        for source, record in records.items()
+        if not record.scan.codec
+    }
     with progress_bar("read", len(unknown), screen=screen) as update:
         unreadable = 0
         for done, (source, scan) in enumerate(scan_files(unknown, full=full, workers=workers), start=1):
@@ -197,7 +145,7 @@ def _scan(records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, w
             update(done, title=f"read ({unreadable} unreadable)" if unreadable else "read")
 
 
-def _hash(records: dict[VideoSource, FileRecord], memory: _Memory, full: bool, workers: int, screen: Console) -> None:
+def _hash(records: dict[VideoSource, FileRecord], memory: Memory, full: bool, workers: int, screen: Console) -> None:
     """Hash the bytes of readable files: of all, or of those with the same size as another."""
     of_size: defaultdict[int | None, list[VideoSource]] = defaultdict(list)
     for source, record in records.items():
@@ -242,10 +190,12 @@ def _manifest(
     videos: Sequence[LabelledVideo],
     data_set: DataSet,
     pairs: Sequence[Pair],
+    clip: ClipSpec | None,
 ) -> Manifest:
     names = {source: record.place for source, record in records.items()}
     with_remarks = (
-        replace(record, remarks=tuple(remark.text for remark in remarks_on(record))) for record in records.values()
+        replace(record, remarks=tuple(remark.text for remark in remarks_on(record, clip)))
+        for record in records.values()
     )
     files = tuple(sorted(with_remarks, key=lambda record: record.place))
     of_content: defaultdict[str, list[FileRecord]] = defaultdict(list)
@@ -307,25 +257,52 @@ def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -
     """Write a list of videos, and check that reading it gives the same videos."""
     if not videos:
         raise UserError(f"{fix}: not written, since no video can be read and has one label")
+    rows = _as_csv(fix, videos, data_set)
+    write_files({fix: as_text("".join(rows))})
+    try:
+        if _hashes(open_data(fix).videos) == _hashes(videos):
+            return
+        why = ""
+    except UserError as error:
+        why = f" ({error})"
+    fix.unlink()
+    if (wrong := _not_held(fix, videos, rows)) is None:
+        raise UserError(f"{fix}: not written, since reading it gives other videos{why}")
+    names = ", ".join(name for names in wrong.labels.values() for name in names)
+    raise UserError(
+        f"{wrong.source}: cannot be in a list with the label {names!r}, so {fix} was not written; rename files and "
+        "classes that contain ; or a line break, that begin or end with a space, or that are not UTF-8"
+    )
+
+
+def _as_csv(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -> list[str]:
+    """The heading and a row for each video, as text."""
     heads, multi_label = data_set.labels.heads, data_set.labels.multi_label
     columns = ["labels" if multi_label else "label"] if heads == (ONLY_HEAD,) else heads
     folder = os.path.abspath(fix.parent)
-    text = StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *columns, "split", "start", "end"])
+    cells: list[Sequence[Any]] = [["path", *columns, "split", "start", "end"]]
     for video in videos:
         path = os.path.relpath(os.path.abspath(str(video.source)), folder).replace(os.sep, "/")
         names = [list(video.labels[head]) for head in heads]
         labels = [json.dumps(several, ensure_ascii=False) if multi_label else several[0] for several in names]
-        writer.writerow([path, *labels, video.split, *(video.span or ("", ""))])
-    write_files({fix: as_text(text.getvalue())})
-    try:
-        right = _hashes(open_data(fix).videos) == _hashes(videos)
-    except UserError:
-        right = False
-    if not right:
-        fix.unlink()
-        raise UserError(
-            f"{fix}: not written, since a list cannot hold every name; "
-            "rename files and classes that contain ; or end in a space"
-        )
+        cells.append([path, *labels, video.split, *(video.span or ("", ""))])
+    rows = []
+    for row in cells:
+        text = StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerow(row)
+        rows.append(text.getvalue())
+    return rows
+
+
+def _not_held(fix: Path, videos: Sequence[LabelledVideo], rows: Sequence[str]) -> LabelledVideo | None:
+    """The first video that is another one when its row is read."""
+    presence = Presence()
+    for video, row in zip(videos, rows[1:], strict=True):
+        try:
+            (read,) = parse_list(fix, (rows[0] + row).encode("utf-8").decode(), presence=presence).entries
+            same = os.path.abspath(str(read.source)) == os.path.abspath(str(video.source))
+        except (UserError, ValueError):  # not one row, or not UTF-8
+            return video
+        if not same or (read.labels, read.split, read.span) != (video.labels, video.split, video.span):
+            return video
+    return None

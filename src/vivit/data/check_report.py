@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vivit.data.check_memory import span_problems
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
 from vivit.data.names import SPLIT_NAMES, counted, shortened
 from vivit.text import printable
+from vivit.video.clips import ClipSpec
 from vivit.video.span import Span
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
@@ -26,8 +28,6 @@ IN_GROUP = 4
 KINDS_NAMED = 4
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 24
-CLIP_FRAMES = 64
-"""Frames covered by a clip of the paper: 32, every second one."""
 # A span may end this many seconds after the last frame: annotations are rounded.
 TOLERANCE = 0.1
 
@@ -43,20 +43,31 @@ class Remark:
     """How many videos or spans it is about."""
 
 
-# kind of remark → how to report one of them, and several
+# kind of remark → its style, and how to report one of them, and several; {clip} is the clip that is used
 KINDS = {
-    "excess": ("file has less than its container claims", "files have less than their containers claim"),
-    "empty": ("span has no length", "spans have no length"),
-    "outside": ("span ends after its file", "spans end after their files"),
-    "short": (
-        f"video is shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from its beginning",
-        f"videos are shorter than a clip of the paper ({CLIP_FRAMES} frames): clips start again from their beginning",
+    "span": (
+        BAD,
+        "span is not in its file: it counts as a video that cannot be read",
+        "spans are not in their files: they count as videos that cannot be read",
     ),
+    "excess": (DOUBTFUL, "file has less than its container claims", "files have less than their containers claim"),
+    "outside": (
+        DOUBTFUL,
+        "span ends after its file: the rest of it is left out",
+        "spans end after their files: the rest of them is left out",
+    ),
+    "short": (DOUBTFUL, "video is shorter than {clip}", "videos are shorter than {clip}"),
 }
+# What a clip does at the end of a video that is too short for it.
+AT_THE_END = {"loop": "clips start again from the beginning", "pad": "clips repeat the last frame"}
 
 
-def print_report(console: Console, manifest: Manifest, data_set: DataSet) -> None:
-    """Print tables and findings; outside a terminal, plain lines of text."""
+def print_report(console: Console, manifest: Manifest, data_set: DataSet, clip: ClipSpec | None) -> None:
+    """Print tables and findings; outside a terminal, plain lines of text.
+
+    Args:
+        clip: the clips that will be used; None: unknown.
+    """
     console.print(Text(printable(manifest.source), style="bold"), soft_wrap=True)
     for remark in data_set.remarks:
         console.print(Text(printable(remark), style="dim"), soft_wrap=True)
@@ -67,7 +78,7 @@ def print_report(console: Console, manifest: Manifest, data_set: DataSet) -> Non
     for name, value in _facts(manifest, data_set.labels.classes):
         facts.add_row(name, Text(printable(value)))
     console.print(facts)
-    for heading, style, lines in _findings(manifest):
+    for heading, style, lines in _findings(manifest, clip):
         console.print()
         console.print(Text(heading, style=style), soft_wrap=True)
         shown = lines[: NAMED.get(style, 0)]
@@ -181,7 +192,7 @@ def bars(values: Sequence[float]) -> str:
     return "".join(" " if not value else BARS[min(int(value / top * len(BARS)), len(BARS) - 1)] for value in values)
 
 
-def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
+def _findings(manifest: Manifest, clip: ClipSpec | None) -> list[tuple[str, str, list[str]]]:
     """For each finding its heading, style and lines; the worst first."""
     records = {record.place: record for record in manifest.files}
 
@@ -205,11 +216,13 @@ def _findings(manifest: Manifest) -> list[tuple[str, str, list[str]]]:
         (f"{counted(same, 'group')} of files with the same bytes within a split", DOUBTFUL, same),
         (f"{counted(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
     ]
-    odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record)]
-    for kind, (one, many) in KINDS.items():
+    odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record, clip)]
+    for kind, (style, one, many) in KINDS.items():
         of_kind = [(f"{place}: {remark.text}", remark.count) for place, remark in odd if remark.kind == kind]
         count = sum(count for _, count in of_kind)
-        found.append((f"{count:,} {one if count == 1 else many}", DOUBTFUL, [text for text, _ in of_kind]))
+        heading = (one if count == 1 else many).format(clip=clip and _clip_in_words(clip))
+        found.append((f"{count:,} {heading}", style, [text for text, _ in of_kind]))
+    found.sort(key=lambda finding: finding[1] != BAD)
     if not any(lines for _, _, lines in found):
         return [("no problems found", "bold green", [])]
     return [(heading, style, lines) for heading, style, lines in found if lines]
@@ -220,23 +233,40 @@ def _equation(places: Sequence[str]) -> str:
     return " = ".join(places[:IN_GROUP]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def remarks_on(record: FileRecord) -> Iterator[Remark]:
+def _clip_in_words(clip: ClipSpec) -> str:
+    covers = _covered(clip)
+    frames = f"a clip of {clip.num_frames} frames"
+    if clip.stride > 1:
+        frames += f" at a stride of {clip.stride} ({covers} frames)"
+    return f"{frames}: {AT_THE_END[clip.short]}"
+
+
+def _covered(clip: ClipSpec) -> int:
+    """The frames of the video from a clip's first to its last."""
+    return (clip.num_frames - 1) * clip.stride + 1
+
+
+def remarks_on(record: FileRecord, clip: ClipSpec | None) -> Iterator[Remark]:
     """What is odd about a file that can be read."""
     scan = record.scan
     if scan.problem or scan.duration is None or scan.frame_rate is None or scan.frames is None:
         return
     if scan.excess:
         yield Remark("excess", scan.excess)
-    spans = [video.span for video in record.videos if video.span is not None]
-    empty = [span for span in spans if span[1] <= span[0]]
-    if empty:
-        yield Remark("empty", f"{_some(empty, spans)} of no length", len(empty))
-    outside = [span for span in spans if max(span) > scan.duration + TOLERANCE]
+    problems = span_problems(record)
+    if problems:
+        (_, first), more = problems[0], len(problems) - 1
+        yield Remark("span", first + (f" (and {more:,} more)" if more else ""), len(problems))
+    bad = {span for span, _ in problems}
+    good = [video.span for video in record.videos if video.span not in bad]
+    spans = [span for span in good if span is not None]
+    outside = [span for span in spans if span[1] > scan.duration + TOLERANCE]
     if outside:
         yield Remark("outside", f"{_some(outside, spans)} after its end at {scan.duration:.1f} s", len(outside))
-    used = [video.span for video in record.videos]
-    lengths = [(span, _frames(span, scan.duration, scan.frame_rate, scan.frames)) for span in used]
-    short = [(span, frames) for span, frames in lengths if frames < CLIP_FRAMES]
+    if clip is None:
+        return
+    lengths = [(span, _frames(span, scan.duration, scan.frame_rate, scan.frames)) for span in good]
+    short = [(span, frames) for span, frames in lengths if frames < _covered(clip)]
     whole = [frames for span, frames in short if span is None]
     if whole:
         yield Remark("short", f"has {whole[0]} frames", len(whole))

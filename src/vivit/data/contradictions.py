@@ -1,9 +1,7 @@
 """Find videos that have two labels where each should have one."""
 
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from vivit.data.datasets import LabelledVideo
 from vivit.data.file_state import file_samples, file_states, sample_size
@@ -56,14 +54,15 @@ def in_words(pair: Pair, names: Mapping[VideoSource, str] | None = None) -> str:
     return f"{name} is {_labels(first)}, {other} {_labels(second)}"
 
 
-def say_contradictions(say: Callable[[str], object], data: str | Path, videos: Sequence[LabelledVideo]) -> None:
-    """Say in one line if videos of a data set with one label each have two, as far as that can be told soon."""
+def say_contradictions(say: Callable[[str], object], videos: Sequence[LabelledVideo], command: str) -> None:
+    """Say in one line if videos of a data set with one label each have two, as far as that can be told soon.
+
+    Args:
+        command: what names all of them.
+    """
     pairs = likely_contradictions(videos)
     if pairs:
-        say(
-            f"{counted(pairs, 'video')} with two labels: {in_words(pairs[0])}; "
-            f"vivit data check {shlex.quote(str(data))} names all of them"
-        )
+        say(f"{counted(pairs, 'video')} with two labels: {in_words(pairs[0])}; {command} names all of them")
 
 
 def _labels(video: LabelledVideo) -> str:

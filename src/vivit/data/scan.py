@@ -1,7 +1,7 @@
 """Read files to find out what they hold, many at once, in processes that may hang or crash."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from vivit.video.decode_pyav import PyAVVideo, open_container
 from vivit.video.frame_walk import demux
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError, VideoSource, reason
+from vivit.video.span import Span, span_problem
 
 # Seconds that reading a file may take: a few frames of it, or all.
 TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
@@ -24,8 +25,14 @@ PICTURES = "pictures"
 AT_ONCE = 16
 
 
-def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> Iterator[tuple[VideoSource, Scan]]:
-    """Scan files and yield each result as soon as it is there. Closing the generator stops the scan."""
+def scan_files(
+    sources: Mapping[VideoSource, Sequence[Span]], *, full: bool, workers: int
+) -> Iterator[tuple[VideoSource, Scan]]:
+    """Scan files and yield each result as soon as it is there. Closing the generator stops the scan.
+
+    Args:
+        sources: each with the spans of it that are used.
+    """
     own = threading.local()  # a reader for each thread; its process ends with the thread
 
     def start() -> None:
@@ -33,7 +40,7 @@ def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> I
 
     def scan(source: VideoSource) -> tuple[VideoSource, Scan]:
         try:
-            return source, own.reader(scan_file, source, full)
+            return source, own.reader(scan_file, source, full, sources[source])
         except VideoError as error:
             return source, Scan(problem=error.without(source))
 
@@ -42,13 +49,18 @@ def scan_files(sources: Sequence[VideoSource], *, full: bool, workers: int) -> I
         yield from pool.imap_unordered(scan, sources)
 
 
-def scan_file(source: VideoSource, full: bool) -> Scan:
+def scan_file(source: VideoSource, full: bool, spans: Sequence[Span] = ()) -> Scan:
     """Decode the first frame, the last and three in between, or with `full` all of them.
+
+    Args:
+        spans: those that are used; if one is past the end, the end is looked for in the file itself.
 
     Raises:
         VideoError: the file cannot be opened.
     """
     with open_video(source) as video:
+        if any(span_problem(span, video.info.duration, video.info.frame_rate) for span in spans):
+            video.measure()
         info = video.info
         try:
             between = [info.num_frames * quarter // 4 for quarter in (1, 2, 3)]

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 import vivit
+from vivit.data.advice import check_command, to_leave_out
 from vivit.data.contradictions import say_contradictions
 from vivit.data.datasets import VideoSet
 from vivit.data.file_state import file_states
@@ -80,7 +81,7 @@ def score_model(
     for remark in videos.remarks:
         say(remark)
     if main and not videos.labels.multi_label:
-        say_contradictions(say, data, videos.videos)
+        say_contradictions(say, videos.videos, check_command(data, videos_in))
     # The first rank's: others may have the data on a disk of their own.
     key = ranks.gather([_key(model_hash, videos, hashed, views, read.decoder)])[0]
     partial = PartialLogits(out, key)
@@ -110,7 +111,7 @@ def score_model(
     averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
     described = f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}"
     score_card(Path(model_source), model, evaluation.metrics(), described)
-    for line in _summary(evaluation, scored_on):
+    for line in _summary(evaluation, scored_on, to_leave_out(data, videos_in, videos.videos)):
         say(line)
     for what, files in written.items():
         for file in files:
@@ -137,10 +138,12 @@ def _write(
     return {"confusion matrix": confusions, "reliability": reliabilities, "each video": tables}
 
 
-def _summary(evaluation: Evaluation, scored_on: str) -> Iterator[str]:
-    """Unreadable videos, metrics and calibration, a line each."""
+def _summary(evaluation: Evaluation, scored_on: str, cure: str) -> Iterator[str]:
+    """Unreadable videos and how to leave them out, metrics and calibration, a line each."""
     for failure in evaluation.failures.values():
         yield f"not read, counted as wrong: {failure}"
+    if evaluation.failures:
+        yield cure
     metrics = (f"{metric.title} {value:.1%}" for metric, value in evaluation.metrics().items() if metric.informative)
     yield f"{'   '.join(metrics)}   ({scored_on})"
     for head in evaluation.space.heads:

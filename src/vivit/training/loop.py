@@ -26,7 +26,7 @@ from vivit.text import printable
 from vivit.training.checkpoint import Checkpoints
 from vivit.training.distributed import everyones, summed, together
 from vivit.training.optim import Schedule
-from vivit.training.plan import Plan
+from vivit.training.plan import Plan, too_many_unreadable
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos
 from vivit.training.update import NotFinite, Updater
@@ -262,12 +262,8 @@ class Training:
         if not summed(bool(batch.failures), self.accelerator):
             return
         self.unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **self.unreadable}
-        videos, most = len(self.plan.train_set.videos), self.plan.recipe.unreadable
-        if len(self.unreadable) > most * videos:
-            raise UserError(
-                f"{len(self.unreadable)} of {videos} training videos are unreadable, more than {most:.0%} "
-                f"(--unreadable): {min(self.unreadable.values())}"
-            )
+        if error := too_many_unreadable(self.plan, self.unreadable.values()):
+            raise error
 
     def save_if_due(self) -> None:
         """Save before a score, which may take long, and when `checkpoint_every` has passed in any process."""
@@ -341,6 +337,8 @@ class Training:
             say(f"unreadable, replaced by others: {reason}")
         for reason in self.evaluation.failures.values() if self.evaluation is not None else ():
             say(f"unreadable, counted as wrong: {reason}")
+        if self.unreadable or (self.evaluation is not None and self.evaluation.failures):
+            say(self.plan.cure)
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,12 +1,15 @@
 """The plan of a run: its data, model and steps, settled before the first step, and said in plain sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vivit.data.advice import check_command, to_leave_out
+from vivit.data.check_memory import known_unreadable
+from vivit.data.contradictions import say_contradictions
 from vivit.data.datasets import VideoSet
 from vivit.data.manifest import HASH_DIGITS, data_hash
 from vivit.data.mirror import mirrored_classes
@@ -49,6 +52,8 @@ class Plan:
     resumed: bool
     """Whether there is a checkpoint, so that the architecture came from the run folder."""
     schedule: Schedule
+    cure: str
+    """How to get the data without the videos that cannot be read, in words."""
 
     @property
     def model(self) -> ViViT:
@@ -103,7 +108,23 @@ def plan_run(
     check_split(schedule.batch_size, recipe, processes)
     hashes = {"train_hash": data_hash(train_set), "val_hash": data_hash(val_set)}
     name, resumed = name_of(data), resumed_model is not None
-    return Plan(recipe, name, train_set, val_set, hashes, mirrors, augmentation, start, resumed, schedule)
+    cure = to_leave_out(data, videos, data_set.videos)
+    return Plan(recipe, name, train_set, val_set, hashes, mirrors, augmentation, start, resumed, schedule, cure)
+
+
+def too_many_unreadable(plan: Plan, reasons: Collection[str]) -> UserError | None:
+    """The error if more training videos than the recipe allows cannot be read.
+
+    Args:
+        reasons: for each of these videos, why.
+    """
+    videos, most = len(plan.train_set.videos), plan.recipe.unreadable
+    if len(reasons) <= most * videos:
+        return None
+    return UserError(
+        f"{len(reasons)} of {videos} training videos cannot be read, more than {most:.0%} (--unreadable): "
+        f"{min(reasons)}; {plan.cure}"
+    )
 
 
 def build_augmentation(recipe: Recipe) -> Augmentation:
@@ -150,6 +171,24 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
         say(line)
     _say_mirrors(say, plan)
     _say_schedule(say, plan.recipe, plan.schedule, processes)
+
+
+def say_faults(say: Say, plan: Plan, data: str | Path, videos: Path | None) -> None:
+    """Say which videos have two labels, and how many an earlier check of the data could not read.
+
+    Raises:
+        UserError: too many cannot be read to train on the others.
+    """
+    train_set, used = plan.train_set, (*plan.train_set.videos, *plan.val_set.videos)
+    if not plan.labels.multi_label:
+        say_contradictions(say, used, check_command(data, videos))
+    known = known_unreadable(data, videos, train_set.videos)
+    reasons = [f"{video.source}: {known[video.source]}" for video in train_set.videos if video.source in known]
+    if error := too_many_unreadable(plan, reasons):
+        raise error
+    if reasons:
+        count = f"{len(reasons)} of {len(train_set.videos)} training videos"
+        say(f"{count} cannot be read, as vivit data check found, such as {min(reasons)}; {plan.cure}")
 
 
 def _say_data(say: Say, plan: Plan) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from vivit.data.contradictions import say_contradictions
 from vivit.data.order import split_batch
 from vivit.errors import UserError
 from vivit.model.encoder import encoders_of
@@ -34,7 +33,7 @@ from vivit.training.initialise import freeze_spatial
 from vivit.training.loop import Display, StopRequest, Training
 from vivit.training.memory import StepCost, check_memory
 from vivit.training.optim import WeightAverage, build_optimiser
-from vivit.training.plan import Plan, how_it_went, plan_run, say_plan
+from vivit.training.plan import Plan, how_it_went, plan_run, say_faults, say_plan
 from vivit.training.recipe import Recipe
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
@@ -109,8 +108,7 @@ def train(
         settings = {"keep_decoded": keep_decoded, "overfit": overfit}
         together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
         say_plan(say, plan, init, ranks.world_size)
-        if main and not plan.labels.multi_label:
-            say_contradictions(say, data, (*plan.train_set.videos, *plan.val_set.videos))
+        together(lambda: say_faults(say, plan, data, videos) if main else None)
         say(f"on {device_name(accelerator.device)} in {precision}")
 
         recipe, frozen = plan.recipe, plan.recipe.freeze_spatial

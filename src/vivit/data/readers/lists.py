@@ -67,8 +67,14 @@ def read_list(file: Path, folder: Path | None = None, split: str = "", presence:
     Raises:
         UserError: this is no such list, or a row lacks something.
     """
-    table = _table(file, read_text(file))
-    return _Reader(file, folder or file.parent, split, presence or Presence()).read(table)
+    return parse_list(file, read_text(file), folder, split, presence)
+
+
+def parse_list(
+    file: Path, text: str, folder: Path | None = None, split: str = "", presence: Presence | None = None
+) -> VideoList:
+    """`read_list` of a text; the file is for messages, its extension, and the folder of the videos."""
+    return _Reader(file, folder or file.parent, split, presence or Presence()).read(_table(file, text))
 
 
 def read_text(file: Path) -> str:

@@ -23,6 +23,7 @@ from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.names import sorted_names, split_named
 from vivit.data.readers.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
+from vivit.files import user_cache
 from vivit.labels import LabelSpace
 from vivit.video.kinds import EXTENSIONS
 from vivit.video.source import InShard, is_remote, reason
@@ -184,9 +185,8 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
 
 def _cached(data: str) -> Path:
     """Where to save the index of shards whose own folder cannot be written to."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivit" / "shards"
     named = data if is_remote(data) else os.path.abspath(data)
-    return cache / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:32]}.json"
+    return user_cache("shards") / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:32]}.json"
 
 
 def _stat(folder: str, name: str) -> Shard:
