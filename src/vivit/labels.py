@@ -137,9 +137,9 @@ def fault_in(names: Sequence[str], unique: bool = True) -> str:
     seen: set[str] = set()
     for number, name in enumerate(names):
         if not name.strip():
-            return f"the name of class {number} is empty"
+            return f"the name of class {number} is empty; give it one"
         if any(unicodedata.category(c) in NO_TEXT for c in name):
-            return f"{name!r} holds a control character, a line break or half a character"
+            return f"{name!r} holds a control character, a line break or what is no text; rename the class"
         if unique and name in seen:
             return f"{name!r} names two classes"
         seen.add(name)

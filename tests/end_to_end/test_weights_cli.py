@@ -72,7 +72,7 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "num_frames: 60000 frames of 200 × 96 take 3.2 GiB",
     ),
     "picture": (lambda config: config["architecture"].update(image_size=[8, 2**23]), r"image_size\.1: .*4096"),
-    "half a character": (named("walk", "r\ud83d", "jump", "sit", "wave"), r"classes: .*r\\ud83d.* half a character"),
+    "no text": (named("walk", "r\ud83d", "jump", "sit", "wave"), r"classes: .*r\\ud83d.* no text"),
     "escape": (named("walk", "run", "\x1b]0;hi\x07", "sit", "wave"), r"classes: .*x1b.* control character"),
     "line": (named("walk", "run", "jump", "sit", "wa\u2028ve"), "classes: .*line break"),
     "empty": (named("walk", "run", "jump", " ", "wave"), "classes: the name of class 3 is empty"),

@@ -14,12 +14,12 @@ from vivit.model.vivit import ViViT
 from vivit.weights.keymap import SAME, Rule
 from vivit.weights.weight_file import Shape, WeightFile, listed
 
-# Bytes of a number; PyTorch has more floating-point types, but those hold scales of quantised weights, not weights.
+# PyTorch's other floating-point types hold parts of quantised weights.
 FLOATS = {
-    **{torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2},
-    **{torch.float8_e4m3fn: 1, torch.float8_e5m2: 1, torch.float8_e4m3fnuz: 1, torch.float8_e5m2fnuz: 1},
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
 }
-# No trained weight comes near this; the sums of squares in a network of such weights overflow float32.
+# No trained weight comes near this. Squares of a few such factors overflow float32.
 LARGEST = 1e15
 
 
@@ -50,7 +50,7 @@ def build(
 
     Args:
         rules: the source's key map; its weights become float32. None: the file has our names, and its precision stays,
-            unless it is mixed or of 8 bits, in which nothing computes; then its weights become float32 too.
+            unless it is mixed, or 8 bits, in which PyTorch does not compute; then its weights become float32 too.
         not_needed: patterns of names in the file that may stay unused; a note lists those found.
         fresh: parameters that the file may lack; they are zero.
 
@@ -58,7 +58,8 @@ def build(
         The model, in eval mode; notes on unused weights and on a change of precision.
 
     Raises:
-        UserError: file and architecture do not match, or a weight is not finite; the message names the weight.
+        UserError: file and architecture do not match, or a number is NaN, infinite or beyond any weight; the message
+            names the weight.
     """
     layers = config.num_layers + (config.temporal_layers or 0)
     if layers > len(file.shapes):  # checked before that many layers are built
@@ -76,7 +77,7 @@ def build(
     zeros = {name: torch.zeros(shape) for name, shape in lacking.items()}  # not before the file is known to fit
     kinds: set[torch.dtype] = set()
     model.load_state_dict(dict(_read(file, rules, dtype, kinds)) | zeros, assign=True)
-    if len(kinds) > 1 or any(FLOATS[kind] == 1 for kind in kinds):
+    if len(kinds) > 1 or any(kind.itemsize == 1 for kind in kinds):
         model.float()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -140,7 +141,7 @@ def _refuse_unreal(what: str, array: Tensor) -> None:
     """Raise UserError if a number is NaN, infinite or larger than any weight."""
     if not array.numel():
         return
-    array = array.float() if FLOATS[array.dtype] == 1 else array  # nothing compares 8-bit numbers
+    array = array.float() if array.itemsize == 1 else array  # PyTorch does not compare 8-bit numbers
     low, high = (bound.item() for bound in array.aminmax())  # one pass; NaN if any number is
     if low >= -LARGEST and high <= LARGEST:  # False for NaN
         return
