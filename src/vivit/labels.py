@@ -97,6 +97,11 @@ class LabelSpace:
         if len(self.classes) > 1 and not self.multi_label:
             yield from (Metric(self.heads, k, self.joint) for k in TOP)
 
+    def main_metrics(self) -> list[Metric]:
+        """The metrics that a model is judged by: the mAP of each head, or the top-1 of all heads together."""
+        metrics = list(self.metrics())
+        return [metric for metric in metrics if metric.top is None] or [m for m in metrics if m.top == 1][-1:]
+
     def probabilities(self, logits: "Tensor") -> "Tensor":
         """The probabilities of one head's logits (…, K): their softmax, or sigmoid if multi_label."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)

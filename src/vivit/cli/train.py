@@ -39,6 +39,7 @@ def train(
     overfit: Annotated[int | None, Parameter(group=TRAINING, metavar="BATCHES")] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
     checkpoint_every: Annotated[float, Parameter(group=OUTPUT, metavar="SECONDS")] = 600.0,
+    keep: Annotated[Literal["best", "last"] | None, Parameter(group=OUTPUT, metavar="WHICH")] = None,
     track: Annotated[Literal["wandb", "trackio"] | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -60,6 +61,8 @@ def train(
         overfit: Overfit this many batches, to check the model and the data.
         out: The run's folder; by default runs/ plus the name of the data. An unfinished run in it is continued.
         checkpoint_every: Time between checkpoints within an epoch.
+        keep: Which weights to leave in the folder: those with the best validation score or the last; the others are in
+            best/ or last/ within it. By default the best, or the last if the data has no validation split of its own.
         track: Log to this service, in addition to TensorBoard.
         keep_decoded: Keep decoded videos in memory; for data that fits.
         compile: Compile each transformer block.
@@ -92,6 +95,7 @@ def train(
             checkpoint_every=checkpoint_every,
             track=track,
             overfit=overfit,
+            keep=keep,
         )
     except OtherSettings as error:
         if not (run / WEIGHTS_FILE).exists():

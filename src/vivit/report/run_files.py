@@ -6,6 +6,7 @@ from pathlib import Path
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, Metric, as_classes
 from vivit.report.mistakes import Predictions, read_predictions
+from vivit.training.kept import EPOCH_FILE
 from vivit.training.records import Row, read_lines
 from vivit.weights.files import read_json
 
@@ -21,6 +22,8 @@ class RunFiles:
     steps: list[Row]
     sessions: list[Row]
     predictions: Predictions
+    kept: Row
+    """The row of the epoch whose weights are in the folder."""
 
     @property
     def space(self) -> LabelSpace:
@@ -45,11 +48,14 @@ def read_run(run: Path) -> RunFiles:
         space = LabelSpace(as_classes(config.get("classes") or {}), multi_label)
     except ValueError as error:
         raise UserError(f"{run / 'config.json'}: {error}") from None
+    epochs = read_lines(run / "metrics.jsonl")
+    last = epochs[-1] if epochs else {}
     return RunFiles(
         run,
         config,
         recipe,
-        epochs=read_lines(run / "metrics.jsonl"),
+        epochs=epochs,
+        kept=read_json(run / EPOCH_FILE) if (run / EPOCH_FILE).exists() else last,
         steps=read_lines(run / "steps.jsonl"),
         sessions=read_lines(run / "sessions.jsonl"),
         predictions=read_predictions(run / "val_predictions.csv", space),

@@ -24,7 +24,7 @@ SHOWN = 12
 # Classes of the largest confusion matrix.
 MOST_DRAWN = 2000
 # Fields of recipe.json that are not the recipe's.
-NOT_OF_RECIPE = ("data", "videos", "init", "keep_decoded", "overfit", "train_hash", "val_hash")
+NOT_OF_RECIPE = ("data", "videos", "init", "keep", "keep_decoded", "overfit", "train_hash", "val_hash")
 
 
 def write_report(run: Path, data: str | None = None, videos: Path | None = None) -> Path:
@@ -55,6 +55,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
         scores=_scores(read),
         metrics=read.metrics,
         epochs=read.epochs,
+        kept=read.kept,
         curves=run_curves(read.steps, read.epochs, read.metrics, None if math.isnan(clip_norm) else clip_norm),
         broken_steps=[row.get("step") for row in read.steps if math.isnan(number(row.get("loss")))],
         heads=[_head(read, head) for head in read.space.heads] if scored else [],
@@ -120,14 +121,17 @@ def _parameters(weights: Path) -> int:
 
 
 def _scores(run: RunFiles) -> list[Row]:
-    """Each metric at the last epoch and at its best one; "main" says whether the run is judged by it."""
-    # The last top-1 is of all heads together, if there are several.
-    main = [m for m in run.metrics if m.top is None] or [m for m in run.metrics if m.top == 1][-1:]
+    """Each metric of the weights in the folder, after the last epoch, and at its best.
+
+    "main" says whether the run is judged by it.
+    """
+    main = run.space.main_metrics()
     scores = []
     for metric in run.metrics:
         known = [row for row in run.epochs if not math.isnan(number(row.get(metric.key)))]
         best = max(known, key=lambda row: number(row[metric.key]), default={})
-        values = {"last": run.epochs[-1].get(metric.key), "best": best.get(metric.key), "best_epoch": best.get("epoch")}
+        values = {"kept": run.kept.get(metric.key), "last": run.epochs[-1].get(metric.key)}
+        values |= {"best": best.get(metric.key), "best_epoch": best.get("epoch")}
         scores.append({"metric": metric, "main": metric in main, **values})
     return scores
 

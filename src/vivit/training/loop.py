@@ -30,8 +30,6 @@ from vivit.training.plan import Plan, too_many_unreadable
 from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos
 from vivit.training.update import NotFinite, Updater
-from vivit.weights.card import score_card
-from vivit.weights.store import save
 
 
 class StopRequest:
@@ -307,14 +305,15 @@ class Training:
         if self.accelerator.is_main_process:
             epoch = self.done // self.schedule.steps_per_epoch
             val_hash, metrics = plan.hashes["val_hash"], evaluation.metrics()
-            row = {"epoch": epoch, "step": self.done, "loss": self.mean_loss, **evaluation.scores()}
-            run.note_epoch({**row, "data_hash": val_hash})
-            self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
-            draw_confusions(evaluation, run.path)
-            write_per_video(evaluation, plan.val_set, run.path / "val_predictions.csv")
-            save(kept, run.path)
+            about: dict[str, Any] = {"epoch": epoch, "step": self.done, "loss": self.mean_loss}
+            row = {**about, **evaluation.scores(), "data_hash": val_hash}
             scored_on = f"{evaluation.num_videos} videos, data {val_hash[:HASH_DIGITS]}"
-            score_card(run.path, kept, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}")
+            if run.models.save(kept, row, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}"):
+                draw_confusions(evaluation, run.path)
+                write_per_video(evaluation, plan.val_set, run.path / "val_predictions.csv")
+            # Now that the models are there: a score that is noted is not made again.
+            run.note_epoch(row)
+            self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
             said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.informative)
             line = f"epoch {epoch:3d}  loss {self.mean_loss:.3f}  val {said}"
             self.display.progress.console.print(Text(printable(line)), soft_wrap=True)

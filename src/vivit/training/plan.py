@@ -60,6 +60,11 @@ class Plan:
         return self.start.model
 
     @property
+    def own_val(self) -> bool:
+        """Whether the data has a validation split of its own; else some of the training videos are scored."""
+        return any(video.split == "val" for video in self.val_set.videos)
+
+    @property
     def labels(self) -> LabelSpace:
         return self.train_set.labels
 

@@ -26,6 +26,7 @@ from vivit.files import as_json, as_text, make_folder, write_files
 from vivit.model.vivit import ViViT
 from vivit.runtime import device_name
 from vivit.training.checkpoint import checkpoints
+from vivit.training.kept import KEEPS, KeptModels
 from vivit.training.lock import RunLock
 from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
@@ -42,7 +43,7 @@ VIDEOS = "videos.json"
 # A later call may change these, as it may the number of processes: what is learnt stays the same.
 MAY_CHANGE = ("accumulate", "unreadable")
 # The values of settings that did not exist yet when the run was started.
-UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
+UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None, "keep": "last"}
 
 
 class OtherSettings(UserError):
@@ -58,6 +59,8 @@ class RunFolder:
         self.epochs: list[Row] = []
         self._sessions: list[Row] = []
         self._lock: RunLock | None = None
+        self.models: KeptModels
+        """Once the run is claimed."""
 
     @property
     def is_resumable(self) -> bool:
@@ -87,7 +90,7 @@ class RunFolder:
         """Make the folder, note what run it belongs to and keep others out; the arguments are those of `train`.
 
         Args:
-            settings: what decides the run besides the recipe.
+            settings: what decides the run besides the recipe; "keep" may be None, for what the run was started with.
             say: told about a lock that was left behind, and about videos that were written again.
 
         Raises:
@@ -99,6 +102,8 @@ class RunFolder:
         self._lock = RunLock(self.path, say)
         note, weights = self.path / "recipe.json", self.path / WEIGHTS_FILE
         this = {"data": place_of(data), "init": init, **settings, **plan.recipe.model_dump(mode="json")}
+        this["keep"] = settings["keep"] or ("best" if plan.own_val else "last")
+        self.models = KeptModels(self.path, this["keep"], plan.labels)
         where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
         resumable = checkpoints(self.checkpoints)
         # A run that has learned nothing yet may start again with other settings.
@@ -121,7 +126,13 @@ class RunFolder:
                 f"{self.path}: has a model but no checkpoints to resume from; give another --out, and --init "
                 f"{self.path} to train that model further"
             )
+        if settings["keep"] is None and found["keep"] in KEEPS:
+            this["keep"] = found["keep"]
+            self.models = KeptModels(self.path, this["keep"], plan.labels)
         other = [name for name in this if name not in MAY_CHANGE and found.get(name) != this[name]]
+        if other == ["keep"] and found["keep"] in KEEPS:
+            there = self.path / this["keep"]
+            raise UserError(f"{self.path}: this run keeps the {found['keep']} weights here, and the others in {there}")
         if other:
             changes = shortened([f"{name} {_shown(found.get(name))} (now {_shown(this[name])})" for name in other])
             further = f"--init {self.path} and another --out" if weights.exists() else "another --out"
@@ -172,6 +183,8 @@ class RunFolder:
         }
         self.epochs = [row for row in read_lines(self.path / "metrics.jsonl", ("step",)) if row["step"] <= step]
         self._sessions = [*read_lines(self.path / "sessions.jsonl"), session]
+        if self.has_model:
+            self.models.resume(step)
         self._write("metrics.jsonl", self.epochs)
         self._write("steps.jsonl", [row for row in self.steps if row["step"] <= step])
 

@@ -30,6 +30,7 @@ from vivit.training.distributed import (
     together,
 )
 from vivit.training.initialise import freeze_spatial
+from vivit.training.kept import Keep
 from vivit.training.loop import Display, StopRequest, Training
 from vivit.training.memory import StepCost, check_memory
 from vivit.training.optim import WeightAverage, build_optimiser
@@ -39,6 +40,7 @@ from vivit.training.run_folder import RunFolder
 from vivit.training.sources import FromFeatures, FromVideos, Reading
 from vivit.training.update import Learner, Updater
 from vivit.video.decode import Decoder, ReadOptions
+from vivit.weights.store import load
 
 
 @leaves_process_groups
@@ -60,6 +62,7 @@ def train(
     checkpoint_every: float = 600.0,
     track: Tracker | None = None,
     overfit: int | None = None,
+    keep: Keep | None = None,
 ) -> ViViT:
     """Train a model on labelled videos and leave it in the folder `out`.
 
@@ -79,9 +82,11 @@ def train(
         checkpoint_every: seconds between checkpoints; there is also one whenever the model is scored.
         track: where curves go besides TensorBoard.
         overfit: learn this many batches by heart, without augmentation and regularisation, as a check.
+        keep: which weights to leave in `out`: the best by validation score, or the last; the others are beside them.
+            None: the best if the data has a validation split of its own, else the last.
 
     Returns:
-        The trained model, in eval mode, on its device.
+        The model that is in `out`, in eval mode, on its device.
 
     Raises:
         UserError: data, recipe or start do not fit, a video is unreadable, `out` belongs to another run, memory or disk
@@ -105,7 +110,7 @@ def train(
     # The whole model, or what follows its frozen spatial encoder.
     trained = freeze_spatial(plan.model) if plan.recipe.freeze_spatial else plan.model
     try:
-        settings = {"keep_decoded": keep_decoded, "overfit": overfit}
+        settings = {"keep_decoded": keep_decoded, "overfit": overfit, "keep": keep}
         together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
         say_plan(say, plan, init, ranks.world_size)
         together(lambda: say_faults(say, plan, data, videos) if main else None)
@@ -156,7 +161,10 @@ def train(
         accelerator.wait_for_everyone()
         for tracker in accelerator.trackers:
             tracker.finish()
-        return learner.kept.eval()
+        say(f"{out} has {run.models.described(training.done)}" if main else "")
+        if everyones([main and run.models.is_last(training.done)])[0]:
+            return learner.kept.eval()
+        return load(out).to(accelerator.device)
     finally:
         run.release()
 

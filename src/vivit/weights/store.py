@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 import torch
@@ -60,6 +61,7 @@ def save(
     data: str | None = None,
     scores: Mapping[Metric, float] | None = None,
     name: str | None = None,
+    more: Mapping[str, Content] = MappingProxyType({}),
 ) -> None:
     """Write a model folder: config.json and model.safetensors, which `vivit.load` reads, and a model card.
 
@@ -70,6 +72,7 @@ def save(
         data: what the model was trained on.
         scores: metric → value between 0 and 1.
         name: the model's name; by default the folder's.
+        more: name → content of other files that belong to these weights.
 
     Raises:
         UserError: the folder or a file cannot be written, as on a full disk.
@@ -77,6 +80,7 @@ def save(
     folder = Path(folder)
     make_folder(folder)
     files = {folder / WEIGHTS_FILE: as_weights(model.state_dict()), folder / CONFIG_FILE: config_content(model)}
+    files |= {folder / file: content for file, content in more.items()}
     if not is_written_by_hand(folder):
         name = name or folder.resolve().name
         files[folder / CARD_FILE] = as_text(card(model, name, licence=licence, data=data, scores=scores))
