@@ -33,8 +33,8 @@ from tests.video.hostile import (
     with_frames_elsewhere,
     with_pixel_aspect,
 )
-from vivit.video.clips import ClipSpec, read_views
-from vivit.video.decode import open_video
+from vivit.video.clips import ClipSpec, read_views, read_whole
+from vivit.video.decode import open_video, read_here
 from vivit.video.isolated import IsolatedReader
 from vivit.video.source import InShard, VideoError, VideoSource
 
@@ -289,6 +289,15 @@ def test_strange_times(times: str, container: str, pictures: list[bytes], look: 
     except av.error.FFmpegError:
         pytest.skip("this container cannot hold them")
     look(path)
+
+
+def test_all_frames_of_a_file_that_lasts_for_ages(pictures: list[bytes], tmp_path: Path) -> None:
+    packets = [(time, pictures[number]) for number, time in enumerate(TIMES["far apart"])]
+    path = mux(tmp_path / "x.mkv", packets, Fraction(1, 1000))
+    with open_video(path) as video:
+        assert video.info.num_frames > 10**10
+    with pytest.raises(VideoError, match="takes more memory"):
+        read_here(read_whole, path, None, 32)
 
 
 @pytest.mark.parametrize("tick", [Fraction(1, 1), Fraction(3600, 1), Fraction(1, 10**6), Fraction(1, 2**31 - 1)])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from vivit.video.source import VideoError, VideoSource
@@ -69,10 +70,12 @@ class Video(ABC):
 
         Frames of the same time are the same stored frame.
         """
+        height, width = size or self._scaled(short_side)
+        # A file may claim frames for ages: fail before they are counted one by one.
+        torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
         times = [(index + 0.5) / self.info.frame_rate for index in wanted]
-        height, width = size or self._scaled(short_side)
         if (short_side or size) and max(height, width) > MAX_ASPECT * min(height, width):
             raise VideoError(
                 self.source,
