@@ -78,6 +78,7 @@ def test_a_list_that_is_missing_or_empty_is_refused(folder: Path) -> None:
     refused(lambda: found("@nothing.txt"), "nothing.txt: cannot be read as a list")
     refused(lambda: found("@clips"), "clips: cannot be read as a list")
     refused(lambda: found("-", stdin=b"\n \r\n"), "stdin: lists no videos")
+    refused(lambda: found("-", stdin=b"\0\0\0 ftypisom\n"), "stdin: is not a list of names")
     # A file with such a name is a video.
     os.chdir("clips")
     assert found("@y.mp4")[0] == ["@y.mp4"]

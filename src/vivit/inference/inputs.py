@@ -54,6 +54,8 @@ def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> 
 
 
 def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found:
+    if b"\0" in text:
+        raise UserError(f"{name}: is not a list of names, one on each line")
     # Names are bytes of any kind; surrogates stand for those that are not text.
     lines = os.fsdecode(text.removeprefix(b"\xef\xbb\xbf")).replace("\r\n", "\n").split("\n")
     lines = [line for line in lines if line.strip()]

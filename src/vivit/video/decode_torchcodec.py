@@ -70,7 +70,7 @@ class TorchCodecVideo(Video):
             resize = self._transforms.Resize((height, width))
             scaled = (self.info.height, self.info.width) != (height, width)
             decoder = self._decoders.VideoDecoder(
-                str(self.source) if isinstance(self.source, Path) else self.source.read(),
+                str(self.source.absolute()) if isinstance(self.source, Path) else self.source.read(),
                 stream_index=self._stream_index,
                 num_ffmpeg_threads=1,
                 device=self.device,
