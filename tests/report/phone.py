@@ -67,7 +67,7 @@ def look(page: Path) -> Seen:
         f"--user-data-dir={page.parent / 'profile'}",
     ]
     command = [CHROMIUM, *options, "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     words = result.stdout.partition('<pre id="seen">')[2].partition("</pre>")[0]
     if not words:
         pytest.skip(f"Chromium shows no page here: {result.stderr[-300:]}")
