@@ -27,6 +27,12 @@ def test_demo_trains_both_models_and_writes_a_page_that_stands_alone(tmp_path: P
         assert printed in result.stdout
         assert f"{100 * scores['top1']:.1f}\xa0%" in page
 
+    assert "\\n" not in result.stdout
+    label, check, train, predict = result.stdout.partition("now your own videos")[2].splitlines()[1:]
+    assert "data check my_videos" in check and " train my_videos" in train and " predict clip.mp4" in predict
+    labelled = subprocess.run(label, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert labelled.returncode == 0 and "%" in labelled.stdout, labelled.stderr
+
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is trained already") == 2

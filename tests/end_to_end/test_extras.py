@@ -15,7 +15,7 @@ from tests.support import tiny_model
 from vivit.cli import TRAIN_EXTRA
 from vivit.config import Preprocessing
 
-# Runs commands in turn where some packages seem not to be installed; prints each exit status and what was said, as JSON.
+# Runs commands where some packages seem not to be installed; prints their exit statuses and what they said, as JSON.
 SCRIPT = """
 import contextlib, io, json, sys
 from importlib.machinery import PathFinder

@@ -43,6 +43,11 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     if videos < 1:
         raise UserError(f"videos: {videos} is too few; give 1 or more")
     say = console().print
+
+    def begin(title: str) -> None:
+        say()
+        say(title, style="bold")
+
     data = out / "videos"
     with progress_bar("make videos") as progress:
         generate(data, train_videos=videos, val_videos=max(videos * 3 // 20, 9), progress=progress)
@@ -50,7 +55,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     trained = []
     for name, recipe in recipes.items():
         folder = out / name.replace(" ", "_")
-        say(f"\n{name}", style="bold")
+        begin(name)
         train(data, folder, recipe, device=device, workers=workers, keep_decoded=True)
         write_report(folder)
         read = ReadOptions(workers=workers)
@@ -60,7 +65,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     best = trained[0]
     held_out = open_data(data).split("val", best.evaluation.space).videos
     examples = choose_examples(best.evaluation, held_out)
-    say(f"\nheld-out videos, labelled by the {best.name}", style="bold")
+    begin(f"held-out videos, labelled by the {best.name}")
     for example in examples:
         label, score = example.answers[0]
         truth = "right" if example.right else f"wrong, the camera did {example.label}"
@@ -70,16 +75,14 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     commands = list(next_commands(best.folder, examples[0].video))
     write_demo(out / "report.html", trained, compared, examples, commands)
 
-    say(f"\ntop-1 on held-out videos, after {steps} steps each", style="bold")
+    begin(f"top-1 on held-out videos, after {steps} steps each")
     for model in trained:
         say(f"  {model.name:20s} {model.evaluation.accuracy(1):6.1%}")
     say(f"  without the order of the frames {ORDER_BLIND:.1%} at best; by guessing {compared.chance:.1%}")
-    say(f"\nAll of it, with the videos: {out}/report.html")
-    say(
-        "\nNow your own videos, those of each class in a folder of its own, such as my_videos/wave/1.mp4:", style="bold"
-    )
+    say(f"all of it, with the videos: {out}/report.html")
+    begin("now your own videos, those of each class in a folder of its own, such as my_videos/wave/1.mp4")
     for command in commands:
-        say(f"  {command}", soft_wrap=True)
+        say(f"  {command}")
 
 
 def average_pooling(recipe: Recipe) -> Recipe:
