@@ -71,17 +71,17 @@ class Video(ABC):
         Frames of the same time are the same stored frame.
         """
         height, width = size or self._scaled(short_side)
-        # A file may claim frames for ages: fail before they are counted one by one.
-        torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
-        indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
-        wanted = sorted(set(indices))
-        times = [(index + 0.5) / self.info.frame_rate for index in wanted]
         if (short_side or size) and max(height, width) > MAX_ASPECT * min(height, width):
             raise VideoError(
                 self.source,
                 f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
                 f"{MAX_ASPECT} times the other",
             )
+        # A file may claim frames for ages: fail before they are counted one by one.
+        torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+        indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
+        wanted = sorted(set(indices))
+        times = [(index + 0.5) / self.info.frame_rate for index in wanted]
         pictures, starts = self._read(times, height, width)
         if indices == wanted:
             return pictures, starts
