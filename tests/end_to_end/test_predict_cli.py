@@ -17,6 +17,7 @@ from pyarrow import parquet
 import vivit
 from tests.end_to_end.conftest import InProcess
 from tests.support import VIVIT, encode, noisy, tiny_model
+from vivit.cli import predict
 
 ESCAPE = "\x1b[31mred\x1b]0;gone\x07"
 CLASSES: dict[str, Sequence[str]] = {"classes": ["=a", "b", "c", "d", "é"]}
@@ -123,6 +124,17 @@ def test_mistakes_are_one_line_before_the_model_is_loaded(here: InProcess, tmp_p
         here("predict", "clips", "--model", "nowhere", *words).one_line(*patterns)
     here("predict", "clips", *MODEL, "--out", "there.csv").one_line("there.csv: exists; --resume")
     here("predict", "@nothing", *MODEL).one_line("nothing: cannot be read as a list")
+
+
+def test_a_command_without_standard_streams_and_one_under_nohup() -> None:
+    assert subprocess.run(["sh", "-c", f"exec '{VIVIT}' --version <&- >&- 2>&-"]).returncode == 0
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with predict._stopping(str):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("name", "number", "status"), [("a.csv", signal.SIGINT, 130), ("a.json", signal.SIGTERM, 75)])

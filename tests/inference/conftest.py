@@ -83,6 +83,11 @@ class Handler(BaseHTTPRequestHandler):
     def page(self) -> None:
         self.answer(b"<html>", Content_Type="text/html; charset=utf-8")
 
+    def playlist(self) -> None:
+        address = f"http://{self.headers['Host']}/good"
+        text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{address}\n#EXT-X-ENDLIST\n"
+        self.answer(text.encode(), Content_Type="application/vnd.apple.mpegurl")
+
     def to(self) -> None:
         self.answer(b"", 302, 0, Location=self.path.partition("?")[2])
 

@@ -11,7 +11,8 @@ import pytest
 from tests.inference.conftest import Handler
 from tests.support import refused
 from vivit.inference import fetch as module
-from vivit.inference.fetch import Fetching, Url, fetch, is_public
+from vivit.inference.fetch import Fetching, Url, fetch, is_public, read_fetched
+from vivit.video.clips import ClipSpec
 from vivit.video.source import VideoError
 
 LOCAL = Fetching(max_bytes=100_000, private_hosts=True)
@@ -153,3 +154,16 @@ def test_a_server_that_never_sends_is_left(fetched: Callable[..., bytes], monkey
         begun = time.monotonic()
         refused(lambda: fetched(f"http://127.0.0.1:{silent.getsockname()[1]}/"), "cannot be fetched: timed out")
         assert time.monotonic() - begun < 20
+
+
+def test_what_was_fetched_is_read_and_leaves_nothing(server: str, handler: type[Handler], tmp_path: Path) -> None:
+    spec = ClipSpec(num_frames=4, stride=2, size=(16, 16), resize=16)
+    read = read_fetched(Url(f"{server}/zipped"), tmp_path, LOCAL, spec, 2, 3, "pyav")
+    assert (read.shown, tuple(read.frames.shape)) == (8, (6, 4, 3, 16, 16))
+    handler.seen.clear()
+    for path in ("playlist", "page", "too-large-unsaid"):
+        with pytest.raises(VideoError, match=rf"^{server}/{path}: (?!.*{tmp_path})"):
+            read_fetched(Url(f"{server}/{path}"), tmp_path, LOCAL, spec, 2, 3, "pyav")
+    # FFmpeg has not asked for what the playlist names.
+    assert [path for path, _ in handler.seen] == ["/playlist", "/page", "/too-large-unsaid"]
+    assert list(tmp_path.iterdir()) == []

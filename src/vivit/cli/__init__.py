@@ -6,6 +6,7 @@ needs itself, so that help pages do not wait for torch.
 """
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,10 @@ def build_app() -> App:
 
 def main() -> None:
     """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
+    # Otherwise the first files that are opened would take the place of what the caller has closed.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     app = build_app()
     words = ["@-" if word == "-" else word for word in sys.argv[1:]]  # cyclopts takes a single - for an option
 

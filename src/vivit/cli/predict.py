@@ -172,7 +172,9 @@ def _stopping(how_far: Callable[[], str]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A signal that is ignored stays so: nohup ignores SIGHUP.
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     except (KeyboardInterrupt, _Terminated) as asked:
