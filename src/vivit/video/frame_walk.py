@@ -60,7 +60,9 @@ class FrameWalk:
             first = next(self._frames, None)
             if first is None:
                 raise VideoError(
-                    source, f"no frame of it can be decoded; it is damaged, or has more than {MOST_PIXELS:,} pixels"
+                    source,
+                    f"no frame of it can be decoded; it is damaged, has more than {MOST_PIXELS:,} pixels, or is an "
+                    "animated WebP",
                 )
             self.first = self._current = first
         except BaseException:
