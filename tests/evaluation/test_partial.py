@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support import random_weights
+from tests.support import random_weights, refused
 from vivit.data.datasets import VideoSet
 from vivit.data.readers.listing import open_data
+from vivit.errors import UserError
 from vivit.evaluation import partial
 from vivit.evaluation.evaluate import Evaluation, evaluate
 from vivit.evaluation.partial import PartialLogits
@@ -168,29 +169,29 @@ def test_a_killed_command_continues(
     assert killed.returncode == -9
     assert not (out / "scores.json").exists()
     # Other views are another evaluation, which leaves this one alone.
-    assert "going on" not in score(out, Views(2))
+    refused(lambda: score(out, Views(2)), f"{out}: has unfinished-.*, of another evaluation; give another --out")
     assert "resuming: 8 of 12 videos are scored already\n" in score(out)
-    assert "going on" not in score(tmp_path / "whole")
+    assert "resuming" not in score(tmp_path / "whole")
     for file in ("scores.json", "per_video.csv"):
         assert (out / file).read_text() == (tmp_path / "whole" / file).read_text()
     assert not list(out.glob("unfinished*"))
-    assert "going on" not in score(out)
+    assert "resuming" not in score(out)
 
 
 def test_other_weights_or_videos_are_another_evaluation(
     data: Path, tmp_path: Path, model: ViViT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every evaluation here fails at its end, so it stays unfinished."""
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "scores.json").mkdir()
-    (out / "scores.json" / "in_the_way").touch()
+
+    def fail(*_: object) -> None:
+        raise UserError("a full disk")
+
+    monkeypatch.setattr("vivit.evaluation.score._write", fail)
 
     def goes_on(average: Average = "logits") -> bool:
-        with pytest.raises(Exception, match=r"scores\.json"):
-            views = Views(average=average)
-            score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu")
-        return "going on" in capsys.readouterr().out
+        with pytest.raises(UserError, match="a full disk"):
+            score_model(data, tmp_path / "model", views=Views(average=average), split="all", device="cpu")
+        return "resuming" in capsys.readouterr().out
 
     monkeypatch.setattr("vivit.evaluation.evaluate.BATCH", 4)
     save(model, tmp_path / "model")

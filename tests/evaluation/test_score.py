@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from tests.support import random_weights
+from tests.support import random_weights, refused
 from vivit.data.manifest import data_hash
 from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
@@ -61,8 +62,10 @@ def test_scores_are_recorded_with_their_data_and_model(
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["dark", "bright"]}, {"classes": 2})
     found = score_on_val(data, model)
 
-    scores = read_scores(model / "evaluation")
     hashed = data_hash(open_data(data).split("val"))
+    (out,) = (model / "evaluation").iterdir()
+    assert out.name.startswith(f"val-2x1-{hashed[:8]}-")
+    scores = read_scores(out)
     assert scores["data_hash"] == hashed
     assert (scores["videos"], scores["unreadable"], scores["missing"], scores["views"]) == (12, 1, 0, "2x1")
     assert (scores["top1"], scores["top5"]) == (found.accuracy(1), found.accuracy(5))
@@ -76,18 +79,16 @@ def test_scores_are_recorded_with_their_data_and_model(
     said = capsys.readouterr().out
     beside = f"12 videos, data {hashed[:16]}"
     assert f"top-1 {scores['top1']:.1%}   ({beside})\n" in said
-    assert (model / "evaluation" / "confusion.png").is_file()
-    assert (model / "evaluation" / "reliability.png").is_file()
+    assert (out / "confusion.png").is_file()
+    assert re.search(rf"accuracy  videos  class\n +{min(dark['accuracy'], bright['accuracy']):.1%} +6  ", said)
     card = " ".join((model / "README.md").read_text().split())
     assert f"data, val, 2x1 views, {beside}" in card
 
-    calibration = found.calibration()
-    assert calibration is not None
-    assert scores["calibration"]["error"] == calibration.error
-    assert sum(scores["calibration"]["counts"]) == 11
-    assert f"expected calibration error {calibration.error:.1%}\n" in said
+    # Eleven videos say nothing about calibration.
+    assert scores["calibration"] is None and not (out / "reliability.png").exists()
+    assert "calibration left out: 11 videos were read" in said
     assert scores["model"]["source"] == str(model)
-    with (model / "evaluation" / "per_video.csv").open(newline="") as file:
+    with (out / "per_video.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["video"] for row in rows] == [str(video.source) for video in open_data(data).split("val").videos]
     assert [row["error"] for row in rows if row["error"]] == scores["failures"]
@@ -182,7 +183,8 @@ def test_several_heads_have_scores_and_pictures_each(
     model = saved(tiny_recipe, tmp_path / "model", {"noun": NOUNS, "verb": VERBS}, heads)
     for_the_card: list[Any] = []
     monkeypatch.setattr(score, "score_card", lambda *given: for_the_card.append(given))
-    score_on_val(data, model, tmp_path / "out")
+    monkeypatch.setattr(score, "CALIBRATED_FROM", 12)
+    found = score_on_val(data, model, tmp_path / "out")
 
     scores = read_scores(tmp_path / "out")
     videos = open_data(data).split("val", LabelSpace({"verb": VERBS, "noun": NOUNS}))
@@ -194,10 +196,16 @@ def test_several_heads_have_scores_and_pictures_each(
         *(f"{picture}_{head}.png" for picture in ("confusion", "reliability") for head in ("verb", "noun")),
     }
     assert scores["calibration"].keys() == {"verb", "noun"}
+    calibration = found.calibration("verb")
+    assert calibration is not None
+    assert scores["calibration"]["verb"]["error"] == calibration.error
+    assert sum(scores["calibration"]["verb"]["counts"]) == 12
     assert scores["per_class"].keys() == {"verb", "noun"}
     assert [row["videos"] for row in scores["per_class"]["verb"]] == [6, 6]
     assert [row["videos"] for row in scores["per_class"]["noun"]] == [4, 4, 4, 0, 0, 0, 0]
     said = capsys.readouterr().out
+    assert f"verb expected calibration error {calibration.error:.1%}\n" in said
+    assert "classes of verb, the worst first" in said and "4 of 7 classes have no videos here" in said
     assert f"action top-1 {scores['action_top1']:.1%}   action top-5 {scores['action_top5']:.1%}" in said
     ((folder, _, given, words),) = for_the_card
     assert folder == model
@@ -242,3 +250,70 @@ def test_a_model_with_other_heads_is_refused_and_both_are_named(
     with pytest.raises(UserError, match=r"nameless: has no class names"):
         score_on_val(data, nameless)
     assert not list(tmp_path.rglob("scores.json"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_evaluation_replaces_the_results_of_another(bright_dark: Path, tmp_path: Path, tiny_recipe: Recipe) -> None:
+    """Other views, averages, splits, videos and weights have folders of their own; the same again has the same."""
+    data = tmp_path / "data"
+    for split in ("val", "test"):
+        shutil.copytree(bright_dark, data / split)
+    model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
+    folder, before = model / "evaluation", dict[str, bytes]()
+
+    def added() -> list[str]:
+        """The folders that are new; checks that nothing in the others has changed."""
+        nonlocal before
+        now, was = contents(folder), before
+        assert {name: now[name] for name in was} == was
+        before = now
+        return sorted({name.split("/")[0] for name in now} - {name.split("/")[0] for name in was})
+
+    score_on_val(data, model)
+    assert len(added()) == 1
+    score_on_val(data, model)
+    assert added() == []
+    for options in ({"views": Views(1)}, {"views": Views(2, 1, "probabilities")}, {"split": "test"}):
+        score_on_val(data, model, **options)
+        assert len(added()) == 1
+    (data / "val" / "dark" / "dark5.mp4").unlink()
+    score_on_val(data, model)
+    assert len(added()) == 1
+    trained_on = score.load(model)
+    random_weights(trained_on, std=0.3, seed=2)
+    save(trained_on, model)
+    score_on_val(data, model)
+    assert len(added()) == 1
+
+    # A folder that the user gives has one evaluation, too, and no other file of its names.
+    out = tmp_path / "out"
+    score_on_val(data, model, out)
+    was = contents(out)
+    score_on_val(data, model, out)
+    assert contents(out) == was
+    refused(lambda: score_on_val(data, model, out, Views(1)), f"{out}: has the scores.json of another", "--out")
+    refused(lambda: score_on_val(data, model, out, split="test"), f"{out}: has the scores.json of another")
+    (out / "scores.json").write_bytes(b"\xff")
+    refused(lambda: score_on_val(data, model, out), f"{out}: has the scores.json of another")
+    (model / "confusion.png").write_bytes(b"of the training")
+    refused(lambda: score_on_val(data, model, model), "has the confusion.png of another")
+    assert (model / "confusion.png").read_bytes() == b"of the training"
+
+
+def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(50))
+    truth = torch.arange(48).repeat(2)
+    # The first half of the classes is right every time, others once, except for one that never is.
+    answers = torch.where((torch.arange(96) < 48) | (truth < 24), truth, 49)
+    answers[[40, 88]] = 49
+    logits = torch.nn.functional.one_hot(answers, 50).float()
+    found = Evaluation(LabelSpace({"classes": names}), {"classes": logits}, {"classes": truth}, {})
+    title, head, first, *rows, more, none = score.class_lines(found, "classes", tmp_path / "scores.json")
+    assert "worst first" in title and head.split() == ["accuracy", "videos", "class"]
+    assert first.split() == ["0.0%", "2", "class", "40"]
+    assert [row.split()[:2] for row in rows] == [["50.0%", "2"]] * 19
+    assert "28 better ones" in more and str(tmp_path / "scores.json") in more
+    assert "2 of 50 classes have no videos" in none

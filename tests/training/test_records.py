@@ -322,7 +322,7 @@ def test_a_finished_run_without_checkpoints_is_not_started_again(place: Place, r
     before = (run / "model.safetensors").read_bytes()
     status, said = place.resume(run)
     assert status == 2
-    assert_one_line(said, f"{run}: has a model but no checkpoints", f"--init {run}")
+    assert_one_line(said, f"{run}: this run is finished, and its checkpoints are gone", f"--init {run}")
     assert (run / "model.safetensors").read_bytes() == before
 
 

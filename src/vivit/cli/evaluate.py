@@ -39,7 +39,8 @@ def evaluate(
     Args:
         split: Which split to score: val is what training held out; all is for data without splits.
         average: What to average over the views of a video.
-        out: Where scores.json, per_video.csv and confusion matrices go; by default MODEL/evaluation.
+        out: Where scores.json, per_video.csv and confusion matrices go; by default a folder of its own for each split,
+            views, data and weights, in MODEL/evaluation.
         per_video: Also write the answer to each video to this .csv or .parquet file.
     """
     from vivit.evaluation.score import score_model

@@ -78,12 +78,15 @@ class Evaluation:
         pairs = self.truth[head][self.readable] * number + self.logits[head][self.readable].argmax(dim=1)
         return torch.bincount(pairs, minlength=number * number).view(number, number)
 
-    def calibration(self, head: str = ONLY_HEAD) -> Calibration | None:
-        """Calibration of the most probable class, over the readable videos; None if there are none or multi_label.
+    def calibration(self, head: str = ONLY_HEAD, at_least: int = 1) -> Calibration | None:
+        """Calibration of the most probable class, over the readable videos; None if multi_label.
+
+        Args:
+            at_least: None for fewer readable videos than that.
 
         With many labels, nearly every class is rightly improbable in nearly every video, so any model would score well.
         """
-        if self.space.multi_label:
+        if self.space.multi_label or self.readable.sum() < at_least:
             return None
         confidence = self.logits[head][self.readable].double().softmax(dim=1).amax(dim=1)
         return calibration(confidence, top_k_hits(self.logits[head], self.truth[head], 1)[self.readable])

@@ -16,11 +16,15 @@ def draw_confusions(evaluation: Evaluation, folder: Path) -> list[Path]:
     return list(paths.values())
 
 
-def draw_reliabilities(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write reliability.png, or reliability_HEAD.png for each of several heads, where a head has a calibration."""
+def draw_reliabilities(evaluation: Evaluation, folder: Path, at_least: int = 1) -> list[Path]:
+    """Write reliability.png, or reliability_HEAD.png for each of several heads, where a head has a calibration.
+
+    Args:
+        at_least: see `Evaluation.calibration`.
+    """
     written = []
     for head, path in _paths(evaluation, folder, "reliability").items():
-        found = evaluation.calibration(head)
+        found = evaluation.calibration(head, at_least)
         if found is not None:
             write_png(path, reliability_figure(found.error, found.counts, found.confidence, found.accuracy))
             written.append(path)

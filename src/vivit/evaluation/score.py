@@ -28,11 +28,21 @@ from vivit.inference.views import Views
 from vivit.progress import console, progress_bar
 from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
 from vivit.tables import check_table
+from vivit.text import printable
 from vivit.video.decode import Decoder, ReadOptions
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
+from vivit.weights.files import read_json
 from vivit.weights.fingerprint import hash_model
 from vivit.weights.store import load
+
+SCORES_FILE = "scores.json"
+SHOWN_CLASSES = 20
+# Hexadecimal digits of hashes in the names of folders.
+NAME_DIGITS = 8
+# Readable videos from which on calibration is reported. With 200 of them, and confidences spread evenly, the expected
+# calibration error of a perfectly calibrated model is about 8 %; with 20 it is 24 %.
+CALIBRATED_FROM = 200
 
 
 def score_model(
@@ -53,12 +63,14 @@ def score_model(
     Under torchrun each rank evaluates its slice of the videos, and rank 0 writes.
 
     Args:
-        out: by default `evaluation/` in the model's folder.
+        out: by default a folder in `evaluation/` of the model's folder, whose name differs for other videos, views or
+            weights.
         per_video: another file for the table of all videos, in a format that `write_table` knows.
         videos_in: the folder of the videos, if they are not where the data lists them.
 
     Raises:
-        UserError: the model, the data or the views do not fit, no video can be read, or a file cannot be written.
+        UserError: the model, the data or the views do not fit, no video can be read, `out` has other results, or a file
+            cannot be written.
     """
     read.check()
     if per_video is not None:
@@ -68,9 +80,6 @@ def score_model(
         raise UserError(f"{model_source}: has no class names in its config.json, so labels cannot be compared")
     videos = open_data(data, videos_in).split(split, model.labels)
     hashed, model_hash = data_hash(videos), hash_model(model)
-    if out is None:
-        out = Path(model_source) / "evaluation" if Path(model_source).is_dir() else Path("evaluation")
-    make_folder(out)
     processes = PartialState(cpu=device == "cpu")
     leave_gloo_at_exit()
     ranks = Ranks(processes.process_index, processes.num_processes, gather_object)
@@ -84,7 +93,12 @@ def score_model(
         say_contradictions(say, videos.videos, check_command(data, videos_in))
     # The first rank's: others may have the data on a disk of their own.
     key = ranks.gather([_key(model_hash, videos, hashed, views, read.decoder)])[0]
-    partial = PartialLogits(out, key)
+    folder = out or _default_folder(model_source, split, views, hashed, key)
+    make_folder(folder)
+    trouble = _other_results(folder, key) if main and out is not None else ""
+    for message in filter(None, ranks.gather([trouble])):
+        raise UserError(message)
+    partial = PartialLogits(folder, key)
     if partial.done:
         say(f"resuming: {len(partial.done):,} of {len(videos.videos):,} videos are scored already")
     with progress_bar("evaluate", len(range(ranks.rank, len(videos.videos), ranks.world_size)), main) as progress:
@@ -95,6 +109,7 @@ def score_model(
         first = next(iter(evaluation.failures.values()))
         raise UserError(f"{data}: none of the {len(videos.videos)} videos can be read; the first: {first}")
     about = {
+        "key": key,
         "views": str(views),
         "average": views.average,
         "data": _printable(data),
@@ -104,8 +119,8 @@ def score_model(
         "model": {"source": _printable(model_source), "hash": model_hash, "origin": model.origin},
         "versions": {"vivit": vivit.__version__, "torch": torch.__version__},
     }
-    tables = [out / "per_video.csv", *([per_video] if per_video is not None else [])]
-    written = _write(evaluation, videos, out, tables, about)
+    tables = [folder / "per_video.csv", *([per_video] if per_video is not None else [])]
+    written = _write(evaluation, videos, folder, tables, about)
     partial.remove()
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
@@ -113,20 +128,49 @@ def score_model(
     score_card(Path(model_source), model, evaluation.metrics(), described)
     for line in _summary(evaluation, scored_on, to_leave_out(data, videos_in, videos.videos)):
         say(line)
+    for head in evaluation.space.heads:
+        for line in class_lines(evaluation, head, folder / SCORES_FILE):
+            say(line)
     for what, files in written.items():
         for file in files:
             say(f"{what}: {file}")
+    say(f"all scores: {folder / SCORES_FILE}")
     return evaluation
+
+
+def _default_folder(model_source: Path | str, split: str, views: Views, hashed: str, key: str) -> Path:
+    """The folder of an evaluation: no two that may differ in their results have the same."""
+    model = Path(model_source)
+    averaged = "-probabilities" if views.average == "probabilities" else ""
+    name = f"{split}-{views}{averaged}-{hashed[:NAME_DIGITS]}-{key[:NAME_DIGITS]}"
+    return (model if model.is_dir() else Path()) / "evaluation" / name
+
+
+def _other_results(out: Path, key: str) -> str:
+    """What is wrong with a folder that the user gave, because it has files that are not of this evaluation; or ""."""
+    names = (SCORES_FILE, "per_video.csv", "confusion*.png", "reliability*.png")
+    there = [file.name for name in names for file in out.glob(name)]
+    if unfinished := [file.name for file in out.glob("unfinished-*") if file.name != f"unfinished-{key}"]:
+        return f"{out}: has {unfinished[0]}, of another evaluation; give another --out, or leave it out"
+    if not there:
+        return ""
+    try:
+        if (out / SCORES_FILE).exists() and read_json(out / SCORES_FILE).get("key") == key:
+            return ""
+    except UserError:
+        pass  # damaged
+    return f"{out}: has the {there[0]} of another evaluation; give another --out, or leave it out"
 
 
 def _write(
     evaluation: Evaluation, videos: VideoSet, out: Path, tables: Sequence[Path], about: Mapping[str, Any]
 ) -> dict[str, Sequence[Path]]:
     """Write pictures, tables and, at last, scores.json. Returns the pictures and tables by what they show."""
-    confusions, reliabilities = draw_confusions(evaluation, out), draw_reliabilities(evaluation, out)
+    confusions = draw_confusions(evaluation, out)
+    reliabilities = draw_reliabilities(evaluation, out, CALIBRATED_FROM)
     for table in tables:
         write_per_video(evaluation, videos, table)
-    calibrations = {head: evaluation.calibration(head) for head in evaluation.space.heads}
+    calibrations = {head: evaluation.calibration(head, CALIBRATED_FROM) for head in evaluation.space.heads}
     scores = {
         **evaluation.scores(),
         **about,
@@ -134,7 +178,7 @@ def _write(
         "calibration": _of_heads({head: found and asdict(found) for head, found in calibrations.items()}),
         "per_class": _of_heads({head: evaluation.per_class(head) for head in evaluation.space.heads}),
     }
-    write_files({out / "scores.json": as_json(scores)})
+    write_files({out / SCORES_FILE: as_json(scores)})
     return {"confusion matrix": confusions, "reliability": reliabilities, "each video": tables}
 
 
@@ -146,10 +190,33 @@ def _summary(evaluation: Evaluation, scored_on: str, cure: str) -> Iterator[str]
         yield cure
     metrics = (f"{metric.title} {value:.1%}" for metric, value in evaluation.metrics().items() if metric.informative)
     yield f"{'   '.join(metrics)}   ({scored_on})"
+    read = int(evaluation.readable.sum())
+    if read < CALIBRATED_FROM and not evaluation.space.multi_label:
+        yield f"calibration left out: {read} videos were read, and below {CALIBRATED_FROM} it is mostly chance"
     for head in evaluation.space.heads:
-        if (found := evaluation.calibration(head)) is not None:
+        if (found := evaluation.calibration(head, CALIBRATED_FROM)) is not None:
             of_head = "" if evaluation.space.single else f"{head} "
             yield f"{of_head}expected calibration error {found.error:.1%}"
+
+
+def class_lines(evaluation: Evaluation, head: str, everything: Path) -> Iterator[str]:
+    """A table of the classes with the lowest scores, a line each.
+
+    Args:
+        everything: the file that has the scores of all classes.
+    """
+    metric = "average_precision" if evaluation.space.multi_label else "accuracy"
+    rows = evaluation.per_class(head)
+    scored = sorted((row for row in rows if row["videos"]), key=lambda row: (row[metric], -row["videos"]))
+    of_head = "" if evaluation.space.single else f" of {head}"
+    yield f"classes{of_head}, the worst first:" if len(scored) > 1 else f"classes{of_head}:"
+    yield f"  {metric.replace('_', ' '):>8}  videos  class"
+    for row in scored[:SHOWN_CLASSES]:
+        yield f"  {row[metric]:>{max(len(metric), 8)}.1%}  {row['videos']:>6,}  {printable(row['class'])}"
+    if len(scored) > SHOWN_CLASSES:
+        yield f"  and {len(scored) - SHOWN_CLASSES:,} better ones, in {everything}"
+    if len(scored) < len(rows):
+        yield f"  {len(rows) - len(scored):,} of {len(rows):,} classes have no videos here"
 
 
 def _key(model_hash: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:

@@ -121,10 +121,10 @@ class RunFolder:
         except UserError as error:
             how = f"delete this file alone, then run the same command to resume from {self.checkpoints}"
             raise UserError(f"{error}; {how if resumable else 'give another --out'}") from None
-        if not resumable:
+        if not resumable and self._is_finished(found, plan):
             raise UserError(
-                f"{self.path}: has a model but no checkpoints to resume from; give another --out, and --init "
-                f"{self.path} to train that model further"
+                f"{self.path}: this run is finished, and its checkpoints are gone; give another --out, and --init "
+                f"{self.path} to train its model further"
             )
         if settings["keep"] is None and found["keep"] in KEEPS:
             this["keep"] = found["keep"]
