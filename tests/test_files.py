@@ -69,3 +69,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot create this folder"):
         make_folder(tmp_path / "file")
+
+
+def test_a_folder_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "folder", "link", "/dev/null"):
+        with pytest.raises(UserError, match=r"not written \(it is"):
+            write_files({tmp_path / "good": as_text("new"), tmp_path / name: as_text("new")})
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]

@@ -43,6 +43,10 @@ def write_files(files: Mapping[Path, Content]) -> None:
     """
     unfinished = {path: path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in files}
     try:
+        for path in files:
+            # A new file would take the place of a device such as /dev/null.
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path}: not written (it is {'a folder' if path.is_dir() else 'no regular file'})")
         for path, content in files.items():
             content(unfinished[path])
             unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read its files

@@ -490,6 +490,18 @@ def test_a_stopped_check_goes_on(data: Path, read: list[str], monkeypatch: pytes
     assert run(data, out=data.parent / "anew.json")[1] == manifest
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line_and_the_check_goes_on(data: Path, read: list[str], tmp_path: Path) -> None:
+    unfinished = tmp_path / "full.json.unfinished"
+    unfinished.symlink_to("/dev/full")
+    refused(
+        lambda: run(data, out=tmp_path / "full.json"), r"full\.json\.unfinished: not written \(No space left", "--out"
+    )
+    assert not (tmp_path / "full.json").exists()
+    unfinished.unlink()
+    assert run(data, out=tmp_path / "full.json")[0] == 0
+
+
 def test_the_manifest_lies_in_the_cache_and_not_with_the_data(
     data: Path, read: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Read the sheet's picture back: which frames are where."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.support import encode, read_numbers
+from tests.support import encode, read_numbers, refused
 from vivit.data import contact_sheet as module
 from vivit.data.contact_sheet import Row, Section, contact_sheet, show
 from vivit.data.datasets import LabelledVideo, VideoSet
@@ -173,10 +175,24 @@ def test_a_video_that_cannot_be_read_is_a_line(videos: VideoSet, tmp_path: Path)
     broken.write_bytes(b"nothing")
     mixed = replace(videos, videos=(LabelledVideo(broken, {"classes": ("tilt",)}), *videos.videos[2:3]))
     show(mixed, SPEC, Augmentation(), tmp_path / "sheet.png")
-    show(replace(mixed, videos=mixed.videos[:1]), SPEC, None, tmp_path / "broken.png")
-    alarm = (np.array(Image.open(tmp_path / "broken.png")) == (176, 32, 32)).all(-1)
-    assert alarm.sum() > 50
-    assert Image.open(tmp_path / "sheet.png").height > Image.open(tmp_path / "broken.png").height + 4 * 64
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        alarm = (np.array(sheet) == (176, 32, 32)).all(-1)
+        assert alarm.sum() > 50
+        assert sheet.height > 4 * 64
+    # With nothing to show, no picture is left, as if something were there.
+    nothing = replace(mixed, videos=mixed.videos[:1])
+    refused(
+        lambda: show(nothing, SPEC, None, tmp_path / "broken.png"), "none of the videos .*broken.mp4: not a readable"
+    )
+    assert not (tmp_path / "broken.png").exists()
+
+
+def test_names_that_are_no_text_are_drawn_escaped(videos: VideoSet, tmp_path: Path) -> None:
+    for number, name in enumerate((b"caf\xe9.mp4", b"two\nlines.mp4", b"\x1b[31m.mp4", "\u202efdp.mp4".encode())):
+        source = shutil.copy(str(videos.videos[0].source), tmp_path / os.fsdecode(name))
+        odd = replace(videos, videos=(LabelledVideo(Path(source), videos.videos[0].labels),))
+        show(odd, SPEC, None, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").stat().st_size > 1000
 
 
 def test_mistakes_are_one_line(videos: VideoSet, tmp_path: Path) -> None:

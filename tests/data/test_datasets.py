@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import refused
 from vivit.data.datasets import DataSet, LabelledVideo, VideoSet
 from vivit.data.loader import label_tensors
 from vivit.data.readers.listing import open_data
@@ -175,6 +176,21 @@ def test_frames_in_a_folder_are_a_video(tmp_path: Path) -> None:
         ("walk/4/5.mp4", "walk"),
     }
     assert videos.description == f"all videos of class folders in {tmp_path}"
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[31mred", b"a\rb", "a\u2028b".encode(), b"\x7f"])
+def test_a_class_name_must_be_text_in_one_line(name: bytes, tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    touch(tmp_path / os.fsdecode(name), "1.mp4", "2.mp4")
+    message = refused(lambda: open_data(tmp_path), "rename the class")
+    assert message.isprintable()
+
+
+def test_class_names_of_any_script_are_text(tmp_path: Path) -> None:
+    names = {"走る", "a\u3000b", "می\u200cخواهم", "naïve", "👩\u200d🚀", "-x", "=1"}
+    for name in names:
+        touch(tmp_path / name, "1.mp4")
+    assert set(open_data(tmp_path).labels.classes["classes"]) == names
 
 
 def test_link_to_a_video_that_is_gone(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vivit.data.order import clip_rng, colour_rng
 from vivit.errors import UserError
 from vivit.files import write_files
 from vivit.labels import LabelSpace
+from vivit.text import printable
 from vivit.video.augment import Augmentation, augment_colours, draw_geometry
 from vivit.video.clips import ClipSpec, draw_clip, view_crops
 from vivit.video.decode import open_video
@@ -71,8 +72,8 @@ def show(
         count: how many videos to show, at most.
 
     Raises:
-        UserError: `count` or `seed` is out of range, or the picture cannot be written. A video that cannot be read is
-            shown as a line of text.
+        UserError: `count` or `seed` is out of range, no video can be read, or the picture cannot be written. One of
+            several videos that cannot be read is shown as a line of text.
     """
     if count < 1:
         raise UserError(f"count: {count} is out of range; use 1 or more")
@@ -83,6 +84,10 @@ def show(
     if augmentation is not None and one_sided:
         augmentation = replace(augmentation, flip=0.0)
     sections = [_section(videos, index, spec, augmentation, mirrors, seed) for index in _choose(videos, count, seed)]
+    if all(section.problem for section in sections):
+        raise UserError(
+            f"{out}: not written, since none of the videos chosen can be read; the first: {sections[0].problem}"
+        )
     contact_sheet(sections, out)
 
 
@@ -105,7 +110,7 @@ def _class_words(space: LabelSpace, video: LabelledVideo, mirrors: dict[str, dic
         if mirrors:
             numbers = [space.numbers[head][name] for name in names]
             names = tuple(space.classes[head][mirrors[head].get(number, number)] for number in numbers)
-        title, shown = space.title(head), " + ".join(names) or "none"
+        title, shown = space.title(head), printable(" + ".join(names)) or "none"
         words.append(f"{title}: {shown}" if title else shown)
     return ", ".join(words)
 
@@ -119,7 +124,7 @@ def _section(
     seed: int,
 ) -> Section:
     video = videos.videos[index]
-    title, file_name = _class_words(videos.labels, video), video.source.name
+    title, file_name = _class_words(videos.labels, video), printable(video.source.name)
     try:
         with open_video(video.source) as opened:
             frames = frames_in(opened, video.span)

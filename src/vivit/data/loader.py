@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from vivit.data.datasets import LabelledVideo, VideoSet
 from vivit.data.order import Order, clip_rng, colour_rng, replacement_rng
-from vivit.data.workers import load_items
+from vivit.data.workers import load_items, reading
 from vivit.errors import UserError
 from vivit.runtime import Ranks
 from vivit.video.augment import Augmentation, augment_colours
@@ -127,15 +127,16 @@ class TrainingClips(Dataset[Clip | VideoError]):
         """A clip of this video, without replacement. Raises VideoError."""
         video, rng = self.videos.videos[index], clip_rng(self.seed, epoch, index)
         spec, augmentation, decoder = self.spec, self.augmentation, self.read.decoder
-        if self.keep_decoded:
-            if index not in self._decoded:
-                self._decoded[index] = self._reader(read_whole, video.source, video.span, spec.resize, decoder)
-            frames, mirrored = cut_training_clip(self._decoded[index], spec, augmentation, rng)
-        else:
-            where = video.source, video.span
-            frames, mirrored = self._reader(read_training_clip, *where, spec, augmentation, rng, decoder)
-        if self.colours:
-            frames = augment_colours(frames, augmentation, colour_rng(self.seed, epoch, index))
+        with reading(index):
+            if self.keep_decoded:
+                if index not in self._decoded:
+                    self._decoded[index] = self._reader(read_whole, video.source, video.span, spec.resize, decoder)
+                frames, mirrored = cut_training_clip(self._decoded[index], spec, augmentation, rng)
+            else:
+                where = video.source, video.span
+                frames, mirrored = self._reader(read_training_clip, *where, spec, augmentation, rng, decoder)
+            if self.colours:
+                frames = augment_colours(frames, augmentation, colour_rng(self.seed, epoch, index))
         return Clip(frames, label_tensors(self.videos, index, self.mirrors if mirrored else None), index)
 
 
@@ -157,6 +158,7 @@ def training_batches(clips: TrainingClips, order: Order, ranks: Ranks = Ranks())
     items = load_items(
         clips,
         workers,
+        lambda index: clips.videos.videos[index].source,
         batch_sampler=order.keys(count, clips.seed, ranks),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
@@ -207,7 +209,8 @@ class EvaluationViews(Dataset[Tensor | str]):
     def __getitem__(self, index: int) -> Tensor | str:
         video, counts = self.videos[index], (self.num_clips, self.num_crops)
         try:
-            return self._reader(read_views, video.source, self.spec, *counts, video.span, self.read.decoder).frames
+            with reading(index):
+                return self._reader(read_views, video.source, self.spec, *counts, video.span, self.read.decoder).frames
         except VideoError as error:
             return str(error)
 
@@ -220,4 +223,5 @@ def evaluation_views(
     read: ReadOptions = ReadOptions(),
 ) -> Iterator[Tensor | str]:
     """For each video, once and in order, its views (V, T, C, H, W) uint8, or why it cannot be read."""
-    yield from load_items(EvaluationViews(videos, spec, num_clips, num_crops, read), read.workers, batch_size=None)
+    views = EvaluationViews(videos, spec, num_clips, num_crops, read)
+    yield from load_items(views, read.workers, lambda index: videos[index].source, batch_size=None)

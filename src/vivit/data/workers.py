@@ -4,15 +4,20 @@ import multiprocessing
 import signal
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from ctypes import Array
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from vivit.errors import UserError
 from vivit.runtime import exit_after
 
 # What stops a run between two steps; its workers are needed until then.
@@ -21,26 +26,80 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
-def load_items(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any, None, None]:
+# The video that each worker is reading, by its number in the data set; NOTHING while it reads none. Shared by all.
+NOTHING = -1
+_reading: tuple[Array[Any], int] | None = None
+"""In a worker: that table, and the worker's own row."""
+
+
+def load_items(
+    dataset: Dataset[Any], workers: int, source_of: Callable[[int], object], **options: Any
+) -> Generator[Any, None, None]:
     """The items of a `DataLoader` over the dataset. Its workers end with this generator, also after an error.
 
     Args:
         workers: number of worker processes; 0 reads in this process.
+        source_of: what to call a video in an error, by the number that the dataset gives to `reading`.
         options: further arguments of `DataLoader`.
+
+    Raises:
+        UserError: later, if a worker was killed or crashed.
     """
     context = _clean_processes() if workers else None
-    loader = DataLoader(dataset, num_workers=workers, worker_init_fn=_start, multiprocessing_context=context, **options)
-    return _items(loader)
+    table = context.RawArray("q", [NOTHING] * workers) if context else None
+    loader = DataLoader(
+        dataset,
+        num_workers=workers,
+        worker_init_fn=partial(_start, table),
+        multiprocessing_context=context,
+        **options,
+    )
+    return _items(loader, table, source_of)
 
 
-def _items(loader: DataLoader) -> Generator[Any, None, None]:
+@contextmanager
+def reading(video: int) -> Iterator[None]:
+    """Within this, a worker reads the video of this number; if it is killed, the message names it."""
+    if _reading is not None:
+        table, worker = _reading
+        table[worker] = video
+    try:
+        yield
+    finally:
+        if _reading is not None:
+            table[worker] = NOTHING
+
+
+def _items(
+    loader: DataLoader, table: Array[Any] | None, source_of: Callable[[int], object]
+) -> Generator[Any, None, None]:
     items = iter(loader)
     try:
         yield from items
+    except (RuntimeError, OSError, EOFError, UnpicklingError):  # of half an answer, for example
+        if isinstance(items, _MultiProcessingDataLoaderIter) and table is not None:
+            _explain(items, table, source_of)
+        raise
     finally:
         # An exception holds a reference to the iterator, which would keep the workers until the interpreter ends.
         if isinstance(items, _MultiProcessingDataLoaderIter):
             items._shutdown_workers()
+
+
+def _explain(items: _MultiProcessingDataLoaderIter, table: Array[Any], source_of: Callable[[int], object]) -> None:
+    """Raise UserError if a worker has ended, and say which video it was reading."""
+    dead = [(number, worker) for number, worker in enumerate(items._workers) if not worker.is_alive()]
+    if not dead:
+        return
+    videos = [str(source_of(table[number])) for number, _ in dead if table[number] != NOTHING]
+    how = {worker.exitcode for _, worker in dead}
+    killed = "was killed" if -signal.SIGKILL in how else "crashed"
+    codes = ", ".join(sorted(f"signal {-code}" if code and code < 0 else f"exit code {code}" for code in how))
+    what = f"while it read {', '.join(videos)}" if videos else "while it read no video"
+    raise UserError(
+        f"a process that reads videos {killed} ({codes}) {what}: if memory ran out, use fewer --workers; --timeout 60 "
+        "reads each video in a process that may be killed, and goes on with the others"
+    ) from None
 
 
 def start_worker(*ignored: signal.Signals) -> None:
@@ -54,7 +113,9 @@ def start_worker(*ignored: signal.Signals) -> None:
     exit_after(parent.join)
 
 
-def _start(worker: int) -> None:
+def _start(table: Array[Any] | None, worker: int) -> None:
+    global _reading
+    _reading = None if table is None else (table, worker)
     start_worker(*STOPPING)
 
 

@@ -195,7 +195,13 @@ class FeatureCache:
                     asked.append(path)
                     yield from parts[path]
 
-        coming = load_items(clips, self.read.workers, batch_size=None, sampler=missing())
+        coming = load_items(
+            clips,
+            self.read.workers,
+            lambda index: videos.videos[index].source,
+            batch_size=None,
+            sampler=missing(),
+        )
         stopping, rows = False, list[Tensor | str]()
         for done, clip in enumerate(coming):
             if stopping := self.stopping():

@@ -13,7 +13,7 @@ from vivit.data.readers.folders import Presence, find_in_each, folders_above, in
 from vivit.data.readers.lists import LISTS, read_list, read_text
 from vivit.data.readers.shards import is_shards, open_shards
 from vivit.errors import UserError
-from vivit.labels import LabelSpace
+from vivit.labels import LabelSpace, fault_in
 from vivit.video.frame_folder import PICTURES
 from vivit.video.kinds import is_named_video
 
@@ -21,7 +21,6 @@ from vivit.video.kinds import is_named_video
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
-@no_collection()
 def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
     """Read which videos a data set has, and their labels. No video is opened.
 
@@ -46,8 +45,18 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
             depth. None: beside the list.
 
     Raises:
-        UserError: this is no data set, a list has a mistake, or a video is in train and in another split.
+        UserError: this is no data set, a list has a mistake, a video is in train and in another split, or the name of a
+            class is no text of one line.
     """
+    data_set = _open(data, videos)
+    for names in (data_set.labels.heads, *data_set.labels.classes.values()):
+        if fault := fault_in(names):
+            raise UserError(f"{data}: classes: {fault}")
+    return data_set
+
+
+@no_collection()
+def _open(data: str | Path, videos: Path | None) -> DataSet:
     # A folder of shards needs an index to be known at once: tar files alone may lie beside videos.
     if is_shards(data) and (not os.path.isdir(data) or os.path.exists(Path(data, "shards.json"))):
         return open_shards(data)
