@@ -45,7 +45,7 @@ def test_models_are_shown_with_their_scores_and_confusions(page: Page) -> None:
     assert "encoder75.0 % top-1 on 4 held-out videos (1 unreadable)" in words
     assert "pooling50.0 % top-1" in words
     assert "trained for 1,234 steps" in words
-    assert "55.6 % of the videos at best" in words and "right in 12.5 %" in words
+    assert "would be right in 55.6 % of the videos" in words and "would be right in 12.5 %" in words
     encoder, pooling = page.drawings()[-2:]
     assert [svg.count(">pan left</text>") for svg in (encoder, pooling)] == [2, 2]
     assert (encoder.count(">2</text>"), pooling.count(">2</text>")) == (1, 0)

@@ -56,7 +56,8 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     for name, recipe in recipes.items():
         folder = out / name.replace(" ", "_")
         begin(name)
-        train(data, folder, recipe, device=device, workers=workers, keep_decoded=True)
+        # The last weights, so that both models have had as many steps.
+        train(data, folder, recipe, device=device, workers=workers, keep_decoded=True, keep="last")
         write_report(folder)
         read = ReadOptions(workers=workers)
         evaluation = score_model(data, folder, views=Views.parse(VIEWS), device=device, read=read)
