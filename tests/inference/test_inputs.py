@@ -99,5 +99,6 @@ def test_addresses_are_only_taken_if_allowed(folder: Path) -> None:
 
 
 def test_what_names_no_file(folder: Path) -> None:
-    assert found("", "a\0b")[0] == ["'': is not the name of a file", "'a\\x00b': is not the name of a file"]
+    words = ("", "a\0b", "@a\0b", "a*\0")
+    assert found(*words)[0] == [f"{word!r}: is not the name of a file".replace("\\\\", "\\") for word in words]
     assert found("missing.mp4")[0] == ["missing.mp4"]  # reading it says so

@@ -40,6 +40,8 @@ def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> 
     for word in words:
         if word in STDIN:
             yield from _listed(stdin.read(), "stdin", Path(), urls, say)
+        elif "\0" in word:
+            yield from _named(word, urls, say)
         elif word.startswith(LIST) and not os.path.lexists(word):
             path = Path(word.removeprefix(LIST))
             try:
