@@ -1,12 +1,13 @@
 """Videos a second that are labelled: one by one, and read ahead of the model by several processes.
 
-    .venv/bin/python -m benchmarks.predicting [--tasks demo,small,small_4x3] [--videos 64] [--workers 2] [--rounds 5]
+    .venv/bin/python -m benchmarks.predicting [--tasks demo,small,small_4x3] [--videos 128] [--workers 2] [--rounds 5]
 
 "One by one" is `Predictor.predict` for each video: reading and the model take turns, in one process. "Ahead" is
 `Predictor.predict_all` with processes that read. Their start, which importing PyTorch takes, is shown by itself: the
-time until the first answer; the rate is that of the answers after it. The two ways take turns in each round, and the
-results are medians of the rounds. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file, in the page
-cache.
+time until the first answer; the rate is that of the answers after it. "Work" is the time of processors for each video,
+of all processes together, which depends little on what else the machine does. The two ways take turns in each round,
+and the results are medians of the rounds. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file, in
+the page cache.
 """
 
 import os
@@ -20,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import cyclopts
+import psutil
 import torch
 
 from benchmarks.setting import setting
@@ -57,23 +59,36 @@ class Speed:
     """Seconds until the first answer."""
     rate: float
     """Videos a second after it."""
+    work: float
+    """Seconds of processors for each video, in the middle of the work."""
 
 
 def one_by_one(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
-    return measured(predictor.predict(video, views) for video in videos)
+    return measured((predictor.predict(video, views) for video in videos), len(videos))
 
 
 def ahead(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
-    return measured(predictor.predict_all(videos, views))
+    return measured(predictor.predict_all(videos, views), len(videos))
 
 
-def measured(answers: Iterable[object]) -> Speed:
-    """The time of each answer counts, also that of several which come at once: the rate is over all after the first."""
+def measured(answers: Iterable[object], count: int) -> Speed:
+    """The speed of `count` answers."""
     begun = time.perf_counter()
-    times = [time.perf_counter() - begun for _ in answers]
+    times, works = [], {}
+    for number, _ in enumerate(answers):
+        times.append(time.perf_counter() - begun)
+        if number in (count // 4, count * 3 // 4):
+            works[number] = _work()
     # Answers of one batch come together, so the first of the next batch would be counted without its work.
     first = max(number for number, moment in enumerate(times) if moment <= times[0] * 1.02)
-    return Speed(times[0], (len(times) - 1 - first) / (times[-1] - times[first]))
+    (start, before), (end, after) = works.items()
+    return Speed(times[0], (count - 1 - first) / (times[-1] - times[first]), (after - before) / (end - start))
+
+
+def _work() -> float:
+    """Seconds of processors that this process and those it started have used."""
+    here = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (here, *here.children()))
 
 
 def model_shares(predictor: Predictor, video: Path, views: str) -> float:
@@ -101,11 +116,11 @@ def model_shares(predictor: Predictor, video: Path, views: str) -> float:
         setattr(module, "mean_logits", really)  # noqa: B010
 
 
-def main(tasks: str = ",".join(TASKS), videos: int = 64, workers: int = 2, rounds: int = 5) -> None:
+def main(tasks: str = ",".join(TASKS), videos: int = 128, workers: int = 2, rounds: int = 5) -> None:
     load = os.getloadavg()[0]
     print(f"{setting('av')}\n{torch.get_num_threads()} threads of PyTorch, {workers} processes that read.")
     print(f"{videos} videos, medians of {rounds} rounds; load of the machine before: {load:.1f}.\n")
-    print("task          model's part   one by one          ahead: start, then            ratio (of each round)")
+    print("task        model      one by one: work      ahead: start, then      work   ratio (of each round)")
     for name in tasks.split(","):
         task = TASKS[name]
         with tempfile.TemporaryDirectory() as folder:
@@ -120,12 +135,13 @@ def main(tasks: str = ",".join(TASKS), videos: int = 64, workers: int = 2, round
             part = model_shares(alone, copies[0], task.views)
             both = [(one_by_one(alone, copies, task.views), ahead(several, copies, task.views)) for _ in range(rounds)]
         before, after = (median(each.rate for each in way) for way in zip(*both, strict=True))
+        work = [1e3 * median(each.work for each in way) for way in zip(*both, strict=True)]
         start = median(each.start for _, each in both)
         ratios = sorted(each.rate / other.rate for other, each in both)
-        each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(
-            f"{name:12s}  {part:12.0%}  {before:9.1f} videos/s  {start:4.1f} s, {after:6.1f} videos/s  "
-            f"{median(ratios):6.2f} ({each})",
+            f"{name:10s} {part:6.0%} {before:15.1f}/s {work[0]:7.0f} ms "
+            f"{start:11.1f} s {after:8.1f}/s {work[1]:7.0f} ms  {median(ratios):6.2f} ({each})",
             flush=True,
         )
 
