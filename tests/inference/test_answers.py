@@ -4,10 +4,11 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pyarrow import parquet
+from pyarrow import Table, parquet
 
 from tests.support import refused
 from vivit.inference import answers
@@ -139,15 +140,31 @@ def test_what_does_not_fit_is_refused_and_left_alone(tmp_path: Path, format: str
     with AnswerFile(path, format, layout(), resume=True):
         refused(lambda: write(path, NAMES, resume=True), "another process is writing")
     assert path.read_bytes() == before or format == "parquet"
-    for content in (b"\xff\xfe\x00", b"null\n", b"[1]\n", b'{"video": 1}\n', b"a,b\n1,2\n"):
+    other = BytesIO()
+    parquet.write_table(Table.from_pylist([{"x": 1}]), other)
+    nested = b"[" * 100_000 + b"\n"
+    for content in (
+        *(b"\xff\xfe\x00", b"null\n", b"[1]\n", b"{}\n", b'{"video": 1}\n', b"a,b\n1,2\n"),
+        *(nested, b"PAR1" + bytes(40) + b"PAR1", other.getvalue()),
+    ):
         path.write_bytes(content)
         for leftover in tmp_path.glob("*.partial.jsonl"):
             leftover.unlink()
         refused(lambda: write(path, NAMES, resume=True), "does not hold answers of this kind")
         assert path.read_bytes() == content
     refused(lambda: write(tmp_path / "no" / path.name, NAMES), "no such folder")
+    refused(lambda: write(tmp_path / f"{'x' * 300}.{format}", NAMES), "File name too long")
     (tmp_path / f"folder.{format}").mkdir()
     refused(lambda: write(tmp_path / f"folder.{format}", NAMES), "is not a regular file")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    for format in FORMATS:
+        path, link = tmp_path / f"answers.{format}", tmp_path / f"link.{format}"
+        write(path, NAMES[:2])
+        link.symlink_to(path.name)
+        write(link, NAMES, resume=True)
+        assert link.is_symlink() and len(READ[format](path)) >= len(NAMES)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk here")

@@ -54,12 +54,26 @@ def test_patterns(folder: Path) -> None:
     ]
     videos, said = found("**")
     assert sorted(videos) == sorted([*(f"clips/{name}" for name in IN_CLIPS), "frames", "empty: holds no videos"])
-    assert any("**: passed over" in line and ".txt" in line for line in said)
+    assert [line for line in said if ".txt" in line] == [line for line in said if line.startswith("clips: passed over")]
+    assert any("clips/**/*t*: passed over 1 file" in line for line in found("clips/deep/*", "clips/**/*t*")[1])
     assert found("frames/*.png")[0] == [f"frames/{number}.png" for number in range(3)]
     assert found("*.avi", "fr?mes/*.gif")[0] == ["*.avi: matches no file", "fr?mes/*.gif: matches no file"]
     # The name of a file comes first.
     assert found("clips/[x].mp4")[0] == ["clips/[x].mp4"]
     assert found("clips/[ab].mp4")[0] == ["clips/b.mp4"]
+
+
+def test_patterns_follow_no_links_to_folders_above(folder: Path) -> None:
+    for link in ("up", "again"):
+        (folder / "clips" / "deep" / link).symlink_to("..")
+    below = ["clips/deep/er/c.mkv", "clips/deep/shot"]
+    for pattern in ("clips/**/*", "**", "**/deep/**", "clips/de*"):
+        videos, said = found(pattern)
+        assert [video for video in videos if "deep" in video] == below
+        assert any("links to a folder above: clips/deep/again" in line for line in said)
+    everything = [f"{folder}/{path}" for path in [*(f"clips/{name}" for name in IN_CLIPS), "frames"]]
+    assert sorted(found(f"{folder}/**/*")[0]) == sorted([*everything, f"{folder}/empty: holds no videos"])
+    assert found("clips/deep/u?")[0] == ["clips/deep/u?: matches no video"]
 
 
 @pytest.mark.parametrize("word", ["-", "@-", "@lists/videos.txt"])
@@ -79,6 +93,7 @@ def test_a_list_that_is_missing_or_empty_is_refused(folder: Path) -> None:
     refused(lambda: found("@clips"), "clips: cannot be read as a list")
     refused(lambda: found("-", stdin=b"\n \r\n"), "stdin: lists no videos")
     refused(lambda: found("-", stdin=b"\0\0\0 ftypisom\n"), "stdin: is not a list of names")
+    refused(lambda: found("@/dev/zero"), "/dev/zero: is not a list of names")
     # A file with such a name is a video.
     os.chdir("clips")
     assert found("@y.mp4")[0] == ["@y.mp4"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import random_weights
+from tests.support import random_weights, refused
 from vivit.errors import UserError
 from vivit.inference.views import Views, mean_logits, mean_over_views
 from vivit.model.vivit import ViViT
@@ -75,6 +75,8 @@ def test_the_model_decides_between_softmax_and_sigmoid(multi_label: bool, tiny_r
 def test_views_are_read_from_words() -> None:
     assert Views.parse("4x3") == Views(4, 3)
     assert Views.parse("10x1", "probabilities") == Views(10, 1, "probabilities")
+    for text in ("1001x1", f"{'9' * 5000}x3"):
+        refused(lambda: Views.parse(text), "at most 1000 clips")  # noqa: B023
     assert (str(Views(4, 3)), Views(4, 3).count) == ("4x3", 12)
 
 

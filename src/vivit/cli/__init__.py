@@ -80,10 +80,10 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    app = build_app()
     words = ["@-" if word == "-" else word for word in sys.argv[1:]]  # cyclopts takes a single - for an option
 
     def run() -> int | None:
+        app = build_app()
         try:
             return app(words, exit_on_error=False, print_error=False)
         except ModuleNotFoundError as error:

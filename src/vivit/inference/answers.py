@@ -18,7 +18,7 @@ from vivit.inference.pipeline import Video
 from vivit.inference.predictor import Prediction
 from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.tables import check_parquet, csv_text, escaped, in_parts, in_unicode, json_text, write_parquet
-from vivit.video.source import VideoError
+from vivit.video.source import VideoError, reason
 
 # Formats that need their end before they can be read; meanwhile the answers are in a file beside.
 WHOLE = ("json", "parquet")
@@ -125,7 +125,7 @@ class AnswerFile:
             if not there:
                 self._write(self._head)
         except OSError as error:
-            raise UserError(f"{error.filename or path}: cannot be opened ({error.strerror})") from None
+            raise UserError(f"{error.filename or path}: cannot be opened ({reason(error)})") from None
 
     def left(self, videos: Iterable[Video | VideoError]) -> Iterator[Video | VideoError]:
         """The videos that have no answer yet, and the errors."""
@@ -151,7 +151,7 @@ class AnswerFile:
         else:
             lines = (line for row in rows for line in self._layout.table(row))
             content = partial(write_parquet, rows=lines, types=self._layout.columns)
-        write_files({self.path: content})
+        write_files({_target(self.path): content})
         self._growing.unlink()
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class AnswerFile:
                     out.write(self._head)
                     out.writelines(map(self._text, self._answers(file)))
 
-            write_files({self._growing: copy})
+            write_files({_target(self._growing): copy})
 
     def _answers(self, file: Path) -> Iterator[Row]:
         """The whole answers of a file. Raises UserError if it holds something else."""
@@ -215,7 +215,7 @@ class AnswerFile:
                 if len(layout.table(row)) != len(layout.ranks) or ("frames" in row) != layout.frames:
                     raise ValueError
                 yield row
-        except (ValueError, LookupError, TypeError, AttributeError, csv.Error):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error):
             raise UserError(
                 f"{file}: does not hold answers of this kind (with the same --top and --show-frames); choose another "
                 "--out"
@@ -232,22 +232,36 @@ class AnswerFile:
                     elif not BEGINNING.startswith(line[: len(BEGINNING)]):  # no answer that was cut off
                         raise ValueError
         elif self._format == "json":
-            yield from json.loads(file.read_bytes())
+            rows = json.loads(file.read_bytes())
+            if not isinstance(rows, list):
+                raise ValueError
+            yield from rows
         else:
             from pyarrow import parquet
 
-            parts = parquet.ParquetFile(file).iter_batches()
+            try:
+                table = parquet.ParquetFile(file)
+            except OSError as error:
+                raise error if error.errno else ValueError from None
+            if table.schema_arrow.names != list(self._layout.columns):
+                raise ValueError
+            parts = table.iter_batches()
             yield from self._layout.of_table(line for part in parts for line in part.to_pylist())
 
 
 def check_out(path: Path, format: str) -> None:
     """Raise UserError if answers could never be written to this path."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"{path.parent}: no such folder; create it first")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not path.is_file():
         raise UserError(f"{path}: is not a regular file; choose another name")
     if format == "parquet":
         check_parquet(path)
+
+
+def _target(file: Path) -> Path:
+    """The file that a link leads to, so that writing replaces that file and not the link."""
+    return Path(os.path.realpath(file))
 
 
 def _open(file: Path, mode: str) -> IO[str]:

@@ -3,12 +3,12 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from vivit.data.names import shortened
-from vivit.data.readers.folders import find_videos, in_words, kind_of
+from vivit.data.readers.folders import find_videos, folders_above, in_words, kind_of
 from vivit.errors import UserError
 from vivit.inference.fetch import ADDRESS, Url
 from vivit.inference.pipeline import Video
@@ -17,6 +17,7 @@ from vivit.video.kinds import is_named_video
 from vivit.video.source import VideoError, reason
 
 STDIN, LIST = ("-", "@-"), "@"
+LIST_START = 1 << 16  # bytes
 
 Say = Callable[[str], object]
 Found = Iterator[Video | VideoError]
@@ -39,13 +40,14 @@ def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> 
     """
     for word in words:
         if word in STDIN:
-            yield from _listed(stdin.read(), "stdin", Path(), urls, say)
+            yield from _listed(_read_list(stdin, "stdin"), "stdin", Path(), urls, say)
         elif "\0" in word:
             yield from _named(word, urls, say)
         elif word.startswith(LIST) and not os.path.lexists(word):
             path = Path(word.removeprefix(LIST))
             try:
-                text = path.read_bytes()
+                with path.open("rb") as file:
+                    text = _read_list(file, str(path))
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: cannot be read as a list ({reason(error)})") from None
             yield from _listed(text, str(path), path.parent, urls, say)
@@ -55,9 +57,15 @@ def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> 
             yield from _named(word, urls, say)
 
 
-def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found:
-    if b"\0" in text:
+def _read_list(file: BinaryIO, name: str) -> bytes:
+    """The whole file. Raises UserError at its first part if that is no text: a device may have no end."""
+    start = file.read(LIST_START)
+    if b"\0" in start:
         raise UserError(f"{name}: is not a list of names, one on each line")
+    return start + file.read()
+
+
+def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found:
     # Names are bytes of any kind; surrogates stand for those that are not text.
     lines = os.fsdecode(text.removeprefix(b"\xef\xbb\xbf")).replace("\r\n", "\n").split("\n")
     lines = [line for line in lines if line.strip()]
@@ -72,23 +80,60 @@ def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found
 def _matches(pattern: str, say: Say) -> Found:
     """The videos that a pattern matches, and those in folders that it matches, each once.
 
-    Like in a folder, what is no video is passed over, unless the pattern asks for this kind of file, such as *.png.
+    Like in a folder, what is no video is passed over, unless the pattern asks for this kind of file, such as *.png, and
+    links to folders above are not followed.
     """
     kind = os.path.splitext(pattern)[1].lower()
     passed_over: Counter[str] = Counter()
-    seen: set[str] = set()
-    for path in sorted(glob.iglob(pattern, recursive=True)):
-        if not os.path.isdir(path) and not (kind and path.lower().endswith(kind)) and _is_something_else(path):
+    not_followed: list[str] = []
+    searched: set[str] = set()
+    empty = True
+    for path in sorted(set(_expand(pattern))):
+        if not searched.isdisjoint(folders_above(os.path.abspath(path))):
+            continue  # its folder was matched, too
+        if os.path.isdir(path):
+            if os.path.islink(path) and os.path.realpath(path) in folders_above(_absolute(path)):
+                not_followed.append(path)
+                continue
+            searched.add(os.path.abspath(path))
+        elif not (kind and path.lower().endswith(kind)) and _is_something_else(path):
             passed_over[kind_of(path)] += 1
             continue
-        for video in _named(path, False, say):
-            if str(video) not in seen:
-                seen.add(str(video))
-                yield video
+        empty = False
+        yield from _named(path, False, say)
     if passed_over:
         say(f"{pattern}: {in_words(passed_over)}")
-    if not seen:
-        yield VideoError(pattern, "matches no video" if passed_over else "matches no file")
+    if not_followed:
+        say(f"{pattern}: {_not_followed(not_followed)}")
+    if empty:
+        yield VideoError(pattern, "matches no video" if passed_over or not_followed else "matches no file")
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """What a pattern matches. Unlike Python's own, and as in shells, `**` follows no links to folders: links to one
+    above would multiply what is there.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    deep = parts.index("**")
+    before, after = "".join(f"{part}/" for part in parts[:deep]), "/".join(parts[deep + 1 :]).lstrip("/")
+    for top in glob.iglob(before) if before else [""]:
+        for folder, names, _ in os.walk(top or os.curdir):
+            names[:] = [name for name in names if not name.startswith(".")]
+            inside = os.path.relpath(folder) if not top else folder
+            inside = "" if inside == os.curdir else os.path.join(glob.escape(inside), "")
+            yield from _expand(inside + (after or "*"))
+
+
+def _absolute(path: str) -> str:
+    """Where a link itself really is."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _not_followed(links: Sequence[str]) -> str:
+    return f"did not follow links to a folder above: {shortened(links, 3)}"
 
 
 def _is_something_else(path: str) -> bool:
@@ -126,7 +171,7 @@ def _in_folder(folder: str, say: Say) -> Found:
     if found.passed_over:
         say(f"{folder}: {in_words(found.passed_over)}")
     if found.not_followed:
-        say(f"{folder}: did not follow links to a folder above: {shortened(found.not_followed, 3)}")
+        say(f"{folder}: {_not_followed(found.not_followed)}")
     yield from map(Path, [*found.videos, *found.broken])
     if not (found.videos or found.broken):
         yield VideoError(folder, "holds no videos")

@@ -18,6 +18,8 @@ from vivit.video.clips import ClipSpec
 Average = Literal["logits", "probabilities"]
 # Views that go through the network at once.
 BATCH = 16
+# All views of a video are in memory at once.
+MOST_CLIPS = 1000
 # Why a video has no answer, though it was read.
 NOT_FINITE = "the model's answer is not finite (NaN or infinity): its weights are damaged or out of range"
 
@@ -38,6 +40,8 @@ class Views:
         match = re.fullmatch(r"([1-9]\d*)x([13])", text)
         if match is None:
             raise UserError(f"views: {text!r} is not clips x crops with 1 or 3 crops, such as 4x3")
+        if len(match[1]) > len(str(MOST_CLIPS)) or int(match[1]) > MOST_CLIPS:
+            raise UserError(f"views: {match[1]} clips are too many; at most {MOST_CLIPS} clips are taken")
         return cls(int(match[1]), int(match[2]), average)
 
     @property

@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import resource
-import select
 import signal
 import socket
 import subprocess
@@ -15,7 +14,6 @@ import traceback
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -24,7 +22,6 @@ import torch
 from torch import Tensor
 
 from vivit.errors import UserError
-from vivit.runtime import exit_after
 from vivit.video.source import VideoError
 
 Parameters = ParamSpec("Parameters")
@@ -32,6 +29,12 @@ Result = TypeVar("Result")
 
 # Seconds that a process may take to import PyTorch on a busy machine.
 START = 300.0
+# Ends the process as soon as the other end of the line is closed, by the parent or because the parent has ended.
+# It comes before PyTorch is imported, which takes a minute on a busy machine.
+WATCH = (
+    "import os, select, threading; line = select.poll(); line.register({}, 0); "
+    "threading.Thread(target=lambda: (line.poll(), os._exit(1)), daemon=True).start()"
+)
 
 
 def check_timeout(seconds: float) -> None:
@@ -132,6 +135,7 @@ class _Child:
     def __init__(self, memory: int | None) -> None:
         self._line, theirs = socket.socketpair()
         code = (
+            f"{WATCH.format(theirs.fileno())}; "
             f"import sys; sys.path[:] = {sys.path!r}; "
             "import vivit.video.clips; "  # which would otherwise take time from the first call
             f"from vivit.video.isolated import serve; serve({theirs.fileno()}, {memory})"
@@ -251,7 +255,6 @@ def _wait_until(line: socket.socket, deadline: float | None) -> None:
 def serve(number: int, memory: int | None) -> None:
     """Run in the child process: answer the calls that arrive over the socket with this descriptor."""
     line = socket.socket(fileno=number)
-    exit_after(partial(_wait_for_the_end, line))
     torch.set_num_threads(1)
     if memory is not None:
         _limit_memory(memory)
@@ -281,13 +284,6 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError("".join(traceback.format_exception(error)))
     return error
-
-
-def _wait_for_the_end(line: socket.socket) -> None:
-    """Wait until the other end of the line is closed, by the parent or because the parent has ended."""
-    poll = select.poll()
-    poll.register(line, 0)  # a hang-up is always reported
-    poll.poll()
 
 
 def _limit_memory(allowed: int) -> None:

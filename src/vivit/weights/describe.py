@@ -54,7 +54,8 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     config = model.config
     form = "tanh" if config.activation == "gelu_tanh" else "exact"
     sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
-    size = f"{config.num_layers} layers, {config.num_heads} heads, {config.hidden_size} wide, MLP {config.mlp_dim}"
+    parts = f"{_counted(config.num_layers, 'layer')}, {_counted(config.num_heads, 'head')}"
+    size = f"{parts}, {config.hidden_size} wide, MLP {config.mlp_dim}"
     about = [
         ("tokens", f"{by(config.grid)} (time × height × width){sampled}"),
         ("tubelets", f"{by(config.tubelet_size)} (frames × height × width)"),
@@ -62,7 +63,7 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     ]
     if config.temporal_layers is not None:
         layers = config.temporal_layers
-        about.append(("temporal", f"{layers} layers" if layers else "mean over time (average-pooling baseline)"))
+        about.append(("temporal", _counted(layers, "layer") if layers else "mean over time (average-pooling baseline)"))
     if config.attention_order is not None:
         about.append(("attention", config.attention_order.replace("_", " before ")))
     return [
@@ -85,3 +86,7 @@ def multiply_adds(config: ModelConfig) -> int:
 
 def _scaled(count: int) -> str:
     return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -85,9 +85,9 @@ def test_what_is_no_video_is_passed_over_and_said(
     assert found.passed_over == Counter(
         {
             "without an extension": 8,
-            "pipes, sockets or devices": 3,
+            "pipe, socket or device": 3,
             **dict.fromkeys((".mp4.part", ".mp4~", ".mp4.1", "hidden .mp4", ".json", ".bin", ".png", ".wav"), 1),
-            "broken links": 1,
+            "broken link": 1,
         }
     )
     assert in_words(found.passed_over).startswith("passed over 20 files that are not videos: 8 without an extension, 3")

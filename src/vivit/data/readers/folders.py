@@ -18,6 +18,8 @@ AT_ONCE = 16
 TELLING = 1000
 # Kinds of files named in a message, and letters of an extension that is named.
 KINDS_NAMED, LONGEST = 6, 12
+# Kinds that have a plural; extensions have none.
+PLURALS = {"broken link": "broken links", "pipe, socket or device": "pipes, sockets or devices"}
 # Files that desktops leave behind everywhere.
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")
 
@@ -61,7 +63,9 @@ def in_words(passed_over: Counter[str]) -> str:
     if not passed_over:
         return ""
     kinds = passed_over.most_common()
-    named = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:KINDS_NAMED])
+    named = ", ".join(
+        f"{count:,} {PLURALS.get(kind, kind) if count > 1 else kind}" for kind, count in kinds[:KINDS_NAMED]
+    )
     rest = sum(count for _, count in kinds[KINDS_NAMED:])
     total = passed_over.total()
     are = "1 file that is not a video" if total == 1 else f"{total:,} files that are not videos"
@@ -140,11 +144,11 @@ class _Walk:
                 here.folders.append(entry.path)
         elif not is_file(entry):
             if not entry.is_symlink() or os.path.exists(entry.path):
-                self.passed_over["pipes, sockets or devices"] += 1
+                self.passed_over["pipe, socket or device"] += 1
             elif named:
                 self.broken.append(entry.path)
             else:
-                self.passed_over["broken links"] += 1
+                self.passed_over["broken link"] += 1
         elif named:
             here.videos.append(entry.path)
         elif os.path.splitext(name)[1].lower() in PICTURES:
