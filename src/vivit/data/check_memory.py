@@ -50,6 +50,8 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError if nothing can be written beside that path, or another file is there."""
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a file; choose another with --out")
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         known = list(read_manifest(path).files) if path.exists() else []
@@ -88,7 +90,7 @@ class Memory:
 def _whole_lines(path: Path) -> list[FileRecord]:
     """The records in a file. An incomplete line, as after a power failure, is skipped."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:  # a device may have no end
         with suppress(ValueError):
             records.append(from_line(line))
     return records
