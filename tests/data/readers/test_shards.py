@@ -226,6 +226,8 @@ def test_members_that_are_no_labelled_videos_are_left_out_and_listed(clips: list
     assert [line.partition(": ")[0].removeprefix("a.tar/") for line in left_out] == [
         *("../x.mp4", "/etc/y.mp4", "no label.mp4", "odd.mp4", "bad.mp4", "link.mp4"),
     ]
+    for again in (listing, open_shards(tmp_path / "data")):  # the second time from the index
+        assert again.remarks[0].startswith("passed over 6 videos in the shards: a.tar/../x.mp4: ")
 
 
 def test_no_labelled_video_at_all(clips: list[bytes], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from fsspec.core import url_to_fs
 
 from vivit.data.datasets import DataSet, LabelledVideo
-from vivit.data.names import sorted_names, split_named
+from vivit.data.names import counted, shortened, sorted_names, split_named
 from vivit.data.readers.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
 from vivit.files import user_cache
@@ -77,7 +77,7 @@ def _open(data: str) -> DataSet:
                 _check_sizes(known, folder)
                 origin = known.data_set.description
                 description = f"{len(known.shards)} shards in {folder}, packed from {origin}"
-                return replace(known.data_set, description=description)
+                return replace(known.data_set, description=description, remarks=_remarks(known))
         elif data.endswith(INDEX):
             raise UserError(f"{data}: no such file")
         if store.exists(f"{path}/{UNFINISHED}"):
@@ -160,7 +160,7 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
         if known is None and cached.is_file():
             known = read_index(cached.read_bytes(), folder)
         if known is not None and known.shards == shards:
-            return replace(known.data_set, description=description)
+            return replace(known.data_set, description=description, remarks=_remarks(known))
         walked = list(pool.map(lambda name: _walk(join(folder, name), name), names))
     videos = tuple(video for shard in walked for video in shard.videos)
     left_out = tuple(line for shard in walked for line in shard.left_out)
@@ -180,7 +180,13 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
             break
         except (OSError, UserError):
             continue  # the index is made again next time
-    return index.data_set
+    return replace(index.data_set, remarks=_remarks(index))
+
+
+def _remarks(index: Index) -> tuple[str, ...]:
+    """How many videos the index leaves out, and why the first of them."""
+    left_out = index.left_out
+    return (f"passed over {counted(left_out, 'video')} in the shards: {shortened(left_out, 2)}",) if left_out else ()
 
 
 def _cached(data: str) -> Path:
