@@ -97,7 +97,7 @@ def test_a_process_that_is_killed_costs_its_video_only(folder: Path, server: str
     fetching = Fetching(private_hosts=True, timeout=3.0)
     good, killed, late, last = Predictor(folder / "model", "cpu").predict_all(videos, fetching=fetching)
     killer.join()
-    assert str(killed) == f"{server}/drips: its decoder crashed (signal 9)"
+    assert str(killed).startswith(f"{server}/drips: ") and "signal 9" in str(killed)
     assert f"{server}/drips?…" in str(late) and str(late).endswith("took longer than 3 s to read")
     encoded = folder / "sent.mp4"
     encoded.write_bytes(handler.video)
