@@ -396,9 +396,9 @@ def test_spans_count_as_one_file_and_those_past_its_end_are_reported(
     first, second, third = manifest.files[0].remarks
     assert first.startswith("the span 700 to 900 s starts after the end of the video at 1.2 s")
     assert "milliseconds" in first
-    assert second == "1 of 6 spans, such as 1 to 1.5 s after its end at 1.2 s"
-    assert third == "6 of 6 spans, such as 0 to 0.2 s of 5 frames"
-    assert manifest.files[1].remarks == ("0 to 1.25 s of 30 frames",)
+    assert second == "1 of 6 spans, such as 1 to 1.5 s, but it ends at 1.2 s"
+    assert third == "6 of 6 spans, such as 0 to 0.2 s, with 5 frames"
+    assert manifest.files[1].remarks == ("0 to 1.25 s, with 30 frames",)
     assert "1 span is not in its file" in printed
     assert "1 span ends after its file" in printed
     assert "8 videos are shorter than a clip of 16 frames at a stride of 2 (31 frames): clips repeat" in printed
@@ -499,7 +499,9 @@ def test_a_full_disk_is_one_line_and_the_check_goes_on(data: Path, read: list[st
         lambda: run(data, out=tmp_path / "full.json"), r"full\.json\.unfinished: not written \(No space left", "--out"
     )
     assert not (tmp_path / "full.json").exists()
+    refused(lambda: run(data, out=Path("/dev/full")), "/dev/full: is not a file; choose another with --out")
     unfinished.unlink()
+    unfinished.write_bytes(b"\xff\xfe\n" + b"[" * 10**5 + b"\nnull\n")
     assert run(data, out=tmp_path / "full.json")[0] == 0
 
 

@@ -193,7 +193,9 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert all(from_line(to_line(record)) == record for record in files)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "another"}', '{"annotations": []}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": "another"}', '{"annotations": []}', "\x00\xff", "[" * 10**5]
+)
 def test_another_file_is_no_manifest(content: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(content, encoding="latin-1")
@@ -203,7 +205,14 @@ def test_another_file_is_no_manifest(content: str, tmp_path: Path) -> None:
         read_manifest(tmp_path / "none")
 
 
-@pytest.mark.parametrize("line", ["", "nothing", "[]", "{}", '{"name": "a", "new": 1}', '{"name": "a", "uses": [1]}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "nothing", "[]", "{}", "[" * 10**5, '{"name": "a", "new": 1}', '{"name": "a", "uses": [1]}'),
+        *('{"name": 5}', '{"name": "a", "duration": "long"}', '{"name": "a", "duration": 1e999}'),
+        *('{"name": "a", "thumbnails": 5}', '{"name": "a", "sha256": [1]}', '{"name": "a", "full": "yes"}'),
+    ],
+)
 def test_a_broken_line_is_no_record(line: str) -> None:
     with pytest.raises(ValueError):
         from_line(line)

@@ -125,6 +125,15 @@ def test_a_damaged_lock_is_taken_over_when_nothing_changes_it(tmp_path: Path, co
     held.release()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_lock_of_a_user_without_a_name_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_text("{")
+    os.chown(tmp_path / LOCK_FILE, 54321, -1)
+    held, said = take(tmp_path)
+    assert "user 54321" in said[0]
+    held.release()
+
+
 def test_what_is_no_lock_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / LOCK_FILE
     path.mkdir()

@@ -103,6 +103,20 @@ def test_the_same_content_with_other_times_is_said_but_not_refused(data: Path, t
     assert "data/a.mp4" in said[0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "null", "[]", "[" * 10**5, '{"times": "x", "files": []}', '{"times": "x", "files": {"a.mp4": null}}'),
+        *('{"times": "x", "files": {"a.mp4": []}}', '{"times": "x", "files": {"a.mp4": 5}}'),
+        '{"times": "x", "files": {"a.mp4": {"size": 1}}}',
+    ],
+)
+def test_a_damaged_note_is_refused(content: str, data: Path, tmp_path: Path) -> None:
+    note = tmp_path / "videos.json"
+    note.write_text(content)
+    refused(lambda: compare_videos(note, [videos(data)], tmp_path / "run", print), "videos.json: damaged; delete it")
+
+
 def test_data_that_was_copied_elsewhere_is_the_same(data: Path, tmp_path: Path) -> None:
     note, said = tmp_path / "videos.json", list[str]()
     note_videos(note, [replace(videos(data), videos=videos(data).videos[:4])])
@@ -122,7 +136,7 @@ def test_large_files_are_compared_in_places_and_many_by_their_times_alone(
     note_videos(note, [videos(data)])
     flip(data / "a.mp4", 10_000)  # between the places
     compare_videos(note, [videos(data)], tmp_path / "run", said.append)
-    assert "what was compared of their content is the same" in said[0]
+    assert "the content that was compared is the same" in said[0]
     for position in (0, LENGTH // 2, LENGTH - 6):
         flip(data / "b.mp4", position)
         refused(lambda: compare_videos(note, [videos(data)], tmp_path / "run", print), "1 video changed")

@@ -65,7 +65,7 @@ def show(
 
     settings = named_recipe(recipe)
     if randaugment is not None:
-        settings = settings.model_copy(update={"randaugment": randaugment})
+        settings = change_recipe(settings, {"randaugment": randaugment})
     video_set = open_data(data, videos).split(split)
     show(video_set, _clip(settings), build_augmentation(settings) if augment else None, out, count, seed)
     console().print(f"written to {out}")

@@ -90,7 +90,7 @@ class Memory:
 def _whole_lines(path: Path) -> list[FileRecord]:
     """The records in a file. An incomplete line, as after a power failure, is skipped."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:  # a device may have no end
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:  # a device may have no end
         with suppress(ValueError):
             records.append(from_line(line))
     return records

@@ -262,17 +262,17 @@ def remarks_on(record: FileRecord, clip: ClipSpec | None) -> Iterator[Remark]:
     spans = [span for span in good if span is not None]
     outside = [span for span in spans if span[1] > scan.duration + TOLERANCE]
     if outside:
-        yield Remark("outside", f"{_some(outside, spans)} after its end at {scan.duration:.1f} s", len(outside))
+        yield Remark("outside", f"{_some(outside, spans)}, but it ends at {scan.duration:.4g} s", len(outside))
     if clip is None:
         return
     lengths = [(span, _frames(span, scan.duration, scan.frame_rate, scan.frames)) for span in good]
     short = [(span, frames) for span, frames in lengths if frames < _covered(clip)]
     whole = [frames for span, frames in short if span is None]
     if whole:
-        yield Remark("short", f"has {whole[0]} frames", len(whole))
+        yield Remark("short", f"has {counted(range(whole[0]), 'frame')}", len(whole))
     elif short:
         shorter = [span for span, _ in short if span is not None]
-        yield Remark("short", f"{_some(shorter, spans)} of {short[0][1]} frames", len(short))
+        yield Remark("short", f"{_some(shorter, spans)}, with {counted(range(short[0][1]), 'frame')}", len(short))
 
 
 def _frames(span: Span | None, duration: float, rate: float, frames: int) -> int:

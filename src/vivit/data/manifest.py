@@ -6,8 +6,9 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,11 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(**value)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a manifest of this version of `vivit data check`") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path}: not a manifest of this version of `vivit data check`; choose another file "
+            "with --out, or delete this one if an earlier version wrote it"
+        ) from None
 
 
 def to_line(record: FileRecord) -> str:
@@ -176,7 +180,7 @@ def from_line(line: str) -> FileRecord:
     """The reverse of `to_line`. Raises ValueError."""
     try:
         return _record(json.loads(line))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record ({error})") from None
 
 
@@ -184,7 +188,21 @@ def _record(row: dict[str, Any]) -> FileRecord:
     scan = Scan(**{each.name: row.pop(each.name) for each in fields(Scan) if each.name in row})
     uses, remarks = row.pop("uses", ()), tuple(row.pop("remarks", ()))
     record = FileRecord(scan=scan, remarks=remarks, **row)
+    _check_kinds(scan, record)
     return replace(record, videos=tuple(_video(record.place, use) for use in uses))
+
+
+def _check_kinds(*values: Scan | FileRecord) -> None:
+    """Raise ValueError if a field is not of the kind that its default shows: text, a number or none, yes or no."""
+    for value in values:
+        for each in fields(value):
+            found = getattr(value, each.name)
+            if each.default is None:
+                fits = found is None or (type(found) in (int, float) and isfinite(found))
+            else:
+                fits = isinstance(found, (str, Scan) if each.default is MISSING else type(each.default))
+            if not fits:
+                raise ValueError(f"{each.name} cannot be {found!r}")
 
 
 def _video(place: str, use: dict[str, Any]) -> LabelledVideo:

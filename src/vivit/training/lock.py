@@ -205,6 +205,10 @@ def _holder(path: Path) -> str:
         except OSError:
             return "an unknown process"
         changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        return f"an unknown process of {path.owner()}, last heard of at {changed}"
+        try:
+            owner = path.owner()
+        except (KeyError, OSError):  # a user of another machine, or of another container
+            owner = f"user {status.st_uid}"
+        return f"an unknown process of {owner}, last heard of at {changed}"
     pid, user, host, since = (content.get(name) for name in ("pid", "user", "host", "since"))
     return f"process {pid} of {user} on {host}, since {since}"

@@ -37,10 +37,11 @@ def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callabl
     """
     try:
         noted = json.loads(note.read_bytes())
-        times, files = str(noted["times"]), dict(noted["files"])
+        # name → size, two times and a hash of samples
+        times, files = str(noted["times"]), {name: (list(row[:3]), row[3]) for name, row in noted["files"].items()}
     except FileNotFoundError:  # a run of an earlier version
         return
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise UserError(f"{note}: damaged; delete it to go on without comparing the videos") from None
     names, states = _files(sets)
     if times == _hash(names, states):
@@ -49,9 +50,9 @@ def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callabl
         say(f"{run}: some of its videos were written again since it was started; there are too many to compare")
         return
     known = [source for source, name in names.items() if name in files]
-    touched = [source for source in known if files[names[source]][:3] != list(states[source][:3])]
+    touched = [source for source in known if files[names[source]][0] != list(states[source][:3])]
     samples = file_samples(touched, sample_size(len(files)))
-    changed = [str(source) for source in touched if samples[source] != files[names[source]][3]]
+    changed = [str(source) for source in touched if samples[source] != files[names[source]][1]]
     if changed:
         raise UserError(
             f"{run}: {counted(changed, 'video')} changed since this run was started: {shortened(changed, 3)}; put the "
@@ -60,8 +61,8 @@ def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callabl
     if touched:
         what = shortened([str(source) for source in touched], 3)
         say(
-            f"{counted(touched, 'video')} written again since this run was started; what was compared of their "
-            f"content is the same: {what}"
+            f"{counted(touched, 'video')} written again since this run was started; the content that was compared is "
+            f"the same: {what}"
         )
 
 

@@ -113,10 +113,12 @@ def parse_json(where: object, text: str) -> Any:
 
 def seconds(text: str | float) -> float:
     """Seconds from a number or HH:MM:SS.ss. Raises ValueError."""
+    parts = str(text).strip().split(":")
     total = 0.0
-    for part in str(text).strip().split(":"):
+    for part in parts:
         total = total * 60 + float(part)
-    if not isfinite(total):
+    # float() reads 1_000 too, and takes a sign in each part.
+    if not isfinite(total) or "_" in str(text) or len(parts) > 3 or "-" in "".join(parts[1:]):
         raise ValueError(f"{text} is not a time")
     return total
 
