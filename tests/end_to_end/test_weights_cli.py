@@ -40,7 +40,7 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(
         f"train {bright_dark} --init model --out out",
     ):
         vivit_here(*command.split()).one_line(
-            r"model/model\.safetensors: encoder\.blocks\.1\.norm2\.bias: 1 of 16 numbers are NaN"
+            r"model/model\.safetensors: encoder\.blocks\.1\.norm2\.bias: 1 of 16 numbers is NaN"
         )
     assert not (model.parent / "out").exists()
 

@@ -53,8 +53,17 @@ class Handler(BaseHTTPRequestHandler):
         self.protocol_version = "HTTP/1.1"
         self.answer(b"fff\r\nshort", Transfer_Encoding="chunked")
 
+    def negative_chunk(self) -> None:
+        self.protocol_version = "HTTP/1.1"
+        self.answer(b"-5\r\nshort", Transfer_Encoding="chunked")
+
     def zipped(self) -> None:
         self.answer(gzip.compress(self.video), Content_Encoding="gzip")
+
+    def zipped_in_parts(self) -> None:
+        self.answer(
+            gzip.compress(self.video[:99]) + gzip.compress(self.video[99:]) + bytes(9), Content_Encoding="x-gzip"
+        )
 
     def bomb(self) -> None:
         self.answer(gzip.compress(bytes(5_000_000)), Content_Encoding="gzip")

@@ -30,7 +30,7 @@ def fetched(tmp_path: Path) -> Callable[..., bytes]:
 
 
 @pytest.mark.parametrize(
-    "path", ["good", "without-length", "chunked", "zipped", "behind-the-end?", "to?/good", "good?a=ü b"]
+    "path", ["good", "without-length", "chunked", "zipped", "zipped-in-parts", "to?/good", "good?a=ü b"]
 )
 def test_what_is_sent_arrives(server: str, handler: type[Handler], fetched: Callable[..., bytes], path: str) -> None:
     assert fetched(f"{server}/{path}") == handler.video
@@ -41,11 +41,14 @@ PROBLEMS = {
     "too-large": "larger than 0 MB; --max-size",
     "too-large-unsaid": "larger than 0 MB",
     "bomb": "larger than 0 MB",
+    "behind-the-end?": "larger than 0 MB",
     "damaged-gzip": "damaged gzip",
     "half-a-gzip": "ended before the video did",
     "brotli": r"unknown encoding \(br\)",
     "cut": "ended before the video did",
     "cut-chunk": "ended before the video did",
+    "negative-chunk": "no proper answer",
+    "to-nowhere": "names none",
     "page": "a web page, not a video",
     "to?file:///etc/passwd": "leads to file:///etc/passwd, which is not fetched",
     "to?ftp://127.0.0.1/x": "leads to ftp://",

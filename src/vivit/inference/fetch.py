@@ -27,6 +27,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 # Seconds in which a server has to accept a connection, and then to send something. The whole takes `Fetching.timeout`.
 PATIENCE = 30.0
 CHUNK = 1 << 16
+GZIP = ("gzip", "x-gzip")
 # Networks of IPv6 whose last 32 bits are an address of IPv4: mapped addresses, and those of translators (NAT64).
 HOLD_IPV4 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -107,7 +108,10 @@ def _follow(url: Url, file: IO[bytes], fetching: Fetching) -> None:
             if response.status not in REDIRECTS:
                 _save(url, response, file, fetching.max_bytes)
                 return
-            following = urlsplit(urljoin(here.geturl(), response.headers.get("Location", "").strip()))
+            place = response.headers.get("Location", "").strip()
+            if not place:
+                raise VideoError(url, "cannot be fetched: the server leads on to another address, but names none")
+            following = urlsplit(urljoin(here.geturl(), place))
         if following.scheme not in ("https", here.scheme):
             raise VideoError(url, f"leads to {Url(following.geturl())}, which is not fetched")
         if _origin(following) != _origin(here):  # which must not see the password
@@ -196,11 +200,11 @@ def _save(url: Url, response: http.client.HTTPResponse, file: IO[bytes], most: i
 def _decoded(url: Url, response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
     """The body, decompressed if the server compresses although it is asked not to."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
+    if encoding not in ("identity", *GZIP):
         raise VideoError(url, f"cannot be fetched: the server sends it in an unknown encoding ({encoding})")
-    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
+    inflate = _inflate() if encoding in GZIP else None
     received = 0
-    while (inflate is None or not inflate.eof) and (chunk := response.read(CHUNK)):
+    while chunk := _read(response):
         received += len(chunk)
         if received > most:
             raise _too_large(url, most)
@@ -208,16 +212,28 @@ def _decoded(url: Url, response: http.client.HTTPResponse, most: int) -> Iterato
             yield chunk
             continue
         try:
-            while chunk and not inflate.eof:
+            while chunk:
+                if inflate.eof:  # gzip data may have several parts, one after the other
+                    inflate = _inflate()
                 yield inflate.decompress(chunk, CHUNK)
-                chunk = inflate.unconsumed_tail
+                chunk = inflate.unused_data.lstrip(b"\0") if inflate.eof else inflate.unconsumed_tail
         except zlib.error:
             raise VideoError(url, "cannot be fetched: the server sends damaged gzip data") from None
     if inflate is not None:
         yield inflate.flush()
-    ended_early = response.length if inflate is None else not inflate.eof
-    if ended_early:
+    if response.length or (inflate is not None and not inflate.eof):
         raise VideoError(url, "cannot be fetched: the connection ended before the video did")
+
+
+def _inflate() -> "zlib._Decompress":
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except ValueError as error:  # a chunk of a negative size
+        raise http.client.HTTPException from error
 
 
 def _too_large(url: Url, most: int) -> VideoError:

@@ -147,7 +147,9 @@ def _refuse_unreal(what: str, array: Tensor) -> None:
         return
     count = array.numel() - int(array.isfinite().sum())
     numbers = (
-        f"{count} of {array.numel()} numbers are NaN or infinite" if count else f"a number is {max(-low, high):.1e}"
+        f"{count} of {array.numel()} numbers {'is' if count == 1 else 'are'} NaN or infinite"
+        if count
+        else f"a number is {max(-low, high):.1e}"
     )
     raise UserError(f"{what}: {numbers}; the file is damaged, or the training that wrote it diverged")
 

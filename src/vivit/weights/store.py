@@ -237,7 +237,7 @@ def _folder_config(content: dict[str, Any], path: Path) -> FolderConfig:
     if version != FORMAT and isinstance(content.get("architecture"), dict):
         newer = isinstance(version, int) and version > FORMAT
         hint = "update vivit" if newer else "convert or train it anew, or use the version of vivit that wrote it"
-        raise UserError(f"{path}: format {version}, but this version of vivit reads format {FORMAT}: {hint}")
+        raise UserError(f"{path}: format {version!r}, but this version of vivit reads format {FORMAT}: {hint}")
     try:
         return FolderConfig.model_validate(content)
     except ValidationError as error:
