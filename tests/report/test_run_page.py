@@ -418,6 +418,7 @@ def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:
         ("steps.jsonl", '{"step": 1}\nno\n{"step": 3}\n', "line 2 is not JSON"),
         ("metrics.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("recipe.json", "{", "not JSON"),
+        ("config.json", '{"architecture": "large"}', "architecture is not a JSON object"),
         ("val_predictions.csv", "video,predicted\na,b\n", "damaged"),
     ],
 )

@@ -76,6 +76,20 @@ def test_several_heads_are_judged_together(tmp_path: Path) -> None:
     assert keep_all(tmp_path / "b", "best", rows, tags)[""] == 2
 
 
+def test_where_the_weights_are_is_said(tmp_path: Path) -> None:
+    def said(keep: Keep, *rows: dict[str, Any]) -> str:
+        models = KeptModels(tmp_path, keep, ONE)
+        models.best = rows[0] if rows else {}
+        return models.described(4)
+
+    best, last = {"epoch": 2, "step": 2}, {"epoch": 4, "step": 4}
+    assert "epoch 2, the best" in said("best", best) and str(tmp_path / "last") in said("best", best)
+    assert "the last epoch" in said("last", best) and str(tmp_path / "best") in said("last", best)
+    assert "also the best" in said("best", last) and "also the best" in said("last", last)
+    assert said("last") == "the weights of the last epoch"  # a run of an earlier version
+    assert "not known" in said("best")
+
+
 def test_a_run_that_repeats_steps_keeps_no_weights_of_later_ones(tmp_path: Path) -> None:
     keep_all(tmp_path, "best", [{"top1": 0.5}, {"top1": 0.7}, {"top1": 0.9}])
     models = KeptModels(tmp_path, "best", ONE)

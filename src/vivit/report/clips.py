@@ -48,7 +48,10 @@ def worst_mistakes(run: RunFiles, data: str | None = None, videos: Path | None =
     if not worst:
         return [], ""
     try:
-        found = _scored_videos(run, data, videos)
+        try:
+            found = _scored_videos(run, data, videos)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{run.path / 'recipe.json'}: damaged") from None
     except (UserError, OSError) as error:
         if data or videos:
             raise

@@ -43,7 +43,10 @@ def read_run(run: Path) -> RunFiles:
     if not ((run / "recipe.json").exists() or (run / "metrics.jsonl").exists()):
         raise UserError(f"{run}: is not a run, because it has no recipe.json; give a folder that vivit train wrote")
     config, recipe = (read_json(file) if file.exists() else {} for file in (run / "config.json", run / "recipe.json"))
-    multi_label = bool((config.get("architecture") or {}).get("multi_label"))
+    architecture = config.get("architecture") or {}
+    if not isinstance(architecture, dict):
+        raise UserError(f"{run / 'config.json'}: its architecture is not a JSON object")
+    multi_label = bool(architecture.get("multi_label"))
     try:
         space = LabelSpace(as_classes(config.get("classes") or {}), multi_label)
     except ValueError as error:

@@ -83,9 +83,11 @@ class KeptModels:
 
     def described(self, step: int) -> str:
         """Which weights are where, in words, after this step, which was scored last."""
-        best = f"epoch {self.best.get('epoch')}, the best by validation score"
+        if not self.best:  # of a run that an earlier version trained, or whose note of it was deleted
+            return "the weights of the last epoch" if self.keep == "last" else "weights of an epoch that is not known"
         if self.best.get("step") == step:
             return "the weights of the last epoch, which are also the best by validation score"
+        best = f"epoch {self.best.get('epoch')}, the best by validation score"
         if self.keep == "last":
             return f"the weights of the last epoch; those of {best}, are in {self._folders['best']}"
         return f"the weights of {best}; those of the last epoch are in {self._folders['last']}"
