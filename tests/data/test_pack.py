@@ -303,6 +303,17 @@ def test_the_only_span_in_use_is_cut_out(tmp_path: Path) -> None:
         assert read_numbers(video.frames(range(20))) == list(range(10, 30))
 
 
+@pytest.mark.parametrize("encoding", [None, Encoding()])
+def test_a_video_with_none_of_its_spans_is_left_out(encoding: Encoding | None, tmp_path: Path) -> None:
+    """A file with one of its spans stays."""
+    whole, without = encode(tmp_path / "a.mp4", 10), encode(tmp_path / "b.mp4", 12)
+    uses = [(whole, (0.0, 0.2)), (whole, (7.0, 8.0)), (without, (0.0, 480.0)), (without, (90.0, 300.0))]
+    videos = tuple(LabelledVideo(path, {"classes": ("a",)}, "train", span) for path, span in uses)
+    packed = pack(replace(one_entry(whole), videos=videos), tmp_path / "out", encoding=encoding, workers=0)
+    assert [(line.split(":")[0], "end of the video at 0.48 s" in line) for line in packed.left_out] == [("b.mp4", True)]
+    assert [video.span for video in open_shards(tmp_path / "out").videos] == [span for _, span in uses[:2]]
+
+
 @pytest.mark.parametrize(("short_side", "expected"), [(16, (32, 16)), (25, (50, 24)), (64, (64, 32))])
 def test_the_short_side_shrinks_and_never_grows(short_side: int, expected: tuple[int, int], tmp_path: Path) -> None:
     entry = encoded(encode(tmp_path / "a.mp4", 5), tmp_path / "out", Encoding(short_side=short_side))

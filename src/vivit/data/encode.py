@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,12 +61,15 @@ class Task:
     """None: only check that the video can be opened; it is packed as it is."""
     span: Span | None
     """Encode this span only."""
+    used: tuple[Span | None, ...]
+    """What is used of the video, of which it must have something."""
 
 
 def prepare(task: Task) -> Path | str | None:
     """The file encoded, None to pack the video as it is, or why it cannot be read."""
     try:
         with open_video(task.source) as video:
+            _check_used(video, task.used)
             if task.encoding is None:
                 return None
             encode(video, task.target, task.encoding, task.span)
@@ -74,6 +77,19 @@ def prepare(task: Task) -> Path | str | None:
     except VideoError as error:
         task.target.unlink(missing_ok=True)
         return error.without(task.source)
+
+
+def _check_used(video: Video, spans: Iterable[Span | None]) -> None:
+    """Raise VideoError if the video has none of the spans."""
+    problem = None
+    for span in spans:
+        try:
+            frames_in(video, span)
+            return
+        except VideoError as error:
+            problem = error
+    if problem is not None:
+        raise problem
 
 
 @contextmanager

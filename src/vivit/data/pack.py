@@ -17,6 +17,7 @@ import av
 
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.encode import Encoding, Task, prepare_all
+from vivit.data.names import counted
 from vivit.data.readers.listing import open_data
 from vivit.data.readers.shard_index import INDEX, Index, label_fields, read_index, write_index
 from vivit.data.readers.shards import UNFINISHED
@@ -118,8 +119,8 @@ def pack(
 ) -> Packed:
     """Write the videos of a data set into shards, in random order, and `shards.json` beside them.
 
-    A call that was interrupted continues when it is repeated, and writes the same bytes. Unreadable files are left out
-    and listed in the result.
+    A call that was interrupted continues when it is repeated, and writes the same bytes. Files that cannot be read, or
+    that have none of the spans in use, are left out and listed in the result.
 
     Args:
         out: a folder, created if needed; nothing else may have been packed into it.
@@ -201,7 +202,8 @@ def pack_and_tell(
     for line in packed.left_out:
         screen.print(f"left out: {line}")
     screen.print(
-        f"{packed.files} videos in {packed.shards} shards, {packed.size / 1e6:,.1f} MB, in {out}; "
+        f"{counted(range(packed.files), 'video')} in {counted(range(packed.shards), 'shard')}, "
+        f"{packed.size / 1e6:,.1f} MB, in {out}; "
         f"use it like any data: vivit train {out} --out run"
     )
     return packed
@@ -252,7 +254,13 @@ def _write_shards(plan: _Plan, written: Written, workers: int, progress: Progres
     first, total = written.following, len(plan.files)
     scratch = plan.out / UNFINISHED
     tasks = [
-        Task(file.source, scratch / f"{number}.mp4", plan.encoding, plan.cut(file))
+        Task(
+            file.source,
+            scratch / f"{number}.mp4",
+            plan.encoding,
+            plan.cut(file),
+            tuple(dict.fromkeys(video.span for video in file.videos)),
+        )
         for number, file in enumerate(plan.files[first:], start=first)
     ]
     shard = ShardWriter(plan.out, written)

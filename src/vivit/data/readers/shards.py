@@ -76,7 +76,7 @@ def _open(data: str) -> DataSet:
             if known.plan:
                 _check_sizes(known, folder)
                 origin = known.data_set.description
-                description = f"{len(known.shards)} shards in {folder}, packed from {origin}"
+                description = f"{counted(known.shards, 'shard')} in {folder}, packed from {origin}"
                 return replace(known.data_set, description=description, remarks=_remarks(known))
         elif data.endswith(INDEX):
             raise UserError(f"{data}: no such file")
@@ -153,7 +153,7 @@ class _Walked:
 
 def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
     """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
-    description = f"{len(names)} shards of {data}"
+    description = f"{counted(names, 'shard')} of {data}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = tuple(pool.map(lambda name: _stat(folder, name), names))
         cached = _cached(data)
