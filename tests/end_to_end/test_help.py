@@ -143,6 +143,15 @@ def test_did_you_mean(vivit_here: InProcess, typed: str, meant: str) -> None:
     assert result.out == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk here")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = f"{sys.executable} -m vivit"
+    written = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
+    assert written.stderr == "vivit: stdout: not written (No space left on device)\n"
+    assert written.returncode == 2
+    assert subprocess.run(f"{command} trian 2> /dev/full", shell=True).returncode == 2
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed_and_knows_verbs_and_options(tmp_path: Path, shell: str) -> None:
     script = tmp_path / "completion"

@@ -251,6 +251,11 @@ def test_large_pictures_are_refused_by_their_headers(
     assert messages == [f"{path}: {what} {WIDE} x {WIDE}; at most 67,108,864 pixels are read"]
 
 
+def test_a_picture_beyond_pillows_limit_is_told_ours(tmp_path: Path) -> None:
+    (tmp_path / "0.ppm").write_bytes(b"P6 100000 100000 255\n")
+    assert error_of(tmp_path) == f"{tmp_path}/0.ppm: is too large; at most 67,108,864 pixels are read"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is reset on Linux only")
 def test_a_large_picture_is_in_memory_once(save: Callable[..., Path], tmp_path: Path) -> None:
     side = 4096

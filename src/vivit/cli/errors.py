@@ -1,8 +1,10 @@
 """What ends a command: errors as one line on stderr, and exit statuses."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 import pydantic
 from cyclopts.argument import Argument
@@ -19,6 +21,9 @@ from cyclopts.exceptions import (
 from vivit.cli.command import NONE
 from vivit.errors import Stopped, UserError, did_you_mean, one_line
 from vivit.text import printable
+
+# A full disk, or a terminal that has been closed.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
@@ -41,17 +46,30 @@ def exit_status(command: Callable[[], int | None]) -> int:
         complain("stopped")
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, a pager) has gone. Python flushes the rest at exit, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output (head, a pager) has gone.
+        _discard(sys.stdout)
         return 0
+    except OSError as error:
+        if error.errno not in FULL or (error.errno == errno.EIO and error.filename):
+            raise
+        _discard(sys.stdout)
+        return complain(f"{error.filename or 'stdout'}: not written ({error.strerror})")
 
 
 def complain(message: str) -> int:
     """Print one line on stderr and return 2."""
     # One write, because several processes of a run may complain at once.
-    sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{printable(message)}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{printable(message)}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody can be told
+        _discard(sys.stderr)
     return 2
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what else is written to a stream nowhere. Python flushes the rest at exit, which must not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def rank() -> int:

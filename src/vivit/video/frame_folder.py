@@ -107,7 +107,9 @@ def _read(file: Path) -> tuple[av.VideoFrame, str]:
             return frame, (image.format or "").lower()
     except UnidentifiedImageError:
         raise VideoError(file, "not a readable picture") from None
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:  # Pillow's own limit is higher, but it comes first
+        raise VideoError(file, f"is too large; at most {MOST_PIXELS:,} pixels are read") from None
+    except (OSError, SyntaxError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise VideoError(file, f"not a readable picture ({reason.lower() or 'damaged'})") from None
 
