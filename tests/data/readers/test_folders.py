@@ -1,6 +1,7 @@
 """Which files and links in class folders are taken as videos, and what is said of the others."""
 
 import os
+import shutil
 import socket
 from collections import Counter
 from pathlib import Path
@@ -91,6 +92,23 @@ def test_what_is_no_video_is_passed_over_and_said(
         }
     )
     assert in_words(found.passed_over).startswith("passed over 20 files that are not videos: 8 without an extension, 3")
+
+
+def test_folders_of_systems_are_no_classes_and_hold_no_videos(of_each_kind: Path, tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros((32, 32, 3), np.uint8))
+    for parent in (tmp_path, tmp_path / "run", tmp_path / "jump"):
+        for name in ("@eaDir", "$RECYCLE.BIN", "__MACOSX", "lost+found"):
+            (parent / name / "1.mp4").mkdir(parents=True)
+            picture.save(parent / name / "1.mp4" / "SYNOVIDEO_VIDEO_SCREENSHOT.jpg")
+            shutil.copy(of_each_kind / "x.mp4", parent / name / "2.mp4")
+    for name in ("run", "jump"):
+        shutil.copy(of_each_kind / "x.mp4", tmp_path / name / "1.mp4")
+    found = open_data(tmp_path)
+    assert sorted(str(video.source) for video in found.videos) == [
+        str(tmp_path / "jump/1.mp4"),
+        str(tmp_path / "run/1.mp4"),
+    ]
+    assert (found.labels.classes, found.remarks) == ({"classes": ("jump", "run")}, ())
 
 
 def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ TELLING = 1000
 KINDS_NAMED, LONGEST = 6, 12
 # Kinds that have a plural; extensions have none.
 PLURALS = {"broken link": "broken links", "pipe, socket or device": "pipes, sockets or devices"}
-# Files that desktops leave behind everywhere.
+# Files that desktops leave behind everywhere, and folders that systems do: what they hold are no videos of the user's.
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")
+SYSTEM_FOLDERS = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class _Walk:
             if named and not name.startswith("._"):  # which macOS makes beside each file
                 self.passed_over[f"hidden {kind_of(name)}"] += 1
         elif is_folder(entry):
+            if name.lower() in SYSTEM_FOLDERS:
+                return
             if entry.is_symlink() and self._leads_out(entry.path):
                 self.not_followed.append(entry.path)
             else:

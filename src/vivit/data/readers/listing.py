@@ -9,7 +9,15 @@ from pathlib import Path
 from vivit.data.datasets import DataSet, LabelledVideo, no_collection
 from vivit.data.names import SPLIT_NAMES, counted, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
-from vivit.data.readers.folders import Presence, find_in_each, folders_above, in_words, is_folder, read_folder
+from vivit.data.readers.folders import (
+    SYSTEM_FOLDERS,
+    Presence,
+    find_in_each,
+    folders_above,
+    in_words,
+    is_folder,
+    read_folder,
+)
 from vivit.data.readers.lists import LISTS, read_list, read_text
 from vivit.data.readers.shards import is_shards, open_shards
 from vivit.errors import UserError
@@ -239,7 +247,8 @@ class _Found:
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    entries = (entry for entry in read_folder(folder) if not entry.name.startswith("."))
+    """What is in a folder, by name, without what is hidden and the folders of systems."""
+    entries = (e for e in read_folder(folder) if not e.name.startswith(".") and e.name.lower() not in SYSTEM_FOLDERS)
     return sorted(entries, key=lambda entry: entry.name)
 
 
