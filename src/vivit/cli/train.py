@@ -103,7 +103,7 @@ def train(
         raise UserError(f"{error}: {_from_weights_of(run, recipe or default_recipe(init))}") from None
     if rank() == 0:
         console().print(f"report: {write_report(run)}")
-        console().print(f"the model is in {run}; try: vivit predict VIDEO --model {run}")
+        console().print(f"the model is in {run}; try: vivit predict VIDEO --model {shlex.quote(str(run))}")
 
 
 def _from_weights_of(run: Path, recipe: str) -> str:

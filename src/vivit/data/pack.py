@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -204,7 +205,7 @@ def pack_and_tell(
     screen.print(
         f"{counted(range(packed.files), 'video')} in {counted(range(packed.shards), 'shard')}, "
         f"{packed.size / 1e6:,.1f} MB, in {out}; "
-        f"use it like any data: vivit train {out} --out run"
+        f"use it like any data: {shlex.join(['vivit', 'train', str(out), '--out', 'run'])}"
     )
     return packed
 

@@ -233,7 +233,8 @@ def _say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) 
     parts = f", each in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
     longer = f" ({recipe.epochs} would be too few steps)" if epochs != recipe.epochs else ""
     in_epochs = f"in {epochs} epoch{'s' if epochs > 1 else ''}{longer}"
-    say(f"{schedule.num_steps} steps of {batch_size} clips{shared}{parts}, {in_epochs}")
+    steps = f"{schedule.num_steps} step{'s' if schedule.num_steps > 1 else ''}"
+    say(f"{steps} of {batch_size} clips{shared}{parts}, {in_epochs}")
     if batch_size < recipe.batch_size:
         say(f"batch size {batch_size} instead of {recipe.batch_size}: there are no more videos")
     if rate != recipe.learning_rate:
