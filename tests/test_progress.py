@@ -1,4 +1,7 @@
-"""What a command prints outside a terminal."""
+"""What a command prints, on a terminal and elsewhere."""
+
+import sys
+from io import StringIO
 
 import pytest
 
@@ -32,3 +35,15 @@ def test_a_bar_counts_on_a_terminal_and_goes_away(
     with progress_bar("work", 3, visible=False) as progress:
         progress(2)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_bar_that_is_not_shown_hides_nothing_on_a_terminal(monkeypatch: pytest.MonkeyPatch, visible: bool) -> None:
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    screen = console(visible=False)
+    monkeypatch.setattr(screen, "_force_terminal", True)
+    with progress_bar("predict", 3, visible, screen):
+        print("58.5%  running")
+    assert terminal.getvalue() == "58.5%  running\n"

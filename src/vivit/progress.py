@@ -47,7 +47,7 @@ def progress_bar(
         *columns,
         console=screen,
         transient=True,
-        disable=not (visible and screen.is_terminal),
+        disable=screen.quiet or not (visible and screen.is_terminal),
         redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile stands above the bar, if it is seen at all
     ) as progress:
         bar = progress.add_task(printable(title), total=total)

@@ -125,7 +125,7 @@ def predict(
             to_do, add = list(file.left(inputs)), file.add
         done = len(inputs) - len(to_do)
         visible = len(to_do) > SEVERAL and (out is not None or chosen == "table" or not sys.stdout.isatty())
-        bar = progress_bar("predict", len(inputs), screen=console(visible, stderr=True))
+        bar = progress_bar("predict", len(inputs), visible, console(stderr=True))
         progress = stack.enter_context(bar)
         for answer in predictor.predict_all(to_do, views, fetching):
             if not isinstance(answer, VideoError):
