@@ -52,13 +52,18 @@ def read_run(run: Path) -> RunFiles:
     except ValueError as error:
         raise UserError(f"{run / 'config.json'}: {error}") from None
     epochs = read_lines(run / "metrics.jsonl")
-    last = epochs[-1] if epochs else {}
+    kept = epochs[-1] if epochs else {}
+    if (run / EPOCH_FILE).exists():
+        try:
+            kept = read_json(run / EPOCH_FILE)
+        except UserError as error:
+            raise UserError(f"{error}; delete this file: the page then describes the last epoch") from None
     return RunFiles(
         run,
         config,
         recipe,
         epochs=epochs,
-        kept=read_json(run / EPOCH_FILE) if (run / EPOCH_FILE).exists() else last,
+        kept=kept,
         steps=read_lines(run / "steps.jsonl"),
         sessions=read_lines(run / "sessions.jsonl"),
         predictions=read_predictions(run / "val_predictions.csv", space),
