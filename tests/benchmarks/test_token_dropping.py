@@ -86,9 +86,9 @@ def test_each_way_has_as_many_updates_as_fit_into_the_same_time(
     token_dropping.take_accuracy(0.5, seconds=0.9, rounds=1, videos=9, seeds=2, folder=tmp_path)
     each = [1.0] * 3 + [0.5] * 9
     assert [fraction for fraction, _ in updates] == 2 * each
-    # Either way the cosine ends with the last update, after a warm-up of an eighth.
-    assert updates[2][1] == pytest.approx(learning_rate(2, 1e-3, 3 / 8, 3))
-    assert updates[11][1] == pytest.approx(learning_rate(8, 1e-3, 9 / 8, 9))
+    # Either way the cosine ends with the last update, after a warm-up of a sixth.
+    assert updates[2][1] == pytest.approx(learning_rate(2, 1e-3, 3 / 6, 3))
+    assert updates[11][1] == pytest.approx(learning_rate(8, 1e-3, 9 / 6, 9))
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [row[:3] for row in rows] == [["| 100%", "0.300", "3"], ["| 50%", "0.100", "9"]]
 

@@ -153,7 +153,7 @@ def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: 
     ]
     assert data_hash(held_out)[:16] in page.words
     assert "0.3 M parameters" in page.words
-    assert "epoch 2 of 8, step 8" in page.words
+    assert "epoch 2 of 6, step 8" in page.words
     # 90 and 30 minutes on two processes.
     assert "2.0 hours on 2 processes of AMD EPYC, 4.0 process-hours" in page.words
     assert page.table("started")[0] == [

@@ -132,7 +132,7 @@ def test_from_scratch_is_the_recipes_model_drawn_from_torchs_seed() -> None:
     assert model.training
     assert model.classes == {"classes": ("a", "b", "c")}
     assert model.preprocessing == Preprocessing(frame_stride=2, resize=48)
-    assert model.origin == ("trained on 7 videos of 3 classes (clips), in a run of 8 epochs",)
+    assert model.origin == ("trained on 7 videos of 3 classes (clips), in a run of 6 epochs",)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def evaluate(
     /,
     *,
     model: Model,
-    split: Annotated[Literal["val", "test", "train", "all"], Parameter(group=INPUT, metavar="NAME")] = "val",
+    split: Annotated[Literal["train", "val", "test", "all"], Parameter(group=INPUT, metavar="NAME")] = "val",
     videos: Videos = None,
     views: Views = "4x3",
     average: Annotated[Literal["logits", "probabilities"], Parameter(group=CLIPS, metavar="WHAT")] = "logits",

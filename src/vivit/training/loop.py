@@ -297,11 +297,15 @@ class Training:
 
         Raises:
             Interrupted: by the evaluation; nothing is written then.
+            UserError: no video has a score; nothing is written then.
         """
         kept, run, plan = self.learner.kept, self.run, self.plan
         self.learner.update_kept()
         with self.accelerator.autocast():
             evaluation = self.source.evaluate(kept)
+        if 0 < evaluation.num_videos == len(evaluation.failures):
+            first = next(iter(evaluation.failures.values()))
+            raise UserError(f"none of the {evaluation.num_videos} validation videos can be scored; the first: {first}")
         if self.accelerator.is_main_process:
             epoch = self.done // self.schedule.steps_per_epoch
             val_hash, metrics = plan.hashes["val_hash"], evaluation.metrics()
