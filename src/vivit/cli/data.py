@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Group, Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import AUGMENTATION, CLIPS, INPUT, OUTPUT, Data, Videos, Workers
+from vivit.cli.options import AUGMENTATION, CLIPS, HARDWARE, INPUT, OUTPUT, Data, Videos, Workers
 from vivit.cli.recipe import RecipeName, change_recipe, named_recipe
 from vivit.progress import console
 
@@ -97,7 +97,7 @@ def check(
     frame_stride: Annotated[int | None, Parameter(group=CLIPS, metavar="N")] = None,
     fix: Annotated[Path | None, Parameter(group=OUTPUT, metavar="CSV")] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="JSON")] = None,
-    workers: Workers = 2,
+    workers: Annotated[int, Parameter(group=HARDWARE, metavar="N", help="Processes that read videos, 1 or more.")] = 2,
 ) -> int:
     """Read every file, and report what the data holds and what is wrong with it.
 
