@@ -34,9 +34,10 @@ from torch.multiprocessing.spawn import start_processes
 
 from vivit.errors import UserError
 from vivit.training import checkpoint
-from vivit.training.checkpoint import Checkpoints, checkpoints, kept_weights, training_tensors
+from vivit.training.checkpoint import Checkpoints, checkpoints
 from vivit.training.optim import WeightAverage, build_optimiser
 from vivit.training.recipe import Recipe
+from vivit.training.tensors import kept_weights, training_tensors
 
 # The files of the first and the second process; so few tensors fit into one file each.
 FIRST, SECOND = (f"shard-0000{number}-model-00001-of-00001.safetensors" for number in (1, 2))

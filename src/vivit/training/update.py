@@ -16,11 +16,11 @@ from vivit.data.order import colour_rng, split_batch
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, by_head
 from vivit.model.vivit import ViViT
-from vivit.training.checkpoint import kept_weights, training_tensors
 from vivit.training.distributed import gradients_kept_local, summed
 from vivit.training.mixing import mix
 from vivit.training.optim import WeightAverage, set_learning_rate
 from vivit.training.recipe import Recipe
+from vivit.training.tensors import kept_weights, training_tensors
 from vivit.video.augment import Augmentation, augment_batch
 
 # The first number of Mixup's and CutMix's seed; data/order.py has the lower ones.
