@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from types import FrameType
@@ -127,7 +127,9 @@ def predict(
         visible = len(to_do) > SEVERAL and (out is not None or chosen == "table" or not sys.stdout.isatty())
         bar = progress_bar("predict", len(inputs), visible, console(stderr=True))
         progress = stack.enter_context(bar)
-        for answer in predictor.predict_all(to_do, views, fetching):
+        # Closed before the interpreter ends, so that nothing is being read then.
+        answers = stack.enter_context(closing(predictor.predict_all(to_do, views, fetching)))
+        for answer in answers:
             if not isinstance(answer, VideoError):
                 add(answer)
             else:

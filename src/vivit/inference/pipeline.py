@@ -1,6 +1,7 @@
 """Read videos ahead of the model that answers for them, in their order, from any number of processes."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from vivit.video.source import VideoError
 Video = Path | Url
 # Seconds for one video, if nobody asks for less: a process that reads must be able to die of a video.
 LONGEST = 3600.0
+# Seconds in which the videos that are being read may be finished when no more are wanted.
+LEAVE = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ def views_in_order(
     """
     counts = reading.views.clips, reading.views.crops
     with TemporaryDirectory(prefix="vivit-", ignore_cleanup_errors=True) as folder:
-        own = _Readers(reading)
+        own, stopped = _Readers(reading), threading.Event()
 
         def read(video: Video | VideoError) -> tuple[Video, ViewsOfVideo] | VideoError:
             try:
                 if isinstance(video, VideoError):
                     return video
+                if stopped.is_set():
+                    return VideoError(video, "not read")
                 if isinstance(video, Path):
                     return video, own.files(read_views, video, reading.spec, *counts, None, reading.read.decoder)
                 where = Path(folder), reading.fetching
@@ -70,9 +75,18 @@ def views_in_order(
         # Its threads are daemons, so this process can end while one waits for its reader.
         with ThreadPool(max(1, reading.read.workers)) as pool:
             waiting: deque[AsyncResult[tuple[Video, ViewsOfVideo] | VideoError]] = deque()
-            for video in videos:
-                waiting.append(pool.apply_async(read, (video,)))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().get()
-            while waiting:
-                yield waiting.popleft().get()
+            try:
+                for video in videos:
+                    waiting.append(pool.apply_async(read, (video,)))
+                    if len(waiting) > ahead:
+                        yield waiting[0].get()
+                        waiting.popleft()
+                while waiting:
+                    yield waiting[0].get()
+                    waiting.popleft()
+            finally:
+                # A thread that is in PyTorch when the interpreter ends aborts the process.
+                stopped.set()
+                until = time.monotonic() + LEAVE
+                for result in waiting:
+                    result.wait(max(0.0, until - time.monotonic()))

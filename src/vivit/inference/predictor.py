@@ -1,6 +1,6 @@
 """From video files to labels: `Predictor(folder).predict("clip.mp4")`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -100,7 +100,7 @@ class Predictor:
 
     def predict_all(
         self, videos: Iterable[Video | str | VideoError], views: str = "1x1", fetching: Fetching = Fetching()
-    ) -> Iterator[Prediction | VideoError]:
+    ) -> Generator[Prediction | VideoError, None, None]:
         """Label any number of videos: yields, in their order, the answer to each or why there is none.
 
         The next videos are read while the model works. With `workers` in the options of the predictor, as many
