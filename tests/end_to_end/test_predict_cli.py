@@ -145,7 +145,7 @@ def test_interrupted_and_resumed_is_the_same_file(
     growing = tmp_path / (name if name.endswith("csv") else f"{name}.partial.jsonl")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # At the lowest priority, so that a busy machine does not let it end before the signal comes.
-    command = ["nice", "-n", "19", VIVIT, *words, "--out", name]
+    command = ["nice", "-n", "19", str(VIVIT), *words, "--out", name]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     while not growing.exists() or growing.stat().st_size < 3000:
         assert running.poll() is None, running.stderr and running.stderr.read()

@@ -77,7 +77,7 @@ def test_videos_are_read_only_a_little_ahead(folder: Path) -> None:
         taken.clear()
         for _ in range(6):
             next(answers)
-        answers.close()  # type: ignore[attr-defined]
+        answers.close()
         assert len(taken) <= 6 + 4 + 2 * options.workers
 
 
