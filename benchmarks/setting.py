@@ -3,12 +3,11 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
-from pathlib import Path
 
 import av
 import torch
 
+from vivit.experiments.record import commit
 from vivit.runtime import device_name
 
 
@@ -23,7 +22,7 @@ def setting(*packages: str) -> str:
     """Three lines: the hardware, the versions of these packages and their libraries, and the commit."""
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [_version(package) for package in packages]
-    return f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores.\n{', '.join(versions)}.\n{_commit()}."
+    return f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores.\n{', '.join(versions)}.\nCommit {commit()}."
 
 
 def _version(package: str) -> str:
@@ -40,18 +39,3 @@ def _version(package: str) -> str:
             return f"{version} (does not load)"
         return f"{version} (FFmpeg {get_ffmpeg_library_versions()['ffmpeg_version']})"
     return version
-
-
-def _commit() -> str:
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "--no-optional-locks", *words], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-        return f"Commit {git('rev-parse', '--short', 'HEAD')}{changed}"
-    except (OSError, subprocess.CalledProcessError):
-        return "Not in a git checkout"

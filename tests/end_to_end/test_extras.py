@@ -65,7 +65,7 @@ def test_without_extras_videos_are_labelled_and_training_says_what_to_install(
     checks = [["data", "check", data], ["train", "--help"]]
     *worked, photographs = run_without(
         blocked,
-        [*before, ["predict", clip, "--model", "copy"], *checks, ["experiment", "camera-motion", "--out", "x"]],
+        [*before, ["predict", clip, "--model", "copy"], *checks, ["experiment", "camera-videos", "--out", "x"]],
         tmp_path,
     )
     assert [status for status, _, _ in worked] == [0] * len(worked), worked

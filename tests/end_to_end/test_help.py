@@ -14,12 +14,14 @@ import pytest
 from tests.end_to_end.conftest import InProcess
 from tests.support import run_vivit
 from vivit.cli import VERBS, build_app
+from vivit.cli.experiment import EXPERIMENTS
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 PAGES = {
     "overview": "--help",
     **{verb: f"{verb} --help" for verb in VERBS},
     **{f"data-{verb}": f"data {verb} --help" for verb in ("show", "check", "pack")},
+    **{f"experiment-{name}": f"experiment {name} --help" for name in EXPERIMENTS},
     "train-of-another-recipe": "train --recipe demo --help",
 }
 
@@ -70,7 +72,24 @@ def test_the_overview_says_of_a_verb_what_its_page_says_first(verb: str) -> None
     assert build_app()[verb].help.splitlines()[0] == VERBS[verb]
 
 
-@pytest.mark.parametrize("verb", [*(verb for verb in VERBS if verb != "data"), "data show", "data check", "data pack"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_list_says_of_an_experiment_what_its_page_says_first(name: str) -> None:
+    assert build_app()["experiment"][name].help.splitlines()[0] == EXPERIMENTS[name].about
+
+
+def test_experiments_are_listed(vivit_here: InProcess) -> None:
+    lines = vivit_here("experiment", "list").succeeded().splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(verb for verb in VERBS if verb not in ("data", "experiment")),
+        *(f"data {verb}" for verb in ("show", "check", "pack")),
+        *(f"experiment {name}" for name in EXPERIMENTS),
+    ],
+)
 def test_each_option_is_explained_and_each_page_ends_with_an_example(verb: str) -> None:
     app = build_app()
     for word in verb.split():

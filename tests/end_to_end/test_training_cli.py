@@ -251,7 +251,8 @@ def test_a_batch_is_learnt_by_heart_and_it_is_said(
         ("data pack my_videos", ("OUT",)),
         ("convert image_vit out --variant fast", ("'fast'", "--variant")),
         ("info image_vit --num-frames x", ("--num-frames", "'x'")),
-        ("experiment nothing --out out", ("'nothing'",)),
+        ("experiment nothing --out out", ("'nothing'", "list, camera-videos")),
+        ("experiment camera-videos", ("--out", "vivit experiment camera-videos --help")),
     ],
 )
 @pytest.mark.parametrize("columns", ["200", "40"])

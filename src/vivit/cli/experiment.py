@@ -1,37 +1,60 @@
-"""`vivit experiment`"""
+"""`vivit experiment`. To add an experiment, write `vivit/cli/experiments/NAME.py` and add it to EXPERIMENTS.
 
-from pathlib import Path
-from typing import Annotated, Literal
+As with a verb, the file defines a function, whose signature and docstring are the command and its help page, and an
+`app` that holds it. The file is imported when the experiment is called.
+"""
 
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, NamedTuple
 
-from vivit.cli.command import verb
-from vivit.cli.options import INPUT, OUTPUT
+from cyclopts import App, Group
 
-app = verb("experiment", "vivit experiment camera-motion --out motion")
+from vivit.cli.command import HelpPage, verb
+from vivit.progress import console
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry
 
 
-@app.default
-def experiment(
-    name: Annotated[Literal["camera-motion"], Parameter(group=INPUT)],
-    /,
-    *,
-    train_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 3000,
-    val_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 450,
-    seed: Annotated[int, Parameter(group=INPUT, metavar="N")] = 0,
-    out: Annotated[Path, Parameter(group=OUTPUT, metavar="FOLDER")],
-) -> None:
-    """Make the videos of an experiment.
+class Experiment(NamedTuple):
+    about: str
+    """The first line of its help page."""
+    takes: str
+    """How long it takes on two cores."""
 
-    Args:
-        name: The experiment; camera-motion is what `vivit demo` learns.
-        train_videos: Videos to train on.
-        val_videos: Videos to hold out.
-        seed: Another seed makes other videos.
-        out: Where train/ and val/ go.
-    """
-    from vivit.experiments.camera_motion import generate
-    from vivit.progress import progress_bar
 
-    with progress_bar("make videos") as progress:
-        generate(out, train_videos=train_videos, val_videos=val_videos, seed=seed, progress=progress)
+EXPERIMENTS = {
+    "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
+}
+
+
+class Pages(HelpPage):
+    """The overview describes each experiment without importing it."""
+
+    def about(self, entry: "HelpEntry") -> str:
+        name = entry.names[0] if entry.names else ""
+        return EXPERIMENTS[name].about if name in EXPERIMENTS else super().about(entry)
+
+
+app = App(
+    name="experiment",
+    help="Run an experiment of the paper or of this project.",
+    help_epilogue="Options of an experiment: vivit experiment NAME --help",
+    usage="Usage: vivit experiment NAME …",
+    group_commands=Group("Experiments"),
+    help_formatter=Pages(),
+)
+app["--help"].show = False
+list_app = verb("list", "vivit experiment list")
+list_app.sort_key = 0
+app.command(list_app)
+for position, experiment in enumerate(EXPERIMENTS, start=1):
+    module = f"vivit.cli.experiments.{experiment.replace('-', '_')}"
+    app.command(f"{module}:app", name=experiment, sort_key=position)
+
+
+@list_app.default
+def list_experiments() -> None:
+    """List the experiments, and how long each takes on two cores."""
+    say = console().print
+    for name, (about, takes) in EXPERIMENTS.items():
+        say(f"{name:18} {takes:14} {about}")

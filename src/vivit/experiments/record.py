@@ -1,0 +1,85 @@
+"""The file that an experiment leaves: its values, and all that is needed to make them again."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import vivit
+from vivit.files import as_json, write_files
+from vivit.runtime import device_name
+
+
+def write_record(path: Path, values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu") -> None:
+    """Write `record` as JSON. Raises UserError if the file cannot be written."""
+    write_files({path: as_json(record(values, seed=seed, device=device))})
+
+
+def record(values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu") -> dict[str, Any]:
+    """The values of an experiment, after the command, commit, seed, hardware, versions and day that they come from.
+
+    Args:
+        values: what was measured; anything that JSON can hold.
+        device: the device that computed them, such as cpu or cuda.
+    """
+    return {
+        "command": command(),
+        "commit": commit(),
+        "seed": seed,
+        "hardware": hardware(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "vivit": vivit.__version__,
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "values": dict(values),
+    }
+
+
+def command() -> str:
+    """The command line of this process. Of a path from the root, only the last name: the rest is this machine's."""
+
+    def shown(word: str) -> str:
+        option, equals, value = word.rpartition("=")
+        return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"
+
+    program = "vivit" if Path(sys.argv[0]).name in ("vivit", "__main__.py") else Path(sys.argv[0]).name
+    return shlex.join([program, *map(shown, sys.argv[1:])])
+
+
+def commit() -> str:
+    """What `git describe` says of the checkout that this code runs from; without one, the version."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        ran = subprocess.run(
+            ["git", "--no-optional-locks", *words], cwd=here.parent, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an environment may lie in a checkout of something else
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return f"vivit {importlib.metadata.version('vivit')}"
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The processor with its cores and memory, the threads that PyTorch uses, and the device."""
+    return {
+        "cpu": device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": device_name(torch.device(device)) if device != "cpu" else "cpu",
+    }
