@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage import transform
 
 from vivit.errors import UserError
-from vivit.experiments import camera_motion, pictures
+from vivit.experiments import camera_motion, film, pictures
 from vivit.experiments.camera_motion import CLASSES, FRAME_RATES, FRAMES, QUICKEST, SHAKE, SLOWEST, generate, render
 from vivit.experiments.pictures import PHOTOGRAPHS, draw_picture, photograph, photograph_folder
 
@@ -159,7 +159,7 @@ def test_no_frame_sees_beyond_the_picture(monkeypatch: pytest.MonkeyPatch) -> No
         grids.append(grid)
         return sample(canvas, grid, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(camera_motion.F, "grid_sample", watched)
+    monkeypatch.setattr(film.F, "grid_sample", watched)
     for seed, class_name in enumerate(CLASSES * 3):
         render(class_name, np.random.default_rng(seed), photograph("page.png"))
     assert len(grids) == 27
@@ -219,7 +219,7 @@ def test_files_are_h264_that_browsers_play(videos: Path) -> None:
 def test_interrupted_generation_leaves_whole_files_and_resumes(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, calls = camera_motion._encode, 0
+    encode, calls = camera_motion.encode, 0
 
     def encode_until_interrupted(clip: np.ndarray, path: Path, *how: int) -> None:
         nonlocal calls
@@ -229,7 +229,7 @@ def test_interrupted_generation_leaves_whole_files_and_resumes(
             path.write_bytes(path.read_bytes()[:1000])
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(camera_motion, "_encode", encode_until_interrupted)
+    monkeypatch.setattr(camera_motion, "encode", encode_until_interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path, train_videos=9, val_videos=0, workers=1)
     whole = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.mp4")}
