@@ -22,6 +22,11 @@ from torch import Tensor, nn
 from transformers import (
     DeiTConfig,
     DeiTModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -131,6 +136,47 @@ def hf(
     )
 
 
+def dinov2(folder: Path, kind: Any = Dinov2Model, *, saving: dict[str, Any] | None = None, **fields: Any) -> Source:
+    """A DINOv2 of transformers, saved by transformers; its LayerScale is far from one."""
+    about = {**hf_config(), "image_size": 24, "mlp_ratio": MLP // WIDTH, "layer_norm_eps": 1e-6, **fields}
+    model = kind(Dinov2Config(**about)).eval()
+    random_weights(model, std=0.2, seed=1)
+    for name, parameter in model.named_parameters():
+        if "lambda1" in name:
+            parameter.data = powers_of_two(WIDTH)
+    model.save_pretrained(folder, **(saving or {}))
+    model = model.double()
+    base = getattr(model, "dinov2", model)
+    state = {name: value.float() for name, value in base.state_dict().items()}
+    names = {"norm1": "norm1", "norm2": "norm2", "attention.o_proj": "attn.proj"}
+    names |= {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    scales = {"attention.o_proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.lambda1"}
+    weights = {
+        "cls_token": state["embeddings.cls_token"],
+        "pos_embed": state["embeddings.position_embeddings"],
+        "patch_embed.proj.weight": state["embeddings.patch_embeddings.projection.weight"],
+        "patch_embed.proj.bias": state["embeddings.patch_embeddings.projection.bias"],
+        **{f"norm.{part}": state[f"layernorm.{part}"] for part in ("weight", "bias")},
+    }
+    for layer in range(LAYERS):
+        old, new = f"encoder.layer.{layer}", f"blocks.{layer}"
+        for part in ("weight", "bias"):
+            for theirs, ours in names.items():
+                value = state[f"{old}.{theirs}.{part}"]
+                if theirs in scales:  # each output is scaled
+                    scale = state[f"{old}.{scales[theirs]}"]
+                    value = torch.diag(scale) @ value if part == "weight" else scale * value
+                weights[f"{new}.{ours}.{part}"] = value
+            rows = [state[f"{old}.attention.{x}_proj.{part}"] for x in "qkv"]
+            weights[f"{new}.attn.qkv.{part}"] = torch.cat(rows)
+    return Source(folder, lambda frames: base(frames).last_hidden_state[:, 0], weights, (24, 24))
+
+
+def powers_of_two(count: int) -> Tensor:
+    """Factors that float32 multiplies without rounding, from 1/8 to 1, half of them negative."""
+    return 2.0 ** -(torch.arange(count) % 4) * (1 - torch.arange(count) // 4 % 2 * 2)
+
+
 def under_timm_names(model: Any) -> dict[str, Tensor]:
     """The weights of a ViT of transformers under timm's names."""
     theirs = {name: value.float() for name, value in model.state_dict().items()}
@@ -208,6 +254,9 @@ def plain_vit(weights: dict[str, Tensor], heads: int, images: Tensor) -> Tensor:
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
+    def scaled(x: Tensor, name: str) -> Tensor:
+        return x * w[name] if name in w else x
+
     for layer in range(sum(name.endswith("norm1.weight") for name in w)):
         block = f"blocks.{layer}"
         qkv = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv")
@@ -215,8 +264,9 @@ def plain_vit(weights: dict[str, Tensor], heads: int, images: Tensor) -> Tensor:
             2, 0, 3, 1, 4
         )  # (N, 1 + S, 3 · H · d) → 3 × (N, H, 1 + S, d)
         shares = (q @ k.mT * (width / heads) ** -0.5).softmax(dim=-1)
-        x = x + linear((shares @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj")
-        x = x + linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
+        x = x + scaled(linear((shares @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj"), f"{block}.ls1.gamma")
+        hidden = F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        x = x + scaled(linear(hidden, f"{block}.mlp.fc2"), f"{block}.ls2.gamma")
     return norm(x, "norm")
 
 
@@ -256,6 +306,28 @@ def timm_pickle(folder: Path) -> Source:
     return timm_source(path, weights)
 
 
+def minus_one_to_one(make: Callable[[Path], Source]) -> Callable[[Path], Source]:
+    """A source whose processor wants pixels in [-1, 1], where ImageNet's mean and deviation would be assumed."""
+
+    def with_processor(folder: Path) -> Source:
+        source = make(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+        return source
+
+    return with_processor
+
+
+def timm_layer_scale(folder: Path) -> Source:
+    """timm's names of DINOv2 and DeiT III."""
+    scales = {f"blocks.{layer}.ls{i}.gamma": (WIDTH,) for layer in range(LAYERS) for i in (1, 2)}
+    weights = timm_weights(10, {**scales, "mask_token": (1, WIDTH)})
+    weights |= {name: powers_of_two(WIDTH) for name in scales}
+    save_file(weights, folder / "model.safetensors")
+    about = {"architecture": "vit_mini", "mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "config.json").write_text(json.dumps(about))
+    return timm_source(folder, weights)
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "transformers": hf,
     "transformers, tanh, a head": partial(
@@ -280,6 +352,11 @@ SOURCES: dict[str, Callable[[Path], Source]] = {
     "timm, class token without a position": partial(timm, positions=9),
     "timm, a folder": timm_folder,
     "timm's names, a pickle": timm_pickle,
+    "timm, LayerScale": timm_layer_scale,
+    "DINOv2": minus_one_to_one(dinov2),
+    "DINOv2, a head, names of today": minus_one_to_one(
+        partial(dinov2, kind=Dinov2ForImageClassification, saving={"save_original_format": False})
+    ),
 }
 
 
@@ -620,6 +697,42 @@ def test_a_distilled_model_of_transformers_is_read_without_its_distillation_toke
     assert_sees_middle_frames(model, source)
 
 
+def test_registers_and_swiglu_of_dinov2_are_refused_in_one_line(tmp_path: Path) -> None:
+    about = {**hf_config(), "image_size": 24, "num_register_tokens": 2}
+    Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**about)).save_pretrained(tmp_path / "registers")
+    assert_refused(build(image_size=24), tmp_path / "registers", "has register tokens.* without registers")
+    Dinov2Model(Dinov2Config(**hf_config(image_size=24, use_swiglu_ffn=True))).save_pretrained(tmp_path / "giant")
+    assert_refused(build(image_size=24), tmp_path / "giant", "has SwiGLU MLPs")
+
+
+def test_a_dinov2_that_says_nothing_of_its_pixels_wants_imagenets(tmp_path: Path) -> None:
+    source = dinov2(tmp_path)
+    model = source.build().double()
+    notes = init_from_image_vit(model, tmp_path)
+    assert any("ImageNet's mean and deviation assumed" in note for note in notes)
+    assert_normalises(model, source, lambda frames: normalised(IMAGENET_MEAN, IMAGENET_STD, frames / 255))
+
+
+def test_a_dinov2_of_large_pictures_makes_a_video_model_of_the_usual_size(tmp_path: Path) -> None:
+    path = dinov2(tmp_path, image_size=518, patch_size=14).path
+    model = from_image_vit(path, variant="factorised_encoder", num_frames=4)
+    assert model.config.image_size == (224, 224)
+    assert "positions resized from 37 × 37 to 16 × 16" in model.origin
+    assert from_image_vit(path, variant="factorised_encoder", num_frames=4, image_size=518).config.grid == (2, 37, 37)
+
+
+def test_the_first_layers_of_an_image_model(tmp_path: Path) -> None:
+    source = hf(tmp_path)
+    model = from_image_vit(tmp_path, variant="factorised_encoder", num_frames=8, num_layers=1)
+    assert "the first 1 of the image model's 2 layers" in model.origin
+    whole = from_image_vit(tmp_path, variant="factorised_encoder", num_frames=8)
+    state, theirs = model.state_dict(), whole.state_dict()
+    assert [name for name in theirs.keys() - state.keys() if not name.startswith("encoder.spatial.blocks.1.")] == []
+    taken = [name for name in state if not name.startswith("encoder.temporal")]
+    assert all(torch.equal(state[name], theirs[name]) for name in taken)
+    refused(lambda: init_from_image_vit(model, source.path), "from_image_vit with num_layers=1 takes the first ones")
+
+
 def test_a_distilled_model_of_timm_is_read_without_its_distillation_token(tmp_path: Path) -> None:
     weights = timm_weights(11, {"dist_token": (1, 1, WIDTH), "head_dist.weight": (7, WIDTH), "head_dist.bias": (7,)})
     torch.save({"model": weights}, tmp_path / "deit.pth")
@@ -762,9 +875,13 @@ def having(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (having("blocks.0.ls1.gamma", WIDTH), r"not expected: blocks\.0\.ls1\.gamma"),
+        (having("blocks.0.ls1.gamma", WIDTH), r"missing: blocks\.0\.ls2\.gamma"),
+        (having("blocks.1.ls1.gamma", WIDTH), r"not expected: blocks\.1\.ls1\.gamma"),
         (having("blocks.1.attn.q_norm.weight", WIDTH // HEADS), r"not expected: blocks\.1\.attn\.q_norm\.weight"),
-        (having("reg_token", 1, 4, WIDTH), "not expected: reg_token"),
+        (having("reg_token", 1, 4, WIDTH), "has register tokens"),
+        (having("register_tokens", 1, 4, WIDTH), "has register tokens"),
+        (having("blocks.0.mlp.fc1.weight", 2 * MLP, WIDTH), "has SwiGLU MLPs"),
+        (having("blocks.0.mlp.w12.weight", 2 * MLP, WIDTH), "has SwiGLU MLPs"),
         (having("norm_pre.weight", WIDTH), "not expected: norm_pre.weight"),
         (without("blocks.1.norm2.bias"), r"missing: blocks\.1\.norm2\.bias"),
         (without("blocks.0.attn.qkv.weight"), r"missing: blocks\.0\.attn\.[kqv]"),
@@ -804,7 +921,7 @@ def test_weights_that_are_not_a_whole_image_vit_are_refused(
     ("edit", "message"),
     [
         (having("layer_scale1.lambda1", WIDTH), r"not expected: layer_scale1\.lambda1"),
-        (having("embeddings.register_tokens", 1, 4, WIDTH), "not expected: embeddings.register_tokens"),
+        (having("embeddings.register_tokens", 1, 4, WIDTH), "has register tokens"),
         (without("layernorm.weight"), "missing: layernorm.weight"),
         (without("embeddings.position_embeddings"), "embeddings.position_embeddings missing"),
         (without("embeddings.cls_token"), r"missing.*embeddings\.cls_token|embeddings\.cls_token.*missing"),

@@ -232,6 +232,13 @@ def test_what_an_image_vit_cannot_give_is_refused(fields: dict[str, Any], messag
     refused(message, image_folder(tmp_path)[0], recipe(**fields))
 
 
+def test_a_recipe_takes_the_first_layers_of_an_image_vit(tmp_path: Path) -> None:
+    settings = recipe(architecture={"num_layers": 1})
+    model, notes = build_model(settings, videos("a", "b"), image_folder(tmp_path)[0], "clips")
+    assert model.config.num_layers == 1
+    assert "the first 1 of the image model's 2 layers" in notes
+
+
 @pytest.mark.parametrize("std", [0.02, 0.5])
 def test_fresh_temporal_positions_have_the_recipes_deviation(std: float, tmp_path: Path) -> None:
     init, _ = image_folder(tmp_path)

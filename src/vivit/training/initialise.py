@@ -196,6 +196,7 @@ def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
     init, wanted = source.name, wishes.fields
     named = _fields_of_name(recipe.model)
     image = read_image_vit(source, wanted.get("num_heads", named.get("num_heads")))
+    image = image.first_layers(wanted.get("num_layers"))
     theirs = image.model.config
     tubelet = (named.get("tubelet_size", (2,))[0], *theirs.tubelet_size[1:])
     decided = {field: getattr(theirs, field) for field in (*SIZE, "activation", "norm_eps")}

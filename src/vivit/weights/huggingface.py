@@ -49,6 +49,18 @@ TODAYS_BLOCK: Block = (
     ("mlp.fc1", "mlp.fc1"),
     ("mlp.fc2", "mlp.fc2"),
 )
+# DINOv2 has other names; its attention has been renamed too.
+DINOV2_BLOCK, DINOV2_TODAYS_BLOCK = (
+    (
+        ("norm1", "norm1"),
+        *((theirs, ours) for theirs, ours in block if ours.startswith("attn")),
+        ("norm2", "norm2"),
+        ("mlp.fc1", "mlp.fc1"),
+        ("mlp.fc2", "mlp.fc2"),
+    )
+    for block in (PUBLISHED_BLOCK, TODAYS_BLOCK)
+)
+DINOV2_SCALES = {"attn.proj": "layer_scale1.lambda1", "mlp.fc2": "layer_scale2.lambda1"}
 
 
 def key_map(
@@ -56,6 +68,7 @@ def key_map(
     prefix: str = "vivit.",
     *,
     todays: bool = False,
+    dinov2: bool = False,
     qkv_bias: bool = True,
     left_out: int = 0,
     kernel: Layout = SAME,
@@ -65,10 +78,14 @@ def key_map(
     Args:
         prefix: prefix of all names except the head's.
         todays: use the names of its modules today, not those of the published checkpoints.
+        dinov2: use the names of DINOv2, and fold its LayerScale into the layers before it.
         left_out: number of positions after the class token's that our models do not have.
         kernel: layout of the embedding's kernel.
     """
     layers, block = ("layers", TODAYS_BLOCK) if todays else ("encoder.layer", PUBLISHED_BLOCK)
+    if dinov2:
+        layers, block = "encoder.layer", DINOV2_TODAYS_BLOCK if todays else DINOV2_BLOCK
+    scales = DINOV2_SCALES if dinov2 else None
     return [
         *module(f"{prefix}embeddings.patch_embeddings.projection", "embedding", layout=kernel),
         Rule((f"{prefix}embeddings.cls_token",), ("encoder.positions.class_token",), ROW),
@@ -80,7 +97,7 @@ def key_map(
         *(
             rule
             for i in range(config.num_layers)
-            for rule in torch_block(f"{prefix}{layers}.{i}", block, f"encoder.blocks.{i}", config, qkv_bias)
+            for rule in torch_block(f"{prefix}{layers}.{i}", block, f"encoder.blocks.{i}", config, qkv_bias, scales)
         ),
         *module(f"{prefix}layernorm", "encoder.norm"),
         *module(f"{prefix}pooler.dense", "representation"),
@@ -209,7 +226,8 @@ def names_of(file: WeightFile) -> tuple[str, bool]:
     """The prefix of the names in the file, and whether they are the names of today's modules."""
     ends = "embeddings.cls_token"
     prefix = next((name.removesuffix(ends) for name in file.shapes if name.endswith(ends)), "")
-    return prefix, any(name.startswith(f"{prefix}layers.") for name in file.shapes)
+    todays = (f"{prefix}layers.", f"{prefix}encoder.layer.0.attention.q_proj.")
+    return prefix, any(name.startswith(todays) for name in file.shapes)
 
 
 def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -223,7 +241,7 @@ def encoder_fields(theirs: dict[str, Any], path: Path) -> dict[str, Any]:
         "num_heads": theirs.get("num_attention_heads", 12),
         "mlp_dim": theirs.get("intermediate_size", 3072),
         "activation": ACTIVATIONS[activation],
-        "norm_eps": theirs.get("layer_norm_eps", 1e-6 if theirs.get("model_type") == "vivit" else 1e-12),
+        "norm_eps": theirs.get("layer_norm_eps", 1e-6 if theirs.get("model_type") in ("vivit", "dinov2") else 1e-12),
     }
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, posit
 from vivit.weights.processors import pixel_scaling, read_processor
 from vivit.weights.scenic import count_layers
 from vivit.weights.source import CONFIG_FILE, Source
-from vivit.weights.weight_file import Shape, WeightFile
+from vivit.weights.weight_file import Shape, WeightFile, by
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
@@ -34,6 +34,7 @@ TIMM_SEPARATE_BLOCK: Block = tuple(
     (("attn.q_proj", "attn.k_proj", "attn.v_proj"), ours) if theirs == "attn.qkv" else (theirs, ours)
     for theirs, ours in TIMM_BLOCK
 )
+TIMM_SCALES = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 # (D, C, h, w) ↔ (D, C, 1, h, w)
 IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
 
@@ -45,6 +46,14 @@ NOT_TAKEN = (
 )
 DISTILLED = "the distillation token is left out: features differ from the image model's"
 UNKNOWN_SCALING = "the source does not say how its pixels were normalised; [-1, 1] assumed"
+FOLDED = "LayerScale is folded into the layers before it, which gives the same outputs"
+REGISTERS = "has register tokens, which video models here do not have; take the same model without registers"
+SWIGLU = "has SwiGLU MLPs, which video models here do not have; DINOv2's small, base and large models have none"
+# Models with LayerScale, DINOv2 above all, were trained with ImageNet's mean and deviation.
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+IMAGENET_ASSUMED = "the source does not say how its pixels were normalised; ImageNet's mean and deviation assumed"
+# DINOv2's positions are of 518 × 518 pixels, its last few steps; most of its training, and its use, is at 224 × 224.
+LARGEST_BY_DEFAULT, USUAL = 448, 224
 # Heads of timm's models of each size, which their weights do not determine.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
 
@@ -57,8 +66,22 @@ class ImageViT:
     model: ViViT
     notes: tuple[str, ...]
     """What was assumed or left out in reading it, one line each."""
+    picture: tuple[int, int]
+    """Height and width that a video model has by default."""
     normalises: bool = False
     """Whether the first layer took over the image model's own normalisation of pixels."""
+
+    def first_layers(self, count: Any) -> "ImageViT":
+        """The image model's first layers and its last LayerNorm; all of it if it has no more layers than `count`."""
+        config = self.model.config
+        if not isinstance(count, int) or not 0 < count < config.num_layers:
+            return self
+        with torch.device("meta"):
+            model = ViViT(config.model_copy(update={"num_layers": count}))
+        state = self.model.state_dict()
+        model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
+        note = f"the first {count} of the image model's {config.num_layers} layers"
+        return replace(self, model=model.eval(), notes=(*self.notes, note))
 
 
 def read_image_vit(source: Source, num_heads: int | None = None) -> ImageViT:
@@ -122,29 +145,35 @@ def _from_transformers(source: Source) -> ImageViT:
         raise UserError(f"{path}: No such file, and {file.source} does not determine the heads, GELU and epsilon")
     theirs = source.config
     prefix, todays = huggingface.names_of(file)
+    dinov2 = f"{prefix}encoder.layer.0.layer_scale1.lambda1" in shapes
+    if theirs.get("model_type") == "dinov2_with_registers" or f"{prefix}embeddings.register_tokens" in shapes:
+        raise UserError(f"{file.source}: {REGISTERS}")
+    if theirs.get("use_swiglu_ffn"):
+        raise UserError(f"{file.source}: {SWIGLU}")
     kernel = _kernel(file, f"{prefix}embeddings.patch_embeddings.projection.weight")
     _, positions, _ = shapes[f"{prefix}embeddings.position_embeddings"]
     distilled = f"{prefix}embeddings.distillation_token" in shapes
     grid = _grid(theirs.get("image_size"), kernel[2:], path) or _square(positions - 1 - distilled, file)
     pooler = shapes.get(f"{prefix}pooler.dense.weight") if theirs.get("pooler_act", "tanh") == "tanh" else None
+    fields = huggingface.encoder_fields(theirs, path)
+    if dinov2:  # its config has a ratio in place of the MLP's width
+        fields["mlp_dim"] = shapes[f"{prefix}encoder.layer.0.mlp.fc1.weight"][0]
     config = ModelConfig(
         **_one_frame(kernel[2:], grid),
-        **huggingface.encoder_fields(theirs, path),
+        **fields,
         representation_size=pooler[0] if pooler else None,
     )
     rules = huggingface.key_map(
         config,
         prefix,
         todays=todays,
+        dinov2=dinov2,
         qkv_bias=theirs.get("qkv_bias", True),
         left_out=int(distilled),
         kernel=IMAGE_KERNEL,
     )
     notes = [DISTILLED] if distilled else []
-    processor = read_processor(source.folder)
-    if processor is None:
-        return _image_vit(source, config, rules, [UNKNOWN_SCALING, *notes])
-    return _image_vit(source, config, rules, notes, pixel_scaling(*processor))
+    return _image_vit(source, config, rules, notes, read_processor(source.folder), layer_scale=dinov2)
 
 
 def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
@@ -152,6 +181,10 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     kernel = _kernel(file, "patch_embed.proj.weight")
     _, positions, _ = shapes["pos_embed"]
     distilled = "dist_token" in shapes
+    if "reg_token" in shapes or "register_tokens" in shapes:
+        raise UserError(f"{file.source}: {REGISTERS}")
+    if "blocks.0.mlp.w12.weight" in shapes or _halves(shapes):
+        raise UserError(f"{file.source}: {SWIGLU}")
     token = "cls_token" in shapes
     # The class token of some models has no position.
     placed_token = token and math.isqrt(positions) ** 2 != positions
@@ -176,6 +209,7 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     )
     fused = "blocks.0.attn.qkv.weight" in shapes
     bias = f"blocks.0.attn.{'qkv' if fused else 'q_proj'}.bias" in shapes
+    scales = TIMM_SCALES if "blocks.0.ls1.gamma" in shapes else None
     block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
     rules = [*module("patch_embed.proj", "embedding", layout=IMAGE_KERNEL)]
     places: tuple[str, ...] = ("encoder.positions.embedding",)
@@ -191,19 +225,23 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
         *(
             rule
             for i in range(config.num_layers)
-            for rule in torch_block(f"blocks.{i}", block, f"encoder.blocks.{i}", config, bias)
+            for rule in torch_block(f"blocks.{i}", block, f"encoder.blocks.{i}", config, bias, scales)
         ),
         *module("norm", "encoder.norm"),
         *module("pre_logits.fc", "representation"),
     ]
     wanted = about.get("pretrained_cfg", about)
-    scaling = None
+    processor = None
     if isinstance(wanted, dict) and "mean" in wanted and "std" in wanted:
-        pixels = {"do_normalize": True, "image_mean": wanted["mean"], "image_std": wanted["std"]}
-        scaling = pixel_scaling(source.folder / CONFIG_FILE, pixels)
-    else:
-        notes.append(UNKNOWN_SCALING)
-    return _image_vit(source, config, rules, [*notes, DISTILLED] if distilled else notes, scaling)
+        processor = (source.folder / CONFIG_FILE, {"image_mean": wanted["mean"], "image_std": wanted["std"]})
+    notes += [DISTILLED] if distilled else []
+    return _image_vit(source, config, rules, notes, processor, layer_scale=scales is not None)
+
+
+def _halves(shapes: dict[str, Shape]) -> bool:
+    """Whether the first MLP's hidden units are two halves of a gated unit."""
+    first, second = shapes["blocks.0.mlp.fc1.weight"], shapes.get("blocks.0.mlp.fc2.weight", (0, 0))
+    return first[0] == 2 * second[-1]
 
 
 def _timm_activation(about: dict[str, Any], config: Path) -> Any:
@@ -219,11 +257,29 @@ def _image_vit(
     config: ModelConfig,
     rules: Sequence[Rule],
     notes: Sequence[str],
-    scaling: tuple[list[float], list[float]] | None = None,
+    processor: tuple[Path, dict[str, Any]] | None = None,
+    layer_scale: bool = False,
 ) -> ImageViT:
+    """Build the model.
+
+    processor: file and content of the config that says how the image model normalises pixels; None if there is none.
+    """
     model, changes = build(config, source.weights, rules, not_needed=NOT_TAKEN, fresh=huggingface.HEAD)
-    normalises = scaling is not None and _take_over_scaling(model, *scaling)
-    return ImageViT(source, model, (*notes, *changes), normalises)
+    notes = [*notes, *changes]
+    if layer_scale:
+        notes.append(FOLDED)
+    if processor is None and layer_scale:
+        processor = (source.path, IMAGENET)
+        notes.append(IMAGENET_ASSUMED)
+    elif processor is None and "embedding/kernel" not in source.weights.shapes:
+        notes.append(UNKNOWN_SCALING)
+    normalises = processor is not None and _take_over_scaling(model, *pixel_scaling(*processor))
+    picture = config.image_size
+    if max(picture) > LARGEST_BY_DEFAULT:
+        height, width = (max(USUAL // length, 1) * length for length in config.tubelet_size[1:])
+        picture = (height, width)
+        notes.append(f"pictures of {by(picture)} by default, not {by(config.image_size)}; image_size sets others")
+    return ImageViT(source, model, tuple(notes), picture, normalises)
 
 
 @torch.no_grad()

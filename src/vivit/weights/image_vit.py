@@ -41,7 +41,7 @@ def init_from_image_vit(
     Args:
         model: any variant, with the image model's width, depth, heads and patch.
         source: an .npz with the key names of Google's public ViT files, a Scenic checkpoint, a folder or Hub id of
-            transformers' ViT, or timm's weights (safetensors), with or without their config.json.
+            transformers' ViT or DINOv2, or timm's weights (safetensors), with or without their config.json.
         tubelet_init: `central_frame` puts the image kernel at the middle frame ⌊t/2⌋ of the tubelet and zeros
             elsewhere (equation 9), `filter_inflation` gives each frame 1/t of it (equation 8), `random` keeps the
             model's own kernel.
@@ -71,7 +71,8 @@ def from_image_vit(
     Args:
         classes: class names in order, or head → class names; they determine `num_classes` or `heads`.
         fields: fields of `ModelConfig` that the image model does not determine: variant, num_frames, num_classes and
-            so on; by default tubelets have two frames and pictures the image model's size.
+            so on; by default tubelets have two frames and pictures the image model's size, but 224 × 224 from a DINOv2
+            with positions for 518 × 518. `num_layers` takes that many of the image model's first layers.
     """
     wishes = Wishes.of(fields, classes, tubelet_init)
     return new_video_model(read_image_vit(Source.find(source), wishes.fields.get("num_heads")), wishes).log()
@@ -79,9 +80,10 @@ def from_image_vit(
 
 def new_video_model(image: ImageViT, wishes: Wishes) -> Loaded:
     """As `from_image_vit`."""
+    image = image.first_layers(wishes.fields.get("num_layers"))
     theirs = image.model.config
-    taken = ("image_size", "hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
-    known: dict[str, Any] = {"tubelet_size": (2, *theirs.tubelet_size[1:])}
+    taken = ("hidden_size", "num_layers", "num_heads", "mlp_dim", "activation", "norm_eps")
+    known: dict[str, Any] = {"tubelet_size": (2, *theirs.tubelet_size[1:]), "image_size": image.picture}
     known |= {name: getattr(theirs, name) for name in taken}
     if theirs.pooling == "mean":
         known["pooling"] = "mean"
@@ -100,7 +102,10 @@ def _initialise(model: ViViT, image: ImageViT, tubelet_init: TubeletInit) -> tup
     theirs, ours, name = image.model.config, model.config, image.source.name
     for count, what in (("num_layers", "layers"), ("num_heads", "heads")):
         if getattr(theirs, count) != getattr(ours, count):
-            raise UserError(f"{name}: has {getattr(theirs, count)} {what}, but the model {getattr(ours, count)}")
+            hint = ""
+            if count == "num_layers" and ours.num_layers < theirs.num_layers:
+                hint = f"; from_image_vit with num_layers={ours.num_layers} takes the first ones"
+            raise UserError(f"{name}: has {getattr(theirs, count)} {what}, but the model {getattr(ours, count)}{hint}")
     state = _video_state(image.model, model, tubelet_init)
     parameters = model.state_dict()
     for parameter, value in state.items():

@@ -1,6 +1,6 @@
 """Key maps: names and layouts of a source's weights ↔ ours. Each source declares one table of rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,11 +99,34 @@ Block = Sequence[tuple[str | tuple[str, str, str], str]]
 """Modules of a PyTorch block → ours. Queries, keys and values are three modules, or one if they are fused."""
 
 
-def torch_block(theirs: str, block: Block, ours: str, config: ModelConfig, qkv_bias: bool) -> list[Rule]:
-    """The rules of one block; `theirs` and `ours` are the prefixes of its modules' names."""
+def scaled_module(theirs: str, scales: str, ours: str) -> Rule:
+    """Weight and bias of a module whose outputs are then scaled (LayerScale): the scales are folded into both."""
+
+    def read(weight: Tensor, bias: Tensor, scales: Tensor) -> Tensors:
+        return weight * scales[:, None], bias * scales
+
+    layout = Layout(read, lambda weight, bias: (weight, bias, torch.ones_like(bias)))
+    return Rule((f"{theirs}.weight", f"{theirs}.bias", scales), (f"{ours}.weight", f"{ours}.bias"), layout)
+
+
+def torch_block(
+    theirs: str,
+    block: Block,
+    ours: str,
+    config: ModelConfig,
+    qkv_bias: bool,
+    scales: Mapping[str, str] | None = None,
+) -> list[Rule]:
+    """The rules of one block; `theirs` and `ours` are the prefixes of its modules' names.
+
+    scales: our module → the source's name for the factors of its outputs (LayerScale).
+    """
     rules: list[Rule] = []
     for names, our_name in block:
         target = f"{ours}.{our_name}"
+        if scales and our_name in scales:
+            rules.append(scaled_module(f"{theirs}.{names}", f"{theirs}.{scales[our_name]}", target))
+            continue
         if our_name != "attn.qkv":
             rules += module(f"{theirs}.{names}", target)
             continue

@@ -15,7 +15,13 @@ from vivit.weights.weight_file import Shape, WeightFile
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SCENIC_FILE = "checkpoint"  # Scenic's name for it, in a folder named after the model
-IMAGE_TYPES = ("vit", "deit", "vit_msn")  # model types of transformers whose architecture is an image ViT
+IMAGE_TYPES = (
+    "vit",
+    "deit",
+    "vit_msn",
+    "dinov2",
+    "dinov2_with_registers",
+)  # model types of transformers whose architecture is an image ViT
 # Files that loading reads; pickled weights are fetched only if there are no safetensors.
 HUB_FILES = ["*.json", "model*.safetensors"]
 PICKLED = ["pytorch_model*.bin*"]
