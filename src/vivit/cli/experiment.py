@@ -24,6 +24,7 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = {
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
+    "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
 }
 
 

@@ -64,7 +64,7 @@ def photograph(name: str) -> np.ndarray:
 def draw_picture(rng: np.random.Generator, split: Split) -> np.ndarray:
     """A photograph of the split, perhaps with other colours, or a texture: (height, width, 3) uint8."""
     if rng.random() < 0.5:
-        return _draw_texture(rng)
+        return draw_texture(rng)
     picture = photograph(PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))])
     if rng.random() < 0.5:
         picture = picture[..., rng.permutation(3)]
@@ -73,7 +73,7 @@ def draw_picture(rng: np.random.Generator, split: Split) -> np.ndarray:
     return picture
 
 
-def _draw_texture(rng: np.random.Generator) -> np.ndarray:
+def draw_texture(rng: np.random.Generator) -> np.ndarray:
     """A random texture, (TEXTURE_HEIGHT, TEXTURE_WIDTH, 3) uint8."""
     draw = _TEXTURES[rng.integers(len(_TEXTURES))]
     texture = draw(rng)
