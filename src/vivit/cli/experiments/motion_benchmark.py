@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from vivit.cli.command import verb
 from vivit.cli.options import INPUT, OUTPUT
 
-app = verb("motion-benchmark", "vivit experiment motion-benchmark --out benchmark --pictures photos --objects stamps")
+app = verb("motion-benchmark", "vivit experiment motion-benchmark --out set --objects stamps")
 
 
 @app.default
