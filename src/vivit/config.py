@@ -58,6 +58,8 @@ class ModelConfig(BaseModel):
     """Width of a bottleneck between the factorised encoder's two encoders; None: no bottleneck."""
     pooling: Literal["token", "mean"] | None = None
     """Classify a class token (`token`, the default of models 1 and 2) or the mean of all tokens (`mean`)."""
+    attentive_pooling: bool = False
+    """Classify what a learned query gathers from all tokens by cross-attention, instead of `pooling`."""
     attention_order: Literal["space_time", "time_space"] | None = None
     """Which attention comes first in a layer of the factorised self-attention model; default `space_time`."""
     representation_size: PositiveInt | None = None
@@ -146,6 +148,8 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"{field} goes with the {variant} model; leave it out for {self.variant}")
         if self.adapter_size is not None and not self.temporal_layers:
             raise ValueError("adapter_size goes with a factorised_encoder that has temporal layers; leave it out")
+        if self.attentive_pooling and self.token_dropping:
+            raise ValueError("token_dropping: attentive pooling places tokens in time, so it needs all; leave it at 0")
         if self.heads is not None:
             if self.num_classes is not None:
                 raise ValueError("num_classes and heads: give one of them, not both")

@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "factorised encoder, mean": {"variant": "factorised_encoder", "temporal_layers": 2, "pooling": "mean"},
     "baseline": {"variant": "factorised_encoder", "temporal_layers": 0},
     "baseline, mean": {"variant": "factorised_encoder", "temporal_layers": 0, "pooling": "mean"},
+    "baseline, attentive": {"variant": "factorised_encoder", "temporal_layers": 0, "attentive_pooling": True},
     "factorised self-attention": {"variant": "factorised_self_attention"},
     "factorised dot-product": {"variant": "factorised_dot_product"},
 }
@@ -69,7 +70,7 @@ def of_size(model: ViViT, frames: int, height: int, width: int) -> ViViT:
     state = dict(model.state_dict())
     for name, wanted in other.state_dict().items():
         if wanted.shape != state[name].shape:
-            assert name.endswith("positions.embedding")
+            assert name.endswith(("positions.embedding", "pooler.positions"))
             factors = [after / before for before, after in zip(state[name].shape, wanted.shape, strict=True)]
             state[name] = torch.from_numpy(zoom(state[name].numpy(), factors, order=1))
     other.load_state_dict(state)

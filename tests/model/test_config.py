@@ -52,6 +52,7 @@ from vivit.errors import one_line
         ({"tubelet_size": 16, "embedding": "uniform_frames", "sampled_frames": 4}, "tubelet_size: "),
         ({"tubelet_size": (0, 16, 16)}, r"tubelet_size\.0: .* greater than or equal to 1"),
         ({"num_layers": 0}, "num_layers: .* greater than or equal to 1"),
+        ({"attentive_pooling": True, "token_dropping": 0.5}, "token_dropping: .* leave it at 0"),
         ({"variant": "factorised_encoder", "temporal_layers": -1}, "temporal_layers: .* greater than or equal to 0"),
         ({"dropout": 1.0}, "dropout: .* less than 1"),
         ({"attention_dropout": -0.1}, "attention_dropout: .* greater than or equal to 0"),

@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "factorised self-attention": {"variant": "factorised_self_attention"},
     "factorised dot-product": {"variant": "factorised_dot_product"},
     "average over time": {"variant": "factorised_encoder", "temporal_layers": 0},
+    "attentive pooling": {"variant": "factorised_encoder", "temporal_layers": 0, "attentive_pooling": True},
     "mean of the tokens": {"variant": "spatiotemporal", "pooling": "mean"},
     "means of the tokens, adapter": {
         "variant": "factorised_encoder",

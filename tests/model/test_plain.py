@@ -14,6 +14,7 @@ from vivit.model.vivit import ViViT
 Weights = dict[str, Tensor]
 
 UNIFORM = {"embedding": "uniform_frames", "num_frames": 10, "sampled_frames": 4}
+ATTENTIVE = {"attentive_pooling": True}
 UNIFORM_INDICES = [2, 4, 6, 8]  # a step of 10 / (4 + 1)
 
 CASES: dict[str, dict[str, Any]] = {
@@ -32,6 +33,12 @@ CASES: dict[str, dict[str, Any]] = {
     "factorised_dot_product": {},
     "factorised_dot_product, uniform": UNIFORM,
     "factorised_dot_product, representation": {"representation_size": 7, "tubelet_size": (3, 8, 4)},
+    "spatiotemporal, attentive": ATTENTIVE,
+    "spatiotemporal, mean, attentive": {**ATTENTIVE, "pooling": "mean", "representation_size": 7},
+    "factorised_encoder, attentive": {**ATTENTIVE, "temporal_layers": 2},
+    "factorised_encoder, baseline, attentive": {**ATTENTIVE, "temporal_layers": 0},
+    "factorised_self_attention, attentive": {**ATTENTIVE, **UNIFORM, "attention_order": "space_time"},
+    "factorised_dot_product, attentive": ATTENTIVE,
 }
 
 
@@ -107,15 +114,30 @@ def encode(x: Tensor, w: Weights, layers: int, heads: int, attentions: dict[str,
     return norm(x, part(w, "norm"))
 
 
-def encode_tokens(x: Tensor, w: Weights, layers: int, heads: int) -> Tensor:
-    """(B, N, D) → (B, D): add positions and a class token if there is one, encode, pool."""
+def encode_tokens(x: Tensor, w: Weights, layers: int, heads: int, pool: bool = True) -> Tensor:
+    """(B, N, D) → (B, D) or all tokens: add positions and a class token if there is one, encode, pool."""
     p = part(w, "positions")
     x = x + p["embedding"].reshape(-1, x.shape[-1])
     if "class_token" in p:
         token = (p["class_token"] + p["class_position"]).repeat(len(x), 1, 1)
         x = torch.cat([token, x], dim=1)
     x = encode(x, w, layers, heads, {"norm1": ("attn", mix)})
+    if not pool:
+        return x
     return x[:, 0] if "class_token" in p else x.mean(dim=1)
+
+
+def attentive_pooling(x: Tensor, w: Weights, heads: int, times: list[int | None]) -> Tensor:
+    """(B, N, D) → (B, D), with the keys and values of all tokens; times: the temporal index of each token."""
+    width = x.shape[-1]
+    time = torch.stack([torch.zeros_like(w["query"]) if t is None else w["positions"][t] for t in times])
+    plain_norm = {"weight": torch.ones(width, dtype=x.dtype), "bias": torch.zeros(width, dtype=x.dtype)}
+    x = norm(x, plain_norm) + time
+    keys, values = (x @ w["kv.weight"].T + w["kv.bias"]).split(width, dim=-1)
+    queries = w["query"].repeat(len(x), 1, 1)
+    mixed = mix(*(one.unflatten(-1, (heads, width // heads)) for one in (queries, keys, values)))
+    x = w["query"] + mixed[:, 0].flatten(1) @ w["proj.weight"].T + w["proj.bias"]
+    return x + mlp(norm(x, part(w, "norm2")), part(w, "mlp"))
 
 
 def plain(w: Weights, config: ModelConfig, video: Tensor) -> Tensor:
@@ -126,15 +148,23 @@ def plain(w: Weights, config: ModelConfig, video: Tensor) -> Tensor:
     x = F.conv3d(video.transpose(1, 2), w["embedding.weight"], w["embedding.bias"], stride=config.tubelet_size)
     x = x.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, D, T, n_h, n_w) → (B, T, S, D)
     encoder = part(w, "encoder")
+    pool, (_, steps, places, _) = not config.attentive_pooling, x.shape
+    of_tokens: list[int | None] = [t for t in range(steps) for _ in range(places)]
     if config.variant == "spatiotemporal":
-        x = encode_tokens(x.flatten(1, 2), encoder, layers, heads)
+        x = encode_tokens(x.flatten(1, 2), encoder, layers, heads, pool)
+        of_tokens = [None, *of_tokens] if config.pooling == "token" else of_tokens
     elif config.variant == "factorised_encoder":
-        frames = [encode_tokens(x[:, t], part(encoder, "spatial"), layers, heads) for t in range(x.shape[1])]
-        x = torch.stack(frames, dim=1)
+        to_one = bool(pool or config.temporal_layers)
+        frames = [encode_tokens(x[:, t], part(encoder, "spatial"), layers, heads, to_one) for t in range(steps)]
         if config.temporal_layers:
-            x = encode_tokens(x, part(encoder, "temporal"), config.temporal_layers, heads)
+            of_tokens = [None, *range(steps)]
+            x = torch.stack(frames, dim=1)
+            x = encode_tokens(x, part(encoder, "temporal"), config.temporal_layers, heads, pool)
+        elif pool:
+            x = torch.stack(frames, dim=1).mean(dim=1)
         else:
-            x = x.mean(dim=1)
+            of_tokens = [t for t in range(steps) for _ in range(1 + places)]
+            x = torch.cat(frames, dim=1)
     else:
         space, time = ("attn_space", mix_over_space), ("attn_time", mix_over_time)
         attentions: dict[str, tuple[str, Any]] = {"norm1": ("attn", mix_half_and_half)}
@@ -143,7 +173,10 @@ def plain(w: Weights, config: ModelConfig, video: Tensor) -> Tensor:
         if config.attention_order == "time_space":
             attentions = {"norm_time": time, "norm_space": space}
         x = x + encoder["positions.embedding"].flatten(1, 2)
-        x = encode(x, encoder, layers, heads, attentions).mean(dim=(1, 2))
+        x = encode(x, encoder, layers, heads, attentions)
+        x = x.mean(dim=(1, 2)) if pool else x.flatten(1, 2)
+    if config.attentive_pooling:
+        x = attentive_pooling(x, part(w, "pooler"), heads, of_tokens)
     if "representation.weight" in w:
         x = torch.tanh(x @ w["representation.weight"].T + w["representation.bias"])
     return x @ w["heads.classes.weight"].T + w["heads.classes.bias"]

@@ -496,6 +496,7 @@ def test_the_processor_of_the_published_folders_scales_to_minus_three(tmp_path: 
         ({"embedding": "uniform_frames", "sampled_frames": 2}, "uniform frame sampling"),
         ({"pooling": "mean"}, "mean pooling"),
         ({"representation_size": 24}, "a representation layer"),
+        ({"attentive_pooling": True}, "attentive pooling"),
         ({"heads": {"verb": 3, "noun": 4}, "num_classes": None}, "named heads"),
     ],
 )

@@ -501,6 +501,25 @@ def test_an_adapter_that_is_asked_for_anew_stays() -> None:
     assert_same_state(adapt(model, adapter_size=6, num_frames=8).state_dict(), copy_state(model))
 
 
+def test_fresh_attentive_pooling_leaves_the_encoder_as_it_was_and_heads_start_anew(tmp_path: Path) -> None:
+    model = build("factorised encoder").double()
+    pooled = adapt(model, attentive_pooling=True)
+    assert pooled.origin[-1] == "fresh attentive pooling, untrained"
+    added = {name for name in pooled.state_dict() if name.startswith("pooler.")}
+    assert pooled.state_dict().keys() - model.state_dict().keys() == added
+    before = {name: value for name, value in pooled.state_dict().items() if name not in added}
+    assert_same_state(before, copy_state(model), but=("heads.classes.weight", "heads.classes.bias"))
+    assert not any(torch.any(parameter) for parameter in pooled.heads.parameters())
+    assert pooled.get_parameter("pooler.query").std() > 0.01
+    save(pooled, tmp_path)
+    video = clip_of(model).double()
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path).features(video), pooled.features(video))
+        assert not torch.allclose(pooled.features(video), model.features(video))
+    refused(lambda: adapt(pooled, attentive_pooling=False), "^attentive_pooling: you gave False")
+    assert_same_state(adapt(pooled, attentive_pooling=True).state_dict(), pooled.state_dict())
+
+
 def test_what_a_logit_means_changes_on_request() -> None:
     model = build()
     adapted = adapt(model, multi_label=True)

@@ -15,6 +15,7 @@ from vivit.labels import ONLY_HEAD, LabelSpace, as_classes
 from vivit.model.attention import SelfAttention
 from vivit.model.embedding import Positions, TokenDropping, TubeletEmbedding
 from vivit.model.encoder import GELU, MLP, Encoder, layer_norm
+from vivit.model.pooling import AttentivePooling
 
 
 class FactorisedEncoder(nn.Module):
@@ -43,11 +44,22 @@ class FactorisedEncoder(nn.Module):
 
     def over_time(self, x: Tensor) -> Tensor:
         """Encode the outputs of the spatial encoder: (B, T, D) → (B, D)."""
-        if self.temporal is None:
-            return x.mean(dim=1)
-        if self.adapter is not None:
-            x = self.adapter(x)
-        return self.temporal(x)
+        return x.mean(dim=1) if self.temporal is None else self.temporal(self._adapted(x))
+
+    def all_tokens(self, tokens: Tensor) -> Tensor:
+        """The tokens of the last encoder: (B, T, n_h, n_w, D) → (B, N, D).
+
+        They are those of the temporal encoder or, without temporal layers, those of all temporal indices in turn, each
+        with its class token if there is one.
+        """
+        if self.temporal is not None:
+            return self.temporal.all_tokens(self._adapted(self.over_space(tokens)))
+        batch, *_, width = tokens.shape
+        # (B, T, n_h, n_w, D) → (B · T, S, D) → (B, T · S, D)
+        return self.spatial.all_tokens(tokens.flatten(0, 1), clips=batch).view(batch, -1, width)
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        return x if self.adapter is None else self.adapter(x)
 
 
 class Adapter(nn.Module):
@@ -78,11 +90,18 @@ class FactorisedAttentionEncoder(Encoder):
 
     def forward(self, tokens: Tensor, clips: int | None = None) -> Tensor:
         """(B, T, n_h, n_w, D) → (B, D)."""
+        return self._encoded(tokens, clips).mean(dim=(1, 2))
+
+    def all_tokens(self, tokens: Tensor, clips: int | None = None) -> Tensor:
+        """(B, T, n_h, n_w, D) → (B, T · S, D)."""
+        return self._encoded(tokens, clips).flatten(1, 2)
+
+    def _encoded(self, tokens: Tensor, clips: int | None) -> Tensor:
         x = self.positions(tokens).view_as(tokens).flatten(2, 3)  # (B, T, n_h, n_w, D) → (B, T, S, D)
-        return self.encode(self.token_dropping(x), clips or x.shape[0]).mean(dim=(1, 2))
+        return self.encode(self.token_dropping(x), clips or x.shape[0])
 
 
-ENCODERS: dict[Variant, Callable[[ModelConfig], nn.Module]] = {
+ENCODERS: dict[Variant, Callable[[ModelConfig], Encoder | FactorisedEncoder]] = {
     # Model 1: every token attends to every other, over space and time.
     "spatiotemporal": lambda config: Encoder(config, config.grid, config.num_layers, config.token_dropping),
     "factorised_encoder": FactorisedEncoder,
@@ -133,6 +152,7 @@ class ViViT(nn.Module):
 
         self.embedding = TubeletEmbedding(config)
         self.encoder = ENCODERS[config.variant](config)
+        self.pooler = AttentivePooling(config) if config.attentive_pooling else None
         width, size = config.hidden_size, config.representation_size
         self.representation = None if size is None else nn.Linear(width, size)
         self.heads = nn.ModuleDict({head: nn.Linear(size or width, count) for head, count in class_counts.items()})
@@ -157,7 +177,10 @@ class ViViT(nn.Module):
         Raises:
             ValueError: the clip has another size, or with `any_size` does not divide into whole tubelets.
         """
-        return self.represent(self.encoder(self.embedding(video, any_size)))
+        tokens = self.embedding(video, any_size)
+        if self.pooler is None:
+            return self.represent(self.encoder(tokens))
+        return self.represent(self.pooler(self.encoder.all_tokens(tokens), tokens.shape[1]))
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
         """Logits (never probabilities) of each clip: (B, K), or head → (B, K) if the config names heads.
@@ -177,7 +200,7 @@ class ViViT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, position_std: float = 0.02) -> None:
-        """Draw fresh weights as the official code does. All initialisation is here.
+        """Draw fresh weights as the official code does. All initialisation is here, or called from here.
 
         Attention and MLP kernels are Xavier-uniform (queries, keys and values each as a kernel of its own), MLP biases
         N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero. The embedding and the representation layer
@@ -186,7 +209,7 @@ class ViViT(nn.Module):
         """
         if self.embedding.weight.is_meta:  # weights will be loaded: nothing to draw
             return
-        modules = list(self.modules())
+        modules = [*self.embedding.modules(), *self.encoder.modules()]
         for module in modules:
             if isinstance(module, TubeletEmbedding):
                 lecun_normal_(module)
@@ -215,6 +238,8 @@ class ViViT(nn.Module):
                     nn.init.normal_(layer.bias, std=1e-6)
         if self.representation is not None:
             lecun_normal_(self.representation)
+        if self.pooler is not None:
+            self.pooler.initialise()
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
 

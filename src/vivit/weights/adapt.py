@@ -23,11 +23,11 @@ Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 CHANGEABLE = (
     *("num_frames", "image_size", "tubelet_size", "embedding", "sampled_frames"),
-    *("num_classes", "heads", "adapter_size"),
+    *("num_classes", "heads", "adapter_size", "attentive_pooling"),
     # No weights depend on these.
     *("multi_label", "dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
 )
-ADAPTER = "encoder.adapter."
+ADAPTER, POOLER = "encoder.adapter.", "pooler."
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def adapt(
     """A copy of a model, fitted to another clip, tubelet length or other classes.
 
     Position embeddings are interpolated along time, height and width; a class token's position stays. A fresh head is
-    zero, and a fresh adapter is the identity. Each change becomes a line of the copy's `origin` and is logged.
+    zero, and a fresh adapter is the identity. With fresh attentive pooling, the heads are fresh too. Each change
+    becomes a line of the copy's `origin` and is logged.
 
     Args:
         tubelet_init: how the kernel changes its number of frames. `filter_inflation` spreads it evenly (equation 8): a
@@ -74,7 +75,7 @@ def adapt(
         classes: class names in order, or head → class names. The model's own names in another order reorder the rows
             of the head; other names give a fresh head.
         changes: `num_frames`, `image_size`, `tubelet_size`, `embedding`, `sampled_frames`, `num_classes`, `heads`,
-            `adapter_size`, `multi_label`, and the rates of dropout: fields of `ModelConfig`.
+            `adapter_size`, `attentive_pooling=True`, `multi_label`, and the rates of dropout: fields of `ModelConfig`.
 
     Raises:
         UserError: another field, or a change that gives no consistent model.
@@ -107,20 +108,23 @@ def fit(model: ViViT, wishes: Wishes) -> Loaded:
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     classes, fresh = _fit_heads(model, new, wishes.classes, state, notes)
     preprocessing = _fit_preprocessing(model.preprocessing, old, new, notes)
-    new_adapter = new.adapter_size != old.adapter_size
-    if new_adapter:
+    drawn: tuple[str, ...] = ()
+    if new.adapter_size != old.adapter_size:
+        drawn = (ADAPTER,)
         notes.append(f"fresh adapter of width {new.adapter_size}, untrained: it changes nothing yet")
+    if new.attentive_pooling != old.attentive_pooling:
+        drawn = (*drawn, POOLER)
+        notes.append("fresh attentive pooling, untrained")
 
     try:
-        with torch.device("cpu" if new_adapter else "meta"):
+        with torch.device("cpu" if drawn else "meta"):
             fitted = ViViT(new, classes=classes, preprocessing=preprocessing, origin=(*model.origin, *notes))
     except ValueError as error:
         raise UserError(str(error)) from None
-    if new_adapter:
+    if drawn:
         dtype = state["embedding.weight"].dtype
-        state = {name: value for name, value in state.items() if not name.startswith(ADAPTER)}
-        drawn = fitted.state_dict().items()
-        state |= {name: value.to(dtype) for name, value in drawn if name.startswith(ADAPTER)}
+        state = {name: value for name, value in state.items() if not name.startswith(drawn)}
+        state |= {name: value.to(dtype) for name, value in fitted.state_dict().items() if name.startswith(drawn)}
     fitted.load_state_dict(state, assign=True)
     for name, parameter in fitted.named_parameters():
         parameter.requires_grad_(name in fresh or trained.get(name, True))
@@ -167,6 +171,8 @@ def _changed(old: ModelConfig, wishes: Wishes) -> ModelConfig:
         fields["num_classes"] = None
     if changes.get("embedding") == "tubelet":
         fields["sampled_frames"] = None
+    if old.attentive_pooling and not changes.get("attentive_pooling", True):
+        raise UserError("attentive_pooling: you gave False, but the weights classify what it gathers; leave it out")
     try:
         new = ModelConfig(**{**fields, **changes})
     except ValidationError as error:
@@ -191,6 +197,7 @@ def _fit_positions(state: dict[str, Tensor], new: ModelConfig, notes: list[str])
         "encoder.positions.embedding": ("positions", new.grid),
         "encoder.spatial.positions.embedding": ("spatial positions", tuple(places)),
         "encoder.temporal.positions.embedding": ("temporal positions", (times,)),
+        "pooler.positions": ("positions of the attentive pooling", (times,)),
     }
     for name, (what, grid) in grids.items():
         if name in state:
@@ -223,7 +230,9 @@ def _fit_heads(
     kept = {
         head
         for head, count in new.class_counts.items()
-        if old.get(head) == count and (wanted is None or classes.get(head) in (None, wanted.get(head)))
+        if old.get(head) == count
+        and new.attentive_pooling == model.config.attentive_pooling
+        and (wanted is None or classes.get(head) in (None, wanted.get(head)))
     }
     before = {head: (state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")) for head in old}
     fresh = []

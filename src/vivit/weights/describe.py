@@ -66,9 +66,10 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
         about.append(("temporal", _counted(layers, "layer") if layers else "mean over time (average-pooling baseline)"))
     if config.attention_order is not None:
         about.append(("attention", config.attention_order.replace("_", " before ")))
+    pooling = "class token" if config.pooling == "token" else "mean of the tokens"
     return [
         *about,
-        ("pooling", "class token" if config.pooling == "token" else "mean of the tokens"),
+        ("pooling", "a learned query attends to all tokens" if config.attentive_pooling else pooling),
         ("numerics", f"GELU in its {form} form, LayerNorms' epsilon {config.norm_eps:g}"),
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
     ]

@@ -178,6 +178,7 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
         (config.variant != "spatiotemporal", f"the {config.variant} variant: it has only the spatio-temporal model"),
         (config.embedding != "tubelet", "uniform frame sampling"),
         (config.pooling != "token", "mean pooling: it classifies the class token"),
+        (config.attentive_pooling, "attentive pooling"),
         (config.representation_size is not None, "a representation layer before the head"),
         (config.heads is not None, "named heads"),
     ]

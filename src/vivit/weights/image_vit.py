@@ -144,7 +144,7 @@ def _left_out(image: ViViT, model: ViViT, untouched: Iterable[str]) -> list[str]
     if image.config.representation_size is not None and model.config.representation_size is None:
         notes.append("not used: the image model's layer before its head (pre_logits, pooler)")
     # Name whole encoders and attentions, not each of their weights.
-    parts = {re.sub(r"(temporal|adapter|_time|heads)\..*", r"\1", name) for name in untouched}
+    parts = {re.sub(r"(temporal|adapter|_time|heads|pooler)\..*", r"\1", name) for name in untouched}
     parts = {re.sub(r"blocks\.\d+", "blocks.*", part) for part in parts}
     if parts:
         notes.append(f"not from the image model: {', '.join(sorted(parts))}")
