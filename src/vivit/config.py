@@ -64,8 +64,8 @@ class ModelConfig(BaseModel):
     """Which attention comes first in a layer of the factorised self-attention model; default `space_time`."""
     representation_size: PositiveInt | None = None
     """Width of a tanh layer between the encoder and the heads; None: no such layer."""
-    num_classes: PositiveInt | None = None
-    """Classes of the only head; 400 by default."""
+    num_classes: Annotated[int, Field(ge=0, le=1 << 24)] | None = None
+    """Classes of the only head; 400 by default. 0: the model has no head, as after pretraining without labels."""
     heads: dict[str, PositiveInt] | None = None
     """Named heads and their class counts, instead of `num_classes`."""
     multi_label: bool = False
@@ -172,8 +172,8 @@ class ModelConfig(BaseModel):
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """head → number of classes; a single head without a name is "classes"."""
-        return self.heads or {"classes": self.num_classes or 0}
+        """head → number of classes; a single head without a name is "classes". Empty if the model has no head."""
+        return self.heads or ({"classes": self.num_classes} if self.num_classes else {})
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> Self:

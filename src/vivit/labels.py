@@ -128,9 +128,9 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
-    """The fields of ModelConfig for these heads: `num_classes` for the only head without a name, else `heads`."""
-    if list(counts) == [ONLY_HEAD]:
-        return {"num_classes": counts[ONLY_HEAD], "heads": None}
+    """The fields of ModelConfig for these heads: `num_classes` if there is none or a nameless one, else `heads`."""
+    if list(counts) in ([], [ONLY_HEAD]):
+        return {"num_classes": counts.get(ONLY_HEAD, 0), "heads": None}
     return {"num_classes": None, "heads": dict(counts)}
 
 

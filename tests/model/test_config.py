@@ -189,3 +189,7 @@ def test_json_and_back(fields: dict[str, Any]) -> None:
 def test_preprocessing_in_proportion_to_the_crop(image_size: tuple[int, int], resize: int) -> None:
     preprocessing = Preprocessing.of_crop(image_size)
     assert (preprocessing.resize, preprocessing.frame_stride, preprocessing.short_clips) == (resize, 2, "loop")
+
+
+def test_a_model_without_a_head_has_no_classes() -> None:
+    assert ModelConfig(num_classes=0).class_counts == {}

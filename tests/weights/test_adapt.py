@@ -697,7 +697,7 @@ def test_log_and_origin_tell_every_change(
         ("spatiotemporal", {"sampled_frames": 4}, "sampled_frames goes with"),
         ("spatiotemporal", {"embedding": "uniform_frames"}, "sampled_frames: .* needs the number"),
         ("spatiotemporal", {"embedding": "uniform_frames", "sampled_frames": 9}, "sampled_frames: cannot take 9"),
-        ("spatiotemporal", {"num_classes": 0}, "num_classes: "),
+        ("spatiotemporal", {"num_classes": -1}, "num_classes: "),
         ("spatiotemporal", {"heads": {}}, "heads: "),
         ("spatiotemporal", {"classes": []}, "num_classes: "),
         ("spatiotemporal", {"dropout": 1.5}, "dropout: "),

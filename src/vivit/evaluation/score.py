@@ -34,7 +34,7 @@ from vivit.video.source import name_of
 from vivit.weights.card import score_card
 from vivit.weights.files import read_json
 from vivit.weights.fingerprint import hash_model
-from vivit.weights.store import load
+from vivit.weights.store import labels_of, load
 
 SCORES_FILE = "scores.json"
 SHOWN_CLASSES = 20
@@ -76,9 +76,7 @@ def score_model(
     if per_video is not None:
         check_table(per_video)
     model = load(model_source)
-    if model.labels is None:
-        raise UserError(f"{model_source}: has no class names in its config.json, so labels cannot be compared")
-    videos = open_data(data, videos_in).split(split, model.labels)
+    videos = open_data(data, videos_in).split(split, labels_of(model, model_source))
     hashed, model_hash = data_hash(videos), hash_model(model)
     processes = PartialState(cpu=device == "cpu")
     leave_gloo_at_exit()

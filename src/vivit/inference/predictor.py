@@ -6,7 +6,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from vivit.errors import UserError
 from vivit.inference.fetch import Fetching
 from vivit.inference.pipeline import Reading, Video, views_in_order
 from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
@@ -15,7 +14,7 @@ from vivit.runtime import pick_device
 from vivit.video.clips import ClipSpec, ViewsOfVideo, clip_indices, read_views, view_starts
 from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
-from vivit.weights.store import load
+from vivit.weights.store import labels_of, load
 
 # Answers that wait for others of their batch, at most: with many errors among them, a batch fills slowly.
 MOST_WAITING = 8 * BATCH
@@ -75,13 +74,11 @@ class Predictor:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
 
         Raises:
-            UserError: there is no such model, or it has no class names.
+            UserError: there is no such model, or it has no classes or no names for them.
         """
         read.check()
         self.model = load(model)
-        if self.model.labels is None:
-            raise UserError(f"{model}: has no class names in its config.json, so nothing can be named")
-        self.labels = self.model.labels
+        self.labels = labels_of(self.model, model)
         self.model.to(pick_device(device))
         self._options, self._read = read, read.reader()
 

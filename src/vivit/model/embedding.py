@@ -47,6 +47,14 @@ class TubeletEmbedding(nn.Module):
             ValueError: the clip has another size than the configured one, does not consist of whole tubelets, or holds
                 integers of another type than uint8.
         """
+        return self.embed(self.tubelets(video, any_size))
+
+    def embed(self, tubelets: Tensor) -> Tensor:
+        """The linear map: pixels of tubelets in the order of the kernel (…, C · t · h · w) → tokens (…, D)."""
+        return F.linear(tubelets, self.weight.flatten(1), self.bias)
+
+    def tubelets(self, video: Tensor, any_size: bool = False) -> Tensor:
+        """The pixels of each tubelet, in [−1, 1]: (B, T, n_h, n_w, C · t · h · w). Takes the arguments of `forward`."""
         t, h, w = self.tubelet_size
         if video.ndim != 5 or video.shape[2] != CHANNELS or (not any_size and video.shape[1:] != self.clip_size):
             raise ValueError(
@@ -77,7 +85,7 @@ class TubeletEmbedding(nn.Module):
         if tubelets.dtype == torch.uint8:
             # Converted after the copy above, which so moves a quarter of the bytes.
             tubelets = tubelets.to(self.weight.dtype).mul_(2 / 255).sub_(1)
-        return F.linear(tubelets.to(self.weight.dtype), self.weight.flatten(1), self.bias)
+        return tubelets.to(self.weight.dtype)
 
     def _warn_of_range(self, video: Tensor) -> None:
         """Warn once if floats are not in [−1, 1]. On a GPU only the first clips are looked at: looking waits for it."""
@@ -133,10 +141,21 @@ class Positions(nn.Module):
         self.class_position = nn.Parameter(torch.empty(width)) if class_token else None
         self.token_dropping = TokenDropping(token_dropping)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *grid, D) → (B, N, D), or (B, 1 + N, D) with a class token; the embedding is resized to the grid."""
-        tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
-        tokens = self.token_dropping(tokens.flatten(1, -2))
+    def forward(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """Add positions and the class token.
+
+        Args:
+            tokens: (B, *grid, D), where the embedding is resized to the grid; or with `places`, (B, N, D).
+            places: (B, N), where in the configured grid each token is, counted row by row. None: all are there.
+
+        Returns:
+            (B, N, D), or (B, 1 + N, D) with a class token.
+        """
+        if places is None:
+            tokens = tokens + resize_positions(self.embedding, tokens.shape[1:-1])
+            tokens = self.token_dropping(tokens.flatten(1, -2))
+        else:
+            tokens = tokens + self.embedding.flatten(0, -2)[places]
         if self.class_token is None or self.class_position is None:
             return tokens
         class_token = (self.class_token + self.class_position).expand(tokens.shape[0], 1, -1)

@@ -183,7 +183,7 @@ class ViViT(nn.Module):
         return self.represent(self.pooler(self.encoder.all_tokens(tokens), tokens.shape[1]))
 
     def forward(self, video: Tensor, any_size: bool = False) -> Tensor | dict[str, Tensor]:
-        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) if the config names heads.
+        """Logits (never probabilities) of each clip: (B, K), or head → (B, K) if the config names heads or has none.
 
         Takes the arguments of `features`.
         """
@@ -194,9 +194,9 @@ class ViViT(nn.Module):
         return x if self.representation is None else torch.tanh(self.representation(x))
 
     def classify(self, features: Tensor) -> Tensor | dict[str, Tensor]:
-        """Apply the heads to features: (B, K), or head → (B, K) if the config names heads."""
+        """Apply the heads to features: (B, K), or head → (B, K) if the config names heads or has none."""
         logits = {name: head(features) for name, head in self.heads.items()}
-        return logits if self.config.heads else logits[ONLY_HEAD]
+        return logits[ONLY_HEAD] if self.config.num_classes else logits
 
     @torch.no_grad()
     def initialise(self, position_std: float = 0.02) -> None:
@@ -209,39 +209,44 @@ class ViViT(nn.Module):
         """
         if self.embedding.weight.is_meta:  # weights will be loaded: nothing to draw
             return
-        modules = [*self.embedding.modules(), *self.encoder.modules()]
-        for module in modules:
-            if isinstance(module, TubeletEmbedding):
-                lecun_normal_(module)
-            elif isinstance(module, Positions):
-                nn.init.normal_(module.embedding, std=position_std)
-                if module.class_token is not None and module.class_position is not None:
-                    nn.init.zeros_(module.class_token)
-                    nn.init.normal_(module.class_position, std=position_std)
-            elif isinstance(module, SelfAttention):
-                # The fused matrix is (3 D, D), but each of its three kernels counts as a (D, D) one.
-                bound = math.sqrt(6 / (2 * module.proj.in_features))
-                nn.init.uniform_(module.qkv.weight, -bound, bound)
-                nn.init.xavier_uniform_(module.proj.weight)
-                nn.init.zeros_(module.qkv.bias)
-                nn.init.zeros_(module.proj.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-            elif isinstance(module, Adapter):
-                nn.init.xavier_uniform_(module.down.weight)
-                for zero in (module.down.bias, module.up.weight, module.up.bias):
-                    nn.init.zeros_(zero)
-        for module in modules:  # after all others: the order of the draws belongs to the seed
-            if isinstance(module, MLP):
-                for layer in (module.fc1, module.fc2):
-                    nn.init.xavier_uniform_(layer.weight)
-                    nn.init.normal_(layer.bias, std=1e-6)
+        draw_weights([self.embedding, self.encoder], position_std)
         if self.representation is not None:
             lecun_normal_(self.representation)
         if self.pooler is not None:
             self.pooler.initialise()
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
+
+
+def draw_weights(parts: Sequence[nn.Module], position_std: float) -> None:
+    """Draw fresh weights for all embeddings, positions, attention, MLPs, norms and adapters; see `initialise`."""
+    modules = [module for part in parts for module in part.modules()]
+    for module in modules:
+        if isinstance(module, TubeletEmbedding):
+            lecun_normal_(module)
+        elif isinstance(module, Positions):
+            nn.init.normal_(module.embedding, std=position_std)
+            if module.class_token is not None and module.class_position is not None:
+                nn.init.zeros_(module.class_token)
+                nn.init.normal_(module.class_position, std=position_std)
+        elif isinstance(module, SelfAttention):
+            # The fused matrix is (3 D, D), but each of its three kernels counts as a (D, D) one.
+            bound = math.sqrt(6 / (2 * module.proj.in_features))
+            nn.init.uniform_(module.qkv.weight, -bound, bound)
+            nn.init.xavier_uniform_(module.proj.weight)
+            nn.init.zeros_(module.qkv.bias)
+            nn.init.zeros_(module.proj.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, Adapter):
+            nn.init.xavier_uniform_(module.down.weight)
+            for zero in (module.down.bias, module.up.weight, module.up.bias):
+                nn.init.zeros_(zero)
+    for module in modules:  # after all others: the order of the draws belongs to the seed
+        if isinstance(module, MLP):
+            for layer in (module.fc1, module.fc2):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)
 
 
 def lecun_normal_(layer: nn.Linear | TubeletEmbedding) -> None:

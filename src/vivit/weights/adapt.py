@@ -237,15 +237,19 @@ def _fit_heads(
     before = {head: (state.pop(f"heads.{head}.weight"), state.pop(f"heads.{head}.bias")) for head in old}
     fresh = []
     for head, count in new.class_counts.items():
-        weight, bias = before.get(head) or next(iter(before.values()))
-        if head not in kept:
-            weight, bias = weight.new_zeros(count, weight.shape[1]), bias.new_zeros(count)
+        if head in kept:
+            weight, bias = before[head]
+        else:
+            kernel, width = state["embedding.weight"], new.representation_size or new.hidden_size
+            weight, bias = kernel.new_zeros(count, width), kernel.new_zeros(count)
             fresh += [f"heads.{head}.weight", f"heads.{head}.bias"]
         state[f"heads.{head}.weight"], state[f"heads.{head}.bias"] = weight, bias
     if fresh:
         counts = {head: count for head, count in new.class_counts.items() if head not in kept}
         others = " others" if new.class_counts == old else ""
-        notes.append(f"fresh head of {in_words(counts)} classes, untrained: the weights have {in_words(old)}{others}")
+        notes.append(
+            f"fresh head of {in_words(counts)} classes, untrained: the weights have {in_words(old) or 'none'}{others}"
+        )
     if wanted is None and model.classes is not None and kept == new.class_counts.keys():
         wanted = {head: classes[head] for head in new.class_counts}
     return wanted, fresh

@@ -120,7 +120,9 @@ def card(
         more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
         part = f"{head}: " if config.heads else ""
         lines.append(f"{part}{_plain(', '.join(names[:SHOWN_CLASSES]))}{more}")
-    if model.classes is None:
+    if not config.class_counts:
+        lines.append("None: the model has no head, and is a start for training.")
+    elif model.classes is None:
         lines.append("No names.")
     lines += ["", "## Licence", "", licence or "Not given."]
     return "\n".join(lines) + "\n"

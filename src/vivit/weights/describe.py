@@ -37,6 +37,8 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
         *_encoder(model),
         ("multiply-adds", f"{_scaled(multiply_adds(config))} a clip"),
     ]
+    if not config.class_counts:
+        about.append(("classes", "none: the model has no head"))
     for head, count in config.class_counts.items():
         names = (model.classes or {}).get(head)
         listed = "without names" if names is None else ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

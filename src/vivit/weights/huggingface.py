@@ -181,6 +181,7 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
         (config.attentive_pooling, "attentive pooling"),
         (config.representation_size is not None, "a representation layer before the head"),
         (config.heads is not None, "named heads"),
+        (not config.class_counts, "a model without a head"),
     ]
     for lacks, what in lacking:
         if lacks:

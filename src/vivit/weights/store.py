@@ -200,6 +200,15 @@ def load(
     return load_video_model(Source.find(source), wishes).log()
 
 
+def labels_of(model: ViViT, name: str | Path) -> LabelSpace:
+    """The class names of a model that the user calls `name`. Raises UserError if it has none."""
+    if not model.config.class_counts:
+        raise UserError(f"{name}: has no classes yet: train it on labelled videos, vivit train DATA --init {name}")
+    if model.labels is None:
+        raise UserError(f"{name}: has no class names in its config.json, so nothing can be named")
+    return model.labels
+
+
 def load_video_model(source: Source, wishes: Wishes) -> Loaded:
     """As `load`."""
     if source.path.is_dir():
