@@ -99,3 +99,8 @@ def test_class_names_come_as_lists() -> None:
     for wrong in ("abc", {"verb": "abc"}, [1, 2], {"verb": [None]}):
         with pytest.raises(ValueError, match="give a list of names"):
             as_classes(wrong)  # type: ignore[arg-type]
+
+
+def test_a_head_has_at_least_one_class() -> None:
+    with pytest.raises(ValueError, match="at least one name"):
+        as_classes([])

@@ -155,12 +155,14 @@ def as_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
     """head → class names, from such a mapping or from the names of a model's only head.
 
     Raises:
-        ValueError: a value is not a list of names, or a name is empty or no text of one line.
+        ValueError: a value is not a list of names, or has none, or a name is empty or no text of one line.
     """
     heads = classes if isinstance(classes, Mapping) else {ONLY_HEAD: classes}
     for names in heads.values():
         if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(x, str) for x in names):
             raise ValueError(f"classes: give a list of names, not {names!r}")
+        if not names:
+            raise ValueError("classes: give at least one name")
         if fault := fault_in(names, unique=False):
             raise ValueError(f"classes: {fault}")
     return {head: tuple(names) for head, names in heads.items()}

@@ -699,7 +699,6 @@ def test_log_and_origin_tell_every_change(
         ("spatiotemporal", {"embedding": "uniform_frames", "sampled_frames": 9}, "sampled_frames: cannot take 9"),
         ("spatiotemporal", {"num_classes": -1}, "num_classes: "),
         ("spatiotemporal", {"heads": {}}, "heads: "),
-        ("spatiotemporal", {"classes": []}, "num_classes: "),
         ("spatiotemporal", {"dropout": 1.5}, "dropout: "),
         # Unknown fields.
         ("spatiotemporal", {"depth": 3}, "depth: "),

@@ -112,16 +112,19 @@ class Encoder(nn.Module):
         self.activation_checkpointing = False
 
     def forward(self, tokens: Tensor, clips: int | None = None) -> Tensor:
-        """(R, *grid, D) → (R, D): the class token if there is one, else the mean of the tokens.
+        """(R, *grid, D) → (R, D), see `pool`.
 
         clips: how many clips the rows belong to; by default each row is one.
         """
-        x = self.all_tokens(tokens, clips)
-        return x.mean(dim=1) if self.positions.class_token is None else x[:, 0]
+        return self.pool(self.all_tokens(tokens, clips))
 
     def all_tokens(self, tokens: Tensor, clips: int | None = None) -> Tensor:
         """(R, *grid, D) → (R, N, D), or (R, 1 + N, D) with a class token."""
         return self.encode(self.positions(tokens), clips or tokens.shape[0])
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(R, N, D) → (R, D): the class token if there is one, else the mean of the tokens."""
+        return x.mean(dim=1) if self.positions.class_token is None else x[:, 0]
 
     def encode(self, x: Tensor, clips: int) -> Tensor:
         """Run dropout, the blocks and the LayerNorm on tokens that have their positions; the shape stays."""

@@ -66,14 +66,14 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.model.embedding.embed(_at(tubelets, visible))  # (B, T, V, D)
         firsts = self.places * torch.arange(tokens.shape[1], device=tokens.device)[:, None]
         seen, unseen = (firsts + places[:, None] for places in (visible, hidden))  # (B, T, V) in the grid of (T, S)
-        encoder, batch = self.model.encoder, tokens.shape[0]
+        encoder = self.model.encoder
         if isinstance(encoder, FactorisedEncoder):
             summary, x = encode_factorised(encoder, tokens, visible)
             seen, unseen = seen.flatten(0, 1), unseen.flatten(0, 1)  # (B · T, V)
         else:
             assert isinstance(encoder, Encoder)
             seen, unseen = seen.flatten(1), unseen.flatten(1)  # (B, T · V)
-            x = encoder.encode(encoder.positions(tokens.flatten(1, 2), seen), clips=batch)
+            x = encoder.encode(encoder.positions(tokens.flatten(1, 2), seen), clips=len(tokens))
             summary, x = x.split([x.shape[1] - seen.shape[1], seen.shape[1]], dim=1)
         pixels = normalised(_at(tubelets, hidden))
         return self.decoder(summary, x, seen, unseen).view_as(pixels), pixels
@@ -89,15 +89,14 @@ def encode_factorised(encoder: FactorisedEncoder, tokens: Tensor, visible: Tenso
     batch, times, count, _ = tokens.shape
     places = visible.repeat_interleave(times, dim=0)  # (B · T, V)
     x = encoder.spatial.encode(encoder.spatial.positions(tokens.flatten(0, 1), places), clips=batch)
-    of_indices = (x.mean(dim=1) if encoder.spatial.positions.class_token is None else x[:, 0]).view(batch, times, -1)
-    if encoder.adapter is not None:
-        of_indices = encoder.adapter(of_indices)
-    if encoder.temporal is not None:
-        of_indices = encoder.temporal.encode(encoder.temporal.positions(of_indices), clips=batch)
-    has_token = of_indices.shape[1] > times
-    of_clip = of_indices[:, :1] if has_token else of_indices.mean(dim=1, keepdim=True)
-    of_indices = of_indices[:, -times:]
-    summary = torch.stack([of_indices, of_clip.expand_as(of_indices)], dim=2)  # (B, T, 2, D)
+    over_time = encoder.spatial.pool(x).view(batch, times, -1)
+    if encoder.temporal is None:
+        of_clip = over_time.mean(dim=1)
+    else:
+        over_time = encoder.temporal.all_tokens(encoder.adapted(over_time))
+        of_clip = encoder.temporal.pool(over_time)
+    of_indices = over_time[:, -times:]
+    summary = torch.stack([of_indices, of_clip[:, None].expand_as(of_indices)], dim=2)  # (B, T, 2, D)
     return summary.flatten(0, 1), x[:, -count:]
 
 

@@ -44,7 +44,7 @@ class FactorisedEncoder(nn.Module):
 
     def over_time(self, x: Tensor) -> Tensor:
         """Encode the outputs of the spatial encoder: (B, T, D) → (B, D)."""
-        return x.mean(dim=1) if self.temporal is None else self.temporal(self._adapted(x))
+        return x.mean(dim=1) if self.temporal is None else self.temporal(self.adapted(x))
 
     def all_tokens(self, tokens: Tensor) -> Tensor:
         """The tokens of the last encoder: (B, T, n_h, n_w, D) → (B, N, D).
@@ -53,12 +53,13 @@ class FactorisedEncoder(nn.Module):
         with its class token if there is one.
         """
         if self.temporal is not None:
-            return self.temporal.all_tokens(self._adapted(self.over_space(tokens)))
+            return self.temporal.all_tokens(self.adapted(self.over_space(tokens)))
         batch, *_, width = tokens.shape
         # (B, T, n_h, n_w, D) → (B · T, S, D) → (B, T · S, D)
         return self.spatial.all_tokens(tokens.flatten(0, 1), clips=batch).view(batch, -1, width)
 
-    def _adapted(self, x: Tensor) -> Tensor:
+    def adapted(self, x: Tensor) -> Tensor:
+        """Apply the adapter, if there is one, to the outputs of the spatial encoder."""
         return x if self.adapter is None else self.adapter(x)
 
 
