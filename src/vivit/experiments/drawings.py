@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 SIDE = 160
-_SMOOTH = 3  # drawn at this many times the size
+_SMOOTH = 2  # drawn at this many times the size
 
 Point = tuple[float, float]
 

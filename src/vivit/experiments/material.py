@@ -82,7 +82,6 @@ class Material:
         return tuple(self.cut_outs["train"])
 
 
-@lru_cache(maxsize=4)
 def open_material(pictures: Path | None, objects: Path | None) -> Material:
     """Deal out photographs and cut-outs.
 

@@ -11,10 +11,10 @@ Photographs and objects are split between train, val and test.
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ import torch.nn.functional as F
 
 from vivit.errors import UserError
 from vivit.experiments.film import Window, claim, cut, encode, make_videos, record, wander
-from vivit.experiments.material import SPLITS, Material, Split, open_material
+from vivit.experiments.material import SPLITS, CutOut, Material, Photograph, Split, open_material
 from vivit.experiments.pictures import draw_texture
 from vivit.files import as_text, write_files
 
 Difficulty = Literal["easy", "medium", "hard"]
+Thing = TypeVar("Thing")
 
 # A group holds verbs whose frames look alike as a set; one verb is another one played backwards.
 GROUPS: tuple[tuple[str, ...], ...] = (
@@ -140,65 +141,61 @@ def generate(
     made_with: dict[str, Any] = asdict(settings) | {"size": list(settings.size)}
     del made_with["pictures"], made_with["objects"]
     claim(folder / "motion_benchmark.json", made_with | {"material": material.digest, "nouns": list(material.nouns)})
-    videos = [_Video(folder, split, n, settings) for split, count in settings.counts.items() for n in range(count)]
-    write_files(
-        {
-            folder / f"{split}.csv": as_text(_list([video for video in videos if video.split == split], material))
-            for split in SPLITS
-            if settings.counts[split]
-        }
-    )
-    make_videos(videos, _make, workers, progress)
+    videos = {
+        split: [_plan(folder, split, number, settings, material) for number in range(count)]
+        for split, count in settings.counts.items()
+    }
+    write_files({folder / f"{split}.csv": as_text(_list(planned)) for split, planned in videos.items() if planned})
+    make_videos([video for planned in videos.values() for video in planned], _make, workers, progress)
 
 
 @dataclass(frozen=True)
 class _Video:
-    folder: Path
-    split: Split
-    number: int
+    path: Path
+    verb: str
+    background: Photograph | None
+    """None: a drawn texture."""
+    objects: tuple[CutOut, ...]
+    """The one that acts, and any bystander."""
+    seed: tuple[int, ...]
     settings: BenchmarkSettings
 
-    @property
-    def path(self) -> Path:
-        return self.folder / self.split / f"{self.number:05d}.mp4"
 
-    def labels(self, material: Material) -> tuple[str, str]:
-        """Verb and noun. Counting through verbs and, more slowly, nouns gives each pair as often."""
-        rounds, verb = divmod(self.number, len(VERBS))
-        return VERBS[verb], material.nouns[(rounds + verb) % len(material.nouns)]
+def _plan(folder: Path, split: Split, number: int, settings: BenchmarkSettings, material: Material) -> _Video:
+    """What a video is made of. Counting through verbs and, more slowly, nouns gives each pair as often."""
+    seed = (settings.seed, SPLITS.index(split), number)
+    rng = np.random.default_rng([*seed, 1])
+    rounds, verb = divmod(number, len(VERBS))
+    noun = (rounds + verb) % len(material.nouns)
+    nouns = [material.nouns[noun]]
+    if LEVELS[settings.difficulty].bystander:
+        nouns.append(material.nouns[(noun + int(rng.integers(1, len(material.nouns)))) % len(material.nouns)])
+
+    def any_of(things: Sequence[Thing]) -> Thing:
+        return things[int(rng.integers(len(things)))]
+
+    drawn = settings.pictures is None and rng.random() < 0.5
+    background = None if drawn else any_of(material.photographs[split])
+    objects = tuple(any_of(material.cut_outs[split][name]) for name in nouns)
+    return _Video(folder / split / f"{number:05d}.mp4", VERBS[verb], background, objects, seed, settings)
 
 
-def _list(videos: list[_Video], material: Material) -> str:
+def _list(videos: Sequence[_Video]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "verb", "noun"))
     for video in videos:
-        table.writerow((video.path.relative_to(video.folder).as_posix(), *video.labels(material)))
+        table.writerow((f"{video.path.parent.name}/{video.path.name}", video.verb, video.objects[0].noun))
     return text.getvalue()
 
 
 def _make(video: _Video) -> None:
     """Render and encode one video."""
-    settings = video.settings
-    material = open_material(settings.pictures, settings.objects)
-    verb, noun = video.labels(material)
-    rng = np.random.default_rng([settings.seed, SPLITS.index(video.split), video.number])
-    cut_outs = material.cut_outs[video.split]
-    names = [noun]
-    if LEVELS[settings.difficulty].bystander:
-        names.append(str(rng.choice([other for other in material.nouns if other != noun])))
-    objects = [cut_outs[name][int(rng.integers(len(cut_outs[name])))].pixels() for name in names]
-    clip = render(verb, rng, _background(rng, video.split, material, settings), objects, settings)
+    rng = np.random.default_rng(video.seed)
+    background = draw_texture(rng) if video.background is None else video.background.pixels()
+    clip = render(video.verb, rng, background, [thing.pixels() for thing in video.objects], video.settings)
     rate, quality = int(rng.choice(FRAME_RATES)), int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
     write_files({video.path: lambda path: encode(clip, path, rate, quality)})
-
-
-def _background(rng: np.random.Generator, split: Split, material: Material, settings: BenchmarkSettings) -> np.ndarray:
-    """(height, width, 3) uint8."""
-    if settings.pictures is None and rng.random() < 0.5:
-        return draw_texture(rng)
-    photographs = material.photographs[split]
-    return photographs[int(rng.integers(len(photographs)))].pixels()
 
 
 def render(
@@ -311,7 +308,8 @@ def _place(path: np.ndarray, window: Window, size: float, rng: np.random.Generat
     """Shift the path, in place, so that the object stays in the picture as far as it can."""
     seen = path[:, :2] - window.positions.mean(dim=(1, 2)).numpy()
     low, high = seen.min(axis=0), seen.max(axis=0)
-    free = np.maximum(0, np.array([aspect / 2, 0.5]) - 0.4 * size - (high - low) / 2)
+    reach = 0.4 * size * (1 + path[:, GAP].max()) * np.exp(path[:, SIZE].max())
+    free = np.maximum(0, np.array([aspect / 2, 0.5]) - reach - (high - low) / 2)
     path[:, :2] += rng.uniform(-free, free) - (low + high) / 2
 
 
