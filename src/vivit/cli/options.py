@@ -33,8 +33,8 @@ Source = Annotated[
     str,
     Parameter(
         group=INPUT,
-        help="A model folder or run, transformers' ViViT or ViT, a Scenic checkpoint, an .npz file, timm's weights, "
-        "or a Hub id.",
+        help="A model folder or run, transformers' ViViT, ViT or DINOv2, a Scenic checkpoint, an .npz file, timm's "
+        "weights, an ONNX file of an image ViT, or a Hub id.",
     ),
 ]
 Model = Annotated[str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, or a Hub id.")]

@@ -1,7 +1,8 @@
 """Open weight files: names and shapes now, arrays on demand. Nothing in a file is ever executed.
 
-Files are recognised by their content: safetensors, NumPy's .npz, flax msgpack, and PyTorch's zip files, which are read
-with `weights_only=True`. The sizes that a file claims are checked against its own size before memory is allocated.
+Files are recognised by their content: safetensors, NumPy's .npz, flax msgpack, PyTorch's zip files, which are read
+with `weights_only=True`, and ONNX. The sizes that a file claims are checked against its own size before memory is
+allocated.
 """
 
 import json
@@ -28,6 +29,9 @@ BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
 # The first bytes of PyTorch's files before they were zip files.
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
 
+# The first byte of an ONNX file: its version is the first field.
+ONNX = b"\x08"
+
 
 def open_weights(path: Path) -> WeightFile:
     """Open a file of any known kind. Raises UserError if it is damaged or of another kind."""
@@ -43,9 +47,13 @@ def open_weights(path: Path) -> WeightFile:
         return _open_zip(path)
     if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= size:
         return _open_safetensors(path)
+    if start.startswith(ONNX) or path.suffix == ".onnx":
+        return _open_onnx(path)
     if start and (0x80 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
         return open_flax(path)
-    raise UserError(f"{path}: not readable as weights (safetensors, .npz, Scenic's flax msgpack, PyTorch's zip file)")
+    raise UserError(
+        f"{path}: not readable as weights (safetensors, .npz, Scenic's flax msgpack, PyTorch's zip file, ONNX)"
+    )
 
 
 def open_folder(folder: Path) -> WeightFile:
@@ -90,6 +98,14 @@ def _open_safetensors(path: Path) -> WeightFile:
             raise UserError(f"{path}: {name}: not readable ({str(error).splitlines()[0]})") from None
 
     return WeightFile(str(path), shapes, read)
+
+
+def _open_onnx(path: Path) -> WeightFile:
+    try:
+        from vivit.weights.onnx_vit import open_onnx
+    except ImportError:
+        raise UserError(f"{path}: ONNX files are read with the package onnx: pip install onnx") from None
+    return open_onnx(path)
 
 
 def _open_parts(index: Path, open_part: Callable[[Path], WeightFile]) -> WeightFile:

@@ -18,7 +18,7 @@ from vivit.weights.keymap import ROW, Block, Layout, Rule, absent, module, posit
 from vivit.weights.processors import pixel_scaling, read_processor
 from vivit.weights.scenic import count_layers
 from vivit.weights.source import CONFIG_FILE, Source
-from vivit.weights.weight_file import Shape, WeightFile, by
+from vivit.weights.weight_file import OnnxViT, Shape, WeightFile, by
 
 # Google's public ViT files number the parts of a block differently from Scenic's checkpoints.
 GOOGLE_BLOCK: dict[str, tuple[str, flax_keys.Part]] = {
@@ -98,6 +98,8 @@ def read_image_vit(source: Source, num_heads: int | None = None) -> ImageViT:
     try:
         if "embedding/kernel" in names:
             return _from_flax(source)
+        if isinstance(file, OnnxViT):
+            return _from_onnx(source, file)
         if "patch_embed.proj.weight" in names:
             return _from_timm(source, num_heads)
         if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
@@ -211,23 +213,9 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
     bias = f"blocks.0.attn.{'qkv' if fused else 'q_proj'}.bias" in shapes
     scales = TIMM_SCALES if "blocks.0.ls1.gamma" in shapes else None
     block = TIMM_BLOCK if fused else TIMM_SEPARATE_BLOCK
-    rules = [*module("patch_embed.proj", "embedding", layout=IMAGE_KERNEL)]
-    places: tuple[str, ...] = ("encoder.positions.embedding",)
-    if token:
-        rules.append(Rule(("cls_token",), ("encoder.positions.class_token",), ROW))
-        class_position = ("encoder.positions.class_position",)
-        if placed_token:
-            places = (*class_position, *places)
-        else:
-            rules.append(Rule((), class_position, absent(hidden_size)))
-    rules += [
-        Rule(("pos_embed",), places, position_grid(config.grid, placed_token, int(distilled))),
-        *(
-            rule
-            for i in range(config.num_layers)
-            for rule in torch_block(f"blocks.{i}", block, f"encoder.blocks.{i}", config, bias, scales)
-        ),
-        *module("norm", "encoder.norm"),
+    rules = [
+        *_timm_tokens(config, placed_token, int(distilled)),
+        *_timm_layers(config, block, bias, scales),
         *module("pre_logits.fc", "representation"),
     ]
     wanted = about.get("pretrained_cfg", about)
@@ -236,6 +224,52 @@ def _from_timm(source: Source, num_heads: int | None) -> ImageViT:
         processor = (source.folder / CONFIG_FILE, {"image_mean": wanted["mean"], "image_std": wanted["std"]})
     notes += [DISTILLED] if distilled else []
     return _image_vit(source, config, rules, notes, processor, layer_scale=scales is not None)
+
+
+def _from_onnx(source: Source, file: OnnxViT) -> ImageViT:
+    shapes = file.shapes
+    kernel, token = shapes["patch_embed.proj.weight"], "cls_token" in shapes
+    scales = TIMM_SCALES if "blocks.0.ls1.gamma" in shapes else None
+    config = ModelConfig(
+        **_one_frame(kernel[2:], file.grid),
+        pooling="token" if token else "mean",
+        hidden_size=kernel[0],
+        num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+        num_heads=file.num_heads,
+        mlp_dim=shapes["blocks.0.mlp.fc1.weight"][0],
+        activation=file.activation,
+        norm_eps=file.norm_eps,
+    )
+    rules = [*_timm_tokens(config, placed_token=False), *_timm_layers(config, TIMM_SEPARATE_BLOCK, True, scales)]
+    # The Hub's folders have the graph in onnx/, below the processor's config.
+    processor = read_processor(source.folder) or read_processor(source.folder.parent)
+    image = _image_vit(source, config, rules, [], processor, layer_scale=scales is not None)
+    if file.picture is None or any(length % part for length, part in zip(file.picture, kernel[2:], strict=True)):
+        return image
+    return replace(image, picture=file.picture)
+
+
+def _timm_tokens(config: ModelConfig, placed_token: bool, left_out: int = 0) -> list[Rule]:
+    """placed_token: whether the class token has a position. left_out: positions of tokens that our models lack."""
+    rules = [*module("patch_embed.proj", "embedding", layout=IMAGE_KERNEL)]
+    places: tuple[str, ...] = ("encoder.positions.embedding",)
+    if config.pooling == "token":
+        rules.append(Rule(("cls_token",), ("encoder.positions.class_token",), ROW))
+        class_position = ("encoder.positions.class_position",)
+        if placed_token:
+            places = (*class_position, *places)
+        else:
+            rules.append(Rule((), class_position, absent(config.hidden_size)))
+    return [*rules, Rule(("pos_embed",), places, position_grid(config.grid, placed_token, left_out))]
+
+
+def _timm_layers(config: ModelConfig, block: Block, bias: bool, scales: dict[str, str] | None) -> list[Rule]:
+    layers = [
+        rule
+        for i in range(config.num_layers)
+        for rule in torch_block(f"blocks.{i}", block, f"encoder.blocks.{i}", config, bias, scales)
+    ]
+    return [*layers, *module("norm", "encoder.norm")]
 
 
 def _halves(shapes: dict[str, Shape]) -> bool:

@@ -41,7 +41,8 @@ def init_from_image_vit(
     Args:
         model: any variant, with the image model's width, depth, heads and patch.
         source: an .npz with the key names of Google's public ViT files, a Scenic checkpoint, a folder or Hub id of
-            transformers' ViT or DINOv2, or timm's weights (safetensors), with or without their config.json.
+            transformers' ViT or DINOv2, timm's weights (safetensors), with or without their config.json, or an ONNX
+            file.
         tubelet_init: `central_frame` puts the image kernel at the middle frame ⌊t/2⌋ of the tubelet and zeros
             elsewhere (equation 9), `filter_inflation` gives each frame 1/t of it (equation 8), `random` keeps the
             model's own kernel.

@@ -4,6 +4,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -25,6 +26,19 @@ class WeightFile:
     shapes: dict[str, Shape]
     read: Callable[[str], Tensor]
     """Name → the array, which may be a view of the mapped file; each name may be read once."""
+
+
+@dataclass(frozen=True)
+class OnnxViT(WeightFile):
+    """An image ViT in an ONNX file, under timm's names, and what else its graph tells."""
+
+    grid: tuple[int, int]
+    """Positions, over height and width."""
+    num_heads: int
+    activation: Literal["gelu", "gelu_tanh"]
+    norm_eps: float
+    picture: tuple[int, int] | None
+    """Height and width of the pictures that the file takes; None: any."""
 
 
 def size_of(path: Path) -> int:
