@@ -1,6 +1,6 @@
 """The labels of the benchmark tell what its videos show, and its splits share nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,7 @@ class Seen:
     area: np.ndarray
     angle: np.ndarray
     spread: np.ndarray
+    """(T, 2): how far it reaches across and down."""
 
 
 def film(verb: str, seed: int, difficulty: Difficulty, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
@@ -102,6 +103,7 @@ def film(verb: str, seed: int, difficulty: Difficulty, monkeypatch: pytest.Monke
         x, y = torch.arange(width) - width / 2, torch.arange(height)[:, None] - height / 2
         return torch.stack(torch.broadcast_tensors(torch.zeros(1, 1), 128 + x * 0.5, 128 + y * 0.5))[None]
 
+    monkeypatch.setitem(LEVELS, difficulty, replace(LEVELS[difficulty], background_light=(1.0, 1.0), object_light=0.0))
     monkeypatch.setattr(motion_benchmark, "cut", ramps)
     monkeypatch.setattr(motion_benchmark, "record", lambda clip, rng: clip.permute(0, 2, 3, 1).numpy())
     thing = np.zeros((60, 60, 4), np.uint8)
@@ -128,12 +130,19 @@ def look(clip: np.ndarray) -> Seen:
         ) @ plane[1:]
         scale = np.abs(np.linalg.det(plane[1:]))
         rows.append(
-            (*(centre @ plane), *centre[1:], thing.sum() * scale, np.arctan2(to_dark[1], to_dark[0]), x[thing].std())
+            (
+                *(centre @ plane),
+                *centre[1:],
+                thing.sum() * scale,
+                np.arctan2(to_dark[1], to_dark[0]),
+                x[thing].std(),
+                y[thing].std(),
+            )
             if thing.any()
-            else (np.nan,) * 4 + (0.0, np.nan, np.nan)
+            else (np.nan,) * 4 + (0.0, np.nan, np.nan, np.nan)
         )
     table = np.array(rows)
-    return Seen(table[:, :2], table[:, 2:4], table[:, 4], np.unwrap(table[:, 5]), table[:, 6])
+    return Seen(table[:, :2], table[:, 2:4], table[:, 4], np.unwrap(table[:, 5]), table[:, 6:8])
 
 
 def measured_verb(clip: np.ndarray) -> str:
@@ -142,17 +151,17 @@ def measured_verb(clip: np.ndarray) -> str:
     x, y = np.nanmean(seen.place[-2:], axis=0) - np.nanmean(seen.place[:2], axis=0)
     turned = np.degrees(seen.angle[-1] - seen.angle[0])
     grown = np.log(seen.area[-1] / seen.area[0])
-    spread = np.log(seen.spread[-1] / seen.spread[0])
+    wider, taller = np.log(seen.spread[-1] / seen.spread[0])
     height = np.nanmax(seen.place[:, 1]) - seen.place[:, 1]
     rocked = np.abs(np.degrees(seen.angle - seen.angle[0]))
     if abs(turned) > 60:
         return "spins_clockwise" if turned > 0 else "spins_counterclockwise"
-    if abs(spread) > 0.3 and abs(grown) < 0.45:
-        return "falls_apart" if spread > 0 else "comes_together"
-    if abs(grown) > 0.5 and abs(spread) > 0.3:
+    if abs(wider) > 0.3 and abs(grown) < 0.45:
+        return "falls_apart" if wider > 0 else "comes_together"
+    if abs(grown) > 0.5:
+        if abs(wider - taller) > 0.25:
+            return "emerges" if grown > 0 else "sinks"
         return "grows" if grown > 0 else "shrinks"
-    if not abs(grown) < 0.5:
-        return "emerges" if grown > 0 else "sinks"
     if abs(x) > 0.2:
         return "moves_right" if x > 0 else "moves_left"
     if abs(y) > 0.2:

@@ -25,6 +25,7 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
+    "motion-quiz": Experiment("Ask a person what test videos show, and score the answers.", "seconds"),
 }
 
 

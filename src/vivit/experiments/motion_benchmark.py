@@ -79,14 +79,18 @@ class _Level:
     """Largest change of the log of the window's size."""
     camera_roll: float
     """Largest turn of the camera, in degrees."""
+    background_light: tuple[float, float]
+    """The light on the background, as a factor. Less than 1 sets the object off against it, as on a stage."""
+    object_light: float
+    """How far the dark parts of an object are lit up: from 0, not at all, to 1, all white."""
     bystander: bool
     """Whether a second object stays in the scene; it is smaller and does nothing."""
 
 
 LEVELS: dict[Difficulty, _Level] = {
-    "easy": _Level((0.45, 0.60), (0.40, 0.60), 0.10, 0.05, 2, False),
-    "medium": _Level((0.38, 0.55), (0.35, 0.60), 0.30, 0.15, 6, False),
-    "hard": _Level((0.25, 0.40), (0.25, 0.50), 0.60, 0.30, 15, True),
+    "easy": _Level((0.45, 0.60), (0.40, 0.60), 0.10, 0.05, 2, (0.20, 0.35), 0.5, False),
+    "medium": _Level((0.42, 0.58), (0.40, 0.60), 0.25, 0.10, 5, (0.30, 0.50), 0.4, False),
+    "hard": _Level((0.25, 0.40), (0.25, 0.50), 0.60, 0.30, 15, (0.80, 1.00), 0.0, True),
 }
 
 
@@ -99,7 +103,7 @@ class BenchmarkSettings:
     val_videos: int = 400
     test_videos: int = 400
     seed: int = 0
-    size: tuple[int, int] = (128, 96)
+    size: tuple[int, int] = (112, 112)
     """Width and height of the videos in pixels."""
     pictures: Path | None = None
     """Folder of photographs for backgrounds; None: scikit-image's, and drawn textures."""
@@ -218,7 +222,7 @@ def render(
     level, (width, height) = LEVELS[settings.difficulty], settings.size
     camera = camera_path(rng, level)
     window = Window.along(camera, width, height)
-    clip = window.show(cut(background, rng, *window.canvas_size))
+    clip = window.show(cut(background, rng, *window.canvas_size).mul_(rng.uniform(*level.background_light)))
     path = object_path(verb, rng, level)
     size = rng.uniform(*level.object_size)
     _place(path, window, size, rng, width / height)
@@ -226,8 +230,8 @@ def render(
         still = np.zeros_like(path)
         _place(still, window, size, rng, width / height)
         still[:, X] += rng.choice([-1, 1]) * rng.uniform(0.6, 0.9) * size
-        paste(clip, window, bystander, still, 0.7 * size)
-    paste(clip, window, objects[0], path, size)
+        paste(clip, window, _lit(bystander, level), still, 0.7 * size)
+    paste(clip, window, _lit(objects[0], level), path, size)
     return record(clip, rng)
 
 
@@ -311,6 +315,12 @@ def _place(path: np.ndarray, window: Window, size: float, rng: np.random.Generat
     reach = 0.4 * size * (1 + path[:, GAP].max()) * np.exp(path[:, SIZE].max())
     free = np.maximum(0, np.array([aspect / 2, 0.5]) - reach - (high - low) / 2)
     path[:, :2] += rng.uniform(-free, free) - (low + high) / 2
+
+
+def _lit(pixels: np.ndarray, level: _Level) -> np.ndarray:
+    lit = pixels.copy()
+    lit[..., :3] = 255 - (255 - pixels[..., :3]) * (1 - level.object_light)
+    return lit
 
 
 def paste(clip: torch.Tensor, window: Window, pixels: np.ndarray, path: np.ndarray, size: float) -> torch.Tensor:

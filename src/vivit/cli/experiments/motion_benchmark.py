@@ -20,7 +20,7 @@ def motion_benchmark(
     train_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 2000,
     val_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 400,
     test_videos: Annotated[int, Parameter(group=INPUT, metavar="N")] = 400,
-    size: Annotated[str, Parameter(group=INPUT, metavar="WxH")] = "128x96",
+    size: Annotated[str, Parameter(group=INPUT, metavar="WxH")] = "112x112",
     seed: Annotated[int, Parameter(group=INPUT, metavar="N")] = 0,
     out: Annotated[Path, Parameter(group=OUTPUT, metavar="FOLDER")],
 ) -> None:
@@ -43,7 +43,7 @@ def motion_benchmark(
 
     sides = size.split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise UserError(f"--size {size}: write width and height, such as 128x96")
+        raise UserError(f"--size {size}: write width and height, such as 112x112")
     settings = BenchmarkSettings(
         difficulty,
         train_videos,
