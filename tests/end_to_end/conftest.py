@@ -65,7 +65,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, bright_dark: Path) -> Pa
     """A folder with all the files that the documentation speaks of."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("documentation")
-    for name in ("my_videos", "kinetics400", "epic"):
+    for name in ("my_videos", "unlabelled", "kinetics400", "epic"):
         shutil.copytree(bright_dark, folder / name)
     write_lists(folder)
     shutil.copy(bright_dark / "bright" / "bright0.mp4", folder / "clip.mp4")

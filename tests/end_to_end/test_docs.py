@@ -26,6 +26,10 @@ SMALL: dict[str, tuple[str, ...]] = {
         *("--epochs", "1", "--min-steps", "1", "--batch-size", "4", "--model", "None"),
         *("--num-frames", "4", "--image-size", "32", "--resize", "None", *IN_ONE_PROCESS),
     ),
+    "pretrain": (
+        *("--epochs", "1", "--batch-size", "4", "--num-frames", "4", "--image-size", "32", "--decoder-layers", "1"),
+        *("--architecture.num-layers", "1", *IN_ONE_PROCESS),
+    ),
     "evaluate": IN_ONE_PROCESS,
 }
 Typed = Callable[[str, Path], str]
@@ -118,7 +122,7 @@ def test_commands_of_the_guide_to_training(folder: Path, trained: dict[str, str]
 
 
 def test_every_flag_in_the_guide_to_training_exists(vivit_here: InProcess) -> None:
-    verbs = (("train",), ("evaluate",), ("data", "show"), ("data", "check"), ("predict",))
+    verbs = (("train",), ("pretrain",), ("evaluate",), ("data", "show"), ("data", "check"), ("predict",))
     helps = " ".join(vivit_here(*verb, "--help").out for verb in verbs)
     of_others = {"--nproc-per-node", "--logdir", "--help"}
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TRAINING)) - of_others

@@ -32,13 +32,14 @@ def start(
     hold_after: int | None = None,
     kill_after: float | None = None,
     largest_file: int = -1,
+    verb: str = "train",
 ) -> Forked:
-    """Start `vivit train` in a process group of its own, as a terminal or a scheduler does.
+    """Start `vivit train` or `pretrain` in a process group of its own, as a terminal or a scheduler does.
 
     `hold_after` and `kill_after` are those of `holding`; `largest_file` is the most bytes that a file may grow to.
     """
     held = {} if hold_after is None else holding(hold_after, kill_after)
-    words = ["train", str(data), "--out", str(out), "--device", "cpu", *flags]
+    words = [verb, str(data), "--out", str(out), "--device", "cpu", *flags]
     return Forked(words, {**os.environ, "OMP_NUM_THREADS": "1", **held}, processes, largest_file, out.parent)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "Make camera-motion videos, learn to name the motion, and write a report.",
     "train": "Train a model on labelled videos.",
+    "pretrain": "Pretrain a model on videos without labels, to train it on a few labelled ones.",
     "evaluate": "Score a model on labelled videos, from several views of each.",
     "predict": "Label videos.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",

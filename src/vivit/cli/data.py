@@ -9,6 +9,7 @@ from vivit.cli.command import verb
 from vivit.cli.options import AUGMENTATION, CLIPS, HARDWARE, INPUT, OUTPUT, Data, Videos, Workers
 from vivit.cli.recipe import RecipeName, change_recipe, named_recipe
 from vivit.progress import console
+from vivit.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from vivit.training.recipe import Recipe
@@ -63,7 +64,7 @@ def show(
     from vivit.data.readers.listing import open_data
     from vivit.training.plan import build_augmentation
 
-    settings = named_recipe(recipe)
+    settings = named_recipe(recipe, RECIPES)
     if randaugment is not None:
         settings = change_recipe(settings, {"randaugment": randaugment})
     video_set = open_data(data, videos).split(split)
@@ -114,7 +115,7 @@ def check(
     from vivit.data.check import check
 
     given = {"num_frames": num_frames, "frame_stride": frame_stride}
-    settings = change_recipe(named_recipe(recipe), {name: n for name, n in given.items() if n is not None})
+    settings = change_recipe(named_recipe(recipe, RECIPES), {name: n for name, n in given.items() if n is not None})
     return check(data, videos=videos, clip=_clip(settings), workers=workers, full=full, out=out, fix=fix)
 
 

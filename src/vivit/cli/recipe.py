@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cache, reduce
 from operator import or_
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin
 
 from cyclopts import App, Group, Parameter
 from pydantic import BaseModel
@@ -14,8 +14,14 @@ from vivit.cli.command import HelpPage
 from vivit.cli.options import ARCHITECTURE, AUGMENTATION, CLIPS, HARDWARE, MODEL, REGULARISATION, TRAINING
 from vivit.config import ModelConfig
 from vivit.errors import UserError, did_you_mean
-from vivit.training.recipe import Recipe
-from vivit.training.recipes import DESCRIPTIONS, RECIPES, default_recipe
+from vivit.training.recipe import PretrainRecipe, Recipe
+from vivit.training.recipes import (
+    DESCRIPTIONS,
+    PRETRAIN_DESCRIPTIONS,
+    PRETRAIN_RECIPES,
+    RECIPES,
+    default_recipe,
+)
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry
@@ -25,8 +31,8 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     MODEL: ("model", "freeze_spatial", "adapter_size", "position_std"),
     CLIPS: ("num_frames", "frame_stride", "image_size", "resize", "cached_clips", "unreadable"),
     TRAINING: (
-        *("epochs", "min_steps", "batch_size", "accumulate", "optimiser", "learning_rate", "learning_rate_batch"),
-        *("layer_decay", "warmup_epochs", "weight_decay", "clip_norm", "ema", "seed"),
+        *("epochs", "min_steps", "batch_size", "accumulate", "optimiser", "adam_beta2", "learning_rate"),
+        *("learning_rate_batch", "layer_decay", "warmup_epochs", "weight_decay", "clip_norm", "ema", "seed"),
     ),
     REGULARISATION: ("label_smoothing", "stochastic_depth", "dropout", "token_dropping"),
     AUGMENTATION: (
@@ -36,6 +42,15 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     ARCHITECTURE: ("architecture",),
 }
 GROUP_OF = {field: group for group, fields in GROUPS.items() for field in fields}
+# Of these fields, those that pretraining without labels has no use for.
+OF_LABELS = {
+    *("freeze_spatial", "cached_clips", "layer_decay", "ema", "label_smoothing", "token_dropping"),
+    *("mirrored", "mixup", "cutmix"),
+}
+PRETRAIN_GROUP_OF = {
+    **{field: MODEL for field in ("mask_ratio", "decoder_layers", "decoder_size")},
+    **{field: group for field, group in GROUP_OF.items() if field not in OF_LABELS},
+}
 # What the help page calls the values of an option, if the type does not say it.
 METAVARS = {
     "model": "NAME",
@@ -48,6 +63,7 @@ METAVARS = {
 # The data decides these fields of ModelConfig.
 OF_THE_DATA = ("num_classes", "heads", "multi_label")
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 RecipeName = Annotated[str, Parameter(metavar="NAME", completer=lambda context: list(RECIPES))]
 
 
@@ -84,55 +100,61 @@ def _plain(hint: Any) -> Any:
 
 if TYPE_CHECKING:
     RecipeFlags = dict[str, Any]
+    PretrainFlags = dict[str, Any]
 else:
     _architecture = dict.fromkeys((name for name in ModelConfig.model_fields if name not in OF_THE_DATA), ARCHITECTURE)
-    RecipeFlags = Annotated[
-        _flags(
-            Recipe,
-            GROUP_OF,
-            mirrored=tuple[tuple[str, str], ...],
-            architecture=_flags(ModelConfig, _architecture, "architecture.", image_size=tuple[int, int] | int),
-        ),
-        Parameter(name="*"),
-    ]
+    _types = {
+        "mirrored": tuple[tuple[str, str], ...],
+        "architecture": _flags(ModelConfig, _architecture, "architecture.", image_size=tuple[int, int] | int),
+    }
+    RecipeFlags = Annotated[_flags(Recipe, GROUP_OF, **_types), Parameter(name="*")]
+    PretrainFlags = Annotated[_flags(PretrainRecipe, PRETRAIN_GROUP_OF, **_types), Parameter(name="*")]
 
 
-def named_recipe(name: str) -> Recipe:
-    """Raises UserError if there is no recipe of this name."""
-    if name not in RECIPES:
-        known = did_you_mean(name, RECIPES) or "there are " + ", ".join(RECIPES)
+def named_recipe(name: str, recipes: Mapping[str, AnyRecipe]) -> AnyRecipe:
+    """Raises UserError if none of the recipes has this name."""
+    if name not in recipes:
+        known = did_you_mean(name, recipes) or "there are " + ", ".join(recipes)
         raise UserError(f"recipe: no {name!r}; {known}")
-    return RECIPES[name]
+    return recipes[name]
 
 
-def change_recipe(recipe: Recipe, flags: RecipeFlags) -> Recipe:
+def change_recipe(recipe: AnyRecipe, flags: RecipeFlags) -> AnyRecipe:
     """The recipe with the fields that were given. Raises pydantic.ValidationError if a value is out of range."""
     given = dict(flags)
     if "mirrored" in given:
         given["mirrored"] = dict(given["mirrored"])
     if "architecture" in given:
         given["architecture"] = {**recipe.architecture, **given["architecture"]}
-    return Recipe.model_validate({**recipe.model_dump(), **given})
+    return type(recipe).model_validate({**recipe.model_dump(), **given})
 
 
 class RecipePage(HelpPage):
     """A help page on which the defaults are the values of the recipe that the command line names."""
 
+    recipes: Mapping[str, Recipe] = RECIPES
+    descriptions: Mapping[str, str] = DESCRIPTIONS
+
+    @property
+    def name(self) -> str:
+        given, default = _name_on_command_line(tuple(sys.argv[1:]))
+        return given or (default if default in self.recipes else next(iter(self.recipes)))
+
     def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:
-        named_recipe(_name_on_command_line(tuple(sys.argv[1:])))  # refuse a wrong name before anything is printed
+        named_recipe(self.name, self.recipes)  # refuse a wrong name before anything is printed
         super().render_usage(console, options, usage)
 
     def render_description(self, console: "Console", options: "ConsoleOptions", description: Any) -> None:
         super().render_description(console, options, description)
-        name = _name_on_command_line(tuple(sys.argv[1:]))
-        super().render_description(console, options, f"Recipe {name}: {DESCRIPTIONS[name]}")
+        super().render_description(console, options, f"Recipe {self.name}: {self.descriptions[self.name]}")
 
     def default(self, entry: "HelpEntry") -> str | None:
         (name,) = entry.positive_names[:1] or ("",)
         field, _, of_architecture = name.removeprefix("--").replace("-", "_").partition(".")
-        if field not in Recipe.model_fields:
+        recipe = self.recipes[self.name]
+        if field not in type(recipe).model_fields:
             return entry.default
-        value = getattr(RECIPES[_name_on_command_line(tuple(sys.argv[1:]))], field)
+        value = getattr(recipe, field)
         if of_architecture:
             value = value.get(of_architecture, {})
         if value == {}:
@@ -140,13 +162,21 @@ class RecipePage(HelpPage):
         return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class PretrainPage(RecipePage):
+    """The same for the recipes of `vivit pretrain`."""
+
+    recipes = PRETRAIN_RECIPES
+    descriptions = PRETRAIN_DESCRIPTIONS
+
+
 @cache
-def _name_on_command_line(arguments: tuple[str, ...]) -> str:
+def _name_on_command_line(arguments: tuple[str, ...]) -> tuple[str | None, str]:
+    """The recipe that the user names, if any, and what `vivit train` takes otherwise."""
     app = App(help_flags=(), version_flags=(), exit_on_error=False, print_error=False)
 
     @app.default
-    def named(*, recipe: str | None = None, init: str | None = None) -> str:
-        return recipe or default_recipe(init)
+    def named(*, recipe: str | None = None, init: str | None = None) -> tuple[str | None, str]:
+        return recipe, default_recipe(init)
 
     command, bound, *_ = app.parse_known_args(arguments)
     return command(*bound.args, **bound.kwargs)

@@ -14,7 +14,7 @@ from vivit.cli.options import HARDWARE, INPUT, OUTPUT, TRAINING, Data, Decoder, 
 from vivit.cli.recipe import RecipeFlags, RecipeName, RecipePage, change_recipe, named_recipe
 from vivit.errors import UserError
 from vivit.progress import console
-from vivit.training.recipes import default_recipe
+from vivit.training.recipes import RECIPES, default_recipe
 
 app = verb(
     "train",
@@ -69,7 +69,7 @@ def train(
         activation_checkpointing: Save memory by computing activations again in the backward pass.
         shard: With torchrun: shard parameters, gradients and optimiser state over the processes (FSDP2).
     """
-    settings = change_recipe(named_recipe(recipe or default_recipe(init)), flags or {})
+    settings = change_recipe(named_recipe(recipe or default_recipe(init), RECIPES), flags or {})
     from vivit.report.run_page import write_report
     from vivit.training.run_folder import OtherSettings
     from vivit.training.train import train

@@ -9,6 +9,7 @@ from vivit.runtime import Ranks
 
 # The first number of every seed. numpy pads seeds with zeros, so (seed, epoch) alone would equal (seed, epoch, 0).
 _CLIP, _ORDER, _REPLACEMENT, _COLOURS = 0, 1, 2, 3
+_MASK = 5  # 4 is Mixup's
 
 
 def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -19,6 +20,11 @@ def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 def colour_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The generator for the colours of this video's clip, whether they change while reading or on the GPU."""
     return np.random.default_rng([_COLOURS, seed, epoch, index])
+
+
+def mask_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator that chooses what is hidden of this video's clip in pretraining."""
+    return np.random.default_rng([_MASK, seed, epoch, index])
 
 
 def replacement_rng(seed: int, epoch: int, index: int) -> np.random.Generator:

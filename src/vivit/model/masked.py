@@ -78,6 +78,34 @@ class MaskedAutoencoder(nn.Module):
         pixels = normalised(_at(tubelets, hidden))
         return self.decoder(summary, x, seen, unseen).view_as(pixels), pixels
 
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """The clip, what the encoder sees of it, grey where it is hidden, and the clip with the predicted tubes.
+
+        A prediction has no brightness and contrast of its own: each tubelet gets the true ones. Takes the arguments of
+        `forward`.
+
+        Returns:
+            (3, B, frames, C, height, width) in [−1, 1]; of a model that samples frames, the sampled ones.
+        """
+        tubelets = self.model.embedding.tubelets(video)  # (B, T, n_h, n_w, P)
+        predicted, _ = self(video, visible, hidden)
+        mean, deviation = statistics(_at(tubelets.flatten(2, 3), hidden))
+        guessed = predicted.float().unflatten(-1, (CHANNELS, -1)) * (deviation + EPSILON) + mean
+        clips = [self._clip(tubelets)]
+        for filling in (torch.zeros_like(predicted), guessed.flatten(-2)):
+            filled = tubelets.flatten(2, 3).clone()
+            places = hidden[:, None, :, None].expand_as(filling)
+            clips.append(self._clip(filled.scatter_(2, places, filling.to(filled.dtype)).view_as(tubelets)))
+        return torch.stack(clips).clamp(-1, 1)
+
+    def _clip(self, tubelets: Tensor) -> Tensor:
+        """(B, T, n_h, n_w, P) → (B, frames, C, height, width)."""
+        t, h, w = self.model.config.tubelet_size
+        x = tubelets.unflatten(-1, (CHANNELS, t, h, w)).permute(0, 1, 5, 4, 2, 6, 3, 7)
+        # (B, T, n_h, n_w, C, t, h, w) → (B, T, t, C, n_h, h, n_w, w)
+        return x.flatten(6, 7).flatten(4, 5).flatten(1, 2)
+
 
 def encode_factorised(encoder: FactorisedEncoder, tokens: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Encode the visible tokens (B, T, V, D).
@@ -121,6 +149,8 @@ class Decoder(nn.Module):
         self.pixels = nn.Linear(size, CHANNELS * math.prod(config.tubelet_size))
         draw_weights([self], POSITION_STD)
         nn.init.normal_(self.mask_token, std=POSITION_STD)
+        nn.init.normal_(self.pixels.weight, std=0.02)  # so that the first predictions are nearly flat
+        nn.init.zeros_(self.pixels.bias)
 
     def forward(self, summary: Tensor, x: Tensor, seen: Tensor, unseen: Tensor) -> Tensor:
         """Predict the pixels of the hidden tubelets.
@@ -146,9 +176,15 @@ def normalised(pixels: Tensor) -> Tensor:
 
     So the loss of a flat prediction is 1 for every tubelet, however bright or rich in contrast it is.
     """
+    mean, deviation = statistics(pixels)
+    return ((pixels.float().unflatten(-1, (CHANNELS, -1)) - mean) / (deviation + EPSILON)).flatten(-2)
+
+
+def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each tubelet's channels: (…, C · t · h · w) → 2 × (…, C, 1)."""
     channels = pixels.float().unflatten(-1, (CHANNELS, -1))
-    centred = channels - channels.mean(dim=-1, keepdim=True)
-    return (centred / (centred.square().mean(dim=-1, keepdim=True).sqrt() + EPSILON)).flatten(-2)
+    mean = channels.mean(dim=-1, keepdim=True)
+    return mean, (channels - mean).square().mean(dim=-1, keepdim=True).sqrt()
 
 
 def tubes(rngs: Sequence[np.random.Generator], places: int, mask_ratio: float) -> tuple[Tensor, Tensor]:

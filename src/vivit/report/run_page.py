@@ -15,8 +15,8 @@ from vivit.report.drawing import confusion_svg
 from vivit.report.page import data_uri, duration, figures, write_page
 from vivit.report.run_files import RunFiles, read_run
 from vivit.training.optim import planned_epochs
-from vivit.training.recipe import Recipe
-from vivit.training.recipes import RECIPES
+from vivit.training.recipe import PretrainRecipe, Recipe
+from vivit.training.recipes import PRETRAIN_RECIPES, RECIPES
 from vivit.training.records import Row
 
 # Rows of a table that are shown at once; the others are folded away.
@@ -46,6 +46,7 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
     scored = bool(read.predictions.videos)
     clip_norm = number(read.recipe.get("clip_norm"))
     drawn = [] if scored else sorted(run.glob("confusion*.png"))  # by training, before there are predictions
+    drawn += sorted(run.glob("reconstructions.png"))
     return write_page(
         run / "report.html",
         "run.html",
@@ -86,7 +87,8 @@ def _of_planned(run: RunFiles) -> str:
     """ " of 30", or "" for a run of another version."""
     epoch, step = (number(run.epochs[-1].get(name)) for name in ("epoch", "step"))
     try:
-        recipe = Recipe.model_validate({name: run.recipe[name] for name in Recipe.model_fields})
+        kind = PretrainRecipe if "mask_ratio" in run.recipe else Recipe
+        recipe = kind.model_validate({name: run.recipe[name] for name in kind.model_fields})
         return f" of {planned_epochs(recipe, round(step / epoch))}"
     except (ValueError, KeyError, ZeroDivisionError):
         return ""
@@ -169,7 +171,8 @@ def _differences(settings: Row) -> Row | None:
     fields = {name: value for name, value in settings.items() if name not in NOT_OF_RECIPE}
     if not fields:
         return None
-    named = {name: recipe.model_dump(mode="json") for name, recipe in RECIPES.items()}
+    recipes = PRETRAIN_RECIPES if "mask_ratio" in settings else RECIPES
+    named = {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()}
 
     def changed(name: str) -> list[str]:
         return [field for field, value in fields.items() if field not in named[name] or named[name][field] != value]

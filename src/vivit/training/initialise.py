@@ -15,7 +15,7 @@ from vivit.inference.features import TemporalPart, factorised_encoder_of
 from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
-from vivit.training.recipes import RECIPES, default_recipe
+from vivit.training.recipes import RECIPES, default_recipe, recipes_like
 from vivit.weights.adapt import Wishes, fit
 from vivit.weights.fill import Loaded
 from vivit.weights.image_sources import read_image_vit
@@ -68,8 +68,11 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
     num_videos = len(train_set.videos)
     epochs = Schedule.planned(recipe, num_videos).epochs
     how_long = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    trained = f"trained on {num_videos} videos of {train_set.labels} ({data_name}), in a run of {how_long}"
-    model.origin = (*model.origin, trained)
+    labelled = f"trained on {num_videos} videos of {train_set.labels}"
+    what = (
+        labelled if train_set.labels.heads else f"pretrained on {num_videos} videos without labels, so without a head"
+    )
+    model.origin = (*model.origin, f"{what} ({data_name}), in a run of {how_long}")
     return Loaded(model.train(), notes)
 
 
@@ -89,7 +92,8 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
         f"{model.config.variant.replace('_', ' ')} of {size}, {origin}",
         *start.notes,
     ]
-    if init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
+    labelled = bool(model.config.class_counts)
+    if labelled and init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
         lines.append(
             f"from scratch on {num_videos} videos a model of {size} learns little: give --init a pretrained ViViT or "
             "image ViT (docs/weights.md says where to find them), or use --recipe demo, which is small"
@@ -286,13 +290,15 @@ def _head(name: str) -> str:
 
 def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
     """The named recipe that this one is, or that it differs from in the fewest fields."""
-    default = default_recipe(init)
+    named = recipes_like(recipe)
+    default = default_recipe(init) if named is RECIPES else next(iter(named))
     changes = {
-        name: [field for field in Recipe.model_fields if getattr(recipe, field) != getattr(named, field)]
-        for name, named in RECIPES.items()
+        name: [field for field in type(recipe).model_fields if getattr(recipe, field) != getattr(other, field)]
+        for name, other in named.items()
     }
     name = min(changes, key=lambda name: (len(changes[name]), name != default))
-    why = f", the default {'without' if init is None else 'with'} --init" if name == default else ""
+    init_or_not = f" {'without' if init is None else 'with'} --init" if named is RECIPES else ""
+    why = f", the default{init_or_not}" if name == default else ""
     changed = [
         field if isinstance(value := getattr(recipe, field), dict) else f"{field} {value}" for field in changes[name]
     ]

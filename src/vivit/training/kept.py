@@ -21,7 +21,8 @@ EPOCH_FILE = "epoch.json"
 class KeptModels:
     """The models of the best score and of the last: in RUN what `keep` names, in RUN/best or RUN/last the other.
 
-    Both are there from the first score on, also while they are the same.
+    Both are there from the first score on, also while they are the same. Without classes there is no score, and only
+    the last are kept.
     """
 
     def __init__(self, run: Path, keep: Keep, space: LabelSpace) -> None:
@@ -67,7 +68,7 @@ class KeptModels:
         Raises:
             UserError: a file cannot be written.
         """
-        is_best = self._value(row) >= self._value(self.best)
+        is_best = bool(self._metrics) and self._value(row) >= self._value(self.best)
         names = [name for name in KEEPS if name == "last" or is_best]
         # The run's own folder comes last: what is in it is complete.
         for name in sorted(names, key=lambda name: name == self.keep):

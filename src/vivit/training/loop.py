@@ -292,7 +292,7 @@ class Training:
             self.note_session()
             self.display.status("")
 
-    def score(self) -> Evaluation:
+    def score(self) -> Evaluation | None:
         """Score the weights, and write them and the score to the run folder; every process must call it.
 
         Raises:

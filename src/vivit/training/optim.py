@@ -44,7 +44,7 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         optimiser = torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=0.9, fused=fused)
     else:
-        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, fused=fused)
+        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, recipe.adam_beta2), fused=fused)
     set_learning_rate(optimiser, recipe.learning_rate)
     return optimiser
 

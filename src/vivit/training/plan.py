@@ -175,7 +175,7 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
     for line in start_lines(plan.start, plan.recipe, init, len(plan.train_set.videos)):
         say(line)
     _say_mirrors(say, plan)
-    _say_schedule(say, plan.recipe, plan.schedule, processes)
+    say_schedule(say, plan.recipe, plan.schedule, processes)
 
 
 def say_faults(say: Say, plan: Plan, data: str | Path, videos: Path | None) -> None:
@@ -185,7 +185,7 @@ def say_faults(say: Say, plan: Plan, data: str | Path, videos: Path | None) -> N
         UserError: too many cannot be read to train on the others.
     """
     train_set, used = plan.train_set, (*plan.train_set.videos, *plan.val_set.videos)
-    if not plan.labels.multi_label:
+    if plan.labels.heads and not plan.labels.multi_label:
         say_contradictions(say, used, check_command(data, videos))
     known = known_unreadable(data, videos, train_set.videos)
     reasons = [f"{video.source}: {known[video.source]}" for video in train_set.videos if video.source in known]
@@ -227,7 +227,8 @@ def _say_mirrors(say: Say, plan: Plan) -> None:
             say(f"mirrored clips swap these labels: {shortened(swapped, 3)}")
 
 
-def _say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) -> None:
+def say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) -> None:
+    """Say how many steps the run takes, of how many clips, and where these differ from the recipe."""
     batch_size, epochs, rate = schedule.batch_size, schedule.epochs, schedule.highest_rate
     shared = f" over {processes} processes" if processes > 1 else ""
     parts = f", each in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""

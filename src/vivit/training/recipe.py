@@ -42,6 +42,8 @@ class Recipe(BaseModel):
     """Compute each update in this many micro-batches, to save memory."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum 0.9, or AdamW."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's β2: the decay of its mean of squared gradients."""
     learning_rate: Positive = 0.1
     """Peak learning rate, reached after warm-up; from there it follows a cosine to 0."""
     learning_rate_batch: PositiveInt | None = None
@@ -126,3 +128,26 @@ class Recipe(BaseModel):
         return Preprocessing(
             frame_stride=self.frame_stride or 2, resize=self.resize or Preprocessing.of_crop((side, side)).resize
         )
+
+
+class PretrainRecipe(Recipe):
+    """A recipe for pretraining on videos without labels; what concerns labels and heads has no effect there."""
+
+    model: str | None = None
+    """A named size of model 1 or 2, such as vivit-ti-16x2-fe. None: vivit-b-16x2-fe."""
+    num_frames: Frames | None = None
+    """Frames in a clip. None: 32."""
+    frame_stride: Stride | None = None
+    """Take every n-th frame of the video. None: 2."""
+    image_size: Pixels | None = None
+    """Side of the square crop in pixels. None: 224."""
+    resize: Shorter | None = None
+    """Shorter side in pixels before the crop. None: 256 for a crop of 224, in proportion."""
+    flip: Probability | None = None
+    """How often to mirror a clip. None: 0.5."""
+    mask_ratio: Rate = 0.9
+    """Fraction of the spatial positions that the encoder does not see; the same ones at all times of a clip."""
+    decoder_layers: PositiveInt = 4
+    """Layers of the decoder, which predicts what is hidden and is thrown away in the end."""
+    decoder_size: Annotated[int, Field(ge=32, le=1 << 16, multiple_of=32)] = 384
+    """Width of the decoder, a multiple of 32, which is the size of its attention heads."""

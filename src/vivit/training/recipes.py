@@ -4,10 +4,11 @@ The paper's recipes are rows of a table; their descriptions and the table in doc
 `python -m vivit.training.recipes` prints that table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vivit.training.recipe import Recipe
+from vivit.training.recipe import PretrainRecipe, Recipe
 
 OWN: dict[str, tuple[Recipe, str]] = {
     "finetune": (
@@ -252,6 +253,59 @@ PAPER_RUNS = (
 )
 # fmt: on
 
+# VideoMAE's settings for Kinetics-400 (arXiv 2203.12602, appendix): AdamW with a low β2, no stochastic depth, and crops
+# and mirror images instead of colours.
+VIDEOMAE: dict[str, Any] = {
+    "optimiser": "adamw",
+    "adam_beta2": 0.95,
+    "weight_decay": 0.05,
+    "clip_norm": None,
+    "scale_jitter": (0.9, 1.33),
+    "flip": 0.5,
+    "colour_jitter": 0.0,
+}
+PRETRAINING: dict[str, tuple[PretrainRecipe, str]] = {
+    "pretrain": (
+        PretrainRecipe(
+            model="vivit-ti-16x2-fe",
+            num_frames=16,
+            image_size=112,
+            epochs=100,
+            batch_size=32,
+            learning_rate=5e-4,
+            learning_rate_batch=32,
+            warmup_epochs=5,
+            position_std=0.3,
+            mask_ratio=0.75,
+            decoder_layers=2,
+            decoder_size=96,
+            **{**VIDEOMAE, "clip_norm": 1.0},
+        ),
+        "Some thousand videos without labels: ViViT-Ti, 16 frames of 112 × 112, to fine-tune on few labelled ones.\n\n"
+        "`vivit pretrain my_videos --out run`, then `vivit train labelled --init run`. One GPU or a patient CPU. Three "
+        "quarters of the tubes are hidden: with so few positions as here, 90 % leave too little to learn from.",
+    ),
+    "videomae": (
+        PretrainRecipe(
+            model="vivit-b-16x2",
+            num_frames=16,
+            frame_stride=4,
+            image_size=224,
+            resize=256,
+            epochs=800,
+            batch_size=1024,
+            learning_rate=1.5e-4,
+            learning_rate_batch=256,
+            warmup_epochs=40,
+            precision="auto",
+            **VIDEOMAE,
+        ),
+        "VideoMAE's settings for a ViT-B on Kinetics-400, with model 1 (arXiv 2203.12602, appendix).\n\n"
+        "`torchrun --nproc-per-node 8 -m vivit pretrain kinetics400 --recipe videomae`. The paper took 64 GPUs for it; "
+        "nothing was measured here.",
+    ),
+}
+
 RECIPES: dict[str, Recipe] = {
     **{name: recipe for name, (recipe, _) in OWN.items()},
     **{run.name: run.recipe for run in PAPER_RUNS},
@@ -261,6 +315,15 @@ DESCRIPTIONS: dict[str, str] = {
     **{run.name: run.description for run in PAPER_RUNS},
 }
 """Recipe → what it is for or where it comes from in the first sentence; then its command, hardware, time and score."""
+
+
+PRETRAIN_RECIPES: dict[str, PretrainRecipe] = {name: recipe for name, (recipe, _) in PRETRAINING.items()}
+PRETRAIN_DESCRIPTIONS = {name: description for name, (_, description) in PRETRAINING.items()}
+
+
+def recipes_like(recipe: Recipe) -> Mapping[str, Recipe]:
+    """The named recipes of the verb that this recipe is for."""
+    return PRETRAIN_RECIPES if isinstance(recipe, PretrainRecipe) else RECIPES
 
 
 def default_recipe(init: str | None) -> str:

@@ -30,7 +30,6 @@ from vivit.training.kept import KEEPS, KeptModels
 from vivit.training.lock import RunLock
 from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
-from vivit.training.recipe import Recipe
 from vivit.training.records import Row, read_lines
 from vivit.training.same_videos import compare_videos, note_videos
 from vivit.video.source import place_of
@@ -42,8 +41,6 @@ VIDEOS = "videos.json"
 """What `note_videos` notes, in the folder of checkpoints."""
 # A later call may change these, as it may the number of processes: what is learnt stays the same.
 MAY_CHANGE = ("accumulate", "unreadable")
-# The values of settings that did not exist yet when the run was started.
-UNSAID = {**Recipe().model_dump(mode="json"), "keep_decoded": False, "overfit": None, "keep": "last"}
 
 
 class OtherSettings(UserError):
@@ -117,7 +114,9 @@ class RunFolder:
             note_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set))
             return
         try:
-            found = {**UNSAID, **read_json(note)}
+            # With the values of settings that did not exist yet when the run was started.
+            unsaid = {**type(plan.recipe)().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
+            found = {**unsaid, "keep": "last", **read_json(note)}
         except UserError as error:
             how = f"delete this file alone, then run the same command to resume from {self.checkpoints}"
             raise UserError(f"{error}; {how if resumable else 'give another --out'}") from None
@@ -157,8 +156,9 @@ class RunFolder:
     def _is_finished(self, found: Row, plan: Plan) -> bool:
         """Whether the run has the score after the last step that its recipe plans."""
         try:
-            recipe = Recipe.model_validate({name: found[name] for name in Recipe.model_fields})
-        except ValidationError:
+            kind = type(plan.recipe)
+            recipe = kind.model_validate({name: found[name] for name in kind.model_fields})
+        except (ValidationError, KeyError):
             return False
         last = read_lines(self.path / "metrics.jsonl", ("step",))[-1:]
         return bool(last) and last[0]["step"] == Schedule.planned(recipe, len(plan.train_set.videos)).num_steps

@@ -6,7 +6,7 @@ was stopped, with exactly the steps that were left.
 
 import copy
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -144,29 +144,44 @@ def train(
             else FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
         )
         training = Training(plan, run, update, source, stop, display, checkpoint_every)
-        training.resume(say)
-        if training.is_over:
-            say(f"{out} is trained already")
-            learner.update_kept()
-        else:
-            with _as_user_errors(out, plan, cost):
-                start_trackers(accelerator, out, training.done, recipe, track)
-                training.go()
-            training.say_unreadable(say)
-
+        carry_out(training, say, track, cost)
         if main and overfit is not None:
             say(how_it_went(run.steps))
-        accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
-        # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
-        accelerator.wait_for_everyone()
-        for tracker in accelerator.trackers:
-            tracker.finish()
-        say(f"{out} has {run.models.described(training.done)}" if main else "")
         if everyones([main and run.models.is_last(training.done)])[0]:
             return learner.kept.eval()
         return load(out).to(accelerator.device)
     finally:
         run.release()
+
+
+def carry_out(
+    training: Training, say: Callable[[str], object], track: Tracker | None = None, cost: StepCost | None = None
+) -> None:
+    """Resume a run, take its remaining steps, and leave it together with the other processes.
+
+    Args:
+        cost: of a step, for advice if memory runs out.
+
+    Raises:
+        UserError, Stopped: see `train`.
+    """
+    accelerator, run, learner = training.accelerator, training.run, training.learner
+    training.resume(say)
+    if training.is_over:
+        say(f"{run.path} is trained already")
+        learner.update_kept()
+    else:
+        with _as_user_errors(run.path, training.plan, cost):
+            start_trackers(accelerator, run.path, training.done, training.plan.recipe, track)
+            training.go()
+        training.say_unreadable(say)
+    accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
+    # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if accelerator.is_main_process:
+        say(f"{run.path} has {run.models.described(training.done)}")
 
 
 def _learner(
@@ -186,7 +201,7 @@ def _learner(
 
 
 @contextmanager
-def _as_user_errors(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
+def _as_user_errors(out: Path, plan: Plan, cost: StepCost | None) -> Iterator[None]:
     """Turn a full disk, a lack of memory or the end of another process into a UserError."""
     try:
         yield
@@ -201,7 +216,7 @@ def _as_user_errors(out: Path, plan: Plan, cost: StepCost) -> Iterator[None]:
             raise UserError("another process of this run has ended; its own message says why") from None
         if not out_of_memory(error):
             raise
-        if not plan.recipe.freeze_spatial:
+        if cost is not None and not plan.recipe.freeze_spatial:
             check_memory(plan.model, cost, free=None)
         raise UserError(
             "memory ran out: use a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"

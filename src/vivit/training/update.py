@@ -42,7 +42,7 @@ class Learner:
     optimiser: torch.optim.Optimizer
     """Torch's own, not Accelerate's wrapper."""
     kept: ViViT
-    """The model to score and save: `model` itself, or a copy with averaged or unsharded weights."""
+    """The model to score and save: `model` itself or a part of it, or a copy with averaged or unsharded weights."""
     average: WeightAverage | None = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ class Learner:
 
     def update_kept(self) -> None:
         """Give the kept model the weights, or their average; every process must call it."""
-        if self.kept is not self.model:
+        if all(self.kept is not part for part in self.model.modules()):
             self.kept.load_state_dict(kept_weights(self.model, self.average))
 
 
@@ -106,9 +106,8 @@ class Updater:
         micro_batches = split_batch(len(batch.clips), recipe.accumulate, recipe.mixes)
         sum_of_losses, bad = 0.0, []
         for number, chosen in enumerate(micro_batches, start=1):
-            clips, labels = self._prepared(batch, torch.from_numpy(chosen), step, epoch)
             with gradients_kept_local(network, accelerator, local=number < len(micro_batches)):
-                loss = loss_of(network(clips), labels, recipe.label_smoothing, self.labels.multi_label)
+                loss = self.loss(batch, torch.from_numpy(chosen), step, epoch)
                 # DDP and FSDP average over processes, however many clips each has.
                 accelerator.backward(loss * (len(chosen) * accelerator.num_processes / batch_size))
             value = loss.item()
@@ -126,6 +125,12 @@ class Updater:
         if self.learner.average is not None:
             self.learner.average.update(step)
         return update
+
+    def loss(self, batch: Batch, chosen: Tensor, step: int, epoch: int) -> Tensor:
+        """The mean loss of these clips of the batch."""
+        clips, labels = self._prepared(batch, chosen, step, epoch)
+        logits = self.learner.network(clips)
+        return loss_of(logits, labels, self.recipe.label_smoothing, self.labels.multi_label)
 
     def _scale_may_fall(self) -> bool:
         """Whether fp16 may skip this update and lower the loss scale, as it does now and then."""

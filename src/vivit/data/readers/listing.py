@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vivit.data.datasets import DataSet, LabelledVideo, no_collection
+from vivit.data.datasets import DataSet, LabelledVideo, VideoSet, no_collection
 from vivit.data.names import SPLIT_NAMES, counted, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
 from vivit.data.readers.folders import (
     SYSTEM_FOLDERS,
     Presence,
     find_in_each,
+    find_videos,
     folders_above,
     in_words,
     is_folder,
@@ -61,6 +62,34 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
         if fault := fault_in(names):
             raise UserError(f"{data}: classes: {fault}")
     return data_set
+
+
+def open_unlabelled(data: str | Path, videos: Path | None = None) -> VideoSet:
+    """The videos to learn from without labels: all in a folder, at any depth; or a data set's training videos.
+
+    Args:
+        data, videos: as for `open_data`. A folder that has neither lists, annotations or shards nor a folder for each
+            split may hold its videos as it likes.
+
+    Raises:
+        UserError: there are no videos, or the data set has a mistake.
+    """
+    folder = Path(data)
+    layout = folder.is_dir() and (_metadata(folder) or _split_parts(folder, (*LISTS, "")) or find_annotations(folder))
+    if folder.is_dir() and not layout and (found := find_videos(folder)).videos:
+        each = [LabelledVideo(Path(path), {}) for path in found.videos]
+        remarks = tuple(filter(None, [in_words(found.passed_over)]))
+        description = f"all videos in {folder}"
+    else:
+        data_set = open_data(data, videos)
+        chosen, splits, description = data_set.choose("train")
+        data_set.check_files(splits)
+        # A video with several rows of labels counts once.
+        spans = dict.fromkeys((video.source, video.span) for video in chosen)
+        each, remarks = [LabelledVideo(source, {}, span=span) for source, span in spans], data_set.remarks
+    if not each:
+        raise UserError(f"{data}: no videos to train on")
+    return VideoSet(tuple(each), LabelSpace({}), description, remarks=remarks)
 
 
 @no_collection()
