@@ -23,6 +23,8 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
+    "paper": Experiment("Run the paper's comparisons on the motion benchmark.", "6 hours"),
+    "tables": Experiment("Make tables, plots and conclusions from the records of paper.", "seconds"),
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
     "motion-quiz": Experiment("Ask a person what test videos show, and score the answers.", "seconds"),

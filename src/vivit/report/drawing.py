@@ -217,6 +217,38 @@ def reliability_figure(
     return figure
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A row of `intervals_figure`."""
+
+    name: str
+    values: Sequence[float]
+    """One for each seed."""
+    mean: float
+    half: float
+    """Half of the interval's width; NaN for none."""
+
+
+@_any_text()
+def intervals_figure(rows: Sequence[Measured], xlabel: str) -> Figure:
+    """Draw each row's mean with its interval, and the single values behind it as faint dots."""
+    figure = Figure(figsize=(6.4, 0.6 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        axes.plot(row.values, [place] * len(row.values), "o", color=PRINT["faint"], alpha=0.45, markersize=4)
+        half = None if math.isnan(row.half) else row.half
+        axes.errorbar(row.mean, place, xerr=half, fmt="o", color=PRINT["one"], markersize=6, capsize=3, linewidth=1.6)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(xlabel, color=PRINT["faint"], fontsize=9)
+    axes.tick_params(color=PRINT["rule"], labelcolor=PRINT["ink"], labelsize=9)
+    axes.grid(axis="x", color=PRINT["rule"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(PRINT["rule"])
+    return figure
+
+
 @_any_text()
 def write_png(path: Path, figure: Figure) -> None:
     """Write a figure, cropped to what is drawn. Raises UserError."""

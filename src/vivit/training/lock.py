@@ -30,6 +30,10 @@ MOST_BYTES = 4096
 HERE = ("host", "system", "user")
 
 
+class InUse(UserError):
+    """Another process is at work in the folder."""
+
+
 class RunLock:
     """RUN/lock.json: names the process at work in a run, and changes every few seconds while that process lives.
 
@@ -45,7 +49,8 @@ class RunLock:
             say: told what is waited for, and what was taken over.
 
         Raises:
-            UserError: another process is at work in the folder, or the lock cannot be written.
+            InUse: another process is at work in the folder.
+            UserError: the lock cannot be written.
         """
         self._folder, self._path = folder, folder / LOCK_FILE
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -136,8 +141,8 @@ class RunLock:
             with suppress(OSError):  # the next step says what is wrong with the disk
                 self._write(self._file, beats)
 
-    def _in_use(self) -> UserError:
-        return UserError(
+    def _in_use(self) -> InUse:
+        return InUse(
             f"{self._folder}: in use by another vivit train ({_holder(self._path)}); wait for it or end it, or give "
             "another --out"
         )

@@ -1,0 +1,210 @@
+"""What is compared: tables of rows, the claims they test, and the cells (single trainings) that a row needs."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vivit.training.recipe import Recipe
+from vivit.weights.image_vit import TubeletInit
+
+
+@dataclass(frozen=True)
+class ImageStart:
+    """The first layers of a real image ViT, with this initialisation of the tubelets' kernel."""
+
+    tubelet_init: TubeletInit
+    layers: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table."""
+
+    name: str
+    recipe: Recipe
+    """Its learning rate and seed are replaced."""
+    rates: tuple[float, ...]
+    """The learning rates to choose from, the most promising first."""
+    paper: str = ""
+    """What the paper reports for it."""
+    start: ImageStart | None = None
+    """None trains from scratch."""
+    fraction: float = 1.0
+    """Of the training videos."""
+    views: tuple[str, ...] = ("1x1",)
+    """The views of a test video that it is scored with; the first is the one that is compared."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one row of a table is better than another."""
+
+    better: str
+    worse: str
+    why: str
+    """Why it may fail here; shown if it does not hold."""
+    views: tuple[str, str] = ("1x1", "1x1")
+    """With which views each of them is scored."""
+
+    def __str__(self) -> str:
+        names = [
+            name if views == "1x1" else f"{name} with {views} views"
+            for name, views in zip((self.better, self.worse), self.views, strict=True)
+        ]
+        return " > ".join(names)
+
+
+@dataclass(frozen=True)
+class Table:
+    key: str
+    """Its name in commands and files."""
+    title: str
+    question: str
+    paper: str
+    """The paper's result, in a sentence."""
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+    measure: str = "verb"
+    """The accuracy that is compared, and that chooses the learning rate: verb, noun or action."""
+    delay: int = 0
+    """How many rounds later than those of the most telling tables its cells run."""
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run of all tables is."""
+
+    name: str
+    seeds: int
+    rates: int
+    """Learning rates to try for each row, of those that it names."""
+    benchmark: Mapping[str, Any]
+    """Fields of BenchmarkSettings."""
+    steps: float = 1.0
+    """Of each row's steps, this fraction."""
+    smaller: Mapping[str, Any] | None = None
+    """Fields of ModelConfig that all rows get, in a test."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its scores."""
+
+    label: str
+    """The table and row that first asked for it."""
+    recipe: Recipe
+    start: ImageStart | None
+    fraction: float
+    views: tuple[str, ...]
+    scale: Scale
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that its result depends on but the code, as JSON; cells of equal settings are one."""
+        changed = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        return {
+            "recipe": changed,
+            "start": vars(self.start) if self.start else None,
+            "fraction": self.fraction,
+            "views": list(self.views),
+            "benchmark": dict(self.scale.benchmark),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        words = "".join(letter if letter.isalnum() else "-" for letter in self.label).strip("-")
+        return f"{words}-rate{self.recipe.learning_rate:g}-seed{self.recipe.seed}-{self.key}"
+
+
+def cell(table: Table, row: Row, rate: float, seed: int, scale: Scale) -> Cell:
+    """The training of a row with a learning rate and a seed."""
+    recipe = row.recipe
+    steps = max(1, round(recipe.min_steps * scale.steps))
+    change: dict[str, Any] = {"learning_rate": rate, "seed": seed, "min_steps": steps}
+    if scale.smaller:
+        change["architecture"] = {**recipe.architecture, **scale.smaller}
+    recipe = recipe.model_copy(update=change)
+    return Cell(f"{table.key}-{row.name}", recipe, row.start, row.fraction, row.views, scale)
+
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Cell key → the values of its record."""
+
+
+def tried_rates(row: Row, scale: Scale) -> tuple[float, ...]:
+    return row.rates[: scale.rates]
+
+
+def best_rate(table: Table, row: Row, scale: Scale, results: Results) -> float | None:
+    """The rate with the best validation score at seed 0, the first of equals; None until all have been tried."""
+    scores = {}
+    for rate in tried_rates(row, scale):
+        found = results.get(cell(table, row, rate, 0, scale).key)
+        if found is None:
+            return None
+        scores[rate] = found["val"][table.measure]
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def waiting(tables: Sequence[Table], scale: Scale, results: Results) -> list[Cell]:
+    """The cells that can run now, the most telling first, without those that have a result.
+
+    A row goes through rounds: one learning rate at seed 0, the other rates, then one more seed in each round at the
+    rate with the best validation score. A table's rows go through a round together, because a comparison needs all of
+    them, and the tables that matter most are `delay` rounds ahead of the others: if time runs out, they have their
+    intervals, and the others at least a first answer.
+    """
+    found: dict[str, tuple[tuple[int, int], Cell]] = {}
+    for place, table in enumerate(tables):
+        for row in table.rows:
+            for turn, one in _next_rounds(table, row, scale, results):
+                order = (turn + table.delay, place)
+                if one.key not in results and (one.key not in found or order < found[one.key][0]):
+                    found[one.key] = (order, one)
+    return [one for _, one in sorted(found.values(), key=lambda entry: entry[0])]
+
+
+def _next_rounds(table: Table, row: Row, scale: Scale, results: Results) -> Iterator[tuple[int, Cell]]:
+    rates = tried_rates(row, scale)
+    for place, rate in enumerate(rates):
+        yield min(place, 1), cell(table, row, rate, 0, scale)
+    best = best_rate(table, row, scale, results)
+    if best is not None:
+        for seed in range(1, scale.seeds):
+            yield 1 + seed, cell(table, row, best, seed, scale)
+
+
+def number_of_cells(tables: Sequence[Table], scale: Scale) -> int:
+    """How many cells a complete run has; rows that tables share count once."""
+    rows = {cell(table, row, row.rates[0], 0, scale).key: row for table in tables for row in table.rows}
+    return sum(len(tried_rates(row, scale)) + scale.seeds - 1 for row in rows.values())
+
+
+def scores(
+    table: Table, row: Row, scale: Scale, results: Results, views: str = "1x1", measure: str | None = None
+) -> dict[int, float]:
+    """Seed → test accuracy at the row's best learning rate; empty until all rates have been tried.
+
+    Args:
+        measure: by default the table's.
+    """
+    rate = best_rate(table, row, scale, results)
+    if rate is None:
+        return {}
+    cells = {seed: cell(table, row, rate, seed, scale) for seed in range(scale.seeds)}
+    return {
+        seed: results[one.key]["test"][views][measure or table.measure]
+        for seed, one in cells.items()
+        if one.key in results
+    }

@@ -1,0 +1,58 @@
+"""What a cell costs: multiply-adds, and the seconds that it is expected to take."""
+
+import statistics
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vivit.config import ModelConfig
+from vivit.experiments.paper.cells import Cell, Results
+from vivit.model.vivit import ViViT
+
+# Until a cell has been measured: multiply-adds in a second, and seconds of a cell besides its training steps.
+SPEED, OVERHEAD = 4e10, 20.0
+# What an image ViT is taken for until it has been measured: a ViT-S.
+IMAGE_VIT = {"hidden_size": 384, "num_heads": 6, "mlp_dim": 1536}
+
+
+def expected_seconds(cell: Cell, results: Results) -> float:
+    """How long a cell takes, from cells that have been measured, most of all those that differ in rate or seed only."""
+    mine = _apart_from_rate_and_seed(cell.settings)
+    alike = [one["seconds"] for one in results.values() if _apart_from_rate_and_seed(one["settings"]) == mine]
+    if alike:
+        return statistics.median(alike)
+    # Records of other cells tell how quick this machine is.
+    speeds = [one["work"] / one["train_seconds"] for one in results.values() if one["train_seconds"]]
+    return OVERHEAD + work_of(cell) / (statistics.median(speeds) if speeds else SPEED)
+
+
+def _apart_from_rate_and_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    recipe = {name: value for name, value in settings["recipe"].items() if name not in ("learning_rate", "seed")}
+    return {**settings, "recipe": recipe}
+
+
+def work_of(cell: Cell) -> float:
+    """Multiply-adds of a cell's training: forwards once, and backwards twice as many."""
+    recipe = cell.recipe
+    fields = recipe.config_fields(False)
+    if cell.start is not None:
+        fields |= {**IMAGE_VIT, "num_layers": cell.start.layers}
+    config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=17, **fields)
+    return 3.0 * multiply_adds(config) * recipe.batch_size * recipe.min_steps
+
+
+@lru_cache
+def _multiply_adds(config: str) -> int:
+    with torch.device("meta"):
+        model = ViViT(ModelConfig.model_validate_json(config)).eval()
+        clip = torch.empty(1, model.config.num_frames, 3, *model.config.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(clip)
+    return counter.get_total_flops() // 2
+
+
+def multiply_adds(config: ModelConfig) -> int:
+    """Of one clip, forwards."""
+    return _multiply_adds(config.model_dump_json())

@@ -1,0 +1,116 @@
+"""One cell: train a model as `vivit train` does, score it as `vivit evaluate` does, and write the record."""
+
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vivit.evaluation.score import score_model
+from vivit.experiments.paper.cells import Cell, ImageStart
+from vivit.experiments.paper.cost import multiply_adds, work_of
+from vivit.experiments.paper.folder import PaperFolder
+from vivit.experiments.record import write_record
+from vivit.files import as_text, make_folder, write_files
+from vivit.inference.views import Views
+from vivit.labels import LabelSpace
+from vivit.training.records import read_lines
+from vivit.training.train import train
+from vivit.video.decode import ReadOptions
+from vivit.weights.image_vit import from_image_vit
+from vivit.weights.store import WEIGHTS_FILE, save
+
+CHECKPOINT_EVERY = 120.0  # seconds
+
+
+def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> None:
+    """Train and score a cell's model and write its record; continue what a stopped process left in `work`.
+
+    Args:
+        work: the cell's folder, claimed.
+        image_vit: the source of the image ViT that some cells start from.
+
+    Raises:
+        UserError, Stopped: as `train` and `score_model`.
+    """
+    began, cpu, run = time.monotonic(), time.process_time(), work / "run"
+    with (work / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        if cell.start is not None:
+            assert image_vit is not None
+            _make_start(cell, cell.start, image_vit, work / "start")
+        model = train(
+            _training_data(cell, folder.videos, work),
+            run,
+            cell.recipe,
+            init=None if cell.start is None else str(work / "start"),
+            videos=folder.videos,
+            device=device,
+            workers=0,
+            keep_decoded=True,
+            checkpoint_every=CHECKPOINT_EVERY,
+            keep="last",
+        )
+        assert model.labels is not None
+        trained, trained_cpu = time.monotonic() - began, time.process_time() - cpu
+        test = {}
+        for views in cell.views:
+            scored = score_model(
+                folder.videos,
+                run,
+                views=Views.parse(views),
+                split="test",
+                device=device,
+                read=ReadOptions(workers=0),
+            )
+            test[views] = _by_head(scored.scores(), scored.space)
+    last = read_lines(run / "metrics.jsonl")[-1]
+    values = {
+        "key": cell.key,
+        "label": cell.label,
+        "scale": cell.scale.name,
+        "settings": cell.settings,
+        "val": _by_head(last, model.labels),
+        "test": test,
+        "loss": last["loss"],
+        "steps": last["step"],
+        "multiply_adds": multiply_adds(model.config),
+        "work": work_of(cell),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(time.monotonic() - began, 1),
+        "train_seconds": round(trained, 1),
+        "train_cpu_seconds": round(trained_cpu, 1),
+    }
+    write_record(folder.result(cell), values, seed=cell.recipe.seed, device=device)
+
+
+def _training_data(cell: Cell, videos: Path, work: Path) -> Path:
+    """The benchmark, or lists of its first training videos and all of its others; the first have all classes alike."""
+    if cell.fraction == 1:
+        return videos
+    header, *rows = (videos / "train.csv").read_text("utf-8").splitlines(keepends=True)
+    make_folder(work / "data")
+    some = rows[: max(1, round(cell.fraction * len(rows)))]
+    write_files(
+        {
+            work / "data" / "train.csv": as_text("".join([header, *some])),
+            work / "data" / "val.csv": as_text((videos / "val.csv").read_text("utf-8")),
+        }
+    )
+    return work / "data"
+
+
+def _make_start(cell: Cell, start: ImageStart, image_vit: str, folder: Path) -> None:
+    """Write the video model that the image ViT becomes before its first step."""
+    if (folder / WEIGHTS_FILE).exists():
+        return
+    recipe = cell.recipe
+    fields = {name: value for name, value in recipe.config_fields(False).items() if value is not None}
+    torch.manual_seed(recipe.seed)  # of a kernel that is random
+    save(from_image_vit(image_vit, start.tubelet_init, num_layers=start.layers, **fields), folder)
+
+
+def _by_head(scores: Mapping[str, Any], space: LabelSpace) -> dict[str, float]:
+    """Top-1 accuracies: verb, noun and, for both together, action."""
+    return {metric.head: scores[metric.key] for metric in space.metrics() if metric.top == 1}
