@@ -12,4 +12,4 @@ def test_the_page_is_made_from_its_records() -> None:
     page = (DOCS / "experiments.md").read_text("utf-8")
     made = parts(all_tables(), DOCS / "experiments" / "results")
     assert [name for name in made if f"<!-- made from records: {name} -->" not in page] == []
-    assert page == fill_page(page, made), "run vivit experiment tables docs/experiments/results --page docs/experiments.md"
+    assert page == fill_page(page, made), "run the second command of the page"

@@ -89,7 +89,7 @@ class Scale:
     steps: float = 1.0
     """Of each row's steps, this fraction."""
     smaller: Mapping[str, Any] | None = None
-    """Fields of ModelConfig that all rows get, in a test."""
+    """Fields of ModelConfig that rows from scratch get, in a test."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def cell(table: Table, row: Row, rate: float, seed: int, scale: Scale) -> Cell:
     recipe = row.recipe
     steps = max(1, round(recipe.min_steps * scale.steps))
     change: dict[str, Any] = {"learning_rate": rate, "seed": seed, "min_steps": steps}
-    if scale.smaller:
+    if scale.smaller and row.start is None:
         change["architecture"] = {**recipe.architecture, **scale.smaller}
     recipe = recipe.model_copy(update=change)
     return Cell(f"{table.key}-{row.name}", recipe, row.start, row.fraction, row.views, scale)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from vivit.evaluation.score import score_model
+from vivit.data.readers.listing import open_data
+from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.paper.cells import Cell, ImageStart
 from vivit.experiments.paper.cost import multiply_adds, work_of
 from vivit.experiments.paper.folder import PaperFolder
@@ -33,7 +34,7 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
         image_vit: the source of the image ViT that some cells start from.
 
     Raises:
-        UserError, Stopped: as `train` and `score_model`.
+        UserError, Stopped: as `train` and `evaluate`.
     """
     began, cpu, run = time.monotonic(), time.process_time(), work / "run"
     with (work / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
@@ -54,17 +55,8 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
         )
         assert model.labels is not None
         trained, trained_cpu = time.monotonic() - began, time.process_time() - cpu
-        test = {}
-        for views in cell.views:
-            scored = score_model(
-                folder.videos,
-                run,
-                views=Views.parse(views),
-                split="test",
-                device=device,
-                read=ReadOptions(workers=0),
-            )
-            test[views] = _by_head(scored.scores(), scored.space)
+        videos, read = open_data(folder.videos).split("test", model.labels), ReadOptions(workers=0)
+        scored = {views: evaluate(model, videos, Views.parse(views), read=read) for views in cell.views}
     last = read_lines(run / "metrics.jsonl")[-1]
     values = {
         "key": cell.key,
@@ -72,7 +64,7 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
         "scale": cell.scale.name,
         "settings": cell.settings,
         "val": _by_head(last, model.labels),
-        "test": test,
+        "test": {views: _by_head(found.scores(), found.space) for views, found in scored.items()},
         "loss": last["loss"],
         "steps": last["step"],
         "multiply_adds": multiply_adds(model.config),
