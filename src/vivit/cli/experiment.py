@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "tables": Experiment("Make tables, plots and conclusions from the records of paper.", "seconds"),
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
+    "single-frame": Experiment("Measure what an image model can tell from single frames of a data set.", "10 minutes"),
     "motion-quiz": Experiment("Ask a person what test videos show, and score the answers.", "seconds"),
 }
 
