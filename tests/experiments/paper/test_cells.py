@@ -89,6 +89,6 @@ def test_every_claim_names_rows_of_its_table_and_every_recipe_is_a_model(scale: 
                 assert views in table.row(name).views
         for row in table.rows:
             made = cell(table, row, row.rates[0], 0, scale)
-            assert made.recipe.min_steps >= 1 and len(row.rates) >= scale.rates
+            assert made.recipe.min_steps >= 1
             if row.start is None:
                 made.recipe.build_config({"verb": 17, "noun": 12})

@@ -1,7 +1,7 @@
 """The comparisons and their sizes: every number that decides how long a run takes stands here.
 
-A cell is to take one or two minutes on one core, so that three seeds of everything fit into an afternoon. On the core
-that these sizes were chosen on, a step of 32 clips takes 0.3 s for BASE and 1.2 s for the image ViT's first layers.
+A cell is to take about a minute on one core, so that three seeds of everything fit into an afternoon. On the core that
+these sizes were chosen on, a step takes 0.1 s for BASE and 0.25 s for the first layers of a ViT-S.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,15 @@ from vivit.weights.adapt import TubeletInit
 from vivit.weights.image_sources import read_image_vit
 from vivit.weights.source import Source
 
-# The benchmark at its easiest: from scratch, models of this size learn little of the harder levels in minutes.
-BENCHMARK = {"difficulty": "easy", "train_videos": 2400, "val_videos": 300, "test_videos": 600}
+# From scratch, models of this size learn in minutes where the objects are lit and the camera hardly moves. Small videos
+# decode in 2 ms, and no row sees more than 60 pixels of a side.
+BENCHMARK: dict[str, Any] = {
+    "difficulty": "easy",
+    "train_videos": 1600,
+    "val_videos": 300,
+    "test_videos": 600,
+    "size": (64, 64),
+}
 FULL = Scale("full", seeds=3, rates=3, benchmark=BENCHMARK)
 SHRUNKEN = Scale(
     "shrunken",
@@ -24,7 +31,9 @@ SHRUNKEN = Scale(
     steps=1 / 8,
 )
 
-# From scratch: 8 × 4 × 4 tokens see 31 of a video's 32 frames, whole pictures at half their size.
+# A small factorised encoder from scratch: 4 × 4 × 4 tokens, and a clip that spans 31 of a video's 32 frames. 400 steps
+# leave average pooling near 10 % and bring the others to about 50 % of 17 verbs. Large position embeddings are learnt
+# sooner, and small batches learn more in the same time.
 BASE = Recipe(
     model="vivit-ti-16x2-fe",
     num_frames=16,
@@ -32,16 +41,16 @@ BASE = Recipe(
     image_size=48,
     resize=48,
     architecture={
-        "tubelet_size": (2, 12, 12),
+        "tubelet_size": (4, 12, 12),
         "hidden_size": 128,
         "num_heads": 4,
         "num_layers": 3,
         "mlp_dim": 512,
-        "temporal_layers": 2,
+        "temporal_layers": 1,
     },
     epochs=1,
-    min_steps=300,
-    batch_size=32,
+    min_steps=400,
+    batch_size=16,
     optimiser="adamw",
     warmup_epochs=0.1,
     weight_decay=0.05,
@@ -93,7 +102,7 @@ TABLE2 = Table(
         Row(AVERAGE, encoder(temporal_layers=0), RATES, "75.8 / 38.8"),
     ),
     (
-        Claim(FE, AVERAGE, "the tubelets of two frames may hold all the motion that this benchmark asks for."),
+        Claim(FE, AVERAGE, "the tubelets of four frames may hold much of the motion by themselves."),
         Claim(ST, AVERAGE, "attention over all tokens has more to learn, and there are few steps to learn it in."),
         Claim(FE, ST, "the paper shows it on EPIC-Kitchens only, and the other way round on Kinetics."),
         Claim(ST, "3 factorised self-attention", "model 3 has a third more parameters and an attention more a layer."),
@@ -108,14 +117,12 @@ TABLE3 = Table(
     "75.8 % without any, 78.6 % with one, and between 78.8 and 78.9 % with 4 to 12.",
     (
         Row("0 layers", encoder(temporal_layers=0), RATES, "75.8"),
-        Row("1 layer", encoder(temporal_layers=1), RATES, "78.6"),
-        Row("2 layers", BASE, RATES),
+        Row("1 layer", BASE, RATES, "78.6"),
+        Row("2 layers", encoder(temporal_layers=2), RATES),
         Row("4 layers", encoder(temporal_layers=4), RATES, "78.8"),
     ),
     (
-        Claim(
-            "1 layer", "0 layers", "the tubelets of two frames may hold all the motion that this benchmark asks for."
-        ),
+        Claim("1 layer", "0 layers", "the tubelets of four frames may hold much of the motion by themselves."),
         Claim("4 layers", "1 layer", "the paper's difference is 0.2 points, far less than three seeds can show."),
     ),
 )
@@ -123,7 +130,6 @@ TABLE3 = Table(
 
 def _regularised() -> tuple[Row, ...]:
     """Each row adds to the one above."""
-    rates = (5e-4, 1e-3, 2e-3)
     added: list[tuple[str, str, Mapping[str, Any]]] = [
         ("none", "", {}),
         ("scale and colour jitter", "38.4", {"scale_jitter": (0.9, 1.33), "colour_jitter": 0.8}),
@@ -135,7 +141,7 @@ def _regularised() -> tuple[Row, ...]:
     rows, recipe = [], BASE
     for name, paper, change in added:
         recipe = recipe.model_copy(update=change)
-        rows.append(Row(name, recipe, rates, paper, fraction=0.2))
+        rows.append(Row(name, recipe, RATES, paper, fraction=0.2))
     return tuple(rows)
 
 
@@ -232,7 +238,7 @@ FIGURE9 = Table(
     tuple(
         Row(f"{frames} frames", _frames(frames), RATES, views=views)
         # One view of 16 frames covers the video.
-        for frames, views in ((4, ("1x1", "2x1", "4x1")), (8, ("1x1", "2x1", "4x1")), (16, ("1x1",)))
+        for frames, views in ((4, ("1x1", "4x1")), (8, ("1x1", "4x1")), (16, ("1x1",)))
     ),
     (
         Claim("8 frames", "4 frames", "a video's middle may tell the verb already."),
@@ -248,24 +254,23 @@ FIGURE9 = Table(
 
 def table1(patch: int) -> Table:
     """Table 1, from an image ViT with patches of so many pixels."""
-    shared = {"variant": "spatiotemporal", "tubelet_size": (2, patch, patch)}
+    shared = {"variant": "spatiotemporal", "tubelet_size": (4, patch, patch)}
     recipe = BASE.model_copy(
         update={
             "model": None,
             "image_size": 4 * patch,
             "resize": 4 * patch,
             "architecture": shared,
-            "min_steps": 150,
-            "layer_decay": 0.75,
+            "min_steps": 300,
             "precision": "bf16",
         }
     )
     frames = {"variant": "spatiotemporal", "tubelet_size": (1, patch, patch), "embedding": "uniform_frames"}
-    sampled = recipe.model_copy(update={"architecture": {**frames, "sampled_frames": 8}})
-    rates = (4e-4, 2e-4, 8e-4)
+    sampled = recipe.model_copy(update={"architecture": {**frames, "sampled_frames": 4}})
+    rates = (1e-3, 5e-4)
 
     def row(name: str, paper: str, recipe: Recipe, tubelet_init: TubeletInit) -> Row:
-        return Row(name, recipe, rates, paper, start=ImageStart(tubelet_init, layers=3))
+        return Row(name, recipe, rates, paper, start=ImageStart(tubelet_init, layers=2))
 
     names = ("uniform frames", "tubelets, random", "tubelets, filter inflation", "tubelets, central frame")
     return Table(
