@@ -25,6 +25,9 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "paper": Experiment("Run the paper's comparisons on the motion benchmark.", "6 hours"),
     "tables": Experiment("Make tables, plots and conclusions from the records of paper.", "seconds"),
+    "table2": Experiment("Print sizes and costs of the five models, beside the paper's table 2.", "2 minutes"),
+    "table5": Experiment("Print the costs of ViViT-L/16x2 at three crops, beside the paper's table 5.", "10 seconds"),
+    "figure9": Experiment("Print how the costs of the five models grow with the frames of a clip.", "20 seconds"),
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
     "single-frame": Experiment("Measure what an image model can tell from single frames of a data set.", "10 minutes"),
