@@ -40,11 +40,12 @@ from vivit.data.order import Order, steps_per_epoch
 from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
+from vivit.inference.features import TemporalPart
 from vivit.inference.views import clip_spec
 from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.training.feature_cache import FeatureCache
-from vivit.training.initialise import freeze_spatial, start_temporal_as_spatial
+from vivit.training.initialise import freeze, start_temporal_as_spatial
 from vivit.training.optim import build_optimiser, learning_rate, set_learning_rate
 from vivit.training.plan import build_augmentation
 from vivit.training.recipe import Recipe
@@ -108,7 +109,7 @@ def take_times(clips: int, config: ModelConfig) -> None:
         whole = seconds_of(losses, steps)
         PROGRESS.print(f"whole: {whole:.1f} s")
 
-        part, cache = freeze_spatial(model), Path(folder, "features")
+        part, cache = freeze(model, TemporalPart), Path(folder, "features")
         sizes.append(sum(p.numel() for p in part.parameters()) / 1e6)
         num_steps = (1 + LATER_EPOCHS) * steps
         batches = FeatureCache(model, cache).training_batches(inputs, Order(BATCH, range(num_steps), clips_of_each=1))
@@ -188,7 +189,7 @@ def learn(model: ViViT, way: Way, videos: VideoSet, recipe: Recipe) -> float:
     with TemporaryDirectory() as folder:
         if way.frozen:
             cache = FeatureCache(model, Path(folder))
-            steps = train_on(freeze_spatial(model), cache.training_batches(clips, order), recipe, num_steps)
+            steps = train_on(freeze(model, TemporalPart), cache.training_batches(clips, order), recipe, num_steps)
         else:
             steps = train_on(model, training_batches(clips, order), recipe, num_steps)
         for _ in steps:

@@ -21,14 +21,14 @@ from vivit.data.order import Order
 from vivit.data.readers.listing import open_data
 from vivit.errors import UserError
 from vivit.evaluation.evaluate import evaluate
-from vivit.inference.features import TemporalPart, frame_features
+from vivit.inference.features import TemporalPart, clip_features
 from vivit.inference.views import clip_spec
 from vivit.labels import LabelSpace
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
 from vivit.training import feature_cache
-from vivit.training.feature_cache import FeatureCache, encoder_hash
-from vivit.training.initialise import freeze_spatial
+from vivit.training.feature_cache import FeatureCache, frozen_hash
+from vivit.training.initialise import freeze
 from vivit.video.augment import Augmentation
 from vivit.video.decode import ReadOptions
 from vivit.video.source import InShard, VideoError
@@ -61,12 +61,12 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for each clip that went through the spatial encoder."""
     calls: list[int] = []
 
-    def counted(model: ViViT, clips: Tensor, dtype: torch.dtype) -> Tensor:
+    def counted(model: ViViT, clips: Tensor, *how: Any) -> Tensor:
         assert len(clips) == 1
         calls.append(1)
-        return frame_features(model, clips, dtype)
+        return clip_features(model, clips, *how)
 
-    monkeypatch.setattr(feature_cache, "frame_features", counted)
+    monkeypatch.setattr(feature_cache, "clip_features", counted)
     return calls
 
 
@@ -129,7 +129,7 @@ def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
     mirrored = 0
     for one, clips in zip(cached, clips_of(model, videos), strict=True):
         assert_same_labels(one, clips)
-        torch.testing.assert_close(one.clips, frame_features(model, clips.clips), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.clips, clip_features(model, clips.clips), rtol=0, atol=1e-5)
         truth = [int(label_tensors(videos, index)["classes"]) for index in one.indices.tolist()]
         mirrored += sum(a != b for a, b in zip(truth, one.labels["classes"].tolist(), strict=True))
     assert 5 < mirrored < 25  # of 30
@@ -138,7 +138,7 @@ def test_batches_are_those_of_the_loader_with_features_in_place_of_clips(
 def test_cached_features_are_fresh_ones_bit_for_bit(videos: VideoSet, tmp_path: Path) -> None:
     model = build()
     for one, clips in zip(features(model, videos, tmp_path / "features"), clips_of(model, videos), strict=True):
-        fresh = [frame_features(model, clip[None])[0] for clip in clips.clips]
+        fresh = [clip_features(model, clip[None])[0] for clip in clips.clips]
         assert torch.equal(one.clips, torch.stack(fresh))
 
 
@@ -167,7 +167,7 @@ def test_later_epochs_and_calls_open_no_video_and_encode_nothing(
 
     for name in ("read_training_clip", "read_whole", "read_views"):
         monkeypatch.setattr(f"vivit.data.loader.{name}", refuse)
-    monkeypatch.setattr(feature_cache, "frame_features", refuse)
+    monkeypatch.setattr(feature_cache, "clip_features", refuse)
     later = list(steps)
     again = list(FeatureCache(model, tmp_path / "features").training_batches(clips, order))
     assert_same(again, first + later)
@@ -415,7 +415,7 @@ def test_unreadable_videos_are_replaced_as_in_the_loader_until_they_are_mended(
     read = clips_of(model, broken, clips_of_each=8, **many)
     for one, clips in zip(cached, read, strict=True):
         assert_same_labels(one, clips)
-        torch.testing.assert_close(one.clips, frame_features(model, clips.clips), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.clips, clip_features(model, clips.clips), rtol=0, atol=1e-5)
     assert any(batch.failures for batch in cached)
     assert 4 not in torch.cat([batch.indices for batch in cached])
     encoded.clear()
@@ -448,7 +448,7 @@ def test_where_nothing_can_be_read_the_error_is_the_loaders(videos: VideoSet, tm
 @pytest.mark.parametrize("fields", [{}, {"num_classes": None, "heads": {"first": 2, "second": 2}}])
 def test_validation_logits_are_those_of_evaluate(fields: dict[str, Any], broken: VideoSet, tmp_path: Path) -> None:
     model = build(**fields)
-    part = freeze_spatial(model).train()
+    part = freeze(model, TemporalPart).train()
     names = model.config.class_counts
     labelled = [
         dataclasses.replace(video, labels={head: video.labels["classes"] for head in names}) for video in broken.videos
@@ -502,11 +502,11 @@ def test_a_folder_that_cannot_be_made_is_named(videos: VideoSet, tmp_path: Path)
 
 def test_the_hash_is_of_the_spatial_encoder_alone() -> None:
     model = build()
-    before = encoder_hash(model)
-    assert before == encoder_hash(build(temporal_layers=3, adapter_size=None, stochastic_depth=0.5))
+    before = frozen_hash(model, TemporalPart)
+    assert before == frozen_hash(build(temporal_layers=3, adapter_size=None, stochastic_depth=0.5), TemporalPart)
     spatial = [name for name, _ in model.named_parameters() if name.startswith(("embedding.", "encoder.spatial."))]
     for name in spatial:
         changed = build()
         with torch.no_grad():
             changed.get_parameter(name).view(-1)[-1] += 1e-3
-        assert encoder_hash(changed) != before, name
+        assert frozen_hash(changed, TemporalPart) != before, name

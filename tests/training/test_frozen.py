@@ -16,10 +16,10 @@ from vivit.config import ModelConfig
 from vivit.data.readers.listing import open_data
 from vivit.errors import Stopped, UserError
 from vivit.evaluation.evaluate import evaluate
-from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
+from vivit.inference.features import TemporalPart, clip_features, factorised_encoder_of
 from vivit.model.vivit import ViViT
 from vivit.training import feature_cache
-from vivit.training.initialise import build_model, freeze_spatial, start_temporal_as_spatial
+from vivit.training.initialise import build_model, freeze, start_temporal_as_spatial
 from vivit.training.recipe import Recipe
 from vivit.training.train import train
 from vivit.weights.store import load, save
@@ -66,14 +66,14 @@ def assert_close(one: Tensor | dict[str, Tensor], other: Tensor | dict[str, Tens
 @each_kind
 def test_spatial_and_temporal_part_are_the_whole(fields: dict[str, Any]) -> None:
     model = build(**fields).eval()
-    part = freeze_spatial(model)
-    assert_close(part(frame_features(model, clips(model))), model(clips(model)))
+    part = freeze(model, TemporalPart)
+    assert_close(part(clip_features(model, clips(model))), model(clips(model)))
 
 
 @each_kind
 def test_the_part_has_the_models_own_parameters_under_their_names(fields: dict[str, Any]) -> None:
     model = build(**fields)
-    part = freeze_spatial(model)
+    part = freeze(model, TemporalPart)
     whole = dict(model.named_parameters())
     of_part = dict(part.named_parameters())
     assert of_part.keys() == {name for name in whole if not name.startswith(SPATIAL)}
@@ -83,10 +83,10 @@ def test_the_part_has_the_models_own_parameters_under_their_names(fields: dict[s
 
 def test_training_the_part_trains_the_model_and_leaves_the_spatial_encoder_as_it_was() -> None:
     model = build(adapter_size=4, dropout=0.3, stochastic_depth=0.3)
-    part = freeze_spatial(model).train()
+    part = freeze(model, TemporalPart).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.5)
-    features = frame_features(model, clips(model))
+    features = clip_features(model, clips(model))
     for _ in range(3):
         optimiser.zero_grad()
         loss: Tensor = torch.nn.functional.cross_entropy(part(features), torch.tensor([0, 1, 2]))
@@ -101,7 +101,7 @@ def test_training_the_part_trains_the_model_and_leaves_the_spatial_encoder_as_it
 
 def test_gradients_through_the_whole_reach_only_what_is_not_frozen() -> None:
     model = build(adapter_size=4)
-    freeze_spatial(model)
+    freeze(model, TemporalPart)
     model(clips(model)).sum().backward()
     assert all((parameter.grad is None) == name.startswith(SPATIAL) for name, parameter in model.named_parameters())
 
@@ -127,25 +127,25 @@ def test_temporal_blocks_start_as_the_last_spatial_ones(temporal: int, spatial: 
 
 def test_features_are_without_dropout_and_leave_the_modes_as_they_were() -> None:
     model = build(dropout=0.5, stochastic_depth=0.5, token_dropping=0.5)
-    part = freeze_spatial(model).train()
+    part = freeze(model, TemporalPart).train()
     model.encoder.get_submodule("spatial").eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    features = frame_features(model, clips(model))
+    features = clip_features(model, clips(model))
     assert {name: module.training for name, module in model.named_modules()} == modes
-    assert torch.equal(features, frame_features(model.eval(), clips(model)))
+    assert torch.equal(features, clip_features(model.eval(), clips(model)))
     assert not torch.equal(part.train()(features), part(features))
 
 
 def test_features_in_half_precision_are_nearly_the_same() -> None:
     model = build()
-    full, half = (frame_features(model, clips(model), dtype) for dtype in (torch.float32, torch.bfloat16))
+    full, half = (clip_features(model, clips(model), dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     assert half.dtype == torch.float32
     assert 0 < (full - half).norm() / full.norm() < 0.05
 
 
 def test_a_frozen_model_with_an_adapter_is_the_same_out_of_its_folder(tmp_path: Path) -> None:
     model = build(adapter_size=4).eval()
-    freeze_spatial(model)
+    freeze(model, TemporalPart)
     save(model, tmp_path)
     loaded = load(tmp_path)
     assert loaded.config == model.config
@@ -156,7 +156,7 @@ def test_a_frozen_model_with_an_adapter_is_the_same_out_of_its_folder(tmp_path: 
 def test_a_copy_of_the_part_is_one_of_its_own() -> None:
     model = build(adapter_size=4).eval()
     part = TemporalPart(model)
-    features = frame_features(model, clips(model))
+    features = clip_features(model, clips(model))
     copied, logits = copy.deepcopy(part), part(features)
     with torch.no_grad():
         for parameter in part.parameters():
@@ -176,7 +176,7 @@ def test_a_copy_of_the_part_is_one_of_its_own() -> None:
 def test_a_model_without_a_spatial_encoder_of_its_own_is_refused(fields: dict[str, Any], words: str) -> None:
     model = build(**fields)
     with pytest.raises(UserError, match=f"freeze_spatial: this is a {words};"):
-        freeze_spatial(model)
+        freeze(model, TemporalPart)
     assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(UserError, match=f"^this is a {words};"):
         factorised_encoder_of(model)
@@ -257,7 +257,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
 
     monkeypatch.setattr(feature_cache, "PART_SIZE", 3)
     whole = run("whole")
-    encode, asked = feature_cache.frame_features, 0
+    encode, asked = feature_cache.clip_features, 0
 
     def stop_at_times(*given: Any) -> Tensor:
         nonlocal asked
@@ -266,7 +266,7 @@ def test_a_run_stopped_anywhere_while_it_encodes_goes_on_to_the_same_weights_and
             signal.raise_signal(signal.SIGTERM)
         return encode(*given)
 
-    monkeypatch.setattr(feature_cache, "frame_features", stop_at_times)
+    monkeypatch.setattr(feature_cache, "clip_features", stop_at_times)
     said = []
     for _ in range(3):
         with pytest.raises(Stopped) as stopped:
@@ -290,7 +290,7 @@ def test_a_stop_while_later_clips_are_encoded_loses_no_step(
 ) -> None:
     """Three passes over few videos before one score, so that no checkpoint precedes the second pass."""
     recipe = small_run(epochs=1, min_steps=6)
-    encode, asked = feature_cache.frame_features, 0
+    encode, asked = feature_cache.clip_features, 0
 
     def stop_in_the_second_pass(*given: Any) -> Tensor:
         nonlocal asked
@@ -300,7 +300,7 @@ def test_a_stop_while_later_clips_are_encoded_loses_no_step(
         return encode(*given)
 
     with monkeypatch.context() as patched, pytest.raises(Stopped, match="stopped after step 2 of 6"):
-        patched.setattr(feature_cache, "frame_features", stop_in_the_second_pass)
+        patched.setattr(feature_cache, "clip_features", stop_in_the_second_pass)
         train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
     train(bright_dark, tmp_path / "run", recipe, init=image_vit, device="cpu", workers=0)

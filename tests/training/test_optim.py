@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vivit.config import ModelConfig
 from vivit.inference.features import TemporalPart
 from vivit.model.vivit import ViViT
-from vivit.training.initialise import freeze_spatial
+from vivit.training.initialise import freeze
 from vivit.training.optim import (
     Schedule,
     WeightAverage,
@@ -146,7 +146,7 @@ def test_what_follows_a_frozen_spatial_encoder_learns_as_in_the_whole_model() ->
     recipe = Recipe(layer_decay=0.5)
     whole = moved_by(tiny("vivit-ti-16x2-fe", temporal_layers=2, adapter_size=4), recipe)
     model = tiny("vivit-ti-16x2-fe", temporal_layers=2, adapter_size=4)
-    part: TemporalPart = freeze_spatial(model)
+    part = freeze(model, TemporalPart)
     assert moved_by(part, recipe) == {name: whole[name] for name, _ in part.named_parameters()}
     assert layers_above(nn.ModuleDict({"module": model})) == {
         f"module.{name}": above for name, above in layers_above(model).items()
@@ -155,7 +155,7 @@ def test_what_follows_a_frozen_spatial_encoder_learns_as_in_the_whole_model() ->
 
 def test_frozen_parameters_are_not_the_optimisers() -> None:
     model = tiny("vivit-ti-16x2-fe")
-    freeze_spatial(model)
+    freeze(model, TemporalPart)
     held = {id(p) for group in build_optimiser(model, Recipe()).param_groups for p in group["params"]}
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
     assert id(model.embedding.weight) not in held

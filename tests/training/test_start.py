@@ -555,7 +555,9 @@ def test_weights_are_named_and_never_warned_of(tmp_path: Path) -> None:
 
 
 def test_the_default_recipe_follows_the_start() -> None:
-    assert [default_recipe(None), default_recipe("google/vit-base-patch16-224-in21k")] == ["small", "finetune"]
+    init = "google/vit-base-patch16-224-in21k"
+    given = [(None, None), (init, None), (init, "linear")]
+    assert [default_recipe(*options) for options in given] == ["small", "finetune", "probe"]
 
 
 # It learns.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 GROUPS: dict[Group, tuple[str, ...]] = {
-    MODEL: ("model", "freeze_spatial", "adapter_size", "position_std"),
+    MODEL: ("model", "freeze_spatial", "probe", "adapter_size", "position_std"),
     CLIPS: ("num_frames", "frame_stride", "image_size", "resize", "cached_clips", "unreadable"),
     TRAINING: (
         *("epochs", "min_steps", "batch_size", "accumulate", "optimiser", "adam_beta2", "learning_rate"),
@@ -44,7 +44,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
 GROUP_OF = {field: group for group, fields in GROUPS.items() for field in fields}
 # Of these fields, those that pretraining without labels has no use for.
 OF_LABELS = {
-    *("freeze_spatial", "cached_clips", "layer_decay", "ema", "label_smoothing", "token_dropping"),
+    *("freeze_spatial", "probe", "cached_clips", "layer_decay", "ema", "label_smoothing", "token_dropping"),
     *("mirrored", "mixup", "cutmix"),
 }
 PRETRAIN_GROUP_OF = {
@@ -175,8 +175,10 @@ def _name_on_command_line(arguments: tuple[str, ...]) -> tuple[str | None, str]:
     app = App(help_flags=(), version_flags=(), exit_on_error=False, print_error=False)
 
     @app.default
-    def named(*, recipe: str | None = None, init: str | None = None) -> tuple[str | None, str]:
-        return recipe, default_recipe(init)
+    def named(
+        *, recipe: str | None = None, init: str | None = None, probe: str | None = None
+    ) -> tuple[str | None, str]:
+        return recipe, default_recipe(init, probe)
 
     command, bound, *_ = app.parse_known_args(arguments)
     return command(*bound.args, **bound.kwargs)

@@ -21,6 +21,7 @@ app = verb(
     "vivit train my_videos",
     "vivit train my_videos --init google/vivit-b-16x2-kinetics400 --out run",
     "vivit train my_videos --init ViT-B_16.npz --freeze-spatial --epochs 20",
+    "vivit train my_videos --init google/vivit-b-16x2-kinetics400 --probe attentive",
     "vivit train --recipe kinetics400-b-fe --help",
     "torchrun --nproc-per-node 8 -m vivit train my_videos --out run",
 )
@@ -57,7 +58,7 @@ def train(
 
     Args:
         init: Weights to start from: a ViViT or an image ViT, from any source that `vivit convert` accepts.
-        recipe: The recipe; by default small, or finetune with --init. docs/training.md lists them.
+        recipe: The recipe; by default small, finetune with --init, or probe with --probe. docs/training.md lists them.
         overfit: Overfit this many batches, to check the model and the data.
         out: The run's folder; by default runs/ plus the name of the data. An unfinished run in it is continued.
         checkpoint_every: Time between checkpoints within an epoch.
@@ -69,7 +70,8 @@ def train(
         activation_checkpointing: Save memory by computing activations again in the backward pass.
         shard: With torchrun: shard parameters, gradients and optimiser state over the processes (FSDP2).
     """
-    settings = change_recipe(named_recipe(recipe or default_recipe(init), RECIPES), flags or {})
+    default = default_recipe(init, (flags or {}).get("probe"))
+    settings = change_recipe(named_recipe(recipe or default, RECIPES), flags or {})
     from vivit.report.run_page import write_report
     from vivit.training.run_folder import OtherSettings
     from vivit.training.train import train
@@ -100,7 +102,7 @@ def train(
     except OtherSettings as error:
         if not (run / WEIGHTS_FILE).exists():
             raise
-        raise UserError(f"{error}: {_from_weights_of(run, recipe or default_recipe(init))}") from None
+        raise UserError(f"{error}: {_from_weights_of(run, recipe or default)}") from None
     if rank() == 0:
         console().print(f"report: {write_report(run)}")
         console().print(f"the model is in {run}; try: vivit predict VIDEO --model {shlex.quote(str(run))}")

@@ -46,6 +46,11 @@ class FactorisedEncoder(nn.Module):
         """Encode the outputs of the spatial encoder: (B, T, D) → (B, D)."""
         return x.mean(dim=1) if self.temporal is None else self.temporal(self.adapted(x))
 
+    def all_over_time(self, x: Tensor) -> Tensor:
+        """The tokens of the temporal encoder, which there must be: (B, T, D) → (B, T, D), or (B, 1 + T, D)."""
+        assert self.temporal is not None
+        return self.temporal.all_tokens(self.adapted(x))
+
     def all_tokens(self, tokens: Tensor) -> Tensor:
         """The tokens of the last encoder: (B, T, n_h, n_w, D) → (B, N, D).
 
@@ -53,7 +58,7 @@ class FactorisedEncoder(nn.Module):
         with its class token if there is one.
         """
         if self.temporal is not None:
-            return self.temporal.all_tokens(self.adapted(self.over_space(tokens)))
+            return self.all_over_time(self.over_space(tokens))
         batch, *_, width = tokens.shape
         # (B, T, n_h, n_w, D) → (B · T, S, D) → (B, T · S, D)
         return self.spatial.all_tokens(tokens.flatten(0, 1), clips=batch).view(batch, -1, width)

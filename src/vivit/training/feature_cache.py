@@ -1,7 +1,7 @@
-"""A frozen spatial encoder's features on disk: computed once for each clip, then read instead of the videos.
+"""Features of a model's frozen part on disk: computed once for each clip, then read instead of the videos.
 
-They are stored in parts, safetensors files of some videos each. The name of a part has a hash of the spatial encoder,
-of how clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made
+They are stored in parts, safetensors files of some videos each. The name of a part has a hash of the frozen part, of
+how clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made
 anew. A part is whole or not there, and its values do not depend on which process makes it, or when.
 """
 
@@ -28,7 +28,7 @@ from vivit.data.order import Order, clip_rng
 from vivit.data.workers import load_items
 from vivit.errors import Interrupted
 from vivit.files import make_folder, write_files
-from vivit.inference.features import TemporalPart, factorised_encoder_of, frame_features
+from vivit.inference.features import TemporalPart, TrainedPart, clip_features, feature_shape
 from vivit.labels import by_head
 from vivit.model.vivit import ViViT
 from vivit.runtime import Ranks
@@ -39,18 +39,15 @@ from vivit.video.source import InShard, VideoError
 
 # Videos in a part; a killed process loses at most the work on this many.
 PART_SIZE = 16
+# As in MAE's linear probe; a channel that never changes stays finite.
+VARIANCE_EPS = 1e-6
 # Parts to map into memory at a time; Linux allows a process 65,530 mappings by default.
 OPEN_PARTS = 4096
-# The fields of ModelConfig that do not affect embedding and spatial encoder in eval mode.
-NOT_SPATIAL = {
-    *("temporal_layers", "adapter_size", "representation_size", "num_classes", "heads", "multi_label"),
-    *("dropout", "attention_dropout", "stochastic_depth", "token_dropping"),
-}
 
 
 class _Content(NamedTuple):
     features: Tensor
-    """(videos, T, D) float32, memory-mapped; NaN for unreadable videos."""
+    """(videos, …), memory-mapped; NaN for unreadable videos."""
     problems: list[str | None]
     """Why each video is unreadable, or None."""
 
@@ -62,12 +59,31 @@ class Features:
         self.paths, self.load = paths, load
 
     def of(self, video: int) -> Tensor | str:
-        """(T, D) float32, or why the video is unreadable."""
+        """(…) as stored, or why the video is unreadable."""
         number, row = divmod(video, PART_SIZE)
         content = self.load(self.paths[number])
         return content.problems[row] or content.features[row]
 
-    def logits(self, model: TemporalPart) -> tuple[dict[str, Tensor], dict[int, str]]:
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel over the readable videos, of features (D,): 2 × (D,) float32.
+
+        Each part is summed up in float64, one after the other, so that any number of threads gives the same bits.
+        """
+
+        def mean_of(rows: Callable[[Tensor], Tensor]) -> Tensor:
+            total, count = torch.zeros(()), 0
+            for path in self.paths:
+                content = self.load(path)
+                readable = [row for row, problem in enumerate(content.problems) if problem is None]
+                total = total + rows(content.features[readable].double()).sum(dim=0)
+                count += len(readable)
+            return total / max(count, 1)
+
+        mean = mean_of(lambda rows: rows)
+        variance = mean_of(lambda rows: (rows - mean).square())
+        return mean.float(), (variance + VARIANCE_EPS).sqrt().float()
+
+    def logits(self, model: TrainedPart) -> tuple[dict[str, Tensor], dict[int, str]]:
         """Run the rest of the model, in eval mode, on all features.
 
         Returns:
@@ -88,12 +104,13 @@ class Features:
 
 
 class FeatureCache:
-    """A folder with the features of a model's spatial encoder."""
+    """A folder with the features of a model's frozen part."""
 
     def __init__(
         self,
         model: ViViT,
         folder: Path,
+        part: type[TrainedPart] = TemporalPart,
         *,
         dtype: torch.dtype = torch.float32,
         read: ReadOptions = ReadOptions(),
@@ -103,9 +120,10 @@ class FeatureCache:
     ) -> None:
         """
         Args:
-            model: its embedding and spatial encoder are used on their own device, and must not change.
+            model: its frozen part is used on its own device, and must not change.
             folder: made if missing; several runs may share it. Old parts stay; delete the folder when no run uses it.
-            dtype: the precision of most of the spatial encoder's arithmetic.
+            part: what is trained on the features, which decides where the model is cut.
+            dtype: the precision of most of the frozen part's arithmetic.
             read: how videos are read.
             ranks: the processes that share the work.
             report: called before each clip, with the number of clips that this process has encoded, and the number that
@@ -113,20 +131,21 @@ class FeatureCache:
             stopping: asked before each clip; once true in any process, all raise `Interrupted` after their current one.
 
         Raises:
-            UserError: the model is not a factorised encoder with temporal layers, or the folder cannot be made.
+            UserError: the model cannot be cut for this part, or the folder cannot be made.
         """
+        self.part = part
         self.model, self.folder, self.dtype, self.read, self.ranks = model, folder, dtype, read, ranks
         self.report, self.stopping = report, stopping
-        self.encoder = [encoder_hash(model), str(dtype), read.decoder]
+        self.encoder = [frozen_hash(model, part), str(dtype), read.decoder]
+        self.shape = feature_shape(model.config, part)
         self.load = lru_cache(OPEN_PARTS)(_load)
         make_folder(folder)
 
     def training_batches(self, clips: TrainingClips, order: Order) -> Iterator[Batch]:
         """The batches of the loader's `training_batches`, with features in place of clips.
 
-        `Batch.clips` is (B, T, D) float32, the spatial encoder's output for each temporal index. Before an epoch with
-        new clips, the missing features of all videos are computed, also of those that its batches leave out; otherwise
-        no video is opened.
+        `Batch.clips` is (B, …), the features as stored. Before an epoch with new clips, the missing features of all
+        videos are computed, also of those that its batches leave out; otherwise no video is opened.
 
         Args:
             clips: must change colours while reading.
@@ -149,12 +168,24 @@ class FeatureCache:
 
         for keys in order.keys(len(videos.videos), seed, self.ranks):
             for number in {number for number, _ in keys} - passes.keys():
-                sampling = [number, seed, asdict(clips.spec), asdict(augmentation)]
-                passes[number] = self._computed(f"training-{number}", videos, sampling, _OwnClips(clips, number))
+                passes[number] = self.training(clips, number)
             batch = collate([clips.or_replacement(*key, cached) for key in keys])
             if isinstance(batch, VideoError):
                 raise batch
             yield batch
+
+    def training(self, clips: TrainingClips, number: int) -> Features:
+        """The features of one clip of each training video.
+
+        Args:
+            number: which of the clips of each video.
+
+        Raises:
+            UserError: a part cannot be written.
+            Interrupted: because of `stopping`.
+        """
+        sampling = [number, clips.seed, asdict(clips.spec), asdict(clips.augmentation)]
+        return self._computed(f"training-{number}", clips.videos, sampling, _OwnClips(clips, number))
 
     def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
         """The features of one view of each video, its middle, as `evaluate` takes it with one clip and one crop.
@@ -208,7 +239,7 @@ class FeatureCache:
                 coming.close()
                 break
             self.report(done, to_do)
-            rows.append(clip if isinstance(clip, str) else frame_features(self.model, clip, self.dtype)[0])
+            rows.append(clip if isinstance(clip, str) else clip_features(self.model, clip, self.part, self.dtype)[0])
             if len(rows) == len(parts[asked[0]]):
                 self._write(asked.popleft(), rows)
                 rows = []
@@ -217,7 +248,7 @@ class FeatureCache:
         return Features(paths, self.load)
 
     def _write(self, path: Path, rows: list[Tensor | str]) -> None:
-        nothing = torch.full((self.model.config.grid[0], self.model.config.hidden_size), torch.nan)
+        nothing = torch.full(self.shape, torch.nan, dtype=self.part.stored)
         features = torch.stack([nothing if isinstance(row, str) else row for row in rows])
         problems = json.dumps([row if isinstance(row, str) else None for row in rows])
         # A name per rank: processes on two machines that write the same part may have the same process id.
@@ -241,15 +272,15 @@ class _OwnClips(Dataset[Tensor | str]):
             return str(error)
 
 
-def encoder_hash(model: ViViT) -> str:
-    """The SHA-256, in hexadecimal, of all that decides the spatial encoder's output for a clip.
+def frozen_hash(model: ViViT, part: type[TrainedPart]) -> str:
+    """The SHA-256, in hexadecimal, of all that decides the features of a clip.
 
     Raises:
-        UserError: the model is not a factorised encoder with temporal layers.
+        UserError: the model cannot be cut for this part.
     """
-    encoder = factorised_encoder_of(model)
-    found = hashlib.sha256(model.config.model_dump_json(exclude=NOT_SPATIAL).encode())
-    for module in (model.embedding, encoder.spatial):
+    config = model.config.model_dump_json(exclude=set(part.not_of_features))
+    found = hashlib.sha256(f"{part.__name__} {config}".encode())
+    for module in part.frozen(model):
         for name, value in module.state_dict().items():
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -11,7 +11,7 @@ from vivit.config import SIZES, SUFFIXES, ModelConfig
 from vivit.data.datasets import VideoSet
 from vivit.data.names import shortened
 from vivit.errors import UserError, one_line
-from vivit.inference.features import TemporalPart, factorised_encoder_of
+from vivit.inference.features import AttentiveProbe, LinearProbe, TemporalPart, TrainedPart, factorised_encoder_of
 from vivit.model.vivit import FactorisedEncoder, ViViT
 from vivit.training.optim import Schedule
 from vivit.training.recipe import Recipe
@@ -25,6 +25,8 @@ from vivit.weights.store import load_video_model
 
 SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
 CLIP = ("num_frames", "frame_stride", "image_size", "resize")
+# What a probe leaves without effect, unless it has this value.
+WITHOUT_EFFECT = {"layer_decay": 1.0, "stochastic_depth": 0.0, "position_std": 0.02}
 # Fields of the model that some Scenic checkpoints do not store.
 TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
 # With fewer videos, a model with more parameters should not be trained from scratch.
@@ -39,7 +41,8 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
 
     An image ViT (paper, section 3.4) becomes a factorised encoder, or the variant that the recipe names. Its tubelets,
     by default of two frames, have the image kernel at their central frame. If the spatial encoder is to be frozen, the
-    temporal encoder starts as a copy of its last layers.
+    temporal encoder starts as a copy of its last layers. For a probe there is no temporal encoder, which
+    would stay random.
 
     Rates of regularisation and the adapter are always the recipe's.
 
@@ -58,6 +61,11 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
             raise UserError(
                 "freeze_spatial: from scratch, the spatial encoder would stay random; give --init an image ViT or a "
                 "factorised encoder (docs/weights.md says where to find them)"
+            )
+        if recipe.probe:
+            raise UserError(
+                "probe: from scratch, the encoder would stay random; give --init a ViViT or an image ViT "
+                "(docs/weights.md says where to find them)"
             )
         model, notes = _from_scratch(recipe, train_set)
     else:
@@ -92,6 +100,11 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
         f"{model.config.variant.replace('_', ' ')} of {size}, {origin}",
         *start.notes,
     ]
+    if part := part_of(recipe):
+        count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        lines.append(f"{recipe.frozen} trains {part.called}, {count:,} parameters; {parameters - count:,} are frozen")
+    if recipe.probe and (idle := [name for name, value in WITHOUT_EFFECT.items() if getattr(recipe, name) != value]):
+        lines.append(f"without effect on a probe: {', '.join(idle)}")
     labelled = bool(model.config.class_counts)
     if labelled and init is None and num_videos < FEW_VIDEOS and parameters > SMALL_MODEL:
         lines.append(
@@ -101,25 +114,39 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
     return lines
 
 
-def freeze_spatial(model: ViViT) -> TemporalPart:
-    """Freeze embedding and spatial encoder, in place, and return the rest of the model, which is trained.
+def part_of(recipe: Recipe) -> type[TrainedPart] | None:
+    """The part of a model that the recipe trains on features; None if it trains the whole model."""
+    if recipe.freeze_spatial:
+        return TemporalPart
+    return {None: None, "linear": LinearProbe, "attentive": AttentiveProbe}[recipe.probe]
 
-    Gowda et al. 2023 (arXiv 2306.04822) lose no accuracy by this if the temporal encoder starts well
-    (`start_temporal_as_spatial`) and follows an adapter (`ModelConfig.adapter_size`).
+
+def freeze(model: ViViT, part: type[TrainedPart]) -> TrainedPart:
+    """Freeze all that features depend on, in place, and return the rest of the model, which is trained.
+
+    Gowda et al. 2023 (arXiv 2306.04822) lose no accuracy by freezing a spatial encoder if the temporal encoder starts
+    well (`start_temporal_as_spatial`) and follows an adapter (`ModelConfig.adapter_size`).
 
     Raises:
-        UserError: the model is not a factorised encoder with temporal layers.
+        UserError: the model is not a factorised encoder with temporal layers, and the part is what follows the first.
     """
-    for frozen in (model.embedding, _encoder_to_freeze(model).spatial):
-        frozen.requires_grad_(False)
-    return TemporalPart(model)
-
-
-def _encoder_to_freeze(model: ViViT) -> FactorisedEncoder:
     try:
-        return factorised_encoder_of(model)
+        for frozen in part.frozen(model):
+            frozen.requires_grad_(False)
+        return part(model)
     except UserError as error:
         raise UserError(f"freeze_spatial: {error}") from None
+
+
+@torch.no_grad()
+def _start_probe(model: ViViT, recipe: Recipe) -> str:
+    """Let the heads of a probe start anew, in place, and its attentive pooling; say so."""
+    for parameter in model.heads.parameters():
+        nn.init.zeros_(parameter)
+    if recipe.probe == "attentive" and model.pooler is not None:
+        model.pooler.initialise()
+        return "the probe starts anew: attentive pooling and heads"
+    return "the probe starts anew: heads of zeros"
 
 
 def start_temporal_as_spatial(model: ViViT) -> str:
@@ -134,7 +161,10 @@ def start_temporal_as_spatial(model: ViViT) -> str:
     Raises:
         UserError: the model is not a factorised encoder with temporal layers.
     """
-    encoder = _encoder_to_freeze(model)
+    try:
+        encoder = factorised_encoder_of(model)
+    except UserError as error:
+        raise UserError(f"freeze_spatial: {error}") from None
     assert encoder.temporal is not None
     pairs = list(zip(reversed(encoder.temporal.blocks), reversed(encoder.spatial.blocks), strict=False))
     for block, source in pairs:
@@ -181,6 +211,8 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
         lines.append(f"weights converted from {str(dtype).removeprefix('torch.')} to float32")
     for head, names in (wishes.classes or {}).items():
         parameters = list(model.heads[head].parameters())
+        if recipe.probe:
+            continue  # they start anew
         if labels.get(head) == names:
             kept.append(f"{_head(head)} kept: its {len(names)} classes are those of the data")
         elif head not in labels and theirs.class_counts.get(head) == len(names) and any(map(torch.any, parameters)):
@@ -190,6 +222,8 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
                 f"new {_head(head)}: the weights have {len(names)} classes too, but without names "
                 "(vivit convert SOURCE OUT --classes NAMES adds names)"
             )
+    if recipe.probe:
+        lines.append(_start_probe(model, recipe))
     _set_preprocessing(model, recipe)
     model.origin = (*model.origin, *lines)
     clip = _clip_in_words(model, recipe, from_start=CLIP)
@@ -214,6 +248,8 @@ def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
         if wanted.get(field) not in (None, value):
             raise UserError(f"{init}: {field}: you gave {wanted[field]}, but the image model has {value}")
     fields = {"variant": expected["variant"], "tubelet_size": tubelet, **wanted}
+    if recipe.probe and fields["variant"] == "factorised_encoder" and fields.setdefault("temporal_layers", 0):
+        raise UserError("temporal_layers: an image ViT has none, so a probe would see random ones; leave it out")
     model, notes = new_video_model(image, replace(wishes, fields=fields))
     if isinstance(model.encoder, FactorisedEncoder) and (temporal := model.encoder.temporal) is not None:
         for fresh in (temporal.positions.embedding, temporal.positions.class_position):
@@ -291,14 +327,14 @@ def _head(name: str) -> str:
 def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
     """The named recipe that this one is, or that it differs from in the fewest fields."""
     named = recipes_like(recipe)
-    default = default_recipe(init) if named is RECIPES else next(iter(named))
+    default = default_recipe(init, recipe.probe) if named is RECIPES else next(iter(named))
     changes = {
         name: [field for field in type(recipe).model_fields if getattr(recipe, field) != getattr(other, field)]
         for name, other in named.items()
     }
     name = min(changes, key=lambda name: (len(changes[name]), name != default))
-    init_or_not = f" {'without' if init is None else 'with'} --init" if named is RECIPES else ""
-    why = f", the default{init_or_not}" if name == default else ""
+    with_what = "with --probe" if recipe.probe else "without --init" if init is None else "with --init"
+    why = f", the default{f' {with_what}' if named is RECIPES else ''}" if name == default else ""
     changed = [
         field if isinstance(value := getattr(recipe, field), dict) else f"{field} {value}" for field in changes[name]
     ]

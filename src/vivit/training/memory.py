@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vivit.data.order import split_batch
 from vivit.errors import UserError
+from vivit.inference.features import TrainedPart, feature_shape
 from vivit.model.embedding import CHANNELS
 from vivit.model.encoder import encoders_of
 from vivit.model.vivit import ViViT
@@ -47,6 +48,8 @@ class StepCost:
     optimiser: Literal["sgd", "adamw"] = "sgd"
     ema: bool = False
     """Whether weights are averaged. If so, or if they are sharded, the model that is scored is a copy."""
+    part: type[TrainedPart] | None = None
+    """What is trained, on features, if not the whole model."""
     shards: int = 1
     """Processes that FSDP2 spreads the blocks over."""
     activation_checkpointing: bool = False
@@ -99,13 +102,13 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
 
     checkpointing, accumulate = cost.activation_checkpointing, cost.accumulate
     total = needed(checkpointing, accumulate)
-    said = f"a step with {cost.at_once} clips at once needs about {_gib(total)}"
+    said = f"a step with {cost.at_once} clips at once needs about {size_in_words(total)}"
     if free is None:
         room = int(CLEARLY_LESS * total)
         said = f"memory ran out: {said}"
     else:
         room = free + _bytes(p for p in model.parameters() if p.device.type == cost.device.type)
-        said = f"{said}, {_gib(room)} are free"
+        said = f"{said}, {size_in_words(room)} are free"
         if total <= room:
             return said
 
@@ -114,17 +117,18 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
     parts.append(max(accumulate, cost.clips))
 
     helpful = []
-    for with_checkpointing in sorted({checkpointing, True}):
+    for with_checkpointing in sorted({checkpointing, cost.part is None}):
         # Several micro-batches need the gradients from the start, so two of them may need more than one.
         fewest = next((number for number in parts if needed(with_checkpointing, number) <= room), None)
         if fewest is not None:
             flags = ["--activation-checkpointing"] if with_checkpointing > checkpointing else []
             flags += [f"--accumulate {fewest}"] if fewest > accumulate else []
-            helpful.append(f"{_gib(needed(with_checkpointing, fewest))} with {' '.join(flags)}")
+            helpful.append(f"{size_in_words(needed(with_checkpointing, fewest))} with {' '.join(flags)}")
     if helpful:
         raise UserError(f"{said}; it would need {', or '.join(helpful)}")
+    least = size_in_words(needed(True, parts[-1]))
     raise UserError(
-        f"{said}; even one clip at once with --activation-checkpointing would need {_gib(needed(True, parts[-1]))}: "
+        f"{said}; even one clip at once with --activation-checkpointing would need {least}: "
         "use a smaller --model, or smaller or shorter clips (--image-size, --num-frames)"
     )
 
@@ -136,6 +140,9 @@ def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
         twin = ViViT(model.config).train()
     for encoder in encoders_of(twin):
         encoder.activation_checkpointing = cost.activation_checkpointing
+    config, part = model.config, cost.part
+    of_clip = (config.num_frames, CHANNELS, *config.image_size)
+    shape = of_clip if part is None else feature_shape(config, part)
     with FakeTensorMode():
         there_before: list[Tensor] = []
         for (name, meta), theirs in zip([*twin.named_parameters()], model.parameters(), strict=True):
@@ -147,10 +154,11 @@ def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
                 fake.grad = torch.empty_like(fake)
                 there_before.append(fake.grad)
         with _LiveStorages(there_before) as live:
-            shape = (cost.at_once, model.config.num_frames, CHANNELS, *model.config.image_size)
-            video = torch.empty(shape, dtype=torch.uint8, device=cost.device)
+            network = twin if part is None else part(twin)
+            dtype = torch.uint8 if part is None else part.stored
+            inputs = torch.empty((cost.at_once, *shape), dtype=dtype, device=cost.device)
             with torch.autocast(cost.device.type, DTYPES[cost.precision], enabled=cost.precision != "float32"):
-                logits = twin(video)
+                logits = network(inputs)
             torch.stack([head.float().sum() for head in tree_leaves(logits)]).sum().backward()
     return live.peak
 
@@ -181,5 +189,6 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(p.nbytes for p in parameters)
 
 
-def _gib(size: int) -> str:
+def size_in_words(size: int) -> str:
+    """Bytes in GiB, MiB or KiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MiB"

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from vivit.data.order import steps_per_epoch
 from vivit.model.embedding import Positions, TubeletEmbedding
 from vivit.model.encoder import encoders_of
+from vivit.model.pooling import AttentivePooling
 from vivit.model.vivit import Adapter
 from vivit.training.recipe import Recipe
 
@@ -28,7 +29,7 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     above = layers_above(model)
     positions = {
         parameter for part in model.modules() if isinstance(part, Positions) for parameter in part.parameters()
-    }
+    } | {part.positions for part in model.modules() if isinstance(part, AttentivePooling)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

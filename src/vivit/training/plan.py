@@ -86,10 +86,7 @@ def plan_run(
     Raises:
         UserError: data, recipe, start and number of processes do not fit together.
     """
-    if recipe.freeze_spatial and recipe.cutmix:
-        raise UserError("cutmix: --freeze-spatial trains on features, which have no boxes; use --mixup")
-    if recipe.freeze_spatial and recipe.token_dropping:
-        raise UserError("token_dropping: --freeze-spatial computes the features of all tokens once; leave it out")
+    _check_frozen(recipe)
     data_set = open_data(data, videos)
     train_set, val_set = (data_set.split(split) for split in ("train", "val"))
     if overfit is not None:
@@ -115,6 +112,22 @@ def plan_run(
     name, resumed = name_of(data), resumed_model is not None
     cure = to_leave_out(data, videos, data_set.videos)
     return Plan(recipe, name, train_set, val_set, hashes, mirrors, augmentation, start, resumed, schedule, cure)
+
+
+def _check_frozen(recipe: Recipe) -> None:
+    """Raise UserError if a recipe that trains a part of the model, on features, has settings that cannot work so."""
+    if recipe.frozen is None:
+        return
+    if recipe.freeze_spatial and recipe.probe:
+        raise UserError("probe: a probe freezes all of the encoder; leave out --freeze-spatial or --probe")
+    if recipe.cutmix:
+        raise UserError(f"cutmix: {recipe.frozen} trains on features, which have no boxes; use --mixup")
+    if recipe.token_dropping:
+        raise UserError(f"token_dropping: {recipe.frozen} computes the features of all tokens once; leave it out")
+    if recipe.probe and recipe.ema:
+        raise UserError("ema: the weights of a probe are not averaged; leave it out")
+    if recipe.probe and recipe.adapter_size:
+        raise UserError("adapter_size: a probe has no adapter; leave it out, or use --freeze-spatial")
 
 
 def too_many_unreadable(plan: Plan, reasons: Collection[str]) -> UserError | None:

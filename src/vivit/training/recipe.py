@@ -66,10 +66,13 @@ class Recipe(BaseModel):
     """Drop this fraction of each training clip's tokens, drawn anew each time; 0.75 leaves a quarter."""
     freeze_spatial: bool = False
     """Freeze the factorised encoder's spatial encoder and train the rest, from features that are computed once."""
+    probe: Literal["linear", "attentive"] | None = None
+    """Freeze the whole encoder and train a new head on its features: linear, on the class token or the mean of the
+    tokens, or one that attends to all tokens. Features are computed once."""
     adapter_size: PositiveInt | None = None
     """Width of a bottleneck between the factorised encoder's two encoders; None adds no bottleneck."""
     cached_clips: PositiveInt = 1
-    """With --freeze-spatial: encode this many clips of each video and use them in turn, one per epoch."""
+    """With --freeze-spatial or --probe: encode this many clips of each video and use them in turn, one per epoch."""
     ema: Rate = 0.0
     """Keep an exponential moving average of the weights with this decay; 0 keeps the last weights."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
@@ -100,6 +103,11 @@ class Recipe(BaseModel):
     """Seed of everything random."""
 
     @property
+    def frozen(self) -> str | None:
+        """The flag that freezes a part of the model, as the user gives it; None if all is trained."""
+        return "--freeze-spatial" if self.freeze_spatial else None if self.probe is None else f"--probe {self.probe}"
+
+    @property
     def mixes(self) -> bool:
         """Whether Mixup or CutMix mixes pairs of clips in a batch."""
         return bool(self.mixup or self.cutmix)
@@ -121,6 +129,7 @@ class Recipe(BaseModel):
         """The fields of ModelConfig that recipe and data decide; None leaves one to the weights, or to its default."""
         fields = ("num_frames", "image_size", "dropout", "stochastic_depth", "token_dropping", "adapter_size")
         given = {field: getattr(self, field) for field in fields}
+        given |= {"attentive_pooling": True} if self.probe == "attentive" else {}
         return {**given, "attention_dropout": 0.0, "multi_label": multi_label, **self.architecture}
 
     def build_preprocessing(self) -> Preprocessing:

@@ -1,17 +1,20 @@
-"""Where the batches and scores of a run come from: its videos, or the features of a frozen spatial encoder."""
+"""Where the batches and scores of a run come from: its videos, or the features of a model's frozen part."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vivit.data.loader import Batch, TrainingClips, training_batches
 from vivit.data.order import Order
+from vivit.errors import UserError
 from vivit.evaluation.evaluate import Evaluation, evaluate, evaluation_of
-from vivit.inference.features import TemporalPart
+from vivit.inference.features import LinearProbe, TrainedPart, feature_bytes
 from vivit.inference.views import clip_spec
 from vivit.model.vivit import ViViT
 from vivit.runtime import DTYPES, Precision, Ranks
 from vivit.training.feature_cache import FeatureCache, Features
+from vivit.training.memory import size_in_words
 from vivit.training.plan import Plan
 from vivit.video.decode import ReadOptions
 
@@ -70,14 +73,33 @@ class FromFeatures:
     reading: Reading
     folder: Path
     precision: Precision
+    part: TrainedPart
+
+    def room(self) -> str:
+        """Say how much disk space the features take. Raises UserError if there is not enough."""
+        recipe, videos = self.plan.recipe, len(self.plan.train_set.videos)
+        passes = min(recipe.cached_clips, self.plan.schedule.epochs)
+        clips = passes * videos + len(self.plan.val_set.videos)
+        size = clips * feature_bytes(self.plan.model.config, type(self.part))
+        stored = str(self.part.stored).removeprefix("torch.")
+        said = f"features of {clips:,} clips in {self.folder}: {size_in_words(size)} as {stored}"
+        there = sum(path.stat().st_size for path in self.folder.glob("*")) if self.folder.is_dir() else 0
+        if size - there > (free := shutil.disk_usage(self.folder.parent).free):
+            fewer = "lower --cached-clips, " if passes > 1 else ""
+            raise UserError(
+                f"{said}, but only {size_in_words(free)} are free there; {fewer}use smaller or shorter clips "
+                "(--image-size, --num-frames), or give an --out on another disk"
+            )
+        return said
 
     def prepare(self) -> None:
         """Encode the validation clips before any step, so that a stop meanwhile loses none. Raises Interrupted."""
         reading = self.reading
-        # Only now: a resumed run loads its spatial encoder from the checkpoint.
+        # Only now: a resumed run loads its frozen part from the checkpoint.
         self.cache = FeatureCache(
             self.plan.model,
             self.folder,
+            type(self.part),
             dtype=DTYPES[self.precision],
             read=reading.options,
             ranks=reading.ranks,
@@ -87,13 +109,19 @@ class FromFeatures:
         self.held_out: Features = self.cache.validation(self.plan.val_set, clip_spec(self.plan.model))
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """The batches from this step on, see `FeatureCache.training_batches`. Raises Interrupted."""
+        """The batches from this step on, see `FeatureCache.training_batches`. Raises Interrupted.
+
+        Before the first step, a linear probe gets the mean and deviation of the features; checkpoints hold them.
+        """
+        clips = _clips(self.plan, self.reading.options)
+        if start_step == 0 and isinstance(self.part, LinearProbe):
+            self.part.standardise(*self.cache.training(clips, 0).moments())
         order = replace(_order(self.plan, start_step), clips_of_each=self.plan.recipe.cached_clips)
-        return self.cache.training_batches(_clips(self.plan, self.reading.options), order)
+        return self.cache.training_batches(clips, order)
 
     def evaluate(self, model: ViViT) -> Evaluation:
         """Score one view of each validation video."""
-        return evaluation_of(self.plan.val_set, *self.held_out.logits(TemporalPart(model)))
+        return evaluation_of(self.plan.val_set, *self.held_out.logits(type(self.part)(model)))
 
 
 def _clips(plan: Plan, read: ReadOptions, *, colours: bool = True, keep_decoded: bool = False) -> TrainingClips:

@@ -15,6 +15,7 @@ from torch import nn
 
 from vivit.data.order import split_batch
 from vivit.errors import UserError
+from vivit.inference.features import LinearProbe, TrainedPart
 from vivit.model.encoder import encoders_of
 from vivit.model.vivit import ViViT
 from vivit.progress import console
@@ -29,7 +30,7 @@ from vivit.training.distributed import (
     start_trackers,
     together,
 )
-from vivit.training.initialise import freeze_spatial
+from vivit.training.initialise import freeze, part_of
 from vivit.training.kept import Keep
 from vivit.training.loop import Display, StopRequest, Training
 from vivit.training.memory import StepCost, check_memory
@@ -95,6 +96,8 @@ def train(
     """
     if not checkpoint_every >= 0:
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds; give 0 (after every step) or more")
+    if shard and recipe.probe:
+        raise UserError("shard: a probe is too small to spread over processes; leave it out")
     options = ReadOptions(decoder, timeout, workers)
     options.check()
     precision = pick_precision(recipe.precision, pick_device(device), shard)
@@ -107,8 +110,8 @@ def train(
     plan = together(
         lambda: plan_run(data, recipe, init, videos, overfit, ranks.world_size, run.new_model() if resumed else None)
     )
-    # The whole model, or what follows its frozen spatial encoder.
-    trained = freeze_spatial(plan.model) if plan.recipe.freeze_spatial else plan.model
+    part = part_of(plan.recipe)
+    trained = plan.model if part is None else freeze(plan.model, part)
     try:
         settings = {"keep_decoded": keep_decoded, "overfit": overfit, "keep": keep}
         together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
@@ -116,7 +119,7 @@ def train(
         together(lambda: say_faults(say, plan, data, videos) if main else None)
         say(f"on {device_name(accelerator.device)} in {precision}")
 
-        recipe, frozen = plan.recipe, plan.recipe.freeze_spatial
+        recipe = plan.recipe
         for encoder in encoders_of(plan.model):
             encoder.activation_checkpointing = activation_checkpointing
         cost = StepCost(
@@ -127,22 +130,23 @@ def train(
             precision=precision,
             optimiser=recipe.optimiser,
             ema=bool(recipe.ema),
+            part=part,
             shards=ranks.world_size if shard else 1,
             activation_checkpointing=activation_checkpointing,
         )
-        if not frozen:
-            say(together(lambda: check_memory(plan.model, cost, free_memory(accelerator.device))))
+        say(together(lambda: check_memory(plan.model, cost, free_memory(accelerator.device))))
         learner = _learner(plan, trained, accelerator, precision, compile, shard)
-        colours_on_device = accelerator.device.type == "cuda" and not frozen
+        colours_on_device = accelerator.device.type == "cuda" and part is None
         update = Updater(learner, accelerator, recipe, plan.labels, plan.augmentation if colours_on_device else None)
 
         stop, display = StopRequest(), Display(plan.schedule, visible=main)
         reading = Reading(options, ranks, lambda: stop.signal != 0, display.status)
-        source = (
-            FromFeatures(plan, reading, out / "features", precision)
-            if frozen
-            else FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
-        )
+        source: FromFeatures | FromVideos
+        if isinstance(trained, TrainedPart):
+            source = FromFeatures(plan, reading, out / "features", precision, trained)
+            say(together(source.room))
+        else:
+            source = FromVideos(plan, reading, colours=not colours_on_device, keep_decoded=keep_decoded)
         training = Training(plan, run, update, source, stop, display, checkpoint_every)
         carry_out(training, say, track, cost)
         if main and overfit is not None:
@@ -188,8 +192,11 @@ def _learner(
     plan: Plan, trained: nn.Module, accelerator: Accelerator, precision: Precision, compile: bool, shard: bool
 ) -> Learner:
     recipe, model = plan.recipe, plan.model
-    # Averaged or sharded weights are scored and saved in a copy.
-    kept = copy.deepcopy(model).to(accelerator.device) if recipe.ema or shard else model
+    kept, probe = model, trained if isinstance(trained, LinearProbe) else None
+    if recipe.ema or shard:
+        kept = copy.deepcopy(model).to(accelerator.device)
+    elif probe is not None:  # it shares what is frozen
+        kept = copy.deepcopy(model, {id(one): one for one in model.parameters() if not one.requires_grad})
     if compile:
         for encoder in encoders_of(trained):
             for block in encoder.blocks:
@@ -197,7 +204,7 @@ def _learner(
     model.to(accelerator.device)
     network = distribute(trained, accelerator, shard, precision)
     optimiser = build_optimiser(trained, recipe)
-    return Learner(model, network, optimiser, kept, WeightAverage(trained, recipe.ema) if recipe.ema else None)
+    return Learner(model, network, optimiser, kept, WeightAverage(trained, recipe.ema) if recipe.ema else None, probe)
 
 
 @contextmanager
@@ -216,7 +223,7 @@ def _as_user_errors(out: Path, plan: Plan, cost: StepCost | None) -> Iterator[No
             raise UserError("another process of this run has ended; its own message says why") from None
         if not out_of_memory(error):
             raise
-        if cost is not None and not plan.recipe.freeze_spatial:
+        if cost is not None and plan.recipe.frozen is None:
             check_memory(plan.model, cost, free=None)
         raise UserError(
             "memory ran out: use a smaller --batch-size, or smaller or shorter clips (--image-size, --num-frames)"

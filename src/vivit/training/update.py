@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vivit.data.loader import Batch
 from vivit.data.order import colour_rng, split_batch
 from vivit.errors import UserError
+from vivit.inference.features import LinearProbe
 from vivit.labels import LabelSpace, by_head
 from vivit.model.vivit import ViViT
 from vivit.training.distributed import gradients_kept_local, summed
@@ -38,21 +39,26 @@ class Learner:
     model: nn.Module
     """The model without a wrapper such as DDP; its parameters may be sharded."""
     network: nn.Module
-    """What training calls: the model or, after a frozen spatial encoder, the rest of it; wrapped for many processes."""
+    """What training calls: the model or, after a frozen part, the rest of it; wrapped for many processes."""
     optimiser: torch.optim.Optimizer
     """Torch's own, not Accelerate's wrapper."""
     kept: ViViT
     """The model to score and save: `model` itself or a part of it, or a copy with averaged or unsharded weights."""
     average: WeightAverage | None = None
+    probe: LinearProbe | None = None
+    """What is trained, if it standardises features: the kept model is a copy then, whose heads need no such thing."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint, not copies."""
-        return training_tensors(self.model, self.optimiser, self.average)
+        tensors = training_tensors(self.model, self.optimiser, self.average)
+        return tensors if self.probe is None else tensors | {f"probe/{n}": v for n, v in self.probe.named_buffers()}
 
     def update_kept(self) -> None:
         """Give the kept model the weights, or their average; every process must call it."""
         if all(self.kept is not part for part in self.model.modules()):
             self.kept.load_state_dict(kept_weights(self.model, self.average))
+        if self.probe is not None:
+            self.probe.fold(self.kept)
 
 
 class Update(NamedTuple):
