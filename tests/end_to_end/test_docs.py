@@ -115,6 +115,7 @@ def test_commands_of_the_guide_to_training(folder: Path, trained: dict[str, str]
     assert vivit.load(folder / "run-tags").config.multi_label
     assert vivit.load(folder / "run-frozen").config.adapter_size == 64
     assert (folder / "run-frozen" / "features").is_dir()
+    assert vivit.load(folder / "run-probe").config.attentive_pooling
     assert vivit.load(folder / "epic-run").config.variant == "factorised_encoder"
     learnt_by_heart = next(text for command, text in trained.items() if "--overfit" in command)
     assert re.search(r"the loss went from \S+ to \S+ in \d+ steps", learnt_by_heart)

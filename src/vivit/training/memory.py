@@ -32,6 +32,9 @@ WITH_FRAGMENTS = 1.15
 CLEARLY_LESS = 0.8
 
 
+UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
+
+
 @dataclass(frozen=True)
 class StepCost:
     """All that decides how much memory an update takes in one process, besides the model."""
@@ -191,4 +194,5 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
 
 def size_in_words(size: int) -> str:
     """Bytes in GiB, MiB or KiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MiB"
+    unit, name = next(((2**power, name) for power, name in UNITS if size >= 2**power / 10), (1, "bytes"))
+    return f"{size / unit:.1f} {name}" if name == "GiB" else f"{size / unit:.0f} {name}"
