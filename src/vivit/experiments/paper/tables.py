@@ -1,6 +1,7 @@
 """Tables, plots and conclusions, made from the records of cells alone."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -17,6 +18,7 @@ from vivit.report.drawing import Measured, intervals_figure, write_png
 # In a page, what stands between these is made from the records.
 BEGIN, END = "<!-- made from records: {} -->", "<!-- end -->"
 MEASURES = ("verb", "noun", "action")
+TOO_FEW = "too few seeds"
 
 
 def section_lines(table: Table, scale: Scale, results: Results) -> list[str]:
@@ -96,20 +98,24 @@ def claim_lines(table: Table, scale: Scale, results: Results) -> list[str]:
     reasons = []
     for claim, found, said in judged(table, scale, results):
         shown = "" if found is None else f"{in_percent(found)} points"
-        lines.append(_cells([str(claim), shown, said or "too few seeds"]))
+        lines.append(_cells([str(claim), shown, said or TOO_FEW]))
         if said in ("not shown", "contradicted"):
             reasons.append(f"- *{claim}* ({said}): {claim.why}")
     return [*lines, *(["", "Why that may be:", "", *reasons] if reasons else [])]
 
 
 def summary_lines(tables: Sequence[Table], scale: Scale, results: Results) -> list[str]:
-    """All claims with their verdicts, by table, and how they are judged."""
+    """How claims are judged, how many held, and all of them with their verdicts, by table."""
+    counts: Counter[str] = Counter()
     lines = [_cells(["", "the paper's ordering", "difference here", "claim"]), _cells(["---", "---", "---:", "---"])]
     for table in tables:
         for claim, found, said in judged(table, scale, results):
             shown = "" if found is None else f"{in_percent(found)} points"
-            lines.append(_cells([table.title, str(claim), shown, said or "too few seeds"]))
-    return [RULE, "", *lines]
+            lines.append(_cells([table.title, str(claim), shown, said or TOO_FEW]))
+            counts[said or TOO_FEW] += 1
+    outcomes = [name for name in ("held", "not shown", "contradicted", TOO_FEW) if counts[name]]
+    counted = ", ".join(f"{counts[name]} {name}" for name in outcomes)
+    return [RULE, "", f"Of {counts.total()} claims: {counted}.", "", *lines]
 
 
 def setting_lines(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
