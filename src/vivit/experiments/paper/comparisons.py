@@ -84,6 +84,11 @@ def encoder(**architecture: Any) -> Recipe:
     return BASE.model_copy(update={"architecture": {**BASE.architecture, **architecture}})
 
 
+# The paper shows regularisers, sizes and frames on the factorised encoder. Here model 1 takes its place: after 8,000
+# clips it is right about two of three verbs, and the factorised encoder about one of three, still near its plateau.
+JOINT = variant("spatiotemporal")
+
+
 FE = "2 factorised encoder"
 ST = "1 spatio-temporal"
 AVERAGE = "2 average pooling"
@@ -95,7 +100,7 @@ TABLE2 = Table(
     "Kinetics-400 80.0, 78.8, 77.4 and 76.3 % for models 1 to 4, and 75.8 % for average pooling; on EPIC-Kitchens, "
     "which is smaller, the factorised encoder leads.",
     (
-        Row(ST, variant("spatiotemporal"), RATES, "80.0 / 43.1"),
+        Row(ST, JOINT, RATES, "80.0 / 43.1"),
         Row(FE, BASE, RATES, "78.8 / 43.7"),
         Row("3 factorised self-attention", variant("factorised_self_attention"), RATES, "77.4 / 39.1"),
         Row("4 factorised dot-product", variant("factorised_dot_product"), RATES, "76.3 / 39.5"),
@@ -104,7 +109,12 @@ TABLE2 = Table(
     (
         Claim(FE, AVERAGE, "the tubelets of four frames may hold much of the motion by themselves."),
         Claim(ST, AVERAGE, "attention over all tokens has more to learn, and there are few steps to learn it in."),
-        Claim(FE, ST, "the paper shows it on EPIC-Kitchens only, and the other way round on Kinetics."),
+        Claim(
+            FE,
+            ST,
+            "it is so on EPIC-Kitchens only. From scratch, the temporal encoder can learn nothing until the spatial "
+            "one tells it something; the paper starts from an image model, which does.",
+        ),
         Claim(ST, "3 factorised self-attention", "model 3 has a third more parameters and an attention more a layer."),
         Claim(ST, "4 factorised dot-product", "both have as many parameters; the paper's difference is 3.7 points."),
     ),
@@ -138,7 +148,7 @@ def _regularised() -> tuple[Row, ...]:
         ("+ label smoothing 0.2", "43.1", {"label_smoothing": 0.2}),
         ("+ Mixup 0.1", "43.7", {"mixup": 0.1}),
     ]
-    rows, recipe = [], BASE
+    rows, recipe = [], JOINT
     for name, paper, change in added:
         recipe = recipe.model_copy(update=change)
         rows.append(Row(name, recipe, RATES, paper, fraction=0.2))
@@ -149,7 +159,7 @@ TABLE4 = Table(
     "table4",
     "Table 4: regularisation on little data",
     "What does each regulariser add when training videos are few?",
-    "EPIC-Kitchens action accuracy of the factorised encoder: 38.4 with crops and jitter, 39.6 from Kinetics, 40.2 "
+    "EPIC-Kitchens actions by the factorised encoder: 38.4 with crops and jitter, 39.6 from Kinetics, 40.2 "
     "with stochastic depth, 41.1 with RandAugment, 43.1 with label smoothing, 43.7 with Mixup.",
     _regularised(),
     (
@@ -164,7 +174,7 @@ TABLE4 = Table(
 
 
 def _cropped(side: int) -> Recipe:
-    return BASE.model_copy(update={"image_size": side, "resize": side})
+    return JOINT.model_copy(update={"image_size": side, "resize": side})
 
 
 TABLE5 = Table(
@@ -174,7 +184,7 @@ TABLE5 = Table(
     "Large/16x2 factorised encoder on Kinetics-400: 80.3 % at 224 pixels, 80.7 at 288, 81.0 at 320.",
     (
         Row("36 pixels", _cropped(36), RATES, "80.3"),
-        Row("48 pixels", BASE, RATES, "80.7"),
+        Row("48 pixels", JOINT, RATES, "80.7"),
         Row("60 pixels", _cropped(60), RATES, "81.0"),
     ),
     (
@@ -184,15 +194,20 @@ TABLE5 = Table(
     delay=2,
 )
 
+
+def _sized(**architecture: Any) -> Recipe:
+    return variant("spatiotemporal", **architecture)
+
+
 SIZES = Table(
     "sizes",
     "Smaller and larger models",
     "Is a larger backbone better?",
     "Large is better than Base by 1.3 to 2 points where both start from ImageNet-21k; the paper regularises both.",
     (
-        Row("64 wide, 2 layers", encoder(hidden_size=64, num_heads=2, num_layers=2, mlp_dim=256), RATES),
-        Row("128 wide, 3 layers", BASE, RATES, "Base"),
-        Row("192 wide, 4 layers", encoder(hidden_size=192, num_heads=6, num_layers=4, mlp_dim=768), RATES, "Large"),
+        Row("64 wide, 2 layers", _sized(hidden_size=64, num_heads=2, num_layers=2, mlp_dim=256), RATES),
+        Row("128 wide, 3 layers", JOINT, RATES, "Base"),
+        Row("192 wide, 4 layers", _sized(hidden_size=192, num_heads=6, num_layers=4, mlp_dim=768), RATES, "Large"),
     ),
     (
         Claim("128 wide, 3 layers", "64 wide, 2 layers", "the small model may already learn what so few steps allow."),
@@ -214,7 +229,7 @@ FIGURE8 = Table(
     "Smaller tubelets are better for every model.",
     tuple(
         Row(f"{name}, {frames} frames", _tubelets(recipe, frames), RATES)
-        for name, recipe in ((FE, BASE), (ST, variant("spatiotemporal")))
+        for name, recipe in ((FE, BASE), (ST, JOINT))
         for frames in (2, 4, 8)
     ),
     tuple(
@@ -227,7 +242,7 @@ FIGURE8 = Table(
 
 
 def _frames(frames: int) -> Recipe:
-    return BASE.model_copy(update={"num_frames": frames})
+    return JOINT.model_copy(update={"num_frames": frames})
 
 
 FIGURE9 = Table(
