@@ -100,7 +100,7 @@ def pretrain(
         network = distribute(autoencoder, accelerator, False, precision)
         learner = Learner(autoencoder, network, build_optimiser(autoencoder, recipe), plan.model)
         on_device = accelerator.device.type == "cuda"
-        update = _Reconstructing(learner, accelerator, recipe, plan.labels, plan.augmentation if on_device else None)
+        update = Reconstructing(learner, accelerator, recipe, plan.labels, plan.augmentation if on_device else None)
         stop, display = StopRequest(), Display(plan.schedule, visible=main)
         reading = Reading(options, ranks, lambda: stop.signal != 0, display.status)
         source = FromVideos(plan, reading, colours=not on_device, keep_decoded=keep_decoded)
@@ -166,7 +166,7 @@ def _masking(autoencoder: MaskedAutoencoder, recipe: PretrainRecipe) -> str:
     )
 
 
-class _Reconstructing(Updater):
+class Reconstructing(Updater):
     """Updates by the mean squared error of the hidden tubelets' normalised pixels."""
 
     def loss(self, batch: Batch, chosen: Tensor, step: int, epoch: int) -> Tensor:

@@ -3,12 +3,30 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from vivit.training.recipe import Recipe
+from vivit.training.recipe import PretrainRecipe, Recipe
 from vivit.weights.image_vit import TubeletInit
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a run of all tables is."""
+
+    name: str
+    seeds: int
+    rates: int
+    """Learning rates to try for each row, of those that it names."""
+    benchmark: Mapping[str, Any]
+    """Fields of BenchmarkSettings."""
+    steps: float = 1.0
+    """Of each row's steps, this fraction."""
+    smaller: Mapping[str, Any] | None = None
+    """Fields of ModelConfig that rows from scratch get, in a test."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +35,30 @@ class ImageStart:
 
     tubelet_init: TubeletInit
     layers: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What pretraining on all training videos, without their labels, makes of the row's model."""
+
+    recipe: PretrainRecipe
+    """It has the cell's seed."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"pretrained": self.recipe.model_dump(mode="json", exclude_defaults=True)}
+
+    @cached_property
+    def key(self) -> str:
+        return _hash(self.settings)
+
+    def at(self, scale: Scale, seed: int) -> Self:
+        changed = _scaled(self.recipe, scale, from_scratch=True)
+        return replace(self, recipe=changed.model_copy(update={"seed": seed}))
 
 
 @dataclass(frozen=True)
@@ -30,7 +72,7 @@ class Row:
     """The learning rates to choose from, the most promising first."""
     paper: str = ""
     """What the paper reports for it."""
-    start: ImageStart | None = None
+    start: ImageStart | Pretrained | None = None
     """None trains from scratch."""
     fraction: float = 1.0
     """Of the training videos."""
@@ -77,29 +119,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How large a run of all tables is."""
-
-    name: str
-    seeds: int
-    rates: int
-    """Learning rates to try for each row, of those that it names."""
-    benchmark: Mapping[str, Any]
-    """Fields of BenchmarkSettings."""
-    steps: float = 1.0
-    """Of each row's steps, this fraction."""
-    smaller: Mapping[str, Any] | None = None
-    """Fields of ModelConfig that rows from scratch get, in a test."""
-
-
-@dataclass(frozen=True)
 class Cell:
     """One training and its scores."""
 
     label: str
     """The table and row that first asked for it."""
     recipe: Recipe
-    start: ImageStart | None
+    start: ImageStart | Pretrained | None
     fraction: float
     views: tuple[str, ...]
     scale: Scale
@@ -110,7 +136,7 @@ class Cell:
         changed = self.recipe.model_dump(mode="json", exclude_defaults=True)
         return {
             "recipe": changed,
-            "start": vars(self.start) if self.start else None,
+            "start": self.start.settings if self.start else None,
             "fraction": self.fraction,
             "views": list(self.views),
             "benchmark": dict(self.scale.benchmark),
@@ -118,7 +144,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:10]
+        return _hash(self.settings)
 
     @property
     def name(self) -> str:
@@ -127,15 +153,23 @@ class Cell:
         return f"{words}-rate{self.recipe.learning_rate:g}-seed{self.recipe.seed}-{self.key}"
 
 
+def _hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
 def cell(table: Table, row: Row, rate: float, seed: int, scale: Scale) -> Cell:
     """The training of a row with a learning rate and a seed."""
-    recipe = row.recipe
-    steps = max(1, round(recipe.min_steps * scale.steps))
-    change: dict[str, Any] = {"learning_rate": rate, "seed": seed, "min_steps": steps}
-    if scale.smaller and row.start is None:
+    recipe = _scaled(row.recipe, scale, from_scratch=not isinstance(row.start, ImageStart))
+    recipe = recipe.model_copy(update={"learning_rate": rate, "seed": seed})
+    start = row.start.at(scale, seed) if isinstance(row.start, Pretrained) else row.start
+    return Cell(f"{table.key}-{row.name}", recipe, start, row.fraction, row.views, scale)
+
+
+def _scaled(recipe: AnyRecipe, scale: Scale, from_scratch: bool) -> AnyRecipe:
+    change: dict[str, Any] = {"min_steps": max(1, round(recipe.min_steps * scale.steps))}
+    if scale.smaller and from_scratch:
         change["architecture"] = {**recipe.architecture, **scale.smaller}
-    recipe = recipe.model_copy(update=change)
-    return Cell(f"{table.key}-{row.name}", recipe, row.start, row.fraction, row.views, scale)
+    return recipe.model_copy(update=change)
 
 
 Results = Mapping[str, Mapping[str, Any]]

@@ -1,6 +1,7 @@
 """What a cell costs: multiply-adds, and the seconds that it is expected to take."""
 
 import statistics
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivit.config import ModelConfig
-from vivit.experiments.paper.cells import Cell, Results
+from vivit.experiments.paper.cells import Cell, ImageStart, Pretrained, Results
 from vivit.model.vivit import ViViT
 
 # Until a cell has been measured: multiply-adds in a second, and seconds of a cell besides its training steps.
@@ -25,7 +26,7 @@ def expected_seconds(cell: Cell, results: Results) -> float:
         return statistics.median(alike)
     # Records of other cells tell how quick this machine is.
     speeds = [one["work"] / one["train_seconds"] for one in results.values() if one["train_seconds"]]
-    return OVERHEAD + work_of(cell) / (statistics.median(speeds) if speeds else SPEED)
+    return OVERHEAD + (work_of(cell) + work_before(cell)) / (statistics.median(speeds) if speeds else SPEED)
 
 
 def _apart_from_rate_and_seed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -37,10 +38,19 @@ def work_of(cell: Cell) -> float:
     """Multiply-adds of a cell's training: forwards once, and backwards twice as many."""
     recipe = cell.recipe
     fields = recipe.config_fields(False)
-    if cell.start is not None:
+    if isinstance(cell.start, ImageStart):
         fields |= {**IMAGE_VIT, "num_layers": cell.start.layers}
     config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=17, **fields)
     return 3.0 * multiply_adds(config) * recipe.batch_size * recipe.min_steps
+
+
+def work_before(cell: Cell) -> float:
+    """Multiply-adds of the pretraining that a cell may have to do, with as many for the decoder as for the encoder."""
+    if not isinstance(cell.start, Pretrained):
+        return 0.0
+    recipe = cell.start.recipe
+    whole = work_of(replace(cell, recipe=recipe, start=None))
+    return 2 * (1 - recipe.mask_ratio) * whole
 
 
 @lru_cache

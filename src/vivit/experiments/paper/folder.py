@@ -2,6 +2,7 @@
 
 FOLDER/videos          the motion benchmark
 FOLDER/results/*.json  a record for each finished cell: all that tables and plots are made from
+FOLDER/pretrained/KEY  a run of `vivit pretrain` that several cells start from
 FOLDER/cells/CELL      a cell at work: lock.json names its process; run/ is its training
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit.errors import UserError
-from vivit.experiments.paper.cells import Cell
+from vivit.experiments.paper.cells import Cell, Pretrained
 from vivit.files import make_folder
 from vivit.training.lock import InUse, RunLock
 from vivit.weights.files import read_json
@@ -33,6 +34,9 @@ class PaperFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.videos, self.results, self.cells = path / "videos", path / "results", path / "cells"
+
+    def pretrained(self, start: Pretrained) -> Path:
+        return self.path / "pretrained" / start.key
 
     def result(self, cell: Cell) -> Path:
         return self.results / f"{cell.name}.json"

@@ -10,13 +10,14 @@ import torch
 
 from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
-from vivit.experiments.paper.cells import Cell, ImageStart
+from vivit.experiments.paper.cells import Cell, ImageStart, Pretrained
 from vivit.experiments.paper.cost import multiply_adds, work_of
 from vivit.experiments.paper.folder import PaperFolder
 from vivit.experiments.record import write_record
 from vivit.files import as_text, make_folder, write_files
 from vivit.inference.views import Views
 from vivit.labels import LabelSpace
+from vivit.training.pretrain import pretrain
 from vivit.training.records import read_lines
 from vivit.training.train import train
 from vivit.video.decode import ReadOptions
@@ -35,17 +36,17 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
 
     Raises:
         UserError, Stopped: as `train` and `evaluate`.
+        InUse: another process is making the pretrained model that this cell starts from.
     """
-    began, cpu, run = time.monotonic(), time.process_time(), work / "run"
+    began, run = time.monotonic(), work / "run"
     with (work / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
-        if cell.start is not None:
-            assert image_vit is not None
-            _make_start(cell, cell.start, image_vit, work / "start")
+        start = _start(cell, folder, work, image_vit, device)
+        ready, cpu = time.monotonic(), time.process_time()
         model = train(
             _training_data(cell, folder.videos, work),
             run,
             cell.recipe,
-            init=None if cell.start is None else str(work / "start"),
+            init=None if start is None else str(start),
             videos=folder.videos,
             device=device,
             workers=0,
@@ -54,7 +55,7 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
             keep="last",
         )
         assert model.labels is not None
-        trained, trained_cpu = time.monotonic() - began, time.process_time() - cpu
+        trained, trained_cpu = time.monotonic() - ready, time.process_time() - cpu
         videos, read = open_data(folder.videos).split("test", model.labels), ReadOptions(workers=0)
         scored = {views: evaluate(model, videos, Views.parse(views), read=read) for views in cell.views}
     last = read_lines(run / "metrics.jsonl")[-1]
@@ -91,6 +92,27 @@ def _training_data(cell: Cell, videos: Path, work: Path) -> Path:
         }
     )
     return work / "data"
+
+
+def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> Path | None:
+    """The model folder that a cell starts from, made if it is not there; None trains from scratch."""
+    if isinstance(cell.start, Pretrained):
+        out = folder.pretrained(cell.start)
+        pretrain(
+            folder.videos,
+            out,
+            cell.start.recipe,
+            device=device,
+            workers=0,
+            keep_decoded=True,
+            checkpoint_every=CHECKPOINT_EVERY,
+        )
+        return out
+    if cell.start is None:
+        return None
+    assert image_vit is not None
+    _make_start(cell, cell.start, image_vit, work / "start")
+    return work / "start"
 
 
 def _make_start(cell: Cell, start: ImageStart, image_vit: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from vivit.experiments.paper.cost import expected_seconds
 from vivit.experiments.paper.folder import PaperFolder, read_results
 from vivit.experiments.paper.running import run_cell
 from vivit.progress import console, progress_bar
+from vivit.training.lock import InUse
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ def run_first(job: Job, cells: Sequence[Cell]) -> Cell | None:
     for cell in cells:
         with job.folder.claim(cell) as work:
             if work is not None:
-                run_cell(cell, job.folder, work, job.image_vit, job.device)
+                try:
+                    run_cell(cell, job.folder, work, job.image_vit, job.device)
+                except InUse:  # of the pretrained model that it starts from: another cell makes it
+                    continue
                 return cell
     return None
 

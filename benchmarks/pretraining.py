@@ -1,0 +1,111 @@
+"""How much cheaper a step of pretraining on masked tubes is than a step of training the same model on the same clips.
+
+    .venv/bin/python -m benchmarks.pretraining [--rounds 5] [--threads 1]
+
+Both are an update as `vivit pretrain` and `vivit train` take it, on random clips in memory, with AdamW. They take
+turns, after a warm-up update each. Seconds are of the processor, so that other work on the machine counts little; they
+are medians of the rounds, and the ratio is the median of each round's ratio.
+"""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import cyclopts
+import torch
+
+from benchmarks.setting import setting
+from vivit.data.loader import Batch
+from vivit.labels import LabelSpace, as_classes
+from vivit.model.masked import MaskedAutoencoder
+from vivit.model.vivit import ViViT
+from vivit.training.distributed import start_processes
+from vivit.training.optim import build_optimiser
+from vivit.training.pretrain import Reconstructing
+from vivit.training.recipe import PretrainRecipe
+from vivit.training.recipes import PRETRAIN_RECIPES
+from vivit.training.update import Learner, Updater
+
+CLASSES = 400
+# Recipe, model and clips of a step.
+CASES = (
+    ("pretrain", "vivit-ti-16x2-fe", 4),
+    ("pretrain", "vivit-ti-16x2", 4),
+    ("videomae", "vivit-b-16x2-fe", 1),
+    ("videomae", "vivit-b-16x2", 1),
+)
+QUICK: dict[str, Any] = {
+    "num_frames": 4,
+    "image_size": 64,
+    "resize": 64,
+    "architecture": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "mlp_dim": 64},
+    "decoder_layers": 1,
+    "decoder_size": 32,
+}
+Step = Callable[[], object]
+
+
+def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
+    """A step of pretraining and one of training, each of a fresh model on the same random clips."""
+    side = recipe.image_size or 0
+    video = torch.randint(256, (clips, recipe.num_frames or 0, 3, side, side), dtype=torch.uint8)
+    batch = Batch(video, {"classes": torch.randint(CLASSES, (clips,))}, torch.arange(clips))
+    accelerator = start_processes(torch.device("cpu"), "float32", track=None, shard=False)
+    torch.manual_seed(recipe.seed)
+
+    encoder = ViViT(recipe.build_config({})).train()
+    autoencoder = MaskedAutoencoder(encoder, recipe.decoder_layers, recipe.decoder_size)
+    learner = Learner(autoencoder, autoencoder, build_optimiser(autoencoder, recipe), encoder)
+    masked = Reconstructing(learner, accelerator, recipe, LabelSpace({}))
+
+    model = ViViT(recipe.build_config({"classes": CLASSES})).train()
+    learner = Learner(model, model, build_optimiser(model, recipe), model)
+    space = LabelSpace(as_classes([str(number) for number in range(CLASSES)]))
+    whole = Updater(learner, accelerator, recipe, space)
+
+    def step(update: Updater) -> Step:
+        return lambda: update(batch, 0, epoch=0, rate=1e-4, batch_size=clips)
+
+    return step(masked), step(whole)
+
+
+def take_turns(steps: tuple[Step, Step], rounds: int) -> list[tuple[float, float]]:
+    """Processor seconds of both steps in each round, without the warm-up round."""
+    taken = []
+    for _ in range(rounds + 1):
+        seconds = []
+        for step in steps:
+            begun = time.process_time()
+            step()
+            seconds.append(time.process_time() - begun)
+        taken.append((seconds[0], seconds[1]))
+    return taken[1:]
+
+
+def main(rounds: int = 5, threads: int = 1, quick: bool = False) -> None:
+    """Measure and print a table in Markdown.
+
+    Args:
+        rounds: measurements of each kind of step.
+        threads: of PyTorch.
+        quick: toy models, to check that it works.
+    """
+    torch.set_num_threads(threads)
+    print(setting("accelerate"))
+    print(f"{threads} thread{'' if threads == 1 else 's'}, float32.\n")
+    print("| model | clips | hidden | step of pretraining, s | step of training, s | times cheaper |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for name, model, clips in CASES:
+        recipe = PRETRAIN_RECIPES[name].model_copy(update={"model": model, "precision": "float32"})
+        if quick:
+            recipe = recipe.model_copy(update=QUICK)
+        taken = take_turns(steps_of(recipe, clips), rounds)
+        masked, whole = (median(seconds) for seconds in zip(*taken, strict=True))
+        ratio = median(full / part for part, full in taken)
+        shape = f"{clips} of {recipe.num_frames} × {recipe.image_size} × {recipe.image_size}"
+        print(f"| {model} | {shape} | {recipe.mask_ratio:.0%} | {masked:.3g} | {whole:.3g} | {ratio:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
