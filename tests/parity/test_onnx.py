@@ -1,7 +1,9 @@
 """An image ViT read from its ONNX file sees pictures as onnxruntime does."""
 
 import re
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,10 @@ class Attention(nn.Module):
 
     def __init__(self, fused: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(WIDTH, 3 * WIDTH)] if fused else [nn.Linear(WIDTH, WIDTH)] * 0)
-        if not fused:
-            self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, width) for width in ([3 * WIDTH] if fused else [WIDTH] * 3))
         self.proj = nn.Linear(WIDTH, WIDTH)
         self.fused = fused
+        self.mask: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         batch, count, width = x.shape
@@ -41,7 +42,7 @@ class Attention(nn.Module):
         else:
             q, k, v = (y(x).view(batch, count, HEADS, width // HEADS).transpose(1, 2) for y in self.layers)
         shares = (q @ k.transpose(-2, -1) * (width // HEADS) ** -0.5).softmax(dim=-1)
-        mixed = F.scaled_dot_product_attention(q, k, v) if self.fused else shares @ v
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask) if self.fused else shares @ v
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
 
 
@@ -146,16 +147,119 @@ def test_the_image_model_of_the_experiments_sees_as_onnxruntime_does() -> None:
         path = focus_vit()
     except UserError as error:
         pytest.skip(str(error))
-    size = 70
     model = video_model(path, image_size=518, tubelet_size=(1, 14, 14))
     proto = onnx.load(path)
-    for axis, length in zip((2, 3), (518, 518), strict=True):  # positions as they are stored
-        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
+    for axis in (2, 3):  # a size at which it takes positions as they are stored
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 518
     last = "/backbone/layernorm/Add_1_output_0"
     proto.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
-    pixels = F.interpolate(torch.rand(1, 3, size, size), (518, 518), mode="bilinear")
+    pixels = F.interpolate(torch.rand(1, 3, 70, 70), (518, 518), mode="bilinear")
     expected = seen_by_onnx(proto.SerializeToString(), normalised(pixels), last)
     torch.testing.assert_close(frames_seen(model, pixels), expected, rtol=0, atol=1e-4)
+
+
+def test_a_mask_that_hides_nothing_is_none_and_any_other_is_refused(tmp_path: Path) -> None:
+    count = 1 + (SIZE // PATCH) ** 2
+    model = PlainViT()
+    pixels = torch.rand(1, 3, SIZE, SIZE)
+    for mask in (torch.ones(count, count, dtype=torch.bool), torch.zeros(count, count), torch.eye(count)):
+        for block in model.blocks:
+            block.get_submodule("attn").mask = mask
+        path = exported(model, tmp_path / "vit.onnx", opset_version=17)
+        if mask.equal(torch.eye(count)):
+            refused(lambda: video_model(path), f"{re.escape(str(path))}.*a mask")  # noqa: B023
+        else:
+            expected = seen_by_onnx(path, normalised(pixels))
+            torch.testing.assert_close(frames_seen(video_model(path), pixels), expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(PlainViT(), tmp_path_factory.mktemp("onnx") / "vit.onnx", opset_version=17)
+
+
+def test_data_beside_the_file_are_read_from_its_folder_only(honest: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model" / "vit.onnx"
+    path.parent.mkdir()
+
+    def saved(location: str) -> onnx.ModelProto:
+        proto = onnx.load(honest)
+        onnx.save(proto, path, save_as_external_data=True, location="vit.data", size_threshold=0)
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = location if entry.key == "location" else entry.value
+        path.write_bytes(proto.SerializeToString())
+        return proto
+
+    saved("vit.data")
+    expected = video_model(honest).state_dict()
+    spatial = {name: value for name, value in video_model(path).state_dict().items() if "spatial" in name}
+    assert spatial and all(torch.equal(value, expected[name]) for name, value in spatial.items())
+
+    data = path.parent / "vit.data"
+    (tmp_path / "elsewhere").write_bytes(data.read_bytes())
+    for location in ("../elsewhere", str(tmp_path / "elsewhere")):
+        saved(location)
+        refused(lambda: video_model(path), f"{re.escape(str(path))}.*outside the model's folder")
+    saved("vit.data")
+    data.write_bytes(data.read_bytes()[:-4])
+    refused(lambda: video_model(path), f"{re.escape(str(path))}.*does not hold it whole")
+    data.unlink()
+    refused(lambda: video_model(path), f"{re.escape(str(path))}.*missing")
+    data.symlink_to(tmp_path / "elsewhere")
+    refused(lambda: video_model(path), f"{re.escape(str(path))}.*outside the model's folder")
+
+
+def test_a_file_is_recognised_by_its_content_and_damage_is_refused(honest: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "weights.bin"
+    renamed.write_bytes(honest.read_bytes())
+    video_model(renamed)
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(honest.read_bytes()[:-1000])
+    refused(lambda: video_model(cut), f"{re.escape(str(cut))}: not a whole ONNX file")
+    proto = onnx.load(honest)
+    proto.graph.initializer[0].raw_data = b"\x00\x00\xc0\x7f" + proto.graph.initializer[0].raw_data[4:]
+    cut.write_bytes(proto.SerializeToString())
+    refused(lambda: video_model(cut), f"{re.escape(str(cut))}.*1 of .* numbers is NaN")
+
+
+def first(graph: onnx.GraphProto, kind: str) -> onnx.NodeProto:
+    return next(node for node in graph.node if node.op_type == kind)
+
+
+def matrix(graph: onnx.GraphProto) -> onnx.TensorProto:
+    return next(tensor for tensor in graph.initializer if len(tensor.dims) == 2)
+
+
+DAMAGE: dict[str, tuple[Callable[[onnx.GraphProto], object], str]] = {
+    "a node without its inputs": (lambda graph: first(graph, "MatMul").ClearField("input"), ""),
+    "a node without its options": (lambda graph: first(graph, "Concat").ClearField("attribute"), ""),
+    "nodes out of order": (lambda graph: graph.node.append(graph.node.pop(0)), "not in order"),
+    "the same name twice": (lambda graph: graph.node.append(graph.node[0]), "not in order"),
+    "an unknown operator": (lambda graph: setattr(first(graph, "LayerNormalization"), "op_type", "Loop"), ""),
+    "an operator of another maker": (lambda graph: setattr(graph.node[-1], "domain", "com.microsoft"), "com.microsoft"),
+    "quantised": (lambda graph: setattr(first(graph, "Conv"), "op_type", "QLinearConv"), "quantised"),
+    "an array cut off": (lambda graph: setattr(matrix(graph), "raw_data", matrix(graph).raw_data[:-4]), "damaged"),
+    "an array without end": (lambda graph: matrix(graph).dims.append(1 << 40), "damaged"),
+    "another shape": (lambda graph: matrix(graph).dims.reverse(), ""),
+    "two pictures": (lambda graph: graph.input.append(graph.output[0]), "2 inputs"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_graph_is_refused_in_one_line(case: str, honest: Path, tmp_path: Path) -> None:
+    damage, message = DAMAGE[case]
+    proto = onnx.load(honest)
+    damage(proto.graph)
+    path = tmp_path / "vit.onnx"
+    path.write_bytes(proto.SerializeToString())
+    refused(lambda: video_model(path), f"{re.escape(str(path))}.*{message}")
+
+
+def test_without_onnx_a_line_names_the_package(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vivit.weights.onnx_vit", None)
+    refused(lambda: video_model(honest), f"{re.escape(str(honest))}.*pip install onnx")
 
 
 def test_registers_are_refused(tmp_path: Path) -> None:

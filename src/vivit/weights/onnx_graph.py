@@ -239,7 +239,7 @@ def _run(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
         if _size(node, inputs) > MOST_NUMBERS:
             raise UnlikeViT(f"a {node.kind} makes too many numbers")
         result = operator(node, *inputs)
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError):
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError):
         raise UnlikeViT(f"a {node.kind} does not fit its inputs") from None
     return result if isinstance(result, tuple) else (result,)
 
@@ -251,6 +251,9 @@ def _size(node: Node, inputs: Sequence[Tensor | None]) -> int:
     if node.kind == "Expand":
         assert inputs[0] is not None
         return math.prod(torch.broadcast_shapes(inputs[0].shape, _ints(inputs[1])))
+    if node.kind == "Range":
+        start, end, step = (_number(value) for value in inputs)
+        return math.ceil(abs((end - start) / step))
     if node.kind == "Resize":
         return math.prod(_target(node, *inputs))
     if node.kind == "Gather":
@@ -266,6 +269,11 @@ def _ints(values: Tensor | Sequence[int] | None) -> list[int]:
     if isinstance(values, Tensor):
         return [int(value) for value in values.flatten().tolist()]
     return [int(value) for value in values or ()]
+
+
+def _number(value: Tensor | None) -> float:
+    assert value is not None
+    return float(value.flatten()[0])
 
 
 def _axes(node: Node, given: Tensor | None) -> list[int]:
@@ -296,7 +304,7 @@ def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 def _slice(
     node: Node, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
 ) -> Tensor:
-    first, last = _ints(starts), _ints(ends)
+    first, last = (_ints(bounds.clamp(-MOST_NUMBERS, MOST_NUMBERS)) for bounds in (starts, ends))  # "to the end"
     places, every = _ints(axes) or list(range(len(first))), _ints(steps) or [1] * len(first)
     for start, end, axis, step in zip(first, last, places, every, strict=True):
         x = x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
@@ -398,7 +406,9 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
+    "LessOrEqual": torch.le,
     "Max": torch.maximum,
     "Min": torch.minimum,
 }
@@ -433,6 +443,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Gelu": _gelu,
     "LayerNormalization": _layer_norm,
     "ReduceMean": _reduce_mean,
+    "Range": lambda node, *bounds: torch.arange(*(bound.item() for bound in bounds)),
     "Reshape": _reshape,
     "Resize": _resize,
     "Shape": _shape,

@@ -51,6 +51,9 @@ def open_onnx(path: Path) -> OnnxViT:
         return _Walk(Graph(path)).read()
     except UnlikeViT as error:
         raise UserError(f"{path}: not an image ViT that is read: {error}") from None
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError):
+        # Nodes without the inputs, options or shapes that their kind has; PyTorch's exporters write none.
+        raise UserError(f"{path}: not an image ViT that is read: its graph is damaged") from None
 
 
 class _Walk:
@@ -328,7 +331,8 @@ class _Walk:
             mixed = graph.maker(mixed.inputs[0])
         scale = 1.0
         if mixed.kind == "Attention":  # of operator set 23
-            if any(mixed.inputs[3:]) or mixed.options.get("is_causal"):
+            mask, *cache = mixed.inputs[3:] or [""]
+            if any(cache) or mixed.options.get("is_causal") or (mask and not self._hides_nothing(mask)):
                 raise UnlikeViT(f"{block} has a mask")
             names = dict(zip("qkv", mixed.inputs[:3], strict=True))
             own_scale = mixed.options.get("scale")
@@ -336,21 +340,22 @@ class _Walk:
             scores, values = mixed.inputs
             softmax = graph.maker(scores)
             while softmax.kind == "Where":  # PyTorch's guard of rows that are masked whole
-                softmax = next((x for x in map(graph.maker, softmax.inputs) if x.kind == "Softmax"), softmax)
-                if softmax.kind == "Where":
-                    break
+                makers = [graph.maker(name) for name in graph.varying_inputs(softmax)]
+                softmax = next((x for x in makers if x.kind == "Softmax"), makers[0])
             if softmax.kind != "Softmax":
                 raise UnlikeViT(f"{block} has a {softmax.kind} where its softmax would be")
-            name = softmax.inputs[0]
-            product = graph.maker(name)
-            while product.kind in ("Mul", "Div") and (parts := self._with_constant(product)) is not None:
-                factor = float(parts[1].flatten()[0])
-                scale *= factor if product.kind == "Mul" else 1 / factor
-                product = graph.maker(parts[0])
+            product = graph.maker(softmax.inputs[0])
+            while product.kind in ("Mul", "Div", "Add") and len(varying := graph.varying_inputs(product)) == 1:
+                (other,) = (name for name in product.inputs if name not in graph.varying)
+                if product.kind == "Add":
+                    if not self._hides_nothing(other):
+                        raise UnlikeViT(f"{block} has a mask or relative positions")
+                else:
+                    factor = float(graph.value(other, self.given).flatten()[0])
+                    scale *= factor if product.kind == "Mul" else 1 / factor
+                product = graph.maker(varying[0])
             if product.kind != "MatMul":
-                raise UnlikeViT(
-                    f"{block} has a {product.kind} before its softmax, such as a mask or relative positions"
-                )
+                raise UnlikeViT(f"{block} has a {product.kind} before its softmax")
             names = {"q": product.inputs[0], "k": product.inputs[1], "v": values}
             own_scale = None
         else:
@@ -387,6 +392,13 @@ class _Walk:
             bias = layers[part].bias
             self._add(f"{block}.{part}_proj", layers[part].weight[rows], None if bias is None else bias[rows])
         return heads
+
+    def _hides_nothing(self, mask: str) -> bool:
+        """Whether a mask lets every token attend to every other: all true, or zeros that are added."""
+        if mask in self.graph.varying:
+            return False
+        value = self.graph.value(mask, self.given)
+        return bool(value.all() if value.dtype == torch.bool else not value.any())
 
     def _columns(self, places: Tensor, width: int, mixed: Node, what: str) -> Tensor:
         """Which of a layer's outputs each head takes, (H, d), from their numbers, (B, H, N, d) or (B · H, N, d)."""
@@ -454,7 +466,10 @@ class _Walk:
         given = {**self.given, norm: self._zeros()}
         numbers = self._numbered(first, given)
         x = torch.linspace(-6, 6, numbers.numel()).double().view_as(numbers)
-        theirs = graph.value(out.input, given | {first.output: x}).reshape(x.shape)
+        try:
+            theirs = graph.value(out.input, given | {first.output: x}).reshape(x.shape)
+        except UnlikeViT:  # an operator of no GELU
+            theirs = torch.full_like(x, math.inf)
         errors = {
             "gelu": float((theirs - F.gelu(x)).abs().max()),
             "gelu_tanh": float((theirs - F.gelu(x, approximate="tanh")).abs().max()),
