@@ -28,6 +28,9 @@ EXPERIMENTS = {
     "table2": Experiment("Print sizes and costs of the five models, beside the paper's table 2.", "2 minutes"),
     "table5": Experiment("Print the costs of ViViT-L/16x2 at three crops, beside the paper's table 5.", "10 seconds"),
     "figure9": Experiment("Print how the costs of the five models grow with the frames of a clip.", "20 seconds"),
+    "camera-motion": Experiment(
+        "Train and score the camera-motion model that vivit predict uses without --model.", "2 hours"
+    ),
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
     "single-frame": Experiment("Measure what an image model can tell from single frames of a data set.", "10 minutes"),

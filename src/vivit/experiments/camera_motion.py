@@ -22,7 +22,7 @@ from vivit.experiments.pictures import Split, draw_picture, photograph_folder
 from vivit.files import write_files
 
 # How the camera's window moves over the picture: (x to the right, y downwards, log of its size, clockwise angle).
-_DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
+DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
     "pan_left": (-1, 0, 0, 0),
     "pan_right": (1, 0, 0, 0),
     "roll_clockwise": (0, 0, 0, 1),
@@ -33,7 +33,7 @@ _DIRECTIONS: dict[str, tuple[int, int, int, int]] = {
     "zoom_in": (0, 0, -1, 0),
     "zoom_out": (0, 0, 1, 0),
 }
-CLASSES: tuple[str, ...] = tuple(_DIRECTIONS)
+CLASSES: tuple[str, ...] = tuple(DIRECTIONS)
 # The accuracy of a model that finds the group but guesses the direction: all static videos and half of the others.
 ORDER_BLIND = (1 + (len(CLASSES) - 1) / 2) / len(CLASSES)
 
@@ -128,7 +128,7 @@ def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np
 
 
 def _camera_path(class_name: str, rng: np.random.Generator, frames: int) -> np.ndarray:
-    """(T, 4): the camera's window in each frame, with the columns of _DIRECTIONS, in heights of the video.
+    """(T, 4): the camera's window in each frame, with the columns of DIRECTIONS, in heights of the video.
 
     A path is as likely as its reverse is in the opposite class: position and tilt in the middle of the video do not
     depend on the direction.
@@ -137,7 +137,7 @@ def _camera_path(class_name: str, rng: np.random.Generator, frames: int) -> np.n
     pace = 1 + rng.uniform(0, 0.6) * wander(rng, frames, slowest=0.25, quickest=1.0)
     progress = np.cumsum(pace) - pace.sum() / 2
     shake = SHAKE * rng.random() * np.stack([wander(rng, frames, slowest=0.5, quickest=4.0) for _ in range(4)], axis=1)
-    path = np.array(_DIRECTIONS[class_name]) * speed * progress[:, None] + shake
+    path = np.array(DIRECTIONS[class_name]) * speed * progress[:, None] + shake
     path[:, 3] += np.radians(rng.uniform(-8, 8))
     return path
 
