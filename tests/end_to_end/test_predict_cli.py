@@ -18,6 +18,7 @@ import vivit
 from tests.end_to_end.conftest import InProcess
 from tests.support import VIVIT, encode, noisy, tiny_model
 from vivit.cli import predict
+from vivit.experiments.footage import make_footage
 
 ESCAPE = "\x1b[31mred\x1b]0;gone\x07"
 CLASSES: dict[str, Sequence[str]] = {"classes": ["=a", "b", "c", "d", "é"]}
@@ -83,6 +84,16 @@ def test_a_folder_for_people_and_for_machines(here: InProcess, tmp_path: Path) -
         scored["score"] for scored in rows[0]["predictions"]
     ]
     assert json.loads(here("predict", "clips/broken.mp4", *MODEL, "--format", "json").out) == []
+
+
+def test_without_a_model_the_one_in_the_package_answers(here: InProcess, tmp_path: Path) -> None:
+    make_footage(tmp_path / "footage", pictures=None, videos=None, count=2)
+    result = here("predict", "footage/*/*.mp4", "--json", "--top", "1")
+    labels = [json.loads(line)["predictions"][0]["label"] for line in result.out.splitlines()]
+    assert labels == ["pan_left", "pan_right"]
+    (said,) = result.err.splitlines()
+    assert said.startswith("camera-motion: ")
+    assert "--model" in said
 
 
 def test_words_of_every_kind(here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

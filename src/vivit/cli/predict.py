@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app = verb(
     "predict",
+    "vivit predict clip.mp4",
     "vivit predict clip.mp4 --model run",
     "vivit predict my_videos --model google/vivit-b-16x2-kinetics400 --views 4x3",
     "vivit predict 'clips/**/*.mp4' --model run --out answers.csv",
@@ -32,6 +33,8 @@ app = verb(
 )
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
+# The name of the model in the package; vivit.weights has it too, but takes seconds to import.
+CAMERA_MOTION = "camera-motion"
 FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 # Up to so many videos, starting processes takes longer than they save.
 FEW = 16
@@ -44,7 +47,7 @@ HASH_DIGITS = 12
 @app.default
 def predict(
     *videos: Annotated[str, Parameter(group=INPUT, required=True)],
-    model: Model,
+    model: Model = CAMERA_MOTION,
     allow_url: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
     allow_private: Annotated[bool, Parameter(group=INPUT, negative="")] = False,
     max_size: Annotated[int, Parameter(group=INPUT, metavar="MB")] = 500,
@@ -62,7 +65,9 @@ def predict(
 ) -> int:
     """Label videos.
 
-    A video that cannot be read is reported on stderr; the others are still labelled, and the exit status is 2.
+    Without --model, the camera-motion model of the package says how the camera moves: it pans, tilts, zooms, rolls or
+    stands still. A video that cannot be read is reported on stderr; the others are still labelled, and the exit status
+    is 2.
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https addresses, - for a list on
@@ -105,6 +110,8 @@ def predict(
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
     predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers))
+    if model == CAMERA_MOTION and predictor.about is not None:
+        print(f"{model}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
     fetching = Fetching(max_size * 1_000_000, allow_private)
     made_by = {"model": hash_model(predictor.model)[:HASH_DIGITS], "views": views} if out is not None else {}
     layout = Layout(predictor.labels, top, show_frames, made_by)

@@ -1,6 +1,6 @@
 """From video files to labels: `Predictor(folder).predict("clip.mp4")`."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,10 @@ from vivit.runtime import pick_device
 from vivit.video.clips import ClipSpec, ViewsOfVideo, clip_indices, read_views, view_starts
 from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
-from vivit.weights.store import labels_of, load
+from vivit.weights.adapt import Wishes
+from vivit.weights.shipped import CAMERA_MOTION, Answers
+from vivit.weights.source import Source
+from vivit.weights.store import labels_of, load_video_model
 
 # Answers that wait for others of their batch, at most: with many errors among them, a batch fills slowly.
 MOST_WAITING = 8 * BATCH
@@ -35,7 +38,7 @@ class Prediction:
     heads: dict[str, tuple[ScoredLabel, ...]]
     """head → its labels, the most probable first."""
     note: str = ""
-    """What makes the labels doubtful: that the video is far shorter than a clip."""
+    """What makes the labels doubtful: that the video is far shorter than a clip, or that the model is not sure."""
     frames: tuple[tuple[int, ...], ...] = ()
     """The numbers of the frames of each clip, counted from 0."""
     times: tuple[tuple[float, ...], ...] = ()
@@ -67,8 +70,10 @@ class Prediction:
 class Predictor:
     """A model that labels video files."""
 
-    def __init__(self, model: str | Path, device: str = "auto", read: ReadOptions = ReadOptions()) -> None:
-        """Load a model folder or Hub id.
+    def __init__(
+        self, model: str | Path = CAMERA_MOTION, device: str = "auto", read: ReadOptions = ReadOptions()
+    ) -> None:
+        """Load a model folder or Hub id; by default the model of camera motions that is part of the package.
 
         Args:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
@@ -77,7 +82,9 @@ class Predictor:
             UserError: there is no such model, or it has no classes or no names for them.
         """
         read.check()
-        self.model = load(model)
+        source = Source.find(model)
+        self.model = load_video_model(source, Wishes.of({}, None, "filter_inflation")).log()
+        self.about = Answers.of(source.folder)
         self.labels = labels_of(self.model, model)
         self.model.to(pick_device(device))
         self._options, self._read = read, read.reader()
@@ -147,10 +154,16 @@ class Predictor:
             yield Prediction(
                 video,
                 heads,
-                _note(views_of_video, spec),
+                "; ".join(filter(None, [_note(views_of_video, spec), self._doubt(heads)])),
                 _numbers(views_of_video.shown, spec, views.clips),
                 views_of_video.times[:: views.crops],
             )
+
+    def _doubt(self, heads: Mapping[str, Sequence[ScoredLabel]]) -> str:
+        """That the model is not sure, if it says from where on it is, or ""."""
+        if self.about is None or all(labels[0].score >= self.about.unsure_below for labels in heads.values()):
+            return ""
+        return f"not sure: the best label has less than {self.about.unsure_below:.0%}"
 
 
 def _note(views: ViewsOfVideo, spec: ClipSpec) -> str:

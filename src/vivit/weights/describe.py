@@ -11,6 +11,7 @@ from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
 from vivit.weights.convert import open_any
 from vivit.weights.image_sources import read_image_vit
+from vivit.weights.shipped import Answers
 from vivit.weights.source import Source
 from vivit.weights.weight_file import by
 
@@ -21,11 +22,16 @@ def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
     Args:
         fields: fields of `ModelConfig` that the weights leave open, as in `vivit.load`.
     """
-    if not any(fields.values()) and (found := Source.find(source)).kind == "image ViT":
+    found = Source.find(source)
+    if not any(fields.values()) and found.kind == "image ViT":
         image = read_image_vit(found)
         about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
         return about + [("note", note) for note in image.notes]
-    return describe(open_any(source, **fields).model)
+    described = describe(open_any(source, **fields).model)
+    said = None if any(fields.values()) else Answers.of(found.folder)
+    if said is None:
+        return described
+    return [("answers", said.about), ("not sure", f"below {said.unsure_below:.0%}"), *described]
 
 
 def describe(model: ViViT) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 
 from vivit.errors import UserError
 from vivit.weights.files import open_folder, open_weights, read_json
+from vivit.weights.shipped import shipped_model
 from vivit.weights.weight_file import Shape, WeightFile
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -43,7 +44,7 @@ class Source:
 
     @classmethod
     def find(cls, source: str | Path, sampled: bool = False) -> Self:
-        """Find a file, a folder, or a model on the Hub; the files of the latter are fetched if need be.
+        """Find a file, a folder, the model in the package, or one on the Hub, whose files are fetched if need be.
 
         Raises:
             UserError: there is no such thing, or the Hub cannot be reached.
@@ -51,7 +52,7 @@ class Source:
         path = Path(source)
         try:
             if not path.exists():
-                path = _fetch(source)
+                path = shipped_model(str(source)) or _fetch(source)
         except OSError as error:  # a name that is not valid for a file
             raise UserError(f"{source}: {error.strerror}") from None
         if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():

@@ -1,5 +1,6 @@
 """`vivit experiment camera-motion`"""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,8 @@ from vivit.cli.options import INPUT, OUTPUT
 
 app = verb(
     "camera-motion",
-    "vivit experiment camera-motion --out camera --pictures photos --videos clips",
-    "vivit experiment camera-motion --out camera --pictures photos --test-videos others --score run",
+    "vivit experiment camera-motion --pictures photos --videos clips --out camera",
+    "vivit experiment camera-motion --score run --pictures photos --out scored",
 )
 
 
@@ -22,7 +23,7 @@ def camera_motion(
     videos: Annotated[Path | None, Parameter(group=INPUT, metavar="FOLDER")] = None,
     test_videos: Annotated[Path | None, Parameter(group=INPUT, metavar="FOLDER")] = None,
     score: Annotated[str | None, Parameter(group=INPUT, metavar="MODEL")] = None,
-    steps: Annotated[int, Parameter(metavar="N")] = 10_000,
+    steps: Annotated[int, Parameter(metavar="N")] = 6000,
     clips: Annotated[int, Parameter(metavar="N")] = 270,
     seed: Annotated[int, Parameter(metavar="N")] = 0,
     out: Annotated[Path, Parameter(group=OUTPUT, metavar="FOLDER")],
@@ -38,12 +39,20 @@ def camera_motion(
         videos: Videos to film in training, where their own camera stands still.
         test_videos: Videos to film for scoring.
         score: Score this model, and train none.
-        steps: Steps to train, 2 or 3 a second on a core.
+        steps: Steps to train, 1 or 2 a second on a core.
         clips: Clips to score on.
         seed: Another seed makes other clips to score on.
         out: Where the model goes, with the checkpoint and the clips.
     """
-    from vivit.experiments.camera_model import SURE, calibrate, score_camera_model, train_camera_model, write_model
+    from vivit.experiments.camera_model import (
+        SURE,
+        UNSURE,
+        calibrate,
+        describe_model,
+        score_camera_model,
+        train_camera_model,
+        write_model,
+    )
     from vivit.experiments.footage import make_footage
     from vivit.experiments.record import write_record
     from vivit.progress import console, progress_bar
@@ -61,7 +70,10 @@ def camera_motion(
     found = score_camera_model(score or out / "model", footage)
     for name, (count, right) in found.counts.items():
         say(f"  {name:22} {right:3} of {count:3}")
-    sure, right = found.sure
-    say(f"top-1 {found.accuracy:.1%} of {found.clips} clips; sure (> {SURE:.0%}) of {sure}, {right} of them right")
-    values = {"accuracy": found.accuracy, "classes": found.counts, "sure": found.sure, "clips": found.clips}
-    write_record(out / "scores.json", values, seed=seed)
+    if score is None:
+        describe_model(out / "model", found, steps)
+    (sure, sure_right), (unsure, unsure_right) = found.sure, found.unsure
+    say(f"top-1 {found.accuracy:.1%} of {found.clips} clips")
+    say(f"above {SURE:.0%} in {sure} answers, {sure_right} of them right")
+    say(f"below {UNSURE:.0%} in {unsure} answers, {unsure_right} of them right")
+    write_record(out / "scores.json", {"accuracy": found.accuracy, **asdict(found)}, seed=seed)
