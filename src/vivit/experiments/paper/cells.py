@@ -31,9 +31,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class ImageStart:
-    """The first layers of a real image ViT, with this initialisation of the tubelets' kernel."""
+    """The first layers of a real image ViT."""
 
-    tubelet_init: TubeletInit
+    tubelet_init: TubeletInit | None
+    """How the tubelets' kernel starts; None leaves the whole start to `vivit train --init`."""
     layers: int
 
     @property

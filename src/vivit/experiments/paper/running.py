@@ -10,7 +10,7 @@ import torch
 
 from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
-from vivit.experiments.paper.cells import Cell, ImageStart, Pretrained
+from vivit.experiments.paper.cells import Cell, Pretrained
 from vivit.experiments.paper.cost import multiply_adds, work_of
 from vivit.experiments.paper.folder import PaperFolder
 from vivit.experiments.record import write_record
@@ -18,9 +18,11 @@ from vivit.files import as_text, make_folder, write_files
 from vivit.inference.views import Views
 from vivit.labels import LabelSpace
 from vivit.training.pretrain import pretrain
+from vivit.training.recipe import Recipe
 from vivit.training.records import read_lines
 from vivit.training.train import train
 from vivit.video.decode import ReadOptions
+from vivit.weights.adapt import TubeletInit
 from vivit.weights.image_vit import from_image_vit
 from vivit.weights.store import WEIGHTS_FILE, save
 
@@ -46,7 +48,7 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
             _training_data(cell, folder.videos, work),
             run,
             cell.recipe,
-            init=None if start is None else str(start),
+            init=start,
             videos=folder.videos,
             device=device,
             workers=0,
@@ -94,8 +96,8 @@ def _training_data(cell: Cell, videos: Path, work: Path) -> Path:
     return work / "data"
 
 
-def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> Path | None:
-    """The model folder that a cell starts from, made if it is not there; None trains from scratch."""
+def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> str | None:
+    """What a cell starts from, as for `train`, made if it is not there; None trains from scratch."""
     if isinstance(cell.start, Pretrained):
         out = folder.pretrained(cell.start)
         pretrain(
@@ -107,22 +109,22 @@ def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, d
             keep_decoded=True,
             checkpoint_every=CHECKPOINT_EVERY,
         )
-        return out
+        return str(out)
     if cell.start is None:
         return None
     assert image_vit is not None
-    _make_start(cell, cell.start, image_vit, work / "start")
-    return work / "start"
+    if cell.start.tubelet_init is None:
+        return image_vit
+    if not (work / "start" / WEIGHTS_FILE).exists():
+        _make_start(cell.recipe, cell.start.tubelet_init, cell.start.layers, image_vit, work / "start")
+    return str(work / "start")
 
 
-def _make_start(cell: Cell, start: ImageStart, image_vit: str, folder: Path) -> None:
+def _make_start(recipe: Recipe, tubelet_init: TubeletInit, layers: int, image_vit: str, folder: Path) -> None:
     """Write the video model that the image ViT becomes before its first step."""
-    if (folder / WEIGHTS_FILE).exists():
-        return
-    recipe = cell.recipe
     fields = {name: value for name, value in recipe.config_fields(False).items() if value is not None}
     torch.manual_seed(recipe.seed)  # of a kernel that is random
-    save(from_image_vit(image_vit, start.tubelet_init, num_layers=start.layers, **fields), folder)
+    save(from_image_vit(image_vit, tubelet_init, num_layers=layers, **fields), folder)
 
 
 def _by_head(scores: Mapping[str, Any], space: LabelSpace) -> dict[str, float]:
