@@ -35,12 +35,15 @@ def _apart_from_rate_and_seed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def work_of(cell: Cell) -> float:
-    """Multiply-adds of a cell's training: forwards once, and backwards twice as many."""
+    """Multiply-adds of a cell's training, those of validation left out: backwards twice as many as forwards."""
     recipe = cell.recipe
     fields = recipe.config_fields(False)
     if isinstance(cell.start, ImageStart):
         fields |= {**IMAGE_VIT, "num_layers": cell.start.layers}
     config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=17, **fields)
+    if recipe.frozen is not None:  # each clip is encoded once; what is trained then costs next to nothing
+        clips = cell.scale.benchmark["train_videos"] * cell.fraction * recipe.cached_clips
+        return float(multiply_adds(config) * clips)
     return 3.0 * multiply_adds(config) * recipe.batch_size * recipe.min_steps
 
 
