@@ -12,9 +12,11 @@ from PIL import Image
 
 from vivit.report.drawing import (
     MOST_POINTS,
+    Measured,
     confusion_figure,
     confusion_svg,
     extremes,
+    intervals_figure,
     reliability_figure,
     running_mean,
     write_png,
@@ -103,3 +105,11 @@ def test_a_long_curve_keeps_its_highest_and_lowest() -> None:
     np.testing.assert_array_equal(values[positions], kept)
     assert np.isnan(kept).any()  # the gap stays one
     assert (np.diff(positions) > 0).all()
+
+
+def test_intervals_reach_as_far_as_they_say_and_a_single_value_has_none() -> None:
+    rows = [Measured("three", [40.0, 50.0, 60.0], 50.0, 24.8), Measured("one", [30.0], 30.0, math.nan)]
+    (axes,) = intervals_figure(rows, "accuracy").axes
+    (bar,) = [each for collection in axes.collections for each in collection.get_segments()]
+    assert bar[:, 0].tolist() == pytest.approx([25.2, 74.8])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["three", "one"]

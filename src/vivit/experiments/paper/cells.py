@@ -178,18 +178,20 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def tried_rates(row: Row, scale: Scale) -> tuple[float, ...]:
+    """The learning rates that a run of this scale tries."""
     return row.rates[: scale.rates]
 
 
+def validation(table: Table, row: Row, scale: Scale, results: Results) -> dict[float, float]:
+    """Learning rate → validation score at seed 0, of those that have been tried."""
+    cells = {rate: cell(table, row, rate, 0, scale) for rate in tried_rates(row, scale)}
+    return {rate: results[one.key]["val"][table.measure] for rate, one in cells.items() if one.key in results}
+
+
 def best_rate(table: Table, row: Row, scale: Scale, results: Results) -> float | None:
-    """The rate with the best validation score at seed 0, the first of equals; None until all have been tried."""
-    scores = {}
-    for rate in tried_rates(row, scale):
-        found = results.get(cell(table, row, rate, 0, scale).key)
-        if found is None:
-            return None
-        scores[rate] = found["val"][table.measure]
-    return max(scores, key=lambda rate: scores[rate])
+    """The rate with the best validation score so far, the first of equals; None if none has been tried."""
+    found = validation(table, row, scale, results)
+    return max(found, key=lambda rate: found[rate], default=None)
 
 
 def waiting(tables: Sequence[Table], scale: Scale, results: Results) -> list[Cell]:
@@ -215,7 +217,7 @@ def _next_rounds(table: Table, row: Row, scale: Scale, results: Results) -> Iter
     for place, rate in enumerate(rates):
         yield min(place, 1), cell(table, row, rate, 0, scale)
     best = best_rate(table, row, scale, results)
-    if best is not None:
+    if best is not None and len(validation(table, row, scale, results)) == len(rates):
         for seed in range(1, scale.seeds):
             yield 1 + seed, cell(table, row, best, seed, scale)
 
@@ -229,7 +231,7 @@ def number_of_cells(tables: Sequence[Table], scale: Scale) -> int:
 def scores(
     table: Table, row: Row, scale: Scale, results: Results, views: str = "1x1", measure: str | None = None
 ) -> dict[int, float]:
-    """Seed → test accuracy at the row's best learning rate; empty until all rates have been tried.
+    """Seed → test accuracy at the row's best learning rate so far; empty until one has been tried.
 
     Args:
         measure: by default the table's.

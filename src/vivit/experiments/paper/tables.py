@@ -4,11 +4,22 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from vivit.errors import UserError
-from vivit.experiments.paper.cells import Claim, Results, Row, Scale, Table, best_rate, cell, scores
+from vivit.experiments.paper.cells import (
+    Claim,
+    Results,
+    Row,
+    Scale,
+    Table,
+    best_rate,
+    cell,
+    scores,
+    tried_rates,
+    validation,
+)
 from vivit.experiments.paper.comparisons import FULL, SHRUNKEN
 from vivit.experiments.paper.folder import read_results
 from vivit.experiments.paper.statistics import RULE, Interval, Verdict, difference, verdict
@@ -46,10 +57,13 @@ def table_lines(table: Table, scale: Scale, results: Results) -> list[str]:
 
 
 def _row(table: Table, row: Row, scale: Scale, results: Results) -> list[str]:
-    rate = best_rate(table, row, scale, results)
+    rate, tried = best_rate(table, row, scale, results), validation(table, row, scale, results)
+    planned = tried_rates(row, scale)
     assert rate is not None
     found = [results.get(cell(table, row, rate, seed, scale).key) for seed in range(scale.seeds)]
     runs = [one for one in found if one is not None]
+    keys = [cell(table, row, each, 0, scale).key for each in planned]
+    every = [*runs, *(results[key] for key in keys if key in results)]
     accuracies = [scores(table, row, scale, results, row.views[0], measure) for measure in MEASURES]
     more = [scores(table, row, scale, results, views) if views in row.views else {} for views in _more_views(table)]
     return [
@@ -58,8 +72,8 @@ def _row(table: Table, row: Row, scale: Scale, results: Results) -> list[str]:
         *(in_percent(Interval.of(list(one.values()))) if one else "" for one in (*accuracies, *more)),
         f"{runs[0]['parameters'] / 1e6:.2f} M",
         f"{runs[0]['multiply_adds'] / 1e6:,.0f} M",
-        f"{fmean([one['train_cpu_seconds'] for one in runs]) / 60:.1f}",
-        f"{rate:g}",
+        f"{median(one['train_cpu_seconds'] for one in every) / 60:.1f}",
+        f"{rate:g}" + (f" ({len(tried)} of {len(planned)} tried)" if len(tried) < len(planned) else ""),
         str(len(runs)),
     ]
 
