@@ -246,11 +246,12 @@ def _run(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
 
 def _size(node: Node, inputs: Sequence[Tensor | None]) -> int:
     """At most how many numbers a node makes."""
+    # Shapes are broadcast by NumPy: PyTorch would import SymPy for it, which takes a second.
     if node.kind == "ConstantOfShape":
         return math.prod(_ints(inputs[0]))
     if node.kind == "Expand":
         assert inputs[0] is not None
-        return math.prod(torch.broadcast_shapes(inputs[0].shape, _ints(inputs[1])))
+        return math.prod(np.broadcast_shapes(inputs[0].shape, _ints(inputs[1])))
     if node.kind == "Range":
         start, end, step = (_number(value) for value in inputs)
         return math.ceil(abs((end - start) / step))
@@ -261,7 +262,7 @@ def _size(node: Node, inputs: Sequence[Tensor | None]) -> int:
         return inputs[0].numel() * inputs[1].numel()
     shapes = [value.shape for value in inputs if value is not None]
     if node.kind in ELEMENTWISE or node.kind == "Div":
-        return math.prod(torch.broadcast_shapes(*shapes))
+        return math.prod(np.broadcast_shapes(*shapes))
     return sum(math.prod(shape) for shape in shapes)
 
 
@@ -437,7 +438,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ConstantOfShape": _of_shape,
     "Concat": lambda node, *parts: torch.cat(parts, dim=node.options["axis"]),
     "Div": _divide,
-    "Expand": lambda node, x, shape: x.expand(torch.broadcast_shapes(x.shape, _ints(shape))),
+    "Expand": lambda node, x, shape: x.expand(np.broadcast_shapes(x.shape, _ints(shape))),
     "Flatten": lambda node, x: x.reshape(math.prod(x.shape[: node.options.get("axis", 1)]), -1),
     "Gather": _gather,
     "Gelu": _gelu,
