@@ -9,7 +9,7 @@ from vivit.training.recipes import PRETRAIN_RECIPES
 def test_it_prints_a_row_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
     main(rounds=1, quick=True)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| vivit-")]
-    assert [row.split(" | ")[0] for row in rows] == [f"| {model}" for _, model, _ in CASES]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {model}" for model, _ in CASES]
 
 
 def test_both_steps_take_time_and_the_first_learns_without_labels() -> None:

@@ -49,7 +49,7 @@ def tiny() -> PretrainRecipe:
     return PRETRAIN_RECIPES["pretrain"].model_copy(
         update={
             **{"num_frames": 4, "frame_stride": 1, "image_size": 32, "batch_size": 4, "epochs": 2, "min_steps": 0},
-            **{"decoder_layers": 1, "decoder_size": 32},
+            **{"decoder_layers": 1, "decoder_size": 32, "mask_ratio": 0.75},
             "architecture": {
                 **{"tubelet_size": (2, 8, 8), "hidden_size": 32, "num_heads": 2, "num_layers": 1, "mlp_dim": 64},
                 "temporal_layers": 1,

@@ -294,14 +294,13 @@ PRETRAINING: dict[str, tuple[PretrainRecipe, str]] = {
             learning_rate_batch=32,
             warmup_epochs=5,
             position_std=0.3,
-            mask_ratio=0.75,
             decoder_layers=2,
             decoder_size=96,
             **{**VIDEOMAE, "clip_norm": 1.0},
         ),
         "Some thousand videos without labels: ViViT-Ti, 16 frames of 112 × 112, to fine-tune on few labelled ones.\n\n"
-        "`vivit pretrain my_videos --out run`, then `vivit train labelled --init run`. One GPU or a patient CPU. Three "
-        "quarters of the tubes are hidden: with so few positions as here, 90 % leave too little to learn from.",
+        "`vivit pretrain my_videos --out run`, then `vivit train labelled --init run`. One GPU or a patient CPU. Time "
+        "and score depend on the data; neither is measured here.",
     ),
     "videomae": (
         PretrainRecipe(

@@ -259,7 +259,7 @@ NO_LABELS = Table(
     "pretraining",
     "Pretraining without labels",
     "Does pretraining on unlabelled videos (masked tubes) help where few have labels?",
-    "The authors leave it open: they hope to need no pretrained image models one day.",
+    "left open; its authors name it as future work to do without pretrained image models.",
     (
         Row(f"{FE}, from scratch", BASE, RATES, fraction=0.2),
         Row(f"{FE}, 75 % hidden", BASE, RATES, start=_pretrained(BASE), fraction=0.2),
