@@ -22,24 +22,29 @@ def motion_quiz(
     *,
     count: Annotated[int, Parameter(group=INPUT, metavar="N")] = 50,
     answers: Annotated[Path | None, Parameter(group=INPUT, metavar="CSV")] = None,
-    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="PATH")] = None,
 ) -> None:
     """Ask a person what test videos show, and score the answers.
 
     Args:
         count: How many videos to ask about.
         answers: Score these answers, which the page saved.
-        out: Where index.html, which asks, its videos, and contact sheets of them go.
+        out: A folder for index.html, which asks, its videos, and contact sheets of them; with --answers, a JSON file
+            for the scores.
     """
     from vivit.errors import UserError
     from vivit.experiments.quiz import score_quiz, write_quiz
+    from vivit.experiments.record import write_record
     from vivit.progress import console
 
     say = console().print
-    if (out is None) == (answers is None):
-        raise UserError("give --out to make a quiz, or --answers to score one")
-    if out is not None:
-        say(f"open {write_quiz(Path(data), out, count)}, and save the answers at the end")
-    elif answers is not None:
-        for name, value in score_quiz(Path(data), answers).items():
+    if answers is not None:
+        scores = score_quiz(Path(data), answers)
+        if out is not None:
+            write_record(out, scores)
+        for name, value in scores.items():
             say(f"{name:10} {value if name == 'answers' else f'{value:.1%}'}")
+    elif out is not None:
+        say(f"open {write_quiz(Path(data), out, count)}, and save the answers at the end")
+    else:
+        raise UserError("give --out to make a quiz, or --answers to score one")
