@@ -251,7 +251,9 @@ def test_a_batch_is_learnt_by_heart_and_it_is_said(
         ("data pack my_videos", ("OUT",)),
         ("convert image_vit out --variant fast", ("'fast'", "--variant")),
         ("info image_vit --num-frames x", ("--num-frames", "'x'")),
-        ("experiment nothing --out out", ("'nothing'", "list, camera-videos")),
+        ("experiment nothing --out out", ("'nothing'", "there are list, paper")),
+        ("experiment paper --out x --only tabel2", ("only", "did you mean table2")),
+        ("experiment paper --out x --budget soon", ("budget", "'soon'", "6h")),
         ("experiment camera-videos", ("--out", "vivit experiment camera-videos --help")),
     ],
 )
