@@ -60,7 +60,8 @@ BASE = Recipe(
     scale_jitter=None,
     colour_jitter=0.0,
 )
-RATES = (1e-3, 5e-4, 2e-3)
+# At 2e-3, models 1 to 3 learn less than at either of the first two.
+RATES = (1e-3, 5e-4, 2.5e-4)
 
 
 def all_tables(patch: int | None = 14) -> list[Table]:
@@ -385,7 +386,6 @@ def table1(patch: int) -> Table:
             Claim(names[3], names[0], "the paper's difference is 0.7 points, less than three seeds may show."),
             Claim(names[2], names[1], "with few steps and few videos, either start may be too far from the goal."),
         ),
-        measure="action",
         delay=1,
     )
 
