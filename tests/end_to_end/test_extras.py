@@ -62,7 +62,7 @@ def test_without_extras_videos_are_labelled_and_training_says_what_to_install(
     vivit.save(model, tmp_path / "model")
     clip, data = str(bright_dark / "dark" / "dark0.mp4"), str(bright_dark)
     before = [["predict", clip, "--model", "model"], ["info", "model"], ["convert", "model", "copy"]]
-    checks = [["data", "check", data], ["train", "--help"]]
+    checks = [["predict", clip], ["data", "check", data], ["train", "--help"]]
     *worked, photographs = run_without(
         blocked,
         [*before, ["predict", clip, "--model", "copy"], *checks, ["experiment", "camera-videos", "--out", "x"]],

@@ -72,16 +72,18 @@ def test_the_motion_that_tokens_learn_is_what_the_clip_shows(scenery: Scenery) -
 
 def test_turned_clips_keep_labels_that_fit_their_motion(scenery: Scenery) -> None:
     drawn = [example for example in examples(scenery, jumbled=0, count=60) if example.label.max() == 1]
-    batch = [torch.stack(values) for values in zip(*((e.clip, e.motion, e.label) for e in drawn), strict=True)]
-    clips, motions, labels = turn_at_random(*batch, torch.Generator().manual_seed(0))
-    assert not torch.equal(labels, batch[2])
+    shown = torch.stack([example.clip for example in drawn])
+    moved = torch.stack([example.motion for example in drawn])
+    named = torch.stack([example.label for example in drawn])
+    clips, motions, labels = turn_at_random(shown, moved, named, torch.Generator().manual_seed(0))
+    assert not torch.equal(labels, named)
     directions = torch.tensor([DIRECTIONS[name] for name in CLASSES]).float()
     moving = labels @ directions  # (B, 4)
     moves = moving.any(dim=1)
     along = (motions.mean(dim=1) * moving).sum(dim=1)
     assert (along[moves] > 0).float().mean() > 0.97
     # The clip itself was turned in the same way: its brightness is all that is compared.
-    assert torch.allclose(clips.float().mean(dim=(1, 2, 3, 4)), batch[0].float().mean(dim=(1, 2, 3, 4)))
+    assert torch.allclose(clips.float().mean(dim=(1, 2, 3, 4)), shown.float().mean(dim=(1, 2, 3, 4)))
 
 
 def test_the_shipped_model_is_right_on_footage_it_never_saw(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ ARCHITECTURE = ModelConfig(
     temporal_layers=2,
     num_classes=len(CLASSES),
 )
-PREPROCESSING = Preprocessing(frame_stride=STRIDE, resize=SIDE)
+PREPROCESSING = Preprocessing(frame_stride=STRIDE, resize=SIDE, short_clips="pad")
 
 OVERSAMPLED = 2  # scenes are filmed at so many times the model's resolution, then averaged
 FRAME_RATES = (24, 25, 30, 30, 30, 30, 30, 50, 60)
@@ -471,7 +471,7 @@ def train_camera_model(
         optimiser.load_state_dict(found["optimiser"])
         step = found["step"]
     if step >= steps:
-        return model
+        return model.eval()
 
     scenery = open_scenery(pictures, videos, "train")
     rng = np.random.default_rng(0)
