@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -110,6 +111,11 @@ def test_a_long_curve_keeps_its_highest_and_lowest() -> None:
 def test_intervals_reach_as_far_as_they_say_and_a_single_value_has_none() -> None:
     rows = [Measured("three", [40.0, 50.0, 60.0], 50.0, 24.8), Measured("one", [30.0], 30.0, math.nan)]
     (axes,) = intervals_figure(rows, "accuracy").axes
-    (bar,) = [each for collection in axes.collections for each in collection.get_segments()]
+    (bar,) = [
+        each
+        for collection in axes.collections
+        if isinstance(collection, LineCollection)
+        for each in collection.get_segments()
+    ]
     assert bar[:, 0].tolist() == pytest.approx([25.2, 74.8])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["three", "one"]

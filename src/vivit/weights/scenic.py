@@ -156,6 +156,8 @@ def _read_config(shapes: dict[str, Shape], overrides: dict[str, Any]) -> tuple[M
 
     notes = []
     (classes,) = shapes["output_projection/bias"]
+    if not classes:
+        raise UserError("output_projection/bias: it is empty, so the model has no classes")
     heads = overrides.get("heads")
     if heads is None and "num_classes" not in overrides and classes == sum(EPIC_HEADS.values()):
         told["heads"] = EPIC_HEADS
