@@ -29,7 +29,7 @@ EXPERIMENTS = {
     "table5": Experiment("Print the costs of ViViT-L/16x2 at three crops, beside the paper's table 5.", "10 seconds"),
     "figure9": Experiment("Print how the costs of the five models grow with the frames of a clip.", "20 seconds"),
     "camera-motion": Experiment(
-        "Train and score the camera-motion model that vivit predict uses without --model.", "2 hours"
+        "Train and score the camera-motion model that vivit predict uses without --model.", "1 hour"
     ),
     "camera-videos": Experiment("Make the camera-motion videos that vivit demo learns from.", "2 minutes"),
     "motion-benchmark": Experiment("Make the videos of the motion benchmark: verbs and nouns.", "3 minutes"),
