@@ -1,6 +1,7 @@
 """Fixtures of all tests: a data set of two classes that any model tells apart, and a recipe that trains in seconds."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import torch
 
 from tests.support import encode, noisy
 from vivit.training.recipe import Recipe
+
+# Started in the background of a script, the suite inherits that Ctrl-C is ignored, and so would the commands it tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLIPS = 6  # of each class; one of them is held out
 

@@ -228,7 +228,7 @@ def test_a_batch_is_learnt_by_heart_and_it_is_said(
     ("flags", "parts"),
     [
         ("train", ("DATA",)),
-        ("train my_videos --recipe nope", ("recipe", "'nope'", "finetune, small", "ssv2-l-fe-official")),
+        ("train my_videos --recipe nope", ("recipe", "'nope'", "finetune, probe, small", "ssv2-l-fe-official")),
         ("train my_videos --learning-rate -1", ("learning_rate", "greater than 0")),
         ("train my_videos --learning-rate much", ("--learning-rate", "'much' is not a number")),
         ("train my_videos --batch-size 0", ("batch_size", "greater than or equal to 1")),
