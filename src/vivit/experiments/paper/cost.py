@@ -5,12 +5,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from vivit.config import ModelConfig
+from vivit.experiments.motion_benchmark import VERBS
 from vivit.experiments.paper.cells import Cell, ImageStart, Pretrained, Results
-from vivit.model.vivit import ViViT
+from vivit.weights.describe import multiply_adds
 
 # Until a cell has been measured: multiply-adds in a second, and seconds of a cell besides its training steps.
 SPEED, OVERHEAD = 4e10, 20.0
@@ -40,11 +38,11 @@ def work_of(cell: Cell) -> float:
     fields = recipe.config_fields(False)
     if isinstance(cell.start, ImageStart):
         fields |= {**IMAGE_VIT, "num_layers": cell.start.layers}
-    config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=17, **fields)
+    config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=len(VERBS), **fields)
     if recipe.frozen is not None:  # each clip is encoded once; what is trained then costs next to nothing
         clips = cell.scale.benchmark["train_videos"] * cell.fraction * recipe.cached_clips
-        return float(multiply_adds(config) * clips)
-    return 3.0 * multiply_adds(config) * recipe.batch_size * recipe.min_steps
+        return float(_counted(config.model_dump_json()) * clips)
+    return 3.0 * _counted(config.model_dump_json()) * recipe.batch_size * recipe.min_steps
 
 
 def work_before(cell: Cell) -> float:
@@ -57,15 +55,5 @@ def work_before(cell: Cell) -> float:
 
 
 @lru_cache
-def _multiply_adds(config: str) -> int:
-    with torch.device("meta"):
-        model = ViViT(ModelConfig.model_validate_json(config)).eval()
-        clip = torch.empty(1, model.config.num_frames, 3, *model.config.image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(clip)
-    return counter.get_total_flops() // 2
-
-
-def multiply_adds(config: ModelConfig) -> int:
-    """Of one clip, forwards."""
-    return _multiply_adds(config.model_dump_json())
+def _counted(config: str) -> int:
+    return multiply_adds(ModelConfig.model_validate_json(config))

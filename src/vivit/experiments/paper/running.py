@@ -11,7 +11,7 @@ import torch
 from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.paper.cells import Cell, Pretrained
-from vivit.experiments.paper.cost import multiply_adds, work_of
+from vivit.experiments.paper.cost import work_of
 from vivit.experiments.paper.folder import PaperFolder
 from vivit.experiments.record import write_record
 from vivit.files import as_text, make_folder, write_files
@@ -23,6 +23,7 @@ from vivit.training.records import read_lines
 from vivit.training.train import train
 from vivit.video.decode import ReadOptions
 from vivit.weights.adapt import TubeletInit
+from vivit.weights.describe import multiply_adds
 from vivit.weights.image_vit import from_image_vit
 from vivit.weights.store import WEIGHTS_FILE, save
 

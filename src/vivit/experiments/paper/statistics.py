@@ -11,7 +11,7 @@ RULE = (
     "Each row is a mean over seeds with its 95 % interval (Student's t). A claim that A is better than B is judged by "
     "the differences A − B of the runs that share a seed: it **held** if the 95 % interval of their mean lies above 0, "
     "it is **contradicted** if the interval lies below 0, and otherwise it is **not shown**. With fewer than three "
-    "shared seeds nothing is judged."
+    "shared seeds nothing is judged, and there is no interval."
 )
 FEWEST_SEEDS = 3
 

@@ -1,5 +1,6 @@
 """Tables, plots and conclusions, made from the records of cells alone."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from vivit.experiments.paper.cells import (
 )
 from vivit.experiments.paper.comparisons import FULL, SHRUNKEN
 from vivit.experiments.paper.folder import read_results
-from vivit.experiments.paper.statistics import RULE, Interval, Verdict, difference, verdict
+from vivit.experiments.paper.statistics import FEWEST_SEEDS, RULE, Interval, Verdict, difference, verdict
 from vivit.files import as_text, make_folder, write_files
 from vivit.report.drawing import Measured, intervals_figure, write_png
 
@@ -84,7 +85,7 @@ def _more_views(table: Table) -> list[str]:
 
 
 def in_percent(interval: Interval) -> str:
-    if interval.count == 1:
+    if interval.count < FEWEST_SEEDS:
         return f"{100 * interval.mean:.1f}"
     return f"{100 * interval.mean:.1f} ± {100 * interval.half:.1f}"
 
@@ -210,5 +211,6 @@ def measured(table: Table, scale: Scale, results: Results) -> list[Measured]:
             if values:
                 found = Interval.of(values)
                 name = row.name if len(row.views) == 1 else f"{row.name}, {views} views"
-                rows.append(Measured(name, values, found.mean, found.half))
+                half = found.half if found.count >= FEWEST_SEEDS else math.nan
+                rows.append(Measured(name, values, found.mean, half))
     return rows
