@@ -5,23 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from vivit.experiments import camera_model
-from vivit.experiments.camera_model import (
-    FRAMES,
-    PLACES,
-    SIDE,
-    TIMES,
-    TUBELET,
-    CameraScore,
-    Example,
-    describe_model,
-    draw_example,
-    motion_in_places,
-    score_camera_model,
-    train_camera_model,
-    turn_at_random,
-    write_model,
-)
+from vivit.experiments.camera_model import training
+from vivit.experiments.camera_model.examples import Example, draw_example, turn_at_random
+from vivit.experiments.camera_model.shape import FRAMES, PLACES, SIDE, TIMES, TUBELET
+from vivit.experiments.camera_model.shipping import CameraScore, describe_model, score_camera_model, write_model
+from vivit.experiments.camera_model.teacher import STILL_PIXEL, motion_in_places
+from vivit.experiments.camera_model.training import train_camera_model
 from vivit.experiments.camera_motion import CLASSES, DIRECTIONS
 from vivit.experiments.footage import Scene, Scenery, make_footage
 from vivit.experiments.pictures import draw_texture
@@ -52,7 +41,7 @@ def test_the_motion_that_tokens_learn_is_what_the_clip_shows(scenery: Scenery) -
     told, seen = [], []
     for example in examples(scenery, jumbled=1, count=30):
         grey = example.clip.float().mean(dim=1)
-        motion = torch.sinh(motion_in_places(example.motion[None]))[0, ..., :2] * camera_model.STILL_PIXEL * SIDE
+        motion = torch.sinh(motion_in_places(example.motion[None]))[0, ..., :2] * STILL_PIXEL * SIDE
         for time in range(TIMES):
             before, after = grey[TUBELET * time + 1 : TUBELET * time + 3]
             for place in (18, 21, 42, 45):
@@ -97,12 +86,12 @@ def test_the_shipped_model_is_right_on_footage_it_never_saw(tmp_path: Path) -> N
 
 def test_a_training_goes_on_and_what_it_writes_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"FIRST_CLIPS": 9, "POOL": 50, "SAVE_EVERY": 2, "TEXTURES": 2}.items():
-        monkeypatch.setattr(camera_model, name, value)
+        monkeypatch.setattr(training, name, value)
     steps: list[int] = []
-    monkeypatch.setattr(camera_model, "_learning_rate", lambda step, _: 1 / 0 if step == 3 else 1e-4)
+    monkeypatch.setattr(training, "_learning_rate", lambda step, _: 1 / 0 if step == 3 else 1e-4)
     with pytest.raises(ZeroDivisionError):
         train_camera_model(tmp_path, None, None, steps=4, progress=lambda step, _: steps.append(step))
-    monkeypatch.setattr(camera_model, "_learning_rate", lambda step, _: 1e-4)
+    monkeypatch.setattr(training, "_learning_rate", lambda step, _: 1e-4)
     model = train_camera_model(tmp_path, None, None, steps=4, progress=lambda step, _: steps.append(step))
     assert steps == [2, 4]
     again = train_camera_model(tmp_path, None, None, steps=4)

@@ -44,15 +44,15 @@ def camera_motion(
         seed: Another seed makes other clips to score on.
         out: Where the model goes, with the checkpoint and the clips.
     """
-    from vivit.experiments.camera_model import (
+    from vivit.experiments.camera_model.shipping import (
         SURE,
         UNSURE,
         calibrate,
         describe_model,
         score_camera_model,
-        train_camera_model,
         write_model,
     )
+    from vivit.experiments.camera_model.training import train_camera_model
     from vivit.experiments.footage import make_footage
     from vivit.experiments.record import write_record
     from vivit.progress import console, progress_bar
