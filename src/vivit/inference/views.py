@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivit.errors import UserError
-from vivit.labels import by_head
+from vivit.inference.pieces import Pieces
 from vivit.model.vivit import ViViT
 from vivit.video.clips import ClipSpec
 
@@ -66,7 +66,7 @@ def clip_spec(model: ViViT) -> ClipSpec:
 
 @torch.inference_mode()
 def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logits") -> dict[str, Tensor]:
-    """The logits of each video, averaged over its views.
+    """The logits of each video, averaged over its views. What views share is computed once.
 
     Args:
         videos: the views of each video, (V, T, C, H, W) uint8; V may differ.
@@ -75,10 +75,10 @@ def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logi
     Returns:
         head → (number of videos, K) on the CPU.
     """
-    device = next(model.parameters()).device
+    pieces = Pieces(model)
     answers: dict[str, list[Tensor]] = {}
     for views in torch.cat(list(videos)).split(BATCH):
-        for head, values in by_head(model(views.to(device))).items():
+        for head, values in pieces.logits(views).items():
             answers.setdefault(head, []).append(values.float().cpu())
     counts = [len(views) for views in videos]
     multi_label = model.config.multi_label

@@ -73,13 +73,19 @@ class TubeletEmbedding(nn.Module):
             if frames != self.clip_size[0]:
                 indices = uniform_frame_indices(frames, self.sampled_frames)
             video = video[:, indices]
-        batch, frames, channels, height, width = video.shape
+        frames, _, height, width = video.shape[1:]
         if frames % t or height % h or width % w or 0 in (frames, height, width):
             raise ValueError(
                 f"a clip of {frames} × {height} × {width} does not divide into tubelets of {t} × {h} × {w} (frames, "
                 "height, width)"
             )
-        tubelets = video.view(batch, frames // t, t, channels, height // h, h, width // w, w)
+        return self.cut(video)
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """Like `tubelets`, from whole tubelets of frames that are sampled and checked already."""
+        t, h, w = self.tubelet_size
+        batch, count, channels, height, width = frames.shape
+        tubelets = frames.view(batch, count // t, t, channels, height // h, h, width // w, w)
         # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): pixels in the order of the kernel
         tubelets = tubelets.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
         if tubelets.dtype == torch.uint8:
