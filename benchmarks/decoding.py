@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.setting import on_one_core, setting
+from benchmarks.harness import on_one_core, setting
 from benchmarks.videos import FOLDER, generated
 from vivit.video.clips import clip_indices, view_crops, view_starts
 from vivit.video.decode import open_video

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import cyclopts
 
 from benchmarks.decoding import SHORT_SIDE, passes_over
-from benchmarks.setting import on_one_core, setting
+from benchmarks.harness import on_one_core, setting
 from benchmarks.videos import FOLDER, SIZES, generated
 from vivit.video import decode_pyav
 from vivit.video.decode import open_video

@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig
 from vivit.data.datasets import VideoSet

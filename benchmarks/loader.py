@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.data.datasets import VideoSet
 from vivit.data.loader import TrainingClips, training_batches

@@ -15,8 +15,8 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 
+from benchmarks.harness import setting
 from benchmarks.opens import make_files
-from benchmarks.setting import setting
 from vivit.data.file_state import file_samples, file_states, sample_size
 from vivit.data.readers.listing import open_data
 from vivit.errors import UserError

@@ -24,7 +24,7 @@ import cyclopts
 import psutil
 import torch
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig, Preprocessing
 from vivit.inference.predictor import Predictor

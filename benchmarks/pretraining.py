@@ -16,7 +16,7 @@ from typing import Any
 import cyclopts
 import torch
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from vivit.data.loader import Batch
 from vivit.labels import LabelSpace, as_classes
 from vivit.model.masked import MaskedAutoencoder

@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from benchmarks.videos import FOLDER
 from vivit.config import SUFFIXES
 from vivit.data.datasets import VideoSet

@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.setting import setting
+from benchmarks.harness import setting
 from vivit.config import ModelConfig
 from vivit.model.encoder import Encoder
 from vivit.model.vivit import ViViT

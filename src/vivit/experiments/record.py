@@ -7,7 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,27 @@ from vivit.files import as_json, write_files
 from vivit.runtime import device_name
 
 
-def write_record(path: Path, values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu") -> None:
+def write_record(
+    path: Path,
+    values: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    device: str = "cpu",
+    packages: Sequence[str] = (),
+) -> None:
     """Write `record` as JSON. Raises UserError if the file cannot be written."""
-    write_files({path: as_json(record(values, seed=seed, device=device))})
+    write_files({path: as_json(record(values, seed=seed, device=device, packages=packages))})
 
 
-def record(values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu") -> dict[str, Any]:
+def record(
+    values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu", packages: Sequence[str] = ()
+) -> dict[str, Any]:
     """The values of an experiment, after the command, commit, seed, hardware, versions and day that they come from.
 
     Args:
         values: what was measured; anything that JSON can hold.
         device: the device that computed them, such as cpu or cuda.
+        packages: whose versions matter besides those of Python, PyTorch and this package; some may not be installed.
     """
     return {
         "command": command(),
@@ -40,10 +51,17 @@ def record(values: Mapping[str, Any], *, seed: int | None = None, device: str = 
             "python": platform.python_version(),
             "torch": torch.__version__,
             "vivit": vivit.__version__,
+            **dict(_versions(packages)),
         },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "values": dict(values),
     }
+
+
+def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)
 
 
 def command() -> str:
@@ -78,8 +96,21 @@ def hardware(device: str) -> dict[str, Any]:
     """The processor with its cores and memory, the threads that PyTorch uses, and the device."""
     return {
         "cpu": device_name(torch.device("cpu")),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": device_name(torch.device(device)) if device != "cpu" else "cpu",
     }
+
+
+def instructions() -> list[str]:
+    """The instructions of the processor that decide how fast its products are."""
+    asked = {
+        "avx2": torch.cpu._is_avx2_supported,
+        "avx512": torch.cpu._is_avx512_supported,
+        "avx512_vnni": torch.cpu._is_vnni_supported,
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported,
+        "amx": torch.cpu._is_amx_tile_supported,
+    }
+    return [name for name, supported in asked.items() if supported()]
