@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vivit.data.workers import start_worker
 from vivit.errors import UserError
 from vivit.files import as_text, make_folder, write_files
 
@@ -55,7 +56,7 @@ def make_videos(
         return
     # Forking can hang once PyTorch has started threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+    with ProcessPoolExecutor(processes, context, initializer=start_worker) as executor:
         for done, _ in enumerate(executor.map(make, missing, chunksize=8), start=there + 1):
             progress(done, len(videos))
 
