@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -82,8 +83,14 @@ class _ChannelsFirst(nn.Module):
 
 
 def vit_pytorch(config: ModelConfig) -> nn.Module:
-    # Imported by name, because the tests do not install it.
-    module = importlib.import_module("vit_pytorch.vivit")
+    # The file alone, because the package imports torchvision, which this model does not need.
+    package = importlib.util.find_spec("vit_pytorch")
+    assert package is not None and package.submodule_search_locations is not None
+    place = Path(package.submodule_search_locations[0]) / "vivit.py"
+    spec = importlib.util.spec_from_file_location("vit_pytorch_vivit", place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     is_model_2 = config.variant == "factorised_encoder"
     network = module.ViViT(
         image_size=config.image_size[0],

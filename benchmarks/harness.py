@@ -27,6 +27,7 @@ import av
 import torch
 
 from vivit.experiments.record import commit, write_record
+from vivit.files import make_folder
 from vivit.runtime import device_name
 
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
@@ -79,20 +80,17 @@ def resident(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 
 
-def write(
-    path: Path,
-    task: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    device: str = "cpu",
-    packages: Sequence[str] = (),
-) -> None:
-    """Write a record, with the versions of these packages; those that are not installed are left out.
+def write(path: Path, values: Mapping[str, Any], *, device: str = "cpu", packages: Sequence[str] = ()) -> None:
+    """Write a record, with the versions of those of these packages that are installed.
+
+    Args:
+        values: with "task" and "rows"; see above.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_record(path, {"task": dict(task), "rows": list(rows)}, device=device, packages=packages)
+    make_folder(path.parent)
+    write_record(path, values, device=device, packages=packages)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from vivit.experiments.record import commit
 from vivit.training.optim import build_optimiser
 from vivit.training.recipe import Recipe
 
-PRECISIONS = {"forward": ("float32", "bf16"), "training step": ("float32",)}
+PRECISIONS = {"forward": ("f32", "bf16"), "training step": ("f32",)}
 GIGA = 1e9
 
 
@@ -137,7 +137,7 @@ def main(
     left = [case for case in wanted if tuple(asdict(case).values()) not in done]
     for case in track(left, "memory", console=Console(stderr=True)):
         rows.append(measure(case, limit, threads, quick))
-        harness.write(out, task, rows, packages=["transformers"])
+        harness.write(out, {"task": task, "rows": rows}, packages=["transformers"])
 
 
 if __name__ == "__main__":

@@ -67,7 +67,11 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes used so far: of the GPU's memory, or by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB, macOS in bytes.
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux getrusage may return the peak of the process that started this one
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    # Other systems count in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -16,7 +16,7 @@ KEPT = 16 * 2 * 32 * 4  # bytes of a token of the toy: at least 16 numbers of 32
 
 def test_a_training_step_keeps_what_its_gradient_needs_and_no_row_exceeds_the_limit() -> None:
     tokens = 512 // 2 * (32 // 16) ** 2
-    case = Case("vivit", "factorised_encoder", "training step", "float32", 512, 32)
+    case = Case("vivit", "factorised_encoder", "training step", "f32", 512, 32)
     row = memory.measure(case, 4.0, 1, quick=True)
     assert tokens * KEPT < row["after imports"] < row["peak"] < 4e9
     row = memory.measure(case, 0.05, 1, quick=True)

@@ -32,6 +32,7 @@ VERBS = {
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",
     "info": "Show what a model is and where its weights come from.",
+    "benchmark": "Measure how fast a model is on this machine.",
     "experiment": "Run an experiment of the paper or of this project.",
 }
 # What the extra "train" installs, and what these bring along. The other verbs work without it.

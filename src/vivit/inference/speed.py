@@ -7,14 +7,11 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from vivit.runtime import peak_memory
 
 Step = Callable[[], object]
 Key = TypeVar("Key")
@@ -143,21 +140,3 @@ def attention_of(step: Step) -> str:
     with torch.no_grad(), _Attention() as seen:
         step()
     return ", ".join(seen.found)
-
-
-def peak_of(step: Step, device: torch.device) -> int:
-    """The most bytes that a step holds on a GPU; on the CPU, the most that this process ever held after it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return peak_memory(device)
-
-
-def bytes_of(network: nn.Module) -> int:
-    """The size of a network's weights."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-
-
-def middle(taken: Sequence[Seconds]) -> float:
-    """The median of the clock."""
-    return median(seconds.clock for seconds in taken)
