@@ -64,6 +64,13 @@ Timeout = Annotated[
     ),
 ]
 
+KeepDecoded = Annotated[
+    bool, Parameter(group=HARDWARE, negative="", help="Keep decoded videos in memory; for data that fits.")
+]
+CheckpointEvery = Annotated[
+    float, Parameter(group=OUTPUT, metavar="SECONDS", help="Time between checkpoints within an epoch.")
+]
+
 
 class Fields(TypedDict, total=False):
     """Fields of ModelConfig that weights leave open or that can be changed."""

@@ -8,7 +8,17 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import rank
-from vivit.cli.options import HARDWARE, INPUT, OUTPUT, Decoder, Device, Timeout, Videos, Workers
+from vivit.cli.options import (
+    INPUT,
+    OUTPUT,
+    CheckpointEvery,
+    Decoder,
+    Device,
+    KeepDecoded,
+    Timeout,
+    Videos,
+    Workers,
+)
 from vivit.cli.recipe import PretrainFlags, PretrainPage, change_recipe, named_recipe
 from vivit.progress import console
 from vivit.training.recipes import PRETRAIN_RECIPES
@@ -34,12 +44,12 @@ def pretrain(
     videos: Videos = None,
     flags: PretrainFlags | None = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
-    checkpoint_every: Annotated[float, Parameter(group=OUTPUT, metavar="SECONDS")] = 600.0,
+    checkpoint_every: CheckpointEvery = 600.0,
     device: Device = "auto",
     workers: Workers = 2,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
-    keep_decoded: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+    keep_decoded: KeepDecoded = False,
 ) -> None:
     """Pretrain a model on videos without labels, to train it on a few labelled ones.
 
@@ -52,8 +62,6 @@ def pretrain(
         recipe: The recipe; docs/training.md lists them.
         out: The run's folder; by default runs/ plus the name of the data, then -pretrained. An unfinished run in it is
             continued.
-        checkpoint_every: Time between checkpoints within an epoch.
-        keep_decoded: Keep decoded videos in memory; for data that fits.
     """
     settings = change_recipe(named_recipe(recipe, PRETRAIN_RECIPES), flags or {})
     from vivit.report.run_page import write_report

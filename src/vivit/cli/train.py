@@ -10,7 +10,20 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import rank
-from vivit.cli.options import HARDWARE, INPUT, OUTPUT, TRAINING, Data, Decoder, Device, Timeout, Videos, Workers
+from vivit.cli.options import (
+    HARDWARE,
+    INPUT,
+    OUTPUT,
+    TRAINING,
+    CheckpointEvery,
+    Data,
+    Decoder,
+    Device,
+    KeepDecoded,
+    Timeout,
+    Videos,
+    Workers,
+)
 from vivit.cli.recipe import RecipeFlags, RecipeName, RecipePage, change_recipe, named_recipe
 from vivit.errors import UserError
 from vivit.progress import console
@@ -39,14 +52,14 @@ def train(
     flags: RecipeFlags | None = None,
     overfit: Annotated[int | None, Parameter(group=TRAINING, metavar="BATCHES")] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
-    checkpoint_every: Annotated[float, Parameter(group=OUTPUT, metavar="SECONDS")] = 600.0,
+    checkpoint_every: CheckpointEvery = 600.0,
     keep: Annotated[Literal["best", "last"] | None, Parameter(group=OUTPUT, metavar="WHICH")] = None,
     track: Annotated[Literal["wandb", "trackio"] | None, Parameter(group=OUTPUT, metavar="NAME")] = None,
     device: Device = "auto",
     workers: Workers = 2,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
-    keep_decoded: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
+    keep_decoded: KeepDecoded = False,
     compile: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
     activation_checkpointing: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
     shard: Annotated[bool, Parameter(group=HARDWARE, negative="")] = False,
@@ -61,11 +74,9 @@ def train(
         recipe: The recipe; by default small, finetune with --init, or probe with --probe. docs/training.md lists them.
         overfit: Overfit this many batches, to check the model and the data.
         out: The run's folder; by default runs/ plus the name of the data. An unfinished run in it is continued.
-        checkpoint_every: Time between checkpoints within an epoch.
         keep: Which weights to leave in the folder: those with the best validation score or the last; the others are in
             best/ or last/ within it. By default the best, or the last if the data has no validation split of its own.
         track: Log to this service, in addition to TensorBoard.
-        keep_decoded: Keep decoded videos in memory; for data that fits.
         compile: Compile each transformer block.
         activation_checkpointing: Save memory by computing activations again in the backward pass.
         shard: With torchrun: shard parameters, gradients and optimiser state over the processes (FSDP2).
