@@ -30,6 +30,7 @@ SLOW = (
     "evaluation/test_partial.py",
     "evaluation/test_processes.py",
     "experiments",
+    "inference/test_export.py",
     "model/test_export.py",
     "training/test_distributed.py",
     "training/test_loop.py",

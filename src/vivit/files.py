@@ -3,8 +3,9 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,35 @@ def write_files(files: Mapping[Path, Content]) -> None:
         for leftover in unfinished.values():
             with suppress(OSError):  # nothing can be deleted on a read-only file system
                 leftover.unlink()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which takes this name at the end, in place of what has it; after an error it is gone.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = folder.absolute()
+    make_folder(folder.parent)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", suffix=".unfinished", dir=folder.parent) as place:
+            filling, old = Path(place) / "new", Path(place) / "old"
+            filling.mkdir()
+            yield filling
+            for file in filling.iterdir():
+                sync(file)
+            sync(filling)
+            if folder.exists():
+                os.replace(folder, old)
+            try:
+                os.replace(filling, folder)
+            except OSError:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
+    except OSError as error:
+        raise UserError(f"{folder}: not written ({error.strerror or error})") from None
 
 
 def user_cache(name: str) -> Path:

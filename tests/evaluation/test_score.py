@@ -12,6 +12,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
+import vivit
 from tests.support import random_weights, refused
 from vivit.data.manifest import data_hash
 from vivit.data.readers.listing import open_data
@@ -22,6 +23,7 @@ from vivit.inference.views import Views
 from vivit.labels import LabelSpace, Metric
 from vivit.model.vivit import ViViT
 from vivit.training.recipe import Recipe
+from vivit.weights.fingerprint import hash_model
 from vivit.weights.store import save
 
 
@@ -102,7 +104,7 @@ def test_probabilities_are_averaged_and_every_table_is_written(
     model = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     table, out = tmp_path / "table.parquet", tmp_path / "out"
     found = score_on_val(bright_dark, model, out, Views(2, 1, "probabilities"), per_video=table)
-    expected = evaluate(score.load(model), open_data(bright_dark).split("val"), Views(2, 1, "probabilities"))
+    expected = evaluate(vivit.load(model), open_data(bright_dark).split("val"), Views(2, 1, "probabilities"))
     assert torch.equal(found.logits["classes"], expected.logits["classes"])
     assert read_scores(out)["average"] == "probabilities"
     assert "2x1 views, their probabilities averaged, " in " ".join((model / "README.md").read_text().split())
@@ -140,19 +142,17 @@ def test_if_no_video_can_be_read_one_of_them_is_named(bright_dark: Path, tmp_pat
 def test_the_hash_of_a_model_covers_its_weights_classes_and_preprocessing(tmp_path: Path, tiny_recipe: Recipe) -> None:
     folder = saved(tiny_recipe, tmp_path / "model", {"classes": ["bright", "dark"]}, {"classes": 2})
     hashes = {
-        score.hash_model(score.load(folder)),
-        score.hash_model(score.load(shutil.copytree(folder, tmp_path / "b"))),
+        hash_model(vivit.load(folder)),
+        hash_model(vivit.load(shutil.copytree(folder, tmp_path / "b"))),
     }
     assert len(hashes) == 1
-    model = score.load(folder)
+    model = vivit.load(folder)
     model.state_dict()["heads.classes.bias"][0] += 1e-6
-    hashes.add(score.hash_model(model))
+    hashes.add(hash_model(model))
     saved(tiny_recipe, tmp_path / "other", {"classes": ["dark", "bright"]}, {"classes": 2})
-    hashes.add(score.hash_model(score.load(tmp_path / "other")))
+    hashes.add(hash_model(vivit.load(tmp_path / "other")))
     strided = tiny_recipe.model_copy(update={"frame_stride": 2})
-    hashes.add(
-        score.hash_model(score.load(saved(strided, tmp_path / "c", {"classes": ["bright", "dark"]}, {"classes": 2})))
-    )
+    hashes.add(hash_model(vivit.load(saved(strided, tmp_path / "c", {"classes": ["bright", "dark"]}, {"classes": 2}))))
     assert len(hashes) == 4
 
 
@@ -188,7 +188,7 @@ def test_several_heads_have_scores_and_pictures_each(
 
     scores = read_scores(tmp_path / "out")
     videos = open_data(data).split("val", LabelSpace({"verb": VERBS, "noun": NOUNS}))
-    expected = evaluate(score.load(model), videos, Views(2))
+    expected = evaluate(vivit.load(model), videos, Views(2))
     named = {f"{head}_top{k}" for head in ("verb", "noun", "action") for k in (1, 5)}
     assert {name: scores[name] for name in named} == {name: expected.scores()[name] for name in named}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -282,7 +282,7 @@ def test_no_evaluation_replaces_the_results_of_another(bright_dark: Path, tmp_pa
     (data / "val" / "dark" / "dark5.mp4").unlink()
     score_on_val(data, model)
     assert len(added()) == 1
-    trained_on = score.load(model)
+    trained_on = vivit.load(model)
     random_weights(trained_on, std=0.3, seed=2)
     save(trained_on, model)
     score_on_val(data, model)

@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_an_answer_that_is_not_finite_is_an_error_of_the_video(folder: Path) -> None:
     predictor = Predictor(folder / "model", "cpu")
+    assert isinstance(predictor.model, vivit.ViViT)
     predictor.predict(folder / "0.mp4")
     with torch.no_grad():
         for parameter in predictor.model.heads.parameters():

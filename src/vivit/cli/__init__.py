@@ -31,6 +31,7 @@ VERBS = {
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",
+    "export": "Write a model for ONNX Runtime, OpenVINO, torch.export or AOTInductor.",
     "info": "Show what a model is and where its weights come from.",
     "benchmark": "Measure how fast a model is on this machine.",
     "experiment": "Run an experiment of the paper or of this project.",

@@ -94,6 +94,7 @@ def predict(
     if resume and out is None:
         raise UserError("resume: goes on after the answers in a file; name it with --out")
     from vivit.inference.answers import AnswerFile, Layout, check_out
+    from vivit.inference.exported import fingerprint
     from vivit.inference.fetch import Fetching
     from vivit.inference.inputs import find_inputs
     from vivit.inference.predictor import Predictor
@@ -101,7 +102,6 @@ def predict(
     from vivit.progress import console, progress_bar
     from vivit.video.decode import ReadOptions
     from vivit.video.source import VideoError
-    from vivit.weights.fingerprint import hash_model
 
     Parsed.parse(views)  # report a mistake before the model is loaded
     if out is not None:
@@ -113,7 +113,7 @@ def predict(
     if model == CAMERA_MOTION and predictor.about is not None:
         print(f"{model}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
     fetching = Fetching(max_size * 1_000_000, allow_private)
-    made_by = {"model": hash_model(predictor.model)[:HASH_DIGITS], "views": views} if out is not None else {}
+    made_by = {"model": fingerprint(predictor.model)[:HASH_DIGITS], "views": views} if out is not None else {}
     layout = Layout(predictor.labels, top, show_frames, made_by)
     told: set[str] = set()
     unreadable = 0

@@ -13,6 +13,7 @@ from vivit.data.loader import evaluation_views, label_tensors
 from vivit.errors import Interrupted
 from vivit.evaluation.metrics import Calibration, average_precision, calibration, joint_top_k_hits, top_k_hits
 from vivit.evaluation.partial import PartialLogits
+from vivit.inference.exported import ExportedModel
 from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD, LabelSpace, Metric
 from vivit.model.vivit import ViViT
@@ -116,7 +117,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: ViViT,
+    model: ViViT | ExportedModel,
     videos: VideoSet,
     views: Views = Views(),
     *,
@@ -141,7 +142,8 @@ def evaluate(
     """
     if ranks.world_size > 1 and ranks.gather is Ranks().gather:
         raise ValueError("ranks: a gather function is needed, because each rank has only a part of the videos")
-    model.eval()
+    if isinstance(model, ViViT):
+        model.eval()
     space = videos.labels
     logits = {head: torch.full((len(videos.videos), count), torch.nan) for head, count in space.counts.items()}
     done = partial.done if partial is not None else {}

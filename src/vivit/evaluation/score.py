@@ -24,17 +24,18 @@ from vivit.evaluation.partial import PartialLogits
 from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
+from vivit.inference.exported import fingerprint, open_model, put_on
 from vivit.inference.views import Views
+from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
-from vivit.runtime import Ranks, leave_gloo_at_exit, pick_device
+from vivit.runtime import Ranks, leave_gloo_at_exit
 from vivit.tables import check_table
 from vivit.text import printable
 from vivit.video.decode import Decoder, ReadOptions
 from vivit.video.source import name_of
 from vivit.weights.card import score_card
 from vivit.weights.files import read_json
-from vivit.weights.fingerprint import hash_model
-from vivit.weights.store import labels_of, load
+from vivit.weights.source import Source
 
 SCORES_FILE = "scores.json"
 SHOWN_CLASSES = 20
@@ -57,7 +58,7 @@ def score_model(
     device: str = "auto",
     read: ReadOptions = ReadOptions(),
 ) -> Evaluation:
-    """Score a model folder or Hub id; write scores.json, per_video.csv and pictures to `out`.
+    """Score a model folder, an exported one, or a Hub id; write scores.json, per_video.csv and pictures to `out`.
 
     Has one parameter for each option of `vivit evaluate`. If an evaluation was interrupted, the same call continues it.
     Under torchrun each rank evaluates its slice of the videos, and rank 0 writes.
@@ -75,14 +76,14 @@ def score_model(
     read.check()
     if per_video is not None:
         check_table(per_video)
-    model = load(model_source)
-    videos = open_data(data, videos_in).split(split, labels_of(model, model_source))
-    hashed, model_hash = data_hash(videos), hash_model(model)
+    model, labels = open_model(Source.find(model_source))
+    videos = open_data(data, videos_in).split(split, labels)
+    hashed, model_hash = data_hash(videos), fingerprint(model)
     processes = PartialState(cpu=device == "cpu")
     leave_gloo_at_exit()
     ranks = Ranks(processes.process_index, processes.num_processes, gather_object)
     main = processes.is_main_process
-    model.to(pick_device(device))
+    put_on(model, device)
     say = console(main).print
     say(f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each")
     for remark in videos.remarks:
@@ -123,7 +124,8 @@ def score_model(
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
     described = f"{name_of(data)}, {split}, {views} views{averaged}, {scored_on}"
-    score_card(Path(model_source), model, evaluation.metrics(), described)
+    if isinstance(model, ViViT):
+        score_card(Path(model_source), model, evaluation.metrics(), described)
     for line in _summary(evaluation, scored_on, to_leave_out(data, videos_in, videos.videos)):
         say(line)
     for head in evaluation.space.heads:

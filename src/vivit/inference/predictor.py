@@ -6,18 +6,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from vivit.inference.exported import open_model, put_on
 from vivit.inference.fetch import Fetching
 from vivit.inference.pipeline import Reading, Video, views_in_order
 from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD
-from vivit.runtime import pick_device
 from vivit.video.clips import ClipSpec, ViewsOfVideo, clip_indices, read_views, view_starts
 from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
-from vivit.weights.adapt import Wishes
 from vivit.weights.shipped import CAMERA_MOTION, Answers
 from vivit.weights.source import Source
-from vivit.weights.store import labels_of, load_video_model
 
 # Answers that wait for others of their batch, at most: with many errors among them, a batch fills slowly.
 MOST_WAITING = 8 * BATCH
@@ -73,20 +71,19 @@ class Predictor:
     def __init__(
         self, model: str | Path = CAMERA_MOTION, device: str = "auto", read: ReadOptions = ReadOptions()
     ) -> None:
-        """Load a model folder or Hub id; by default the model of camera motions that is part of the package.
+        """Load a model folder, an exported one, or a Hub id; by default the package's model of camera motions.
 
         Args:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
 
         Raises:
-            UserError: there is no such model, or it has no classes or no names for them.
+            UserError: there is no such model, its runtime is missing, or it has no classes or no names for them.
         """
         read.check()
         source = Source.find(model)
-        self.model = load_video_model(source, Wishes.of({}, None, "filter_inflation")).log()
+        self.model, self.labels = open_model(source)
         self.about = Answers.of(source.folder)
-        self.labels = labels_of(self.model, model)
-        self.model.to(pick_device(device))
+        put_on(self.model, device)
         self._options, self._read = read, read.reader()
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:

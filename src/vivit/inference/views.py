@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vivit.errors import UserError
+from vivit.inference.exported import ExportedModel
 from vivit.inference.pieces import Pieces
 from vivit.model.vivit import ViViT
 from vivit.video.clips import ClipSpec
@@ -52,7 +53,7 @@ class Views:
         return f"{self.clips}x{self.crops}"
 
 
-def clip_spec(model: ViViT) -> ClipSpec:
+def clip_spec(model: ViViT | ExportedModel) -> ClipSpec:
     """The kind of clip that the model was trained on."""
     config, preprocessing = model.config, model.preprocessing
     return ClipSpec(
@@ -65,8 +66,10 @@ def clip_spec(model: ViViT) -> ClipSpec:
 
 
 @torch.inference_mode()
-def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logits") -> dict[str, Tensor]:
-    """The logits of each video, averaged over its views. What views share is computed once.
+def mean_logits(
+    model: ViViT | ExportedModel, videos: Sequence[Tensor], average: Average = "logits"
+) -> dict[str, Tensor]:
+    """The logits of each video, averaged over its views. What views share is computed once, but by exported models.
 
     Args:
         videos: the views of each video, (V, T, C, H, W) uint8; V may differ.
@@ -75,10 +78,10 @@ def mean_logits(model: ViViT, videos: Sequence[Tensor], average: Average = "logi
     Returns:
         head → (number of videos, K) on the CPU.
     """
-    pieces = Pieces(model)
+    logits_of = model if isinstance(model, ExportedModel) else Pieces(model).logits
     answers: dict[str, list[Tensor]] = {}
     for views in torch.cat(list(videos)).split(BATCH):
-        for head, values in pieces.logits(views).items():
+        for head, values in logits_of(views).items():
             answers.setdefault(head, []).append(values.float().cpu())
     counts = [len(views) for views in videos]
     multi_label = model.config.multi_label

@@ -7,12 +7,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vivit.config import ModelConfig
+from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
 from vivit.weights.convert import open_any
+from vivit.weights.exported import Export, Parity
 from vivit.weights.image_sources import read_image_vit
 from vivit.weights.shipped import Answers
 from vivit.weights.source import Source
+from vivit.weights.store import folder_config
 from vivit.weights.weight_file import by
 
 
@@ -23,15 +26,37 @@ def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
         fields: fields of `ModelConfig` that the weights leave open, as in `vivit.load`.
     """
     found = Source.find(source)
+    if (exported := Export.of(found.folder)) is not None:
+        if any(fields.values()):
+            raise UserError(f"{source}: an exported model cannot be changed; change the model that it was made of")
+        return _describe_exported(found.folder, exported)
     if not any(fields.values()) and found.kind == "image ViT":
         image = read_image_vit(found)
         about = [("kind", "image ViT, to start a video model from: vivit convert"), *_encoder(image.model)]
         return about + [("note", note) for note in image.notes]
     described = describe(open_any(source, **fields).model)
-    said = None if any(fields.values()) else Answers.of(found.folder)
-    if said is None:
-        return described
-    return [("answers", said.about), ("not sure", f"below {said.unsure_below:.0%}"), *described]
+    return described if any(fields.values()) else [*_answers(found.folder), *described]
+
+
+def _answers(folder: Path) -> list[tuple[str, str]]:
+    said = Answers.of(folder)
+    return [] if said is None else [("answers", said.about), ("not sure", f"below {said.unsure_below:.0%}")]
+
+
+def _describe_exported(folder: Path, export: Export) -> list[tuple[str, str]]:
+    config = folder_config(folder)
+    with torch.device("meta"):
+        model = ViViT(
+            config.architecture, classes=config.classes, preprocessing=config.preprocessing, origin=config.origin
+        )
+    made_with = ", ".join(f"{package} {version}" for package, version in export.made_with.items())
+    return [
+        ("kind", f"exported: {export}, takes {export.input}"),
+        ("made with", made_with),
+        ("parity", str(Parity.of(folder))),
+        *_answers(folder),
+        *describe(model),
+    ]
 
 
 def describe(model: ViViT) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from vivit.text import printable
 from vivit.weights import huggingface, scenic
 from vivit.weights.adapt import Classes, KernelInit, Wishes, fit
 from vivit.weights.card import CARD_FILE, card, is_written_by_hand
+from vivit.weights.exported import Export
 from vivit.weights.files import read_json
 from vivit.weights.fill import Loaded, build
 from vivit.weights.source import CONFIG_FILE, HUB_FAILURES, IMAGE_TYPES, WEIGHTS_FILE, Source
@@ -111,7 +112,7 @@ def new_model(folder: Path, most: int) -> ViViT:
         UserError: config.json is missing or damaged, or describes a larger model.
     """
     path = folder / CONFIG_FILE
-    config = _folder_config(read_json(path), path)
+    config = folder_config(folder)
     size = config.architecture
 
     def make() -> ViViT:
@@ -125,6 +126,12 @@ def new_model(folder: Path, most: int) -> ViViT:
             if parameters <= most:
                 return make()
     raise UserError(f"{path}: describes a model of more than {most:,} parameters")
+
+
+def folder_config(folder: Path) -> FolderConfig:
+    """The config.json of a model folder. Raises UserError if it is missing or damaged."""
+    path = folder / CONFIG_FILE
+    return _folder_config(read_json(path), path)
 
 
 def push_to_hub(
@@ -234,6 +241,11 @@ def _load_folder(source: Source) -> Loaded:
             hint = "of transformers' models only vivit is read, and image ViTs to start from"
         raise UserError(f"{folder}: a {source.config['model_type']} model; {hint}")
     config = _folder_config(source.config, folder / CONFIG_FILE)
+    if (exported := Export.of(folder)) is not None:
+        raise UserError(
+            f"{folder}: an exported model ({exported}), which vivit predict, vivit evaluate and vivit.Predictor run; "
+            "for all else use the model that it was made of"
+        )
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a complete model folder")
     loaded = build(config.architecture, source.weights, classes=config.classes, preprocessing=config.preprocessing)

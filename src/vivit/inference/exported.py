@@ -1,0 +1,190 @@
+"""Run exported models, each with its own runtime, behind the few things that labelling needs of a model.
+
+`vivit.inference.export` writes their folders. They run on the CPU, with as many threads as PyTorch has.
+"""
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vivit.errors import UserError
+from vivit.labels import LabelSpace, by_head
+from vivit.model.vivit import ViViT
+from vivit.runtime import pick_device
+from vivit.weights.adapt import Wishes
+from vivit.weights.exported import EXPORT_FILE, FILES, Export, Format, Input
+from vivit.weights.fingerprint import hash_model
+from vivit.weights.source import CONFIG_FILE, Source
+from vivit.weights.store import folder_config, labels_of, load_video_model
+
+VIDEO = "video"  # the name of the input
+# The packages that run each format, beside PyTorch.
+RUNTIMES: dict[Format, str] = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "torch-export": "torch",
+    "aotinductor": "torch",
+}
+
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+"""Clips (B, T, C, H, W) → the logits of each head in turn, (B, K)."""
+
+
+class ExportedModel:
+    """An exported model, which answers as the `ViViT` that it was made of."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder that `vivit export` wrote.
+
+        Raises:
+            UserError: the folder is no exported model or is damaged, or its runtime is not installed.
+        """
+        about = Export.of(folder)
+        if about is None:
+            raise UserError(f"{folder}: no {EXPORT_FILE}; not an exported model")
+        config = folder_config(folder)
+        self.folder, self.export = folder, about
+        self.config, self.preprocessing = config.architecture, config.preprocessing
+        self.labels = None if config.classes is None else LabelSpace(config.classes, self.config.multi_label)
+        self.origin = config.origin
+        self.file = folder / FILES[about.format]
+        if not self.file.is_file():
+            raise UserError(f"{folder}: no {self.file.name}; not a complete exported model")
+        package = RUNTIMES[about.format]
+        needed(f"{folder}: an exported model, run by", package)
+        self.run_by = f"{package} {version(package)}"
+        try:
+            self._run, precision = OPEN[about.format](self.file, about)
+        except Exception as error:  # each runtime has errors of its own for a damaged file
+            raise UserError(f"{self.file}: not readable by {self.run_by} ({_first_line(error)})") from None
+        self.run_by += f", {precision}"
+
+    def __call__(self, video: Tensor) -> dict[str, Tensor]:
+        """Logits of each clip, head → (B, K) float32.
+
+        Args:
+            video: (B, frames, 3, height, width) of the configured size, uint8.
+        """
+        logits = self._run(as_input(video.cpu(), self.export.input))
+        return {head: torch.from_numpy(found) for head, found in zip(self.config.class_counts, logits, strict=True)}
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the files that answers depend on."""
+        digest = hashlib.sha256()
+        for path in (self.folder / CONFIG_FILE, *sorted(self.folder.glob(f"{self.file.stem}.*"))):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def open_model(source: Source) -> tuple[ViViT | ExportedModel, LabelSpace]:
+    """A model that can name what it sees, and the labels that it knows.
+
+    Raises:
+        UserError: it is no complete model, it cannot be run here, or it has no classes or no names for them.
+    """
+    if (source.folder / EXPORT_FILE).is_file():
+        exported = ExportedModel(source.folder)
+        if exported.labels is None:
+            raise UserError(f"{source.name}: has no class names in its config.json, so nothing can be named")
+        return exported, exported.labels
+    model = load_video_model(source, Wishes.of({}, None, "filter_inflation")).log()
+    return model, labels_of(model, source.name)
+
+
+def put_on(model: ViViT | ExportedModel, device: str) -> None:
+    """Move a model to a device, "auto" for the best there is. Raises UserError if it cannot run there."""
+    if isinstance(model, ViViT):
+        model.to(pick_device(device))
+    elif device not in ("auto", "cpu"):
+        raise UserError(f"device: an exported model runs on the CPU, not on {device!r}; leave it out")
+
+
+def fingerprint(model: ViViT | ExportedModel) -> str:
+    """What tells one model from another: a hash of all that its answers depend on."""
+    return hash_model(model) if isinstance(model, ViViT) else model.fingerprint()
+
+
+def as_input(clips: Tensor, input: Input) -> np.ndarray:
+    """Clips in uint8, as an exported file takes them."""
+    return (clips if input == "uint8" else clips.float() * (2 / 255) - 1).numpy()
+
+
+def needed(what_for: str, *packages: str) -> None:
+    """Raise a UserError, which begins with `what_for`, if one of these packages is not installed."""
+    for package in packages:
+        if package in ("openvino", "nncf"):
+            send_no_usage_data()
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{what_for} {error.name}: pip install 'vivit[export]'") from None
+
+
+def send_no_usage_data() -> None:
+    """Opt out of the telemetry of OpenVINO and NNCF, which must not have been imported yet.
+
+    They send it with a package of its own, and send none if that cannot be imported.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
+def _open_onnx(file: Path, export: Export) -> tuple[Run, str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda clips: session.run(None, {VIDEO: clips}), "float32"
+
+
+def _open_openvino(file: Path, export: Export) -> tuple[Run, str]:
+    import openvino
+
+    # What is not quantised runs in bf16 where the processor multiplies bf16 matrices.
+    rest = "bf16" if export.int8 and torch.cpu._is_amx_tile_supported() else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": rest, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(file, "CPU", settings)
+    precision = {"f32": "float32"}.get(rest, rest)
+    # Copies: the next call writes its answers to the same place.
+    return lambda clips: [logits.copy() for logits in compiled(clips).to_tuple()], (
+        f"int8 and {precision}" if export.int8 else precision
+    )
+
+
+def _open_torch_export(file: Path, export: Export) -> tuple[Run, str]:
+    return _of_torch(torch.export.load(file).module()), "float32"
+
+
+def _open_aotinductor(file: Path, export: Export) -> tuple[Run, str]:
+    return _of_torch(torch._inductor.aoti_load_package(str(file))), "float32"
+
+
+def _of_torch(program: Callable[[Tensor], Any]) -> Run:
+    def run(clips: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [logits.numpy() for logits in by_head(program(torch.from_numpy(clips))).values()]
+
+    return run
+
+
+OPEN: dict[Format, Callable[[Path, Export], tuple[Run, str]]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "torch-export": _open_torch_export,
+    "aotinductor": _open_aotinductor,
+}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
