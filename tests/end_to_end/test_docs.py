@@ -159,4 +159,5 @@ def test_commands_and_python_of_the_guide_to_predicting(
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert [len(row["predictions"]) for row in rows] == [1] * 12
     exec(blocks("python", PREDICTING), {})
-    assert re.fullmatch(r"clip\.mp4 [a-e] .*\nnot read: missing\.mp4: no such file\n", capsys.readouterr().out)
+    answers = r"clip\.mp4 [a-e] .*\nnot read: missing\.mp4: no such file\n"
+    assert re.fullmatch(answers + r"(\d+ \('[a-e]', [\d.]+\)\n)+", capsys.readouterr().out)
