@@ -48,7 +48,7 @@ def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
     side = recipe.image_size or 0
     video = torch.randint(256, (clips, recipe.num_frames or 0, 3, side, side), dtype=torch.uint8)
     batch = Batch(video, {"classes": torch.randint(CLASSES, (clips,))}, torch.arange(clips))
-    accelerator = start_processes(torch.device("cpu"), "float32", track=None, shard=False)
+    accelerator = start_processes(torch.device("cpu"), "f32", track=None, shard=False)
     torch.manual_seed(recipe.seed)
 
     encoder = ViViT(recipe.build_config({})).train()

@@ -1,6 +1,6 @@
 """What a window of an endless video costs a factorised encoder, beside computing every window alone.
 
-    .venv/bin/python -m benchmarks.streaming [--rounds 5] [--threads 1] [--precisions float32,bf16]
+    .venv/bin/python -m benchmarks.streaming [--rounds 5] [--threads 1] [--precisions f32,bf16]
 
 ViViT-B/16x2 on 32 frames of 224 × 224 at every second frame, random weights and frames in memory, and windows that
 start one tubelet apart. "alone" is `model(clip)`, "live" a `Stream` that answers after each tubelet, "recorded" one
@@ -133,7 +133,7 @@ def main(
     rounds: int = 5,
     batch: int = 16,
     threads: int | None = None,
-    precisions: str = "float32,bf16",
+    precisions: str = "f32,bf16",
     quick: bool = False,
     out: Path = harness.RESULTS / "streaming.json",
 ) -> None:

@@ -66,7 +66,7 @@ class Trainer:
         config = recipe.build_config({"classes": len(classes)})
         self.model = ViViT(config, classes={"classes": classes}, preprocessing=recipe.build_preprocessing()).train()
         self.model.initialise(position_std=recipe.position_std)
-        accelerator = start_processes(torch.device("cpu"), "float32", track=None, shard=False)
+        accelerator = start_processes(torch.device("cpu"), "f32", track=None, shard=False)
         learner = Learner(self.model, self.model, build_optimiser(self.model, recipe), self.model)
         self.updater = Updater(learner, accelerator, recipe, LabelSpace({"classes": tuple(classes)}))
         # The factorised encoder has another one before its temporal encoder, which drops nothing.

@@ -74,7 +74,7 @@ class Task:
 
     clips: int = 1
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["f32", "bf16"] = "f32"
     device: str = "cpu"
     threads: int = 1
     quick: bool = False
@@ -312,7 +312,7 @@ def main(
     compiled: bool = True,
     checkpointing: bool = True,
     optimiser: Literal["sgd", "adamw"] = "sgd",
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Literal["f32", "bf16"] = "f32",
     device: str = "cpu",
     threads: int | None = None,
     quick: bool = False,

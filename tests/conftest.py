@@ -14,6 +14,9 @@ from vivit.training.recipe import Recipe
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests choose float32 on every processor, unless they say otherwise.
+torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
+
 CLIPS = 6  # of each class; one of them is held out
 
 # What `--fast`, and with it `make test-fast`, leaves out: files that take long, or test what seldom changes.

@@ -15,11 +15,14 @@ from typing import Any, Literal
 import psutil
 import torch
 import torch.distributed as dist
+from torch import cpu
 
 from vivit.errors import UserError
 
-Precision = Literal["float32", "bf16", "fp16"]
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["f32", "bf16", "fp16", "int8"]
+"""Of most arithmetic; int8 only in exported models."""
+WantedPrecision = Literal["auto", "f32", "bf16", "fp16", "int8"]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # How a RuntimeError says that memory ran out: PyTorch's CPU allocator, CUDA's runtime and cuBLAS.
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -50,17 +53,39 @@ def device_name(device: torch.device) -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def pick_precision(precision: Precision | Literal["auto"], device: torch.device, sharded: bool) -> Precision:
-    """Resolve "auto" to bf16 on a GPU that supports it, else to float32.
+@dataclass(frozen=True)
+class Choice:
+    """A precision and why it was chosen."""
+
+    precision: Precision
+    why: str
+    """Empty if it was asked for."""
+
+    def __str__(self) -> str:
+        return f"{self.precision} ({self.why})" if self.why else self.precision
+
+
+def pick_precision(wanted: WantedPrecision, device: torch.device) -> Choice:
+    """Resolve "auto" to bf16 where the hardware makes it quicker than float32.
 
     Raises:
-        UserError: fp16 without loss scaling (on a CPU, or with sharded parameters), where gradients would underflow.
+        UserError: fp16 without a GPU.
     """
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if precision == "fp16" and (sharded or device.type != "cuda"):
-        raise UserError("precision: fp16 needs a GPU and does not work with --shard; use bf16 or float32")
-    return precision
+    if wanted == "fp16" and device.type != "cuda":
+        raise UserError("precision: fp16 needs a GPU; use bf16 or f32")
+    if wanted != "auto":
+        return Choice(wanted, "")
+    if device.type == "cuda":
+        # An older GPU emulates bf16, slowly.
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16", "this GPU computes in bf16")
+        return Choice("f32", "this GPU does not compute in bf16")
+    if device.type == "cpu":
+        # docs/log.md has what they gain.
+        for name, supported in (("AMX", cpu._is_amx_tile_supported), ("AVX512_BF16", cpu._is_avx512_bf16_supported)):
+            if supported():
+                return Choice("bf16", f"this processor has {name}")
+    return Choice("f32", f"this {'processor' if device.type == 'cpu' else 'device'} has no fast bf16")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -84,7 +84,8 @@ def test_scores_are_recorded_with_their_data_and_model(
     assert (out / "confusion.png").is_file()
     assert re.search(rf"accuracy  videos  class\n +{min(dark['accuracy'], bright['accuracy']):.1%} +6  ", said)
     card = " ".join((model / "README.md").read_text().split())
-    assert f"data, val, 2x1 views, {beside}" in card
+    assert f"data, val, 2x1 views, f32, {beside}" in card
+    assert scores["precision"] == "f32" and "2x1 views each, in f32 (this processor has no fast bf16)\n" in said
 
     # Eleven videos say nothing about calibration.
     assert scores["calibration"] is None and not (out / "reliability.png").exists()
@@ -210,7 +211,7 @@ def test_several_heads_have_scores_and_pictures_each(
     ((folder, _, given, words),) = for_the_card
     assert folder == model
     assert given[Metric(("noun", "verb"), 5, "action")] == scores["action_top5"]
-    assert words == f"kitchen.csv, val, 2x1 views, 12 videos, data {scores['data_hash'][:16]}"
+    assert words == f"kitchen.csv, val, 2x1 views, f32, 12 videos, data {scores['data_hash'][:16]}"
 
 
 def test_many_labels_have_a_table_of_average_precisions(

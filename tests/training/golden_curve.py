@@ -50,11 +50,11 @@ def curve(suffix: str) -> list[float]:
     """The loss of each step."""
     torch.set_num_threads(1)
     recipe = recipe_of(suffix)
-    accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
+    accelerator = start_processes(torch.device("cpu"), "f32", None, shard=False)
     torch.manual_seed(recipe.seed)
     model = ViViT(recipe.build_config({"classes": CLASSES})).train()
     optimiser = build_optimiser(model, recipe)
-    network = distribute(model, accelerator, False, "float32")
+    network = distribute(model, accelerator, False, "f32")
     learner = Learner(model, network, optimiser, model, WeightAverage(model, recipe.ema))
     update = Updater(learner, accelerator, recipe, LabelSpace(as_classes([str(k) for k in range(CLASSES)])))
     drawn = np.random.default_rng(0)

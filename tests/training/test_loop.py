@@ -547,6 +547,8 @@ def test_a_run_of_before_a_setting_was_noted_goes_on(
     fields = json.loads(note.read_text())
     for name in ("keep_decoded", "overfit", "token_dropping"):
         del fields[name]
+    assert fields["precision"] == "f32"
+    fields["precision"] = "float32"  # its name then
     note.write_text(json.dumps(fields))
     train(bright_dark, tmp_path / "run", recipe, device="cpu", workers=0)
     assert "trained already" in capsys.readouterr().out

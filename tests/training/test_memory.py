@@ -221,7 +221,7 @@ def test_the_estimate_is_what_a_process_grows_by() -> None:
 
 
 @each_variant
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_grow_linearly_with_the_clips(variant: Variant, precision: str, checkpointing: bool) -> None:
     model = build(variant)

@@ -89,7 +89,7 @@ def shrunken(recipe: Recipe) -> Recipe:
         size["temporal_layers"] = 1
     small_clip = {"num_frames": 2 * config.tubelet_size[0], "image_size": 2 * patch, "resize": None}
     architecture = {**recipe.architecture, **size}
-    return recipe.model_copy(update={**small_clip, "architecture": architecture, "precision": "float32"})
+    return recipe.model_copy(update={**small_clip, "architecture": architecture, "precision": "f32"})
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -99,7 +99,7 @@ def test_two_steps_of_every_recipe_learn_from_chance(name: str) -> None:
     torch.manual_seed(3)
     model = ViViT(recipe.build_config(heads), preprocessing=recipe.build_preprocessing())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
+    accelerator = start_processes(torch.device("cpu"), "f32", None, shard=False)
     average = WeightAverage(model, recipe.ema) if recipe.ema else None
     learner = Learner(model, model, build_optimiser(model, recipe), model, average)
     space = LabelSpace({head: tuple(map(str, range(count))) for head, count in heads.items()})

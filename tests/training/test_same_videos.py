@@ -81,13 +81,13 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_an_edit_that_keeps_names_and_sizes_is_noticed(edit: str, data: Path, tmp_path: Path) -> None:
     note, before = tmp_path / "videos.json", videos(data)
     note_videos(note, [before])
-    hashed, key = data_hash(before), _key("model", before, "data", Views(), "pyav")
+    hashed, key = data_hash(before), _key("model", "f32", before, "data", Views(), "pyav")
     change, pattern = EDITS[edit]
     change(data)
     after = videos(data)
     assert data_hash(after) == hashed
     refused(lambda: compare_videos(note, [after], tmp_path / "run", print), pattern, "tmp|run: ")
-    assert _key("model", after, "data", Views(), "pyav") != key  # an unfinished evaluation starts anew
+    assert _key("model", "f32", after, "data", Views(), "pyav") != key  # an unfinished evaluation starts anew
 
 
 def test_the_same_content_with_other_times_is_said_but_not_refused(data: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_same_content_with_other_times_is_said_but_not_refused(data: Path, t
     note_videos(note, [videos(data)])
     compare_videos(note, [videos(data)], tmp_path / "run", said.append)
     assert said == []
-    assert _key("m", videos(data), "d", Views(), "pyav") == _key("m", videos(data), "d", Views(), "pyav")
+    assert _key("m", "f32", videos(data), "d", Views(), "pyav") == _key("m", "f32", videos(data), "d", Views(), "pyav")
     os.utime(data / "a.mp4")
     compare_videos(note, [videos(data)], tmp_path / "run", said.append)
     assert len(said) == 1

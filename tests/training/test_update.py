@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from vivit.data.loader import Batch
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, as_classes
 from vivit.model.vivit import ViViT
-from vivit.runtime import pick_precision
 from vivit.training.distributed import start_processes
 from vivit.training.recipe import Recipe
+from vivit.training.train import train
 from vivit.training.update import LOWEST_SCALE, Learner, NotFinite, Updater, loss_of
 
 
@@ -34,7 +35,7 @@ class Scaler:
 
 def updater(monkeypatch: pytest.MonkeyPatch, scaler: Scaler | None) -> Updater:
     """An updater of a network whose loss is finite and whose gradient is not."""
-    accelerator = start_processes(torch.device("cpu"), "float32", None, shard=False)
+    accelerator = start_processes(torch.device("cpu"), "f32", None, shard=False)
     network = nn.Sequential(nn.Flatten(), nn.Linear(4 * 3 * 2 * 2, 3))
     network[1].weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[operator]
     monkeypatch.setattr(accelerator, "scaler", scaler)
@@ -68,13 +69,9 @@ def test_fp16_leaves_updates_out_until_the_scale_is_not_to_blame(monkeypatch: py
     assert scaler.scales == [4 * LOWEST_SCALE, 2 * LOWEST_SCALE, LOWEST_SCALE, LOWEST_SCALE / 2]
 
 
-def test_fp16_is_refused_where_the_loss_would_not_be_scaled() -> None:
-    refused: list[tuple[Any, bool]] = [(torch.device("cpu"), False), (torch.device("cuda"), True)]
-    for device, shard in refused:
-        with pytest.raises(UserError, match="precision: fp16 needs a GPU"):
-            pick_precision("fp16", device, shard)
-    assert pick_precision("fp16", torch.device("cuda"), False) == "fp16"
-    assert pick_precision("auto", torch.device("cpu"), True) == "float32"
+def test_fp16_is_refused_with_sharded_parameters(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="precision: fp16 does not work with --shard"):
+        train(tmp_path / "data", tmp_path / "out", Recipe(precision="fp16"), shard=True)
 
 
 def cross_entropy(logits: Sequence[float], distribution: Sequence[float]) -> float:

@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Data, Decoder, Device, Model, Timeout, Videos, Views, Workers
+from vivit.cli.options import (
+    CLIPS,
+    INPUT,
+    OUTPUT,
+    Data,
+    Decoder,
+    Device,
+    Model,
+    Precision,
+    Timeout,
+    Videos,
+    Views,
+    Workers,
+)
 
 app = verb(
     "evaluate",
@@ -28,6 +41,7 @@ def evaluate(
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
     per_video: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     workers: Workers = 2,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
@@ -56,5 +70,6 @@ def evaluate(
         per_video=per_video,
         videos_in=videos,
         device=device,
+        precision=precision,
         read=ReadOptions(decoder, timeout, workers),
     )

@@ -44,6 +44,15 @@ Views = Annotated[
 ]
 
 Device = Annotated[str, Parameter(group=HARDWARE, metavar="NAME", help="auto, cpu or cuda.")]
+Precision = Annotated[
+    Literal["auto", "f32", "bf16", "fp16", "int8"],
+    Parameter(
+        group=HARDWARE,
+        metavar="NAME",
+        help="Precision of most arithmetic: auto is bf16 where the hardware makes it quicker, else f32; int8 is for "
+        "exported models.",
+    ),
+]
 Workers = Annotated[
     int, Parameter(group=HARDWARE, metavar="N", help="Processes that read videos; 0 reads in the main process.")
 ]

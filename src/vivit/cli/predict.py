@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, HARDWARE, INPUT, OUTPUT, Decoder, Device, Model, Timeout, Views
+from vivit.cli.options import CLIPS, HARDWARE, INPUT, OUTPUT, Decoder, Device, Model, Precision, Timeout, Views
 from vivit.errors import Stopped, UserError
 from vivit.labels import ONLY_HEAD
 from vivit.text import printable
@@ -59,6 +59,7 @@ def predict(
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     resume: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     workers: Annotated[int | None, Parameter(group=HARDWARE, metavar="N")] = None,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
@@ -94,7 +95,6 @@ def predict(
     if resume and out is None:
         raise UserError("resume: goes on after the answers in a file; name it with --out")
     from vivit.inference.answers import AnswerFile, Layout, check_out
-    from vivit.inference.exported import fingerprint
     from vivit.inference.fetch import Fetching
     from vivit.inference.inputs import find_inputs
     from vivit.inference.predictor import Predictor
@@ -109,11 +109,16 @@ def predict(
     inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url, complain))
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
-    predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers))
+    predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers), precision)
     if model == CAMERA_MOTION and predictor.about is not None:
         print(f"{model}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"{model} in {predictor.precision}", file=sys.stderr)
     fetching = Fetching(max_size * 1_000_000, allow_private)
-    made_by = {"model": fingerprint(predictor.model)[:HASH_DIGITS], "views": views} if out is not None else {}
+    made_by = {}
+    if out is not None:
+        hashed = predictor.fingerprint()[:HASH_DIGITS]
+        made_by = {"model": hashed, "views": views, "precision": predictor.precision.precision}
     layout = Layout(predictor.labels, top, show_frames, made_by)
     told: set[str] = set()
     unreadable = 0

@@ -14,14 +14,14 @@ from torch import Tensor
 from vivit.config import ModelConfig
 from vivit.errors import UserError
 from vivit.inference import speed
+from vivit.inference.prepare import prepare
 from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
-from vivit.runtime import peak_memory, pick_device
+from vivit.runtime import DTYPES, peak_memory, pick_device
 from vivit.weights.describe import multiply_adds
 from vivit.weights.store import load
 
 Precision = Literal["f32", "bf16", "fp16"]
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED = "vivit-"
 
 
@@ -37,7 +37,9 @@ class Benchmark:
 
     def load(self, precision: Precision) -> ViViT:
         """The model in a precision, on the device. Raises UserError."""
-        return in_precision(open_model(self.model), pick_device(self.device), precision)
+        model = open_model(self.model)
+        prepare(model, self.device, precision)
+        return model
 
     def clips(self, model: ViViT) -> Tensor:
         """Random clips for the model: (batch, T, C, H, W) uint8."""
@@ -54,13 +56,6 @@ def open_model(name: str) -> ViViT:
         return ViViT(ModelConfig.named(name)).eval()
     except ValueError as error:
         raise UserError(f"model: {error}") from None
-
-
-def in_precision(model: ViViT, device: torch.device, precision: Precision) -> ViViT:
-    """The model with weights of this precision, in place."""
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision: fp16 needs a GPU; use bf16 or f32")
-    return model.to(device, DTYPES[precision])
 
 
 def run(
@@ -85,7 +80,9 @@ def run(
     device = pick_device(benchmark.device)
     loaded = open_model(benchmark.model)
     config, clips = loaded.config, benchmark.clips(loaded)
-    models = {each: in_precision(copy.deepcopy(loaded), device, each) for each in precisions}
+    models = {each: copy.deepcopy(loaded) for each in precisions}
+    for each, model in models.items():
+        prepare(model, benchmark.device, each)
     del loaded
     peaks = {f"product {each}": speed.product(DTYPES[each], device) for each in precisions}
     peaks["copy"] = speed.copy(device)

@@ -18,7 +18,6 @@ from torch import Tensor
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, by_head
 from vivit.model.vivit import ViViT
-from vivit.runtime import pick_device
 from vivit.weights.adapt import Wishes
 from vivit.weights.exported import EXPORT_FILE, FILES, Export, Format, Input
 from vivit.weights.fingerprint import hash_model
@@ -100,14 +99,6 @@ def open_model(source: Source) -> tuple[ViViT | ExportedModel, LabelSpace]:
         return exported, exported.labels
     model = load_video_model(source, Wishes.of({}, None, "filter_inflation")).log()
     return model, labels_of(model, source.name)
-
-
-def put_on(model: ViViT | ExportedModel, device: str) -> None:
-    """Move a model to a device, "auto" for the best there is. Raises UserError if it cannot run there."""
-    if isinstance(model, ViViT):
-        model.to(pick_device(device))
-    elif device not in ("auto", "cpu"):
-        raise UserError(f"device: an exported model runs on the CPU, not on {device!r}; leave it out")
 
 
 def fingerprint(model: ViViT | ExportedModel) -> str:

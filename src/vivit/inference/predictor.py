@@ -6,11 +6,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from vivit.inference.exported import open_model, put_on
+from vivit.inference.exported import ExportedModel, fingerprint, open_model
 from vivit.inference.fetch import Fetching
 from vivit.inference.pipeline import Reading, Video, views_in_order
+from vivit.inference.prepare import prepare
 from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
 from vivit.labels import ONLY_HEAD
+from vivit.runtime import WantedPrecision
 from vivit.video.clips import ClipSpec, ViewsOfVideo, clip_indices, read_views, view_starts
 from vivit.video.decode import ReadOptions
 from vivit.video.source import VideoError
@@ -69,22 +71,34 @@ class Predictor:
     """A model that labels video files."""
 
     def __init__(
-        self, model: str | Path = CAMERA_MOTION, device: str = "auto", read: ReadOptions = ReadOptions()
+        self,
+        model: str | Path = CAMERA_MOTION,
+        device: str = "auto",
+        read: ReadOptions = ReadOptions(),
+        precision: WantedPrecision = "auto",
     ) -> None:
         """Load a model folder, an exported one, or a Hub id; by default the package's model of camera motions.
 
         Args:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
+            precision: of most arithmetic; auto takes bf16 where the hardware makes it quicker, else f32.
 
         Raises:
-            UserError: there is no such model, its runtime is missing, or it has no classes or no names for them.
+            UserError: there is no such model, its runtime is missing, or it has no classes or no names for them; the
+                device is not there, or does not compute in this precision.
         """
         read.check()
-        source = Source.find(model)
-        self.model, self.labels = open_model(source)
-        self.about = Answers.of(source.folder)
-        put_on(self.model, device)
+        self._source = Source.find(model)
+        self.model, self.labels = open_model(self._source)
+        self.about = Answers.of(self._source.folder)
+        self.precision = prepare(self.model, device, precision)
         self._options, self._read = read, read.reader()
+
+    def fingerprint(self) -> str:
+        """A hash of all that the answers depend on, except for the precision."""
+        # The model's own weights may have been converted.
+        stored = self.model if isinstance(self.model, ExportedModel) else open_model(self._source)[0]
+        return fingerprint(stored)
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:
         """Label a video by the mean over views, given as clips x crops.

@@ -89,8 +89,9 @@ class TubeletEmbedding(nn.Module):
         # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): pixels in the order of the kernel
         tubelets = tubelets.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
         if tubelets.dtype == torch.uint8:
-            # Converted after the copy above, which so moves a quarter of the bytes.
-            tubelets = tubelets.to(self.weight.dtype).mul_(2 / 255).sub_(1)
+            # Converted after the copy above, which so moves a quarter of the bytes; 16 bits would round pixels twice.
+            wide = torch.promote_types(self.weight.dtype, torch.float32)
+            tubelets = tubelets.to(wide).mul_(2 / 255).sub_(1)
         return tubelets.to(self.weight.dtype)
 
     def _warn_of_range(self, video: Tensor) -> None:

@@ -201,6 +201,8 @@ class ViViT(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor | dict[str, Tensor]:
         """Apply the heads to features: (B, K), or head → (B, K) if the config names heads or has none."""
+        # Heads may be in float32 where the rest is not: see `vivit.inference.prepare`.
+        features = features.to(next(self.heads.parameters(), features).dtype)
         logits = {name: head(features) for name, head in self.heads.items()}
         return logits[ONLY_HEAD] if self.config.num_classes else logits
 

@@ -66,7 +66,7 @@ def start_processes(device: torch.device, precision: Precision, track: Tracker |
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no" if precision == "float32" else precision,
+        mixed_precision="no" if precision == "f32" else precision,
         log_with=None if track is None else [track],
         # Gradients are views of the buffers that are sent, not copies.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],

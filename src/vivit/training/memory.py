@@ -47,7 +47,7 @@ class StepCost:
     """Micro-batches per update. From the second one on, gradients exist from the start."""
     paired: bool = False
     """Whether clips are mixed in pairs, see `split_batch`."""
-    precision: Precision = "float32"
+    precision: Precision = "f32"
     optimiser: Literal["sgd", "adamw"] = "sgd"
     ema: bool = False
     """Whether weights are averaged. If so, or if they are sharded, the model that is scored is a copy."""
@@ -160,7 +160,7 @@ def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
             network = twin if part is None else part(twin)
             dtype = torch.uint8 if part is None else part.stored
             inputs = torch.empty((cost.at_once, *shape), dtype=dtype, device=cost.device)
-            with torch.autocast(cost.device.type, DTYPES[cost.precision], enabled=cost.precision != "float32"):
+            with torch.autocast(cost.device.type, DTYPES[cost.precision], enabled=cost.precision != "f32"):
                 logits = network(inputs)
             torch.stack([head.float().sum() for head in tree_leaves(logits)]).sum().backward()
     return live.peak

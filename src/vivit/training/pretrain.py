@@ -79,7 +79,8 @@ def pretrain(
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds; give 0 (after every step) or more")
     options = ReadOptions(decoder, timeout, workers)
     options.check()
-    precision = pick_precision(recipe.precision, pick_device(device), False)
+    choice = pick_precision(recipe.precision, pick_device(device))
+    precision = choice.precision
     accelerator = start_processes(pick_device(device), precision, None, False)
     main, ranks = accelerator.is_main_process, Ranks(accelerator.process_index, accelerator.num_processes, everyones)
     say = console(visible=main).print
@@ -94,7 +95,7 @@ def pretrain(
         _say_plan(say, plan, ranks.world_size)
         say(_masking(autoencoder, recipe))
         together(lambda: say_faults(say, plan, data, videos) if main else None)
-        say(f"on {device_name(accelerator.device)} in {precision}")
+        say(f"on {device_name(accelerator.device)} in {choice}")
 
         autoencoder.to(accelerator.device)
         network = distribute(autoencoder, accelerator, False, precision)

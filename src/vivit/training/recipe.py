@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from vivit.config import Frames, ModelConfig, Pixels, PositiveInt, Preprocessing, Rate, Shorter, Stride
 from vivit.labels import head_fields
@@ -11,6 +11,11 @@ from vivit.labels import head_fields
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def new_name(precision: object) -> object:
+    """The precision as it is called now; recipes of older runs say float32."""
+    return "f32" if precision == "float32" else precision
 
 
 class Recipe(BaseModel):
@@ -75,8 +80,8 @@ class Recipe(BaseModel):
     """With --freeze-spatial or --probe: encode this many clips of each video and use them in turn, one per epoch."""
     ema: Rate = 0.0
     """Keep an exponential moving average of the weights with this decay; 0 keeps the last weights."""
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
-    """Precision of most arithmetic; weights stay float32. auto: bf16 on a GPU that supports it, else float32."""
+    precision: Annotated[Literal["auto", "f32", "bf16", "fp16"], BeforeValidator(new_name)] = "f32"
+    """Precision of most arithmetic; weights stay float32. auto: bf16 where the hardware makes it quicker, else f32."""
     position_std: Positive = 0.02
     """Standard deviation of new position embeddings. From scratch, a small model learns motion sooner if this is about
     the size of its tokens."""

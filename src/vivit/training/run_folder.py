@@ -30,6 +30,7 @@ from vivit.training.kept import KEEPS, KeptModels
 from vivit.training.lock import RunLock
 from vivit.training.optim import Schedule
 from vivit.training.plan import Plan
+from vivit.training.recipe import new_name
 from vivit.training.records import Row, read_lines
 from vivit.training.same_videos import compare_videos, note_videos
 from vivit.video.source import place_of
@@ -117,6 +118,7 @@ class RunFolder:
             # With the values of settings that did not exist yet when the run was started.
             unsaid = {**type(plan.recipe)().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
             found = {**unsaid, "keep": "last", **read_json(note)}
+            found["precision"] = new_name(found["precision"])
         except UserError as error:
             how = f"delete this file alone, then run the same command to resume from {self.checkpoints}"
             raise UserError(f"{error}; {how if resumable else 'give another --out'}") from None

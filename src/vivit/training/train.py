@@ -98,9 +98,12 @@ def train(
         raise UserError(f"checkpoint_every: {checkpoint_every:g} seconds; give 0 (after every step) or more")
     if shard and recipe.probe:
         raise UserError("shard: a probe is too small to spread over processes; leave it out")
+    if shard and recipe.precision == "fp16":  # gradients would underflow: the loss is not scaled
+        raise UserError("precision: fp16 does not work with --shard; use bf16 or f32")
     options = ReadOptions(decoder, timeout, workers)
     options.check()
-    precision = pick_precision(recipe.precision, pick_device(device), shard)
+    choice = pick_precision(recipe.precision, pick_device(device))
+    precision = choice.precision
     accelerator = start_processes(pick_device(device), precision, track, shard)
     main, ranks = accelerator.is_main_process, Ranks(accelerator.process_index, accelerator.num_processes, everyones)
     say = console(visible=main).print
@@ -117,7 +120,7 @@ def train(
         together(lambda: run.claim(plan, data, init, videos, settings, say) if main else None)
         say_plan(say, plan, init, ranks.world_size)
         together(lambda: say_faults(say, plan, data, videos) if main else None)
-        say(f"on {device_name(accelerator.device)} in {precision}")
+        say(f"on {device_name(accelerator.device)} in {choice}")
 
         recipe = plan.recipe
         for encoder in encoders_of(plan.model):
