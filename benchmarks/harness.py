@@ -2,11 +2,11 @@
 
 How steps are timed is in `vivit.inference.speed`, because `vivit benchmark` does it too.
 
-A record is what `vivit.experiments.record` makes, in a file of docs/performance/, named like the benchmark. Its values
-are a "task", the settings that all rows share, and "rows", one for each thing measured. A row names its "model" (a key
-of `benchmarks.contenders.CONTENDERS`), "variant" and "precision" where it has them; a time is
-`vivit.inference.speed.spread` of seconds, and what could not be measured is an "error" in words. `benchmarks.tables`
-makes all tables and plots from these files alone.
+A record is what `vivit.experiments.record` makes, in a file of docs/performance/ named like the benchmark. Its values
+are the "load" of the machine before, a "task", the settings that all rows share, and "rows", one for each thing
+measured. A row names its "model" (a key of `benchmarks.contenders.CONTENDERS`), "variant" and "precision" where it has
+them; a time is `vivit.inference.speed.spread` of seconds, and what could not be measured is an "error" in words.
+`benchmarks.tables` makes all tables and plots from these files alone.
 """
 
 import ctypes
@@ -31,6 +31,8 @@ from vivit.files import make_folder
 from vivit.runtime import device_name
 
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
+LOAD = os.getloadavg()[0]
+"""Of the machine, before anything was measured."""
 Result = TypeVar("Result")
 
 
@@ -90,7 +92,7 @@ def write(path: Path, values: Mapping[str, Any], *, device: str = "cpu", package
         UserError: the file cannot be written.
     """
     make_folder(path.parent)
-    write_record(path, values, device=device, packages=packages)
+    write_record(path, {"load": round(LOAD, 1), **values}, device=device, packages=packages)
 
 
 def read(path: Path) -> dict[str, Any]:

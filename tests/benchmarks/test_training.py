@@ -1,9 +1,11 @@
 """The benchmark of training takes the step that it names, sees memory, and its arithmetic is that of its table."""
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import training
+from benchmarks import harness, training
 from benchmarks.training import Kind, Memory, Task, Trainer
+from vivit.inference.speed import Seconds
 
 TOY = Task(clips=3, quick=True)
 
@@ -23,7 +26,7 @@ def test_a_step_follows_the_clipped_gradient(model: str, monkeypatch: pytest.Mon
     trainer = Trainer(model, TOY)
     plain = copy.deepcopy(trainer.network)
     trainer.step(compiled=False, checkpointing=False)
-    F.cross_entropy(training.logits_of(plain, trainer.clips), trainer.labels).backward()
+    F.cross_entropy(plain(trainer.clips), trainer.labels).backward()
     norm = torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]).norm()
     assert norm > 1
     for moved, parameter in zip(trainer.network.parameters(), plain.parameters(), strict=True):
@@ -90,45 +93,34 @@ def test_memory_is_that_of_what_a_step_keeps() -> None:
     assert memory.after_imports < memory.peak
 
 
-def test_kinds_take_turns_and_the_first_round_does_not_count() -> None:
-    turns: list[str] = []
-
-    def seconds(kind: Kind) -> float:
-        turns.append(kind.model)
-        return len(turns)
-
-    def product() -> float:
-        turns.append("product")
-        return -len(turns)
-
-    taken, best = training.take_turns([Kind("a"), Kind("b")], 2, seconds, product)
-    assert turns == ["product", "a", "b"] * 3
-    assert taken == {Kind("a"): [5, 8], Kind("b"): [6, 9]}
-    assert best == -1
-
-
-def test_the_table_tells_rates_and_ratios_worked_out_by_hand() -> None:
-    peer, ours = Kind(training.PEER), Kind("spatiotemporal", compiled=True, checkpointing=True)
+def test_rows_tell_rates_and_ratios_worked_out_by_hand() -> None:
+    peer, ours = Kind(training.PEER), Kind("factorised_encoder", compiled=True, checkpointing=True)
     # Ratios of the rounds are 2, 1 and 8: their median is not the ratio of the medians.
-    taken = {peer: [8.0, 2.0, 8.0], ours: [4.0, 2.0, 1.0]}
+    taken = {
+        kind: [Seconds(clock, 0.0) for clock in each]
+        for kind, each in {peer: [8.0, 2.0, 8.0], ours: [4.0, 2.0, 1.0]}.items()
+    }
     memory = {peer: Memory(4_000_000_000, 3_500_000_000), ours: Memory(3_000_000_000, 2_500_000_000)}
     flops = {peer.model: 4_000_000_000_000, ours.model: 2_000_000_000_000}
-    theirs, own = training.table(Task(clips=2), taken, memory, flops, product=4e12).splitlines()
-    assert theirs == "| transformers | eager | no | 8 | 0.25 |  | 4.00 | 3.50 |  | 4 | 500 | 12% |"
-    assert own == "| `vivit`, spatiotemporal | compiled | yes | 2 | 1 | 2.00 | 3.00 | 2.50 | 0.75 | 2 | 1000 | 25% |"
-    assert own.count("|") == len(training.COLUMNS) + 1
+    theirs, own = training.rows_of(Task(clips=2), taken, memory, flops, product=4e12)
+    assert (theirs["model"], theirs["variant"], theirs["how"]) == ("transformers", "spatiotemporal", "eager")
+    assert theirs["of the product peak"] == 0.125 and "transformers' time ÷" not in theirs
+    assert (own["model"], own["variant"], own["how"]) == ("vivit", "factorised_encoder", "compiled")
+    assert own["transformers' time ÷"]["median"] == 2 and own["of the product peak"] == 0.25
+    assert own["peak"] == 3_000_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_tiny_form_prints_a_row_for_every_kind(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_tiny_form_has_a_row_for_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # To start a process for each takes longer than all the rest.
-    monkeypatch.setattr(training, "_process", lambda: ThreadPoolExecutor(1))
-    training.main(rounds=1, models="transformers,factorised_dot_product", compiled=False, threads=1, quick=True)
-    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [[cell.strip() for cell in row] for row in rows[1:]] == [
-        ["transformers", "eager", "no"],
-        ["`vivit`, factorised_dot_product", "eager", "no"],
-        ["`vivit`, factorised_dot_product", "eager", "yes"],
+    monkeypatch.setattr(harness, "fresh_process", lambda: ThreadPoolExecutor(1))
+    out = tmp_path / "training.json"
+    training.main(
+        rounds=1, models="transformers,factorised_dot_product", compiled=False, threads=1, quick=True, out=out
+    )
+    rows = json.loads(out.read_text())["values"]["rows"]
+    assert [(row["model"], row["how"], row["checkpointing"]) for row in rows] == [
+        ("transformers", "eager", False),
+        ("vivit", "eager", False),
+        ("vivit", "eager", True),
     ]
