@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.plain import PlainViViT
 from vivit.config import ModelConfig, Variant
+from vivit.inference.prepare import prepare
 from vivit.model.vivit import ViViT
+from vivit.runtime import DTYPES, Precision
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 OURS = "vivit"
@@ -138,3 +140,11 @@ def random_clips(name: str, config: ModelConfig, clips: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     return pixels if name == OURS else pixels / 127.5 - 1
+
+
+def in_precision(network: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+    """Move a network to a device and convert its weights, in place; ours as `vivit predict` does."""
+    if isinstance(network, ViViT):
+        prepare(network, str(device), precision)
+        return network
+    return network.to(device, DTYPES[precision])

@@ -29,12 +29,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from benchmarks import harness, tables, training
-from benchmarks.contenders import OURS, QUICK, TRANSFORMERS, VARIANTS, build, random_clips
+from benchmarks.contenders import OURS, QUICK, TRANSFORMERS, VARIANTS, build, in_precision, random_clips
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig, Variant
 from vivit.inference import speed
 from vivit.model.encoder import encoders_of
 from vivit.model.vivit import FactorisedEncoder
+from vivit.runtime import DTYPES, Precision
 from vivit.video.clips import clip_indices
 from vivit.video.decode import open_video
 from vivit.weights.describe import multiply_adds
@@ -196,11 +197,11 @@ def compile_blocks(network: nn.Module) -> None:
             block.compile(fullgraph=True)
 
 
-def forward_of(run: Run, name: str, variant: Variant, precision: str, batch: int) -> tuple[nn.Module, speed.Step]:
-    config, dtype = run.config(variant), torch.bfloat16 if precision == "bf16" else torch.float32
-    network = build(name, config).eval().to(run.device, dtype)
+def forward_of(run: Run, name: str, variant: Variant, precision: Precision, batch: int) -> tuple[nn.Module, speed.Step]:
+    config = run.config(variant)
+    network = in_precision(build(name, config).eval(), run.device, precision)
     clips = random_clips(name, config, batch).to(run.device)
-    clips = clips.to(dtype) if clips.is_floating_point() else clips
+    clips = clips.to(DTYPES[precision]) if clips.is_floating_point() else clips
     return network, lambda: network(clips)
 
 
@@ -216,7 +217,8 @@ def measure_inference(run: Run) -> None:
             with run.row("inference", **labels, how="best kernels") as row, BestKernels(run.best):
                 run.time(row, step, batch * flops[variant])
                 row["attention"] = speed.attention_of(step)
-    for precision in ("f32", "bf16"):
+    precisions: tuple[Precision, ...] = ("f32", "bf16")
+    for precision in precisions:
         labels = {"model": TRANSFORMERS, "variant": "spatiotemporal", "precision": precision, "batch": run.batch}
         with run.row("inference", **labels, how="as shipped") as row:
             _, step = forward_of(run, TRANSFORMERS, "spatiotemporal", precision, run.batch)

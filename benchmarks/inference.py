@@ -20,19 +20,20 @@ import torch
 from rich.console import Console
 
 from benchmarks import harness
-from benchmarks.contenders import CONTENDERS, OURS, QUICK, VARIANTS, build, random_clips
+from benchmarks.contenders import CONTENDERS, OURS, QUICK, VARIANTS, build, in_precision, random_clips
 from vivit.config import ModelConfig, Variant
 from vivit.inference import speed
+from vivit.runtime import DTYPES, Precision
 from vivit.weights.describe import multiply_adds
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16")
 PACKAGES = ("transformers", "vit-pytorch")
 PROGRESS = Console(stderr=True)
 
 
-def step_of(name: str, config: ModelConfig, precision: str, device: torch.device, clips: int) -> speed.Step:
+def step_of(name: str, config: ModelConfig, precision: Precision, device: torch.device, clips: int) -> speed.Step:
     """The forward pass of a model on random clips."""
-    network = build(name, config).eval().to(device, DTYPES[precision])
+    network = in_precision(build(name, config).eval(), device, precision)
     batch = random_clips(name, config, clips).to(device)
     batch = batch.to(DTYPES[precision]) if batch.is_floating_point() else batch
     return lambda: network(batch)
@@ -42,9 +43,12 @@ def measure(variant: Variant, names: list[str], rounds: int, budget: float, quic
     """The rows of a variant, and the peaks measured among them."""
     device, config = torch.device("cpu"), ModelConfig(variant=variant, **(QUICK if quick else {}))
     names = [name for name in names if variant in CONTENDERS[name].variants]
-    peaks = {f"product {precision}": speed.product(dtype, device) for precision, dtype in DTYPES.items()}
+    dtypes = {precision: DTYPES[precision] for precision in PRECISIONS}
+    peaks = {f"product {precision}": speed.product(dtype, device) for precision, dtype in dtypes.items()}
     peaks["copy"] = speed.copy(device)
-    steps = {(name, precision): step_of(name, config, precision, device, 1) for name in names for precision in DTYPES}
+    steps = {
+        (name, precision): step_of(name, config, precision, device, 1) for name in names for precision in PRECISIONS
+    }
 
     def timed(step: speed.Step) -> Callable[[], speed.Seconds]:
         def run() -> speed.Seconds:

@@ -28,13 +28,14 @@ from rich.progress import track
 from torch import nn
 
 from benchmarks import harness
-from benchmarks.contenders import CONTENDERS, OURS, QUICK, TRANSFORMERS, build, random_clips
+from benchmarks.contenders import CONTENDERS, OURS, QUICK, TRANSFORMERS, build, in_precision, random_clips
 from vivit.config import ModelConfig, Variant
 from vivit.experiments.record import commit
+from vivit.runtime import DTYPES, Precision
 from vivit.training.optim import build_optimiser
 from vivit.training.recipe import Recipe
 
-PRECISIONS = {"forward": ("f32", "bf16"), "training step": ("f32",)}
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"forward": ("f32", "bf16"), "training step": ("f32",)}
 GIGA = 1e9
 
 
@@ -46,7 +47,7 @@ class Case:
     variant: Variant
     work: str
     """A key of PRECISIONS."""
-    precision: str
+    precision: Precision
     frames: int
     size: int
 
@@ -63,8 +64,8 @@ def hold(case: Case, limit: float, threads: int, quick: bool) -> tuple[int, int]
     config = case.config(quick)
     network = build(case.model, config)
     clips = random_clips(case.model, config, 1)
-    if case.precision == "bf16":
-        network, clips = network.bfloat16(), clips.bfloat16() if clips.is_floating_point() else clips
+    network = in_precision(network, torch.device("cpu"), case.precision)
+    clips = clips.to(DTYPES[case.precision]) if clips.is_floating_point() else clips
     harness.forget_peak()
     if case.work == "forward":
         network.eval()

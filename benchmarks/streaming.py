@@ -163,7 +163,7 @@ def main(
                 flush=True,
             )
     task = {"batch": batch, "quick": quick, "threads": torch.get_num_threads()}
-    harness.write(out, task, rows)
+    harness.write(out, {"task": task, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from vivit.cli.benchmark import benchmark
 from vivit.errors import UserError
 from vivit.inference import benchmark as module
 from vivit.inference import speed
-from vivit.inference.benchmark import Benchmark, open_model
+from vivit.inference.benchmark import Benchmark
 from vivit.weights.describe import multiply_adds
 from vivit.weights.store import save
 
@@ -49,9 +49,9 @@ def test_memory_is_that_of_a_process_with_the_model(tmp_path: Path) -> None:
 
 
 def test_a_size_has_random_weights_and_a_wrong_one_says_what_there_is() -> None:
-    assert open_model("vivit-ti-16x2-fe").config.hidden_size == 192
+    assert Benchmark("vivit-ti-16x2-fe").open().config.hidden_size == 192
     with pytest.raises(UserError, match="vivit-ti-16x2-fsa"):
-        open_model("vivit-ti-16x2-fs")
+        Benchmark("vivit-ti-16x2-fs").open()
 
 
 def test_values_out_of_range() -> None:

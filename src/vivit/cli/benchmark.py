@@ -28,7 +28,8 @@ def benchmark(
         Parameter(
             group=INPUT,
             metavar="NAME",
-            help="A model folder, a run, a Hub id, or a size such as vivit-b-16x2-fe, which gets random weights.",
+            help="A model folder, an exported one, a run, a Hub id, or a size such as vivit-b-16x2-fe, which gets "
+            "random weights.",
         ),
     ] = CAMERA_MOTION,
     batch: Annotated[int, Parameter(group=INPUT, metavar="N")] = 1,
@@ -36,7 +37,7 @@ def benchmark(
     json: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
     device: Device = "auto",
     precision: Annotated[
-        tuple[Literal["f32", "bf16", "fp16"], ...],
+        tuple[Literal["f32", "bf16", "fp16", "int8"], ...],
         Parameter(group=HARDWARE, metavar="NAME…", consume_multiple=True),
     ] = (),
     threads: Annotated[int | None, Parameter(group=HARDWARE, metavar="N")] = None,
@@ -51,7 +52,7 @@ def benchmark(
         batch: Clips that go through the model at once.
         rounds: Measurements of each precision, after one that warms up.
         json: Print a record with every measurement, the hardware and the versions instead of a table.
-        precision: One or more, separated by spaces; by default f32 and bf16.
+        precision: One or more, separated by spaces; by default f32 and bf16. An exported model has that of its file.
         threads: Threads of the processor; by default PyTorch's choice.
     """
     for name, value in {"batch": batch, "rounds": rounds, "threads": threads}.items():
@@ -69,7 +70,7 @@ def benchmark(
         torch.set_num_threads(threads)
     place = pick_device(device)
     with progress_bar(model, visible=not json) as update:
-        values = run(Benchmark(model, device, batch), precision or ("f32", "bf16"), rounds, update)
+        values = run(Benchmark(model, device, batch), precision, rounds, update)
     made = record(values, device=str(place))
     if json:
         print(json_text(made))
@@ -96,9 +97,10 @@ def _lines(record: "Mapping[str, Any]") -> "Iterator[str]":
     for row in record["values"]["rows"]:
         seconds = row["seconds"]
         spread = f"{seconds['median']:.4g} ({seconds['low']:.4g} to {seconds['high']:.4g})"
+        share = "" if row["of the product peak"] is None else f"{row['of the product peak']:.0%}"
         yield (
             f"{row['precision']:11}{spread:26}{row['clips a second']:9.3g}{row['flops a second'] / 1e9:9,.0f}"
-            f"{row['of the product peak']:13.0%}{row['peak memory'] / 1e9:7.2f} GB  {row['attention']}"
+            f"{share:>13}{row['peak memory'] / 1e9:7.2f} GB  {row['attention']}"
         )
     yield ""
     products = ", ".join(

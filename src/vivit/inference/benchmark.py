@@ -4,9 +4,10 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +15,16 @@ from torch import Tensor
 from vivit.config import ModelConfig
 from vivit.errors import UserError
 from vivit.inference import speed
+from vivit.inference.exported import ExportedModel
 from vivit.inference.prepare import prepare
 from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
-from vivit.runtime import DTYPES, peak_memory, pick_device
+from vivit.runtime import DTYPES, Precision, peak_memory, pick_device
 from vivit.weights.describe import multiply_adds
+from vivit.weights.exported import EXPORT_FILE
+from vivit.weights.source import Source
 from vivit.weights.store import load
 
-Precision = Literal["f32", "bf16", "fp16"]
 NAMED = "vivit-"
 
 
@@ -30,32 +33,39 @@ class Benchmark:
     """What is measured."""
 
     model: str
-    """A model folder or Hub id, or the name of a size, such as vivit-b-16x2-fe, with random weights."""
+    """A model folder, an exported one, a Hub id, or a size such as vivit-b-16x2-fe, with random weights."""
     device: str = "auto"
     batch: int = 1
     """Clips that go through the model at once."""
 
-    def load(self, precision: Precision) -> ViViT:
-        """The model in a precision, on the device. Raises UserError."""
-        model = open_model(self.model)
-        prepare(model, self.device, precision)
-        return model
+    def open(self) -> ViViT | ExportedModel:
+        """The model, in float32 unless it is exported. Raises UserError."""
+        if self.model.startswith(NAMED) and not Path(self.model).exists():
+            try:
+                return ViViT(ModelConfig.named(self.model)).eval()
+            except ValueError as error:
+                raise UserError(f"model: {error}") from None
+        source = Source.find(self.model)
+        if (source.folder / EXPORT_FILE).is_file():
+            return ExportedModel(source.folder)
+        return load(self.model)
 
-    def clips(self, model: ViViT) -> Tensor:
+    def clips(self, config: ModelConfig) -> Tensor:
         """Random clips for the model: (batch, T, C, H, W) uint8."""
-        shape = (self.batch, model.config.num_frames, CHANNELS, *model.config.image_size)
+        shape = (self.batch, config.num_frames, CHANNELS, *config.image_size)
         pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return pixels.to(pick_device(self.device))
 
-
-def open_model(name: str) -> ViViT:
-    """The model of a folder or the Hub, or one of this size with random weights. Raises UserError."""
-    if not name.startswith(NAMED) or Path(name).exists():
-        return load(name)
-    try:
-        return ViViT(ModelConfig.named(name)).eval()
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+    def models(self, precisions: Sequence[Precision]) -> dict[Precision, ViViT | ExportedModel]:
+        """The model in each precision, or in that of its file if it is exported."""
+        loaded = self.open()
+        if isinstance(loaded, ExportedModel):
+            return {prepare(loaded, self.device, precisions[0] if precisions else "auto").precision: loaded}
+        models: dict[Precision, ViViT | ExportedModel] = {}
+        for precision in precisions or ("f32", "bf16"):
+            models[precision] = copy.deepcopy(loaded)
+            prepare(models[precision], self.device, precision)
+        return models
 
 
 def run(
@@ -67,6 +77,7 @@ def run(
     """Measure the model in each precision, in turns with the products and copies that bound it.
 
     Args:
+        precisions: by default f32 and bf16.
         rounds: that count, after one that warms up.
         progress: called with the number of finished runs, and of all.
 
@@ -77,17 +88,14 @@ def run(
     Raises:
         UserError: there is no such model or device, or it cannot compute in a precision.
     """
-    device = pick_device(benchmark.device)
-    loaded = open_model(benchmark.model)
-    config, clips = loaded.config, benchmark.clips(loaded)
-    models = {each: copy.deepcopy(loaded) for each in precisions}
-    for each, model in models.items():
-        prepare(model, benchmark.device, each)
-    del loaded
-    peaks = {f"product {each}": speed.product(DTYPES[each], device) for each in precisions}
+    device, models = pick_device(benchmark.device), benchmark.models(precisions)
+    config = next(iter(models.values())).config
+    clips = benchmark.clips(config)
+    peaks = {f"product {each}": speed.product(DTYPES[each], device) for each in models if each in DTYPES}
     peaks["copy"] = speed.copy(device)
-    steps: dict[str, speed.Step] = {each: lambda each=each: models[each](clips) for each in precisions}  # type: ignore[misc]
-    every = {**{name: peak.step for name, peak in peaks.items()}, **steps}
+    steps: dict[Precision, speed.Step] = {each: partial(model, clips) for each, model in models.items()}
+    every: dict[str, speed.Step] = {name: peak.step for name, peak in peaks.items()}
+    every.update(steps)
     total, done = len(every) * (rounds + 1), 0
 
     def timed(step: speed.Step) -> Callable[[], speed.Seconds]:
@@ -105,7 +113,7 @@ def run(
     rates = {name: peak.rate(taken[name]) for name, peak in peaks.items()}
     flops = 2 * multiply_adds(config)
     rows = []
-    for each in precisions:
+    for each, model in models.items():
         seconds = speed.spread([one.clock / benchmark.batch for one in taken[each]])
         rate = flops / seconds["median"]
         rows.append(
@@ -114,8 +122,9 @@ def run(
                 "seconds": seconds,
                 "clips a second": 1 / seconds["median"],
                 "flops a second": rate,
-                "of the product peak": rate / rates[f"product {each}"],
-                "attention": speed.attention_of(steps[each]),
+                "of the product peak": rate / rates[f"product {each}"] if each in DTYPES else None,
+                # Other runtimes do not tell.
+                "attention": speed.attention_of(steps[each]) if isinstance(model, ViViT) else "",
                 "peak memory": _memory_here(steps[each]) if device.type == "cuda" else _memory(benchmark, each),
             }
         )
@@ -146,8 +155,8 @@ def _memory(benchmark: Benchmark, precision: Precision) -> int:
 
 def _memory_of_forward(benchmark: Benchmark, precision: Precision, threads: int) -> int:
     torch.set_num_threads(threads)
-    model = benchmark.load(precision)
-    clips = benchmark.clips(model)
+    (model,) = benchmark.models([precision]).values()
+    clips = benchmark.clips(model.config)
     with torch.inference_mode():
         model(clips)
     return peak_memory(pick_device(benchmark.device))
