@@ -110,7 +110,7 @@ def export(
         say(f"writing {out / FILES[format]}")
         with _quietly():
             WRITE[format](loaded, about, folder / FILES[format], videos)
-        exported = ExportedModel(folder)
+        exported = ExportedModel(folder, "int8" if int8 else "f32")
         parity = compare(loaded, exported, videos, "your clips" if clips else "random noise")
         write_files({folder / PARITY_FILE: as_json(parity.model_dump(mode="json"))})
     return parity

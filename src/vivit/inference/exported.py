@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ RUNTIMES: dict[Format, str] = {
     "aotinductor": "torch",
 }
 
+Precision = Literal["f32", "bf16", "int8"]
+Wanted = Literal["auto", "f32", "bf16", "fp16", "int8"]
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Clips (B, T, C, H, W) → the logits of each head in turn, (B, K)."""
 
@@ -42,11 +44,16 @@ class ExportedModel:
 
     device = torch.device("cpu")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: Wanted = "auto") -> None:
         """Open a folder that `vivit export` wrote.
 
+        Args:
+            precision: of most arithmetic. Only OpenVINO leaves a choice, "f32" or "bf16", of which auto takes bf16
+                where the processor makes it quicker; a file in int8 has the rest in that precision.
+
         Raises:
-            UserError: the folder is no exported model or is damaged, or its runtime is not installed.
+            UserError: the folder is no exported model or is damaged, its runtime is not installed, or does not compute
+                in this precision.
         """
         about = Export.of(folder)
         if about is None:
@@ -59,14 +66,15 @@ class ExportedModel:
         self.file = folder / FILES[about.format]
         if not self.file.is_file():
             raise UserError(f"{folder}: no {self.file.name}; not a complete exported model")
+        self.precision, rest = _precisions(folder, about, precision)
         package = RUNTIMES[about.format]
         needed(f"{folder}: an exported model, run by", package)
         self.run_by = f"{package} {version(package)}"
         try:
-            self._run, precision = OPEN[about.format](self.file, about)
+            self._run = OPEN[about.format](self.file, rest)
         except Exception as error:  # each runtime has errors of its own for a damaged file
             raise UserError(f"{self.file}: not readable by {self.run_by} ({_first_line(error)})") from None
-        self.run_by += f", {precision}"
+        self.run_by += f", {f'int8 and {rest}' if about.int8 else rest}"
 
     def __call__(self, video: Tensor) -> dict[str, Tensor]:
         """Logits of each clip, head → (B, K) float32.
@@ -130,35 +138,44 @@ def send_no_usage_data() -> None:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
-def _open_onnx(file: Path, export: Export) -> tuple[Run, str]:
+def _precisions(folder: Path, export: Export, wanted: Wanted) -> tuple[Precision, Precision]:
+    """The precision to name, and that of what is not int8. Raises UserError if the file does not have it."""
+    has: tuple[Precision, ...] = (
+        ("int8",) if export.int8 else ("f32", "bf16") if export.format == "openvino" else ("f32",)
+    )
+    if wanted not in ("auto", *has):
+        raise UserError(f"precision: {folder} computes in {' or '.join(has)}, not in {wanted}")
+    quick = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    rest: Precision = "bf16" if quick and export.format == "openvino" else "f32"
+    if wanted == "auto":
+        return ("int8" if export.int8 else rest), rest
+    return wanted, rest if export.int8 else wanted
+
+
+def _open_onnx(file: Path, precision: Precision) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda clips: session.run(None, {VIDEO: clips}), "float32"
+    return lambda clips: session.run(None, {VIDEO: clips})
 
 
-def _open_openvino(file: Path, export: Export) -> tuple[Run, str]:
+def _open_openvino(file: Path, precision: Precision) -> Run:
     import openvino
 
-    # What is not quantised runs in bf16 where the processor multiplies bf16 matrices.
-    rest = "bf16" if export.int8 and torch.cpu._is_amx_tile_supported() else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": rest, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
-    precision = {"f32": "float32"}.get(rest, rest)
     # Copies: the next call writes its answers to the same place.
-    return lambda clips: [logits.copy() for logits in compiled(clips).to_tuple()], (
-        f"int8 and {precision}" if export.int8 else precision
-    )
+    return lambda clips: [logits.copy() for logits in compiled(clips).to_tuple()]
 
 
-def _open_torch_export(file: Path, export: Export) -> tuple[Run, str]:
-    return _of_torch(torch.export.load(file).module()), "float32"
+def _open_torch_export(file: Path, precision: Precision) -> Run:
+    return _of_torch(torch.export.load(file).module())
 
 
-def _open_aotinductor(file: Path, export: Export) -> tuple[Run, str]:
-    return _of_torch(torch._inductor.aoti_load_package(str(file))), "float32"
+def _open_aotinductor(file: Path, precision: Precision) -> Run:
+    return _of_torch(torch._inductor.aoti_load_package(str(file)))
 
 
 def _of_torch(program: Callable[[Tensor], Any]) -> Run:
@@ -169,7 +186,7 @@ def _of_torch(program: Callable[[Tensor], Any]) -> Run:
     return run
 
 
-OPEN: dict[Format, Callable[[Path, Export], tuple[Run, str]]] = {
+OPEN: dict[Format, Callable[[Path, Precision], Run]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "torch-export": _open_torch_export,
