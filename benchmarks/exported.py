@@ -27,6 +27,7 @@ from vivit.inference.exported import ExportedModel
 from vivit.inference.speed import Seconds, ratios, spread, take_turns, time_of
 from vivit.labels import ONLY_HEAD, by_head
 from vivit.model.vivit import ViViT
+from vivit.runtime import Precision
 from vivit.weights.exported import Format
 from vivit.weights.source import CONFIG_FILE
 from vivit.weights.store import load, save
@@ -34,7 +35,7 @@ from vivit.weights.store import load, save
 CPU = torch.device("cpu")
 F32 = (OURS, "f32")
 # What is measured: a format, and the precision in which it runs.
-EXPORTED: tuple[tuple[Format, str], ...] = (
+EXPORTED: tuple[tuple[Format, Precision], ...] = (
     ("onnx", "f32"),
     ("openvino", "f32"),
     ("openvino", "bf16"),
@@ -67,7 +68,8 @@ def measure(variant: Variant, folder: Path, formats: list[str], rounds: int, qui
         if not place.exists():
             video = [generated("320", FOLDER)] if int8 else []
             print(f"{variant}: {export(folder / 'model', place, format, int8=int8, clips=video)}", flush=True)
-        models[format, precision] = ExportedModel(place, precision)  # type: ignore[arg-type]
+        models[format, precision] = exported = ExportedModel(place)
+        exported.prepare(precision)
     clip = random_clips(OURS, plain.config, 1)
     expected = plain(clip)
     steps: dict[tuple[str, str], Callable[[], Seconds]] = {
@@ -79,7 +81,7 @@ def measure(variant: Variant, folder: Path, formats: list[str], rounds: int, qui
             "model": key[0],
             "variant": variant,
             "precision": key[1],
-            "runtime": model.run_by if isinstance(model, ExportedModel) else "PyTorch",
+            "runtime": str(model.precision) if isinstance(model, ExportedModel) else "PyTorch",
             "seconds": spread([each.clock for each in taken[key]]),
             "processor seconds": spread([each.processor for each in taken[key]]),
             "ours f32 ÷ time": spread(ratios(taken[F32], taken[key])),
@@ -128,7 +130,7 @@ def main(
                     flush=True,
                 )
     task = {"batch": 1, "rounds": rounds, "threads": torch.get_num_threads(), "quick": quick}
-    harness.write(out, task, rows, packages=PACKAGES)
+    harness.write(out, {"task": task, "rows": rows}, packages=PACKAGES)
 
 
 if __name__ == "__main__":

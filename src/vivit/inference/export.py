@@ -110,7 +110,8 @@ def export(
         say(f"writing {out / FILES[format]}")
         with _quietly():
             WRITE[format](loaded, about, folder / FILES[format], videos)
-        exported = ExportedModel(folder, "int8" if int8 else "f32")
+        exported = ExportedModel(folder)
+        exported.prepare("int8" if int8 else "f32")
         parity = compare(loaded, exported, videos, "your clips" if clips else "random noise")
         write_files({folder / PARITY_FILE: as_json(parity.model_dump(mode="json"))})
     return parity
@@ -129,7 +130,7 @@ def compare(model: ViViT, exported: ExportedModel, clips: Tensor, taken_from: st
     return Parity(
         clips=len(clips),
         taken_from=taken_from,
-        run_by=exported.run_by,
+        precision=str(exported.precision),
         max_difference=difference,
         max_logit=largest,
         same_top1=same,

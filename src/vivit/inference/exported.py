@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, by_head
 from vivit.model.vivit import ViViT
+from vivit.runtime import Choice, Precision, WantedPrecision, pick_precision
 from vivit.weights.adapt import Wishes
 from vivit.weights.exported import EXPORT_FILE, FILES, Export, Format, Input
 from vivit.weights.fingerprint import hash_model
 from vivit.weights.source import CONFIG_FILE, Source
 from vivit.weights.store import folder_config, labels_of, load_video_model
 
+CPU = torch.device("cpu")
 VIDEO = "video"  # the name of the input
 # The packages that run each format, beside PyTorch.
 RUNTIMES: dict[Format, str] = {
@@ -33,8 +35,6 @@ RUNTIMES: dict[Format, str] = {
     "aotinductor": "torch",
 }
 
-Precision = Literal["f32", "bf16", "int8"]
-Wanted = Literal["auto", "f32", "bf16", "fp16", "int8"]
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Clips (B, T, C, H, W) → the logits of each head in turn, (B, K)."""
 
@@ -42,18 +42,11 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 class ExportedModel:
     """An exported model, which answers as the `ViViT` that it was made of."""
 
-    device = torch.device("cpu")
-
-    def __init__(self, folder: Path, precision: Wanted = "auto") -> None:
-        """Open a folder that `vivit export` wrote.
-
-        Args:
-            precision: of most arithmetic. Only OpenVINO leaves a choice, "f32" or "bf16", of which auto takes bf16
-                where the processor makes it quicker; a file in int8 has the rest in that precision.
+    def __init__(self, folder: Path) -> None:
+        """Find what `vivit export` wrote in a folder; `prepare` opens it.
 
         Raises:
-            UserError: the folder is no exported model or is damaged, its runtime is not installed, or does not compute
-                in this precision.
+            UserError: the folder is no exported model, is damaged or not complete.
         """
         about = Export.of(folder)
         if about is None:
@@ -66,15 +59,34 @@ class ExportedModel:
         self.file = folder / FILES[about.format]
         if not self.file.is_file():
             raise UserError(f"{folder}: no {self.file.name}; not a complete exported model")
-        self.precision, rest = _precisions(folder, about, precision)
-        package = RUNTIMES[about.format]
-        needed(f"{folder}: an exported model, run by", package)
-        self.run_by = f"{package} {version(package)}"
+        self.precision: Choice | None = None
+        """That of most arithmetic, and who runs the file, once it is open."""
+        self._run: Run | None = None
+
+    def prepare(self, wanted: WantedPrecision = "auto") -> Choice:
+        """Open the file with its runtime. Returns the precision of most arithmetic, and who runs the file.
+
+        Only OpenVINO leaves a choice, f32 or bf16, of which auto takes bf16 where the processor makes it quicker. A
+        file in int8 has its other arithmetic in that precision.
+
+        Raises:
+            UserError: the file is damaged, its runtime is not installed, or does not compute in this precision.
+        """
+        package, int8 = RUNTIMES[self.export.format], self.export.int8
+        openvino = self.export.format == "openvino"
+        has: tuple[Precision, ...] = ("int8",) if int8 else ("f32", "bf16") if openvino else ("f32",)
+        if wanted not in ("auto", *has):
+            raise UserError(f"precision: {self.folder} computes in {' or '.join(has)}, not in {wanted}")
+        rest = pick_precision("auto" if int8 else wanted, CPU) if openvino else Choice("f32", "")
+        needed(f"{self.folder}: an exported model, run by", package)
+        run_by = f"run by {package} {version(package)}"
         try:
-            self._run = OPEN[about.format](self.file, rest)
+            self._run = OPEN[self.export.format](self.file, rest.precision)
         except Exception as error:  # each runtime has errors of its own for a damaged file
-            raise UserError(f"{self.file}: not readable by {self.run_by} ({_first_line(error)})") from None
-        self.run_by += f", {f'int8 and {rest}' if about.int8 else rest}"
+            raise UserError(f"{self.file}: cannot be {run_by} ({_first_line(error)})") from None
+        choice = Choice("int8", f"{run_by}; the rest in {rest}") if int8 else Choice(rest.precision, run_by)
+        self.precision = choice
+        return choice
 
     def __call__(self, video: Tensor) -> dict[str, Tensor]:
         """Logits of each clip, head → (B, K) float32.
@@ -82,6 +94,9 @@ class ExportedModel:
         Args:
             video: (B, frames, 3, height, width) of the configured size, uint8.
         """
+        if self._run is None:
+            self.prepare()
+        assert self._run is not None
         logits = self._run(as_input(video.cpu(), self.export.input))
         return {head: torch.from_numpy(found) for head, found in zip(self.config.class_counts, logits, strict=True)}
 
@@ -131,25 +146,11 @@ def needed(what_for: str, *packages: str) -> None:
 
 
 def send_no_usage_data() -> None:
-    """Opt out of the telemetry of OpenVINO and NNCF, which must not have been imported yet.
+    """Opt out of the telemetry of OpenVINO and NNCF, before they are imported.
 
-    They send it with a package of its own, and send none if that cannot be imported.
+    They send usage data with another package, and none if it cannot be imported.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
-
-def _precisions(folder: Path, export: Export, wanted: Wanted) -> tuple[Precision, Precision]:
-    """The precision to name, and that of what is not int8. Raises UserError if the file does not have it."""
-    has: tuple[Precision, ...] = (
-        ("int8",) if export.int8 else ("f32", "bf16") if export.format == "openvino" else ("f32",)
-    )
-    if wanted not in ("auto", *has):
-        raise UserError(f"precision: {folder} computes in {' or '.join(has)}, not in {wanted}")
-    quick = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    rest: Precision = "bf16" if quick and export.format == "openvino" else "f32"
-    if wanted == "auto":
-        return ("int8" if export.int8 else rest), rest
-    return wanted, rest if export.int8 else wanted
 
 
 def _open_onnx(file: Path, precision: Precision) -> Run:

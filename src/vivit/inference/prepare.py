@@ -16,20 +16,13 @@ def prepare(model: ViViT | ExportedModel, device: str, precision: WantedPrecisio
         UserError: there is no such device, or the model does not compute there in this precision.
     """
     if isinstance(model, ExportedModel):
-        return _of_export(model, device, precision)
+        if device not in ("auto", "cpu"):
+            raise UserError(f"device: an exported model runs on the CPU, not on {device!r}; leave it out")
+        return model.prepare(precision)
     place = pick_device(device)
     choice = pick_precision(precision, place)
     if choice.precision == "int8":
         raise UserError("precision: int8 needs an exported model: vivit export MODEL OUT --int8 --clips VIDEOS")
     model.to(place, DTYPES[choice.precision])
     model.heads.float()
-    return choice
-
-
-def _of_export(model: ExportedModel, device: str, precision: WantedPrecision) -> Choice:
-    if device not in ("auto", "cpu"):
-        raise UserError(f"device: an exported model runs on the CPU, not on {device!r}; leave it out")
-    choice = Choice("int8" if model.export.int8 else "f32", f"exported, run by {model.run_by}")
-    if precision not in ("auto", choice.precision):
-        raise UserError(f"precision: {model.folder} is exported in {choice.precision}; leave out --precision")
     return choice

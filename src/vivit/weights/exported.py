@@ -64,8 +64,8 @@ class Parity(BaseModel):
     clips: Annotated[int, Field(ge=1)]
     taken_from: Text
     """The user's files, or random noise."""
-    run_by: Text
-    """The runtime, its version and its precision."""
+    precision: Text
+    """Of the exported file, and its runtime."""
     max_difference: float
     """max |Δ logits|"""
     max_logit: float
@@ -86,5 +86,5 @@ class Parity(BaseModel):
         same = min(self.same_top1.values())
         return (
             f"max |Δ logits| {self.max_difference:.2g}, where logits reach {self.max_logit:.3g}; the same top-1 in "
-            f"{same} of {self.clips} clips ({self.taken_from}; {self.run_by})"
+            f"{same} of {self.clips} clips ({self.taken_from}; {self.precision})"
         )

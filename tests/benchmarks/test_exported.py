@@ -1,0 +1,22 @@
+"""The benchmark of exported models, with toy models: the record has every row, and each answers as ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import exported
+
+
+def test_the_tiny_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported.main("factorised_encoder", "openvino", rounds=1, quick=True, out=tmp_path / "exported.json")
+    rows = json.loads((tmp_path / "exported.json").read_text())["values"]["rows"]
+    assert [(row["model"], row["precision"]) for row in rows] == [
+        ("vivit", "f32"),
+        ("vivit", "bf16"),
+        *(("openvino", precision) for precision in ("f32", "bf16", "int8")),
+    ]
+    for row in rows:
+        assert row["difference"] <= (1e-4 if row["precision"] == "f32" else 0.2)
+        assert row["seconds"]["median"] > 0
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 1 + 2 + len(rows)
