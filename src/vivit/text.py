@@ -1,4 +1,4 @@
-"""Text from outside, such as file and class names, made safe to print."""
+"""Text from outside, such as file and class names, made safe to print; and times in words."""
 
 import unicodedata
 
@@ -14,6 +14,14 @@ def printable(text: object) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(c) if unicodedata.category(c) in UNSAFE and c not in JOINERS else c for c in text)
+
+
+def clock(seconds: float) -> str:
+    """ "1:02:03.4", or "2:03.4" within the first hour."""
+    tenths = round(10 * seconds)
+    hours, minutes = divmod(tenths // 600, 60)
+    rest = f"{minutes:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
+    return f"{hours}:{rest}" if hours else rest.removeprefix("0")
 
 
 def _escaped(character: str) -> str:

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs"
 DOCS = (FOLDER / "weights.md").read_text()
 TRAINING = (FOLDER / "training.md").read_text()
 PREDICTING = (FOLDER / "predicting.md").read_text()
+TIMELINE = (FOLDER / "timeline.md").read_text()
 # What makes the commands of docs/training.md small.
 IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
 SMALL: dict[str, tuple[str, ...]] = {
@@ -161,3 +162,30 @@ def test_commands_and_python_of_the_guide_to_predicting(
     exec(blocks("python", PREDICTING), {})
     answers = r"clip\.mp4 [a-e] .*\nnot read: missing\.mp4: no such file\n"
     assert re.fullmatch(answers + r"(\d+ \('[a-e]', [\d.]+\)\n)+", capsys.readouterr().out)
+
+
+
+def test_timelines(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model({"classes": ["nothing", "b", "c", "d", "e"]}), folder / "run")
+    clips = sorted((folder / "my_videos").rglob("*.mp4"))
+    shutil.copy(clips[0], folder / "holiday.mp4")
+    for line in filter(None, blocks("sh", TIMELINE).splitlines()):
+        command, _, file = line.partition(" > ")
+        program, *words = shlex.split(command)
+        assert program == "vivit"
+        result = vivit_here(*words)
+        assert result.status == 0, result
+        if file:
+            (folder / file).write_text(result.out)
+    written = {path.name for path in folder.glob("holiday.*")}
+    assert written == {"holiday.mp4", "holiday.html", "holiday.png", "holiday.vtt"}
+    assert {row.split(",")[0] for row in (folder / "segments.csv").read_text().splitlines()[1:]} <= set(
+        map(str, (clip.relative_to(folder) for clip in clips))
+    )
+    window = json.loads((folder / "scores.jsonl").read_text().splitlines()[0])
+    assert window["start"] == 0 and sum(window["scores"].values()) == pytest.approx(1, abs=1e-5)
+    exec(blocks("python", TIMELINE), {})
+    assert capsys.readouterr().out

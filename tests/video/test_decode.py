@@ -58,6 +58,15 @@ def video_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return encode(tmp_path_factory.mktemp("videos") / request.param, 100, **FILES[request.param])
 
 
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_all_frames_in_turn(video_file: Path, count: int) -> None:
+    with open_video(video_file) as video:
+        parts = list(video.in_turn(count, short_side=48))
+        assert [len(part) for part in parts[:-1]] == [count] * (len(parts) - 1)
+        whole = video.frames(range(video.info.num_frames), short_side=48)
+    assert torch.equal(torch.cat(parts), whole)
+
+
 def test_frames_are_those_asked_for(video_file: Path) -> None:
     with open_video(video_file) as video:
         assert (video.info.width, video.info.height, video.info.rotation) == (64, 32, 0)

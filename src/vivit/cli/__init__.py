@@ -28,6 +28,7 @@ VERBS = {
     "pretrain": "Pretrain a model on videos without labels, to train it on a few labelled ones.",
     "evaluate": "Score a model on labelled videos, from several views of each.",
     "predict": "Label videos.",
+    "timeline": "Say what happens when in a video.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",

@@ -21,7 +21,7 @@ from vivit.text import printable
 
 if TYPE_CHECKING:
     from vivit.inference.answers import Layout
-    from vivit.inference.predictor import Prediction
+    from vivit.inference.predictor import Prediction, Predictor
 
 app = verb(
     "predict",
@@ -110,10 +110,7 @@ def predict(
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
     predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers), precision)
-    if model == CAMERA_MOTION and predictor.about is not None:
-        print(f"{model}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
-    if sys.stderr.isatty():
-        print(f"{model} in {predictor.precision}", file=sys.stderr)
+    say_model(model, predictor)
     fetching = Fetching(max_size * 1_000_000, allow_private)
     made_by = {}
     if out is not None:
@@ -156,6 +153,14 @@ def predict(
     if unreadable and (unreadable > 1 or len(inputs) > SEVERAL):
         complain(f"{unreadable} of {len(inputs)} videos cannot be read")
     return 2 if unreadable else 0
+
+
+def say_model(name: str, predictor: "Predictor") -> None:
+    """Say on stderr which model answers, if nobody chose one, and in a terminal its precision."""
+    if name == CAMERA_MOTION and predictor.about is not None:
+        print(f"{name}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"{name} in {predictor.precision}", file=sys.stderr)
 
 
 def _format(format: Format | None, json_lines: bool, out: Path | None) -> Format:

@@ -156,7 +156,7 @@ def _address(name: str, urls: bool) -> Url | VideoError:
     url = Url(name)
     if not name.lower().startswith(("http://", "https://")):
         return VideoError(url, "only http and https addresses can be read")
-    return url if urls else VideoError(url, "is an address; --allow-url reads videos from addresses")
+    return url if urls else VideoError(url, "is an address; only vivit predict --allow-url reads one")
 
 
 def _in_folder(folder: str, say: Say) -> Found:

@@ -59,7 +59,7 @@ class Chart:
 
 
 @contextmanager
-def _any_text() -> Iterator[None]:
+def any_text() -> Iterator[None]:
     """Class names are not formulas, and characters that no font has are drawn as boxes without a warning."""
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
@@ -129,7 +129,7 @@ def draw_curves(
     return Chart(title, "; ".join(parts), _svg(figure, title), tuple(curves))
 
 
-@_any_text()
+@any_text()
 def confusion_figure(
     confusion: np.ndarray, classes: Sequence[str], colours: Mapping[str, str] = PRINT, listed: bool = True
 ) -> Figure:
@@ -229,7 +229,7 @@ class Measured:
     """Half of the interval's width; NaN for none."""
 
 
-@_any_text()
+@any_text()
 def intervals_figure(rows: Sequence[Measured], xlabel: str) -> Figure:
     """Draw each row's mean with its interval, and the single values behind it as faint dots."""
     figure = Figure(figsize=(6.4, 0.6 + 0.34 * len(rows)), layout="constrained")
@@ -249,7 +249,7 @@ def intervals_figure(rows: Sequence[Measured], xlabel: str) -> Figure:
     return figure
 
 
-@_any_text()
+@any_text()
 def write_png(path: Path, figure: Figure) -> None:
     """Write a figure, cropped to what is drawn. Raises UserError."""
     write_files({path: lambda file: figure.savefig(file, dpi=DPI, format="png", bbox_inches="tight")})
@@ -321,7 +321,7 @@ def _drawable(name: str) -> str:
     return shortened("".join(c if c.isprintable() else " " for c in name.replace("_", " ")), LONGEST_NAME)
 
 
-@_any_text()
+@any_text()
 def _svg(figure: Figure, title: str, bbox_inches: str | None = None) -> str:
     """The figure as an element whose text is text, and whose colours are the page's; equal figures give equal bytes."""
     figure.patch.set_visible(False)

@@ -1,7 +1,7 @@
 """An open video: its properties, and its frames by number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,12 +71,8 @@ class Video(ABC):
         Frames of the same time are the same stored frame.
         """
         height, width = size or self._scaled(short_side)
-        if (short_side or size) and max(height, width) > MAX_ASPECT * min(height, width):
-            raise VideoError(
-                self.source,
-                f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
-                f"{MAX_ASPECT} times the other",
-            )
+        if short_side or size:
+            self._check_aspect(height, width)
         # A file may claim frames for ages: fail before they are counted one by one.
         torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
@@ -88,6 +84,26 @@ class Video(ABC):
         position = {index: i for i, index in enumerate(wanted)}
         places = [position[index] for index in indices]
         return pictures[places], [starts[place] for place in places]
+
+    def in_turn(self, count: int, short_side: int | None = None) -> Iterator[Tensor]:
+        """All frames, in order, at most `count` at a time: (N, 3, height, width) uint8 RGB, as `frames` gives them.
+
+        Raises:
+            VideoError: as `frames`.
+        """
+        height, width = self._scaled(short_side)
+        if short_side:
+            self._check_aspect(height, width)
+        times = [(number + 0.5) / self.info.frame_rate for number in range(self.info.num_frames)]
+        return self._read_in_turn(times, count, height, width)
+
+    def _check_aspect(self, height: int, width: int) -> None:
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise VideoError(
+                self.source,
+                f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
+                f"{MAX_ASPECT} times the other",
+            )
 
     def _scaled(self, short_side: int | None) -> tuple[int, int]:
         height, width = self.info.height, self.info.width
@@ -107,6 +123,11 @@ class Video(ABC):
         Args:
             times: ascending, in seconds after the first frame.
         """
+
+    def _read_in_turn(self, times: Sequence[float], count: int, height: int, width: int) -> Iterator[Tensor]:
+        """`_read` for `count` times after the other; a decoder that looks ahead can do better."""
+        for start in range(0, len(times), count):
+            yield self._read(times[start : start + count], height, width)[0]
 
     @abstractmethod
     def close(self) -> None: ...

@@ -2,9 +2,10 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
 from vivit.video.base import Video, VideoInfo
-from vivit.video.frame_walk import MOST_PIXELS, FrameWalk
+from vivit.video.frame_walk import MOST_PIXELS, FrameWalk, Shown
 from vivit.video.scaling import draw, forget_unknown_colours, room_for
 from vivit.video.source import InShard, VideoError, VideoSource, reason
 
@@ -100,10 +101,20 @@ class PyAVVideo(Video):
         return self._walk.stream.index
 
     def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
-        pictures = room_for(len(times), height, width, scaled=(height, width) != self._unscaled)
+        return self._draw(self._walk.on_screen(times), len(times), height, width)
+
+    def _read_in_turn(self, times: Sequence[float], count: int, height: int, width: int) -> Iterator[Tensor]:
+        # One walk for all: it skips only frames that no later time wants, so it never has to go back.
+        walk = self._walk.on_screen(times)
+        for start in range(0, len(times), count):
+            number = min(count, len(times) - start)
+            yield self._draw(islice(walk, number), number, height, width)[0]
+
+    def _draw(self, shown: Iterable[Shown], count: int, height: int, width: int) -> tuple[Tensor, list[float]]:
+        pictures = room_for(count, height, width, scaled=(height, width) != self._unscaled)
         drawn: tuple[av.VideoFrame, Tensor] | None = None
         starts: list[float] = []
-        for (start, _, frame), picture in zip(self._walk.on_screen(times), pictures, strict=True):
+        for (start, _, frame), picture in zip(shown, pictures, strict=True):
             starts.append(start - self.start)
             if drawn is not None and drawn[0] is frame:
                 picture.copy_(drawn[1])

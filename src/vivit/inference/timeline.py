@@ -1,0 +1,259 @@
+"""What happens when in a video: the scores of a model's windows over time, and the segments that they make.
+
+A window is a clip of the model's length, and there is one every few frames. Its scores speak for the time around its
+middle, as far as half the way to the middles of its neighbours; the first and the last reach to the ends of the video.
+`Rule` says how scores become segments.
+
+Shapes: W windows, K classes of a head.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vivit.errors import UserError
+from vivit.inference.predictor import Predictor
+from vivit.inference.streaming import span_of, windows
+from vivit.inference.views import BATCH, NOT_FINITE, clip_spec
+from vivit.labels import ONLY_HEAD, LabelSpace
+from vivit.model.vivit import FactorisedEncoder, ViViT
+from vivit.video.base import Video
+from vivit.video.decode import Decoder, open_video
+from vivit.video.source import VideoError
+
+# Frames that are read at once.
+FRAMES = 64
+NOTHING = -1
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """What a model says of a stretch of a video."""
+
+    start: float
+    """Seconds after the first frame of the video."""
+    end: float
+    scores: dict[str, np.ndarray]
+    """head → (K,) float32 probabilities."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a video with a label."""
+
+    start: float
+    """Seconds after the first frame of the video."""
+    end: float
+    head: str
+    label: str
+    score: float
+    """The mean of its smoothed scores, 0 to 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        """{"start": …, "end": …, "label": …, "score": …}, with "head" if heads have names."""
+        head = {} if self.head == ONLY_HEAD else {"head": self.head}
+        times = {"start": round(self.start, 3), "end": round(self.end, 3)}
+        return {**times, **head, "label": self.label, "score": round(self.score, 4)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How scores over time become segments, in this order.
+
+    1. Each score becomes the mean of those of all windows whose middles are at most `smooth` / 2 seconds away.
+    2. The label at a time is the class with the highest score, unless that is below `threshold`; with several labels
+       at once (multi_label), every class whose score reaches it. What has no label is background.
+    3. A gap of background shorter than `shortest` between two stretches of one label gets that label; then stretches
+       shorter than `shortest` become background, and gaps are closed once more.
+    """
+
+    smooth: float = 1.0
+    """Seconds, 0 or more."""
+    threshold: float = 0.5
+    """A probability."""
+    shortest: float = 0.5
+    """Seconds, 0 or more."""
+    background: frozenset[str] = frozenset()
+    """Classes that make no segments."""
+
+    def check(self, labels: LabelSpace) -> None:
+        """Raise UserError if the rule cannot be used with these labels."""
+        if not self.smooth >= 0:
+            raise UserError(f"smooth: {self.smooth:g} seconds is out of range; give 0 or more")
+        if not self.shortest >= 0:
+            raise UserError(f"shortest: {self.shortest:g} seconds is out of range; give 0 or more")
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold: {self.threshold:g} is no probability; give 0 to 1")
+        for name in sorted(self.background):
+            if not any(name in names for names in labels.classes.values()):
+                raise UserError(f"background: the model has no class {name!r}")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The scores of a model over a video."""
+
+    video: str
+    duration: float
+    """Seconds from the first frame to the end of the last."""
+    frame_rate: float
+    """Frames a second, on average."""
+    labels: LabelSpace
+    starts: np.ndarray
+    """(W,) seconds after the first frame: where each window starts, in order."""
+    ends: np.ndarray
+    """(W,) where it ends; the same time after its start for all windows within the video."""
+    scores: dict[str, np.ndarray]
+    """head → (W, K) float32 probabilities."""
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """(W + 1,) seconds: window i speaks for the time from bound i to bound i + 1."""
+        middles = self.middles
+        return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [self.duration]])
+
+    @property
+    def middles(self) -> np.ndarray:
+        """(W,) seconds."""
+        middles: np.ndarray = (self.starts + np.minimum(self.ends, self.duration)) / 2
+        return middles
+
+    def smoothed(self, head: str, seconds: float) -> np.ndarray:
+        """(W, K): the mean over the windows whose middles are at most `seconds` / 2 away."""
+        middles, half = self.middles, seconds / 2 + 1e-9
+        sums = np.concatenate([np.zeros((1, self.scores[head].shape[1])), self.scores[head].cumsum(0, np.float64)])
+        first, last = np.searchsorted(middles, middles - half), np.searchsorted(middles, middles + half, "right")
+        means: np.ndarray = (sums[last] - sums[first]) / (last - first)[:, None]
+        return means
+
+    def segments(self, rule: Rule = Rule()) -> list[Segment]:
+        """The segments, by head and then by time. Raises UserError if the rule does not fit the labels."""
+        rule.check(self.labels)
+        return [segment for head in self.labels.heads for segment in self._segments(head, rule)]
+
+    def _segments(self, head: str, rule: Rule) -> list[Segment]:
+        scores, names, bounds = self.smoothed(head, rule.smooth), self.labels.classes[head], self.bounds
+        foreground = np.array([name not in rule.background for name in names])
+        if self.labels.multi_label:
+            chosen = (scores >= rule.threshold) & foreground
+            tracks = [np.where(chosen[:, number], number, NOTHING) for number in np.flatnonzero(chosen.any(axis=0))]
+        else:
+            best = scores.argmax(axis=1)
+            sure = (scores.max(axis=1) >= rule.threshold) & foreground[best]
+            tracks = [np.where(sure, best, NOTHING)]
+        lengths = np.diff(bounds)
+        found = [run for track in tracks for run in _runs(_settled(track, lengths, rule.shortest))]
+        return [
+            Segment(
+                float(bounds[first]),
+                float(bounds[end]),
+                head,
+                names[label],
+                float(np.average(scores[first:end, label], weights=lengths[first:end])),
+            )
+            for label, first, end in sorted(found, key=lambda run: (run[1], run[2]))
+            if label != NOTHING
+        ]
+
+    def to_json(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        """{"video": …, "duration": …, "segments": [{"start": …, "end": …, "label": …, "score": …}, …]}."""
+        return {
+            "video": self.video,
+            "duration": round(self.duration, 3),
+            "segments": [segment.to_json() for segment in segments],
+        }
+
+
+def _runs(track: np.ndarray) -> list[tuple[int, int, int]]:
+    """Stretches of one label: (label, its first window, the one after its last)."""
+    runs, at = [], 0
+    for label, stretch in groupby(track.tolist()):
+        count = sum(1 for _ in stretch)
+        runs.append((label, at, at + count))
+        at += count
+    return runs
+
+
+def _settled(track: np.ndarray, lengths: np.ndarray, shortest: float) -> np.ndarray:
+    """Close short gaps, drop short stretches, and close the gaps that these leave."""
+    too_short = shortest - 1e-6
+
+    def close_gaps(track: np.ndarray) -> None:
+        runs = _runs(track)
+        for before, (label, first, end), after in zip(runs, runs[1:], runs[2:], strict=False):
+            if label == NOTHING and before[0] == after[0] and lengths[first:end].sum() < too_short:
+                track[first:end] = before[0]
+
+    track = track.copy()
+    close_gaps(track)
+    for _, first, end in _runs(track):
+        if lengths[first:end].sum() < too_short:
+            track[first:end] = NOTHING
+    close_gaps(track)
+    return track
+
+
+def default_step(model: ViViT) -> int:
+    """Frames between windows: one tubelet where windows share what they have in common, else a quarter of a window."""
+    spec = clip_spec(model)
+    if isinstance(model.encoder, FactorisedEncoder):
+        return model.embedding.tubelet_size[0] * spec.stride
+    return max(1, span_of(spec) // 4)
+
+
+def scored_windows(
+    predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav"
+) -> Iterator[ScoredWindow]:
+    """The windows of a video, in order, as they are computed; memory does not grow with the video.
+
+    Args:
+        step: frames from the start of a window to the start of the next; None: `default_step`.
+
+    Raises:
+        VideoError: the video cannot be read, or the model gives no finite scores for it.
+    """
+    with open_video(Path(video), decoder) as opened:
+        yield from _windows_of(predictor, opened, step)
+
+
+def timeline(predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav") -> Timeline:
+    """The scores of a model over a whole video. Takes and raises what `scored_windows` does."""
+    with open_video(Path(video), decoder) as opened:
+        found = list(_windows_of(predictor, opened, step))
+        info = opened.info
+    return Timeline(
+        str(video),
+        info.duration,
+        info.frame_rate,
+        predictor.labels,
+        np.array([window.start for window in found]),
+        np.array([window.end for window in found]),
+        {head: np.stack([window.scores[head] for window in found]) for head in predictor.labels.heads},
+    )
+
+
+def _windows_of(predictor: Predictor, video: Video, step: int | None) -> Iterator[ScoredWindow]:
+    model, labels, info = predictor.model, predictor.labels, video.info
+    spec = clip_spec(model)
+    span, frames = span_of(spec), _ahead(video.in_turn(FRAMES, spec.resize))
+    for window in windows(model, frames, step or default_step(model), BATCH):
+        if not all(logits.isfinite().all() for logits in window.logits.values()):
+            raise VideoError(video.source, NOT_FINITE)
+        end = min(window.start + span, info.num_frames)
+        scores = {head: labels.probabilities(logits).numpy() for head, logits in window.logits.items()}
+        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores)
+
+
+def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same items; the next one is made in a thread while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

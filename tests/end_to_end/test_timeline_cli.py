@@ -1,0 +1,104 @@
+"""`vivit timeline` on files that the tests make."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vivit
+from tests.end_to_end.conftest import InProcess
+from tests.support import REAL_CLIPS, encode, noisy, run_vivit, tiny_model
+from vivit.config import Preprocessing
+from vivit.inference.segment_files import FORMATS
+
+CLASSES: dict[str, Sequence[str]] = {"classes": ["v", "w", "x", "y", "z"]}
+MODEL = ("--model", "model", "--device", "cpu")
+EVERYTHING = ("--threshold", "0", "--shortest", "0", "--smooth", "0")
+
+
+@pytest.fixture
+def here(vivit_here: InProcess, tmp_path: Path) -> InProcess:
+    vivit.save(tiny_model(CLASSES, Preprocessing(frame_stride=2, resize=32), variant="factorised_encoder"), "model")
+    frames = [frame for brightness in (40, 120, 200, 80) for frame in noisy(brightness, frames=15)]
+    encode(tmp_path / "clip.mp4", frames)
+    encode(tmp_path / "other.mp4", frames[20:])
+    return vivit_here
+
+
+def test_people_see_a_strip_and_segments_that_cover_the_video(here: InProcess) -> None:
+    lines = here("timeline", "clip.mp4", *MODEL, *EVERYTHING).succeeded().splitlines()
+    assert lines[0].startswith("clip.mp4  0:02.4, ")
+    assert set(lines[1].strip()) <= set("ABCDE")
+    assert lines[2].split()[:4] == ["A", "0:00.0", "–", lines[3].split()[1] if len(lines) > 3 else "0:02.4"]
+
+
+def test_json_and_every_kind_of_file_have_the_same_segments(here: InProcess, tmp_path: Path) -> None:
+    printed = json.loads(here("timeline", "clip.mp4", *MODEL, *EVERYTHING, "--json").succeeded())
+    segments = printed["segments"]
+    assert (segments[0]["start"], segments[-1]["end"]) == (0, 2.4)
+    assert all(one["end"] == other["start"] for one, other in pairwise(segments))
+    for ending in (*FORMATS, ".html", ".png"):
+        told = here("timeline", "clip.mp4", *MODEL, *EVERYTHING, "--out", f"out{ending}")
+        assert (told.status, told.out) == (0, "")
+        assert told.err == f"{len(segments)} segments are in out{ending}\n"
+    assert json.loads((tmp_path / "out.json").read_text()) == printed
+    page = (tmp_path / "out.html").read_text("utf-8")
+    assert page.count("data-start=") == len(segments)
+    assert 'src="clip.mp4"' in page
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 800
+    assert not list(tmp_path.glob("*unfinished*"))
+
+
+def test_windows_are_printed_one_a_line(here: InProcess) -> None:
+    windows = [
+        json.loads(line) for line in here("timeline", "clip.mp4", *MODEL, "--windows", "--json").out.splitlines()
+    ]
+    assert [set(window) for window in windows] == [{"start", "end", "scores"}] * len(windows)
+    starts = [window["start"] for window in windows]
+    assert starts == sorted(starts) and windows[-1]["end"] == pytest.approx(2.4)
+    assert all(set(window["scores"]) == set("vwxyz") for window in windows)
+    assert all(sum(window["scores"].values()) == pytest.approx(1, abs=1e-5) for window in windows)
+    wide = here("timeline", "clip.mp4", *MODEL, "--windows", "--step", "20").succeeded().splitlines()
+    assert len(wide) < len(windows)
+
+
+def test_a_video_that_cannot_be_read_costs_itself_only(here: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    told = here("timeline", "clip.mp4", "broken.mp4", "other.mp4", *MODEL, "--out", "out.jsonl")
+    assert told.status == 2
+    assert "broken.mp4" in told.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["video"] for row in rows] == ["clip.mp4", "other.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--step", "0"), "step: 0 frames"),
+        (("--threshold", "2"), "threshold: 2"),
+        (("--background", "walking"), "background: .*'walking'"),
+        (("--out", "out.mov"), "out.mov: .*must end in"),
+        (("--out", "no/out.vtt"), "no: no such folder"),
+        (("--out", "no/out.html"), "no: no such folder"),
+        (("--windows", "--out", "out.json"), "windows: .*--out"),
+        (("other.mp4", "--windows"), "windows: of one video, not 2"),
+        (("other.mp4", "--out", "out.html"), "out.html: shows one video, not 2"),
+    ],
+)
+def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: str) -> None:
+    here("timeline", "clip.mp4", *words, *MODEL).one_line(said)
+
+
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="needs the real clips")
+def test_a_real_clip_with_the_model_of_the_package(tmp_path: Path) -> None:
+    clip = REAL_CLIPS / "multi_shot.mp4"
+    ran = run_vivit("timeline", clip, "--json", folder=tmp_path)
+    assert ran.err.startswith("camera-motion: names one of 9 motions of the camera")
+    row = json.loads(ran.out)
+    # The camera stands still for most of the ten seconds and pans at the end.
+    assert row["segments"][-1]["label"] == "pan_right"
+    assert sum(s["end"] - s["start"] for s in row["segments"] if s["label"] == "static") > 4
