@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def found(segments: Sequence[Segment]) -> list[tuple[float, float, str]]:
         ("aabb", {"threshold": 0.95}, []),
     ],
 )
-def test_scores_become_segments(letters: str, rule: dict[str, float], segments: list[tuple[float, float, str]]) -> None:
+def test_scores_become_segments(letters: str, rule: dict[str, Any], segments: list[tuple[float, float, str]]) -> None:
     made = spelled(letters).segments(Rule(**{"smooth": 0, "shortest": 0, **rule}))
     assert found(made) == segments
 
@@ -110,7 +111,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def test_each_window_is_what_predict_says_of_its_frames(predictor: Predictor, tmp_path: Path) -> None:
     # Of a video cut to a window's length, `predict` takes that window.
     frames = [frame for brightness in (40, 120, 200) for frame in noisy(brightness, frames=9)]
-    lossless = {"codec": "ffv1", "pixel_format": "bgr0"}
+    lossless: dict[str, Any] = {"codec": "ffv1", "pixel_format": "bgr0"}
     path = encode(tmp_path / "all.mkv", frames, **lossless)
     made = list(scored_windows(predictor, path, step=5))
     span = 2 * (predictor.model.config.num_frames - 1) + 1
