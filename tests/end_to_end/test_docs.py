@@ -164,7 +164,6 @@ def test_commands_and_python_of_the_guide_to_predicting(
     assert re.fullmatch(answers + r"(\d+ \('[a-e]', [\d.]+\)\n)+", capsys.readouterr().out)
 
 
-
 def test_timelines(
     folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model
+from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
 from vivit.text import clock, printable
@@ -48,6 +48,7 @@ def timeline(
     json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     decoder: Decoder = "pyav",
 ) -> int:
     """Say what happens when in a video.
@@ -90,7 +91,7 @@ def timeline(
         raise UserError(f"windows: of one video, not {len(inputs)}")
     if out is not None:
         _check_page(out, len(inputs)) if out.suffix.lower() in PAGES else check_segment_file(out, len(inputs))
-    predictor = Predictor(model, device)
+    predictor = Predictor(model, device, precision=precision)
     say_model(model, predictor)
     rule = Rule(smooth, threshold, shortest, frozenset(background))
     rule.check(predictor.labels)

@@ -1,7 +1,8 @@
 """Clips in pieces that a model encodes one by one, so that a piece that several clips share is encoded once.
 
 In the factorised encoder the pieces are the temporal indices: its spatial encoder sees each alone and does not know
-where it is in the clip. In the other models every token sees the whole clip, which is then the only piece.
+where it is in the clip. In the other models every token sees the whole clip, which is then the only piece; so it is in
+an exported model.
 
 Shapes: B clips, P pieces of a clip, N pieces of any clips, t frames of a piece, T temporal positions, S spatial tokens,
 D width, K classes.
@@ -10,6 +11,7 @@ D width, K classes.
 import torch
 from torch import Tensor
 
+from vivit.inference.exported import ExportedModel
 from vivit.labels import by_head
 from vivit.model.vivit import FactorisedEncoder, ViViT
 
@@ -17,33 +19,38 @@ from vivit.model.vivit import FactorisedEncoder, ViViT
 class Pieces:
     """A model in two parts: `encode` sees one piece of a clip, and `join` what it made of all pieces."""
 
-    def __init__(self, model: ViViT) -> None:
+    def __init__(self, model: ViViT | ExportedModel) -> None:
         self.model = model
-        frames, tubelet = range(model.config.num_frames), model.embedding.tubelet_size[0]
-        self._factorised = model.encoder if isinstance(model.encoder, FactorisedEncoder) else None
-        if self._factorised is not None:
-            sampled = model.embedding.frame_indices or frames
-            pieces = [tuple(sampled[at : at + tubelet]) for at in range(0, len(sampled), tubelet)]
-        else:
-            pieces = [tuple(frames)]
-        self.frames: tuple[tuple[int, ...], ...] = tuple(pieces)
+        frames = range(model.config.num_frames)
+        self._factorised: tuple[ViViT, FactorisedEncoder] | None = None
+        self.frames: tuple[tuple[int, ...], ...] = (tuple(frames),)
         """For each piece of a clip, which of the clip's frames it consists of."""
+        if isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder):
+            self._factorised = model, model.encoder
+            tubelet, sampled = model.embedding.tubelet_size[0], model.embedding.frame_indices or frames
+            self.frames = tuple(tuple(sampled[at : at + tubelet]) for at in range(0, len(sampled), tubelet))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device if isinstance(self.model, ExportedModel) else self.model.embedding.weight.device
 
     def encode(self, frames: Tensor) -> Tensor:
-        """(N, t, C, H, W) of the model's size → (N, …)."""
+        """(N, t, C, H, W) of the model's size → (N, …): what `join` needs of each piece."""
         if self._factorised is None:
-            return self.model.features(frames)
-        embedding, spatial = self.model.embedding, self._factorised.spatial
-        tokens = embedding.embed(embedding.cut(frames)).flatten(0, 1)  # (N, 1, n_h, n_w, D) → (N, n_h, n_w, D)
+            return torch.cat(list(by_head(self.model(frames)).values()), dim=1)  # (N, all classes)
+        model, encoder = self._factorised
+        tokens = model.embedding.embed(model.embedding.cut(frames)).squeeze(1)  # (N, 1, n_h, n_w, D) → (N, n_h, …)
         # Attentive pooling without a temporal encoder attends to the spatial one's tokens.
-        every = self.model.pooler is not None and self._factorised.temporal is None
-        return spatial.all_tokens(tokens) if every else spatial(tokens)  # (N, S, D) or (N, D)
+        every = model.pooler is not None and encoder.temporal is None
+        return encoder.spatial.all_tokens(tokens) if every else encoder.spatial(tokens)  # (N, S, D) or (N, D)
 
     def join(self, encoded: Tensor) -> dict[str, Tensor]:
         """What `encode` made of the P pieces of each clip, (B, P, …) → head → logits (B, K)."""
-        model, encoder, pooler = self.model, self._factorised, self.model.pooler
-        if encoder is None:
-            return dict(by_head(model.classify(encoded.squeeze(1))))
+        if self._factorised is None:
+            counts = self.model.config.class_counts
+            return dict(zip(counts, encoded.squeeze(1).split(list(counts.values()), dim=1), strict=True))
+        model, encoder = self._factorised
+        pooler = model.pooler
         if pooler is None:
             x = encoder.over_time(encoded)
         elif encoder.temporal is None:
@@ -54,12 +61,11 @@ class Pieces:
 
     def logits(self, clips: Tensor) -> dict[str, Tensor]:
         """head → the logits of clips (B, frames, C, H, W) on the CPU; equal pieces among them are encoded once."""
-        device = self.model.embedding.weight.device
         pieces = clips[:, torch.tensor(self.frames)].flatten(0, 1)  # (B, frames, …) → (B, P, t, …) → (B · P, t, …)
         first, which = distinct(pieces)
         if len(first) == len(pieces):
-            return dict(by_head(self.model(clips.to(device))))
-        return self.join(self.encode(pieces[first].to(device))[which].unflatten(0, (len(clips), -1)))
+            return dict(by_head(self.model(clips.to(self.device))))
+        return self.join(self.encode(pieces[first].to(self.device))[which].unflatten(0, (len(clips), -1)))
 
 
 def distinct(rows: Tensor) -> tuple[list[int], list[int]]:

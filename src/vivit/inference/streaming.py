@@ -2,7 +2,7 @@
 
 What windows share is computed once and kept as long as a later window may need it, see `vivit.inference.pieces`: of a
 factorised encoder, the spatial representation of each tubelet. Windows share tubelets if their starts differ by a
-multiple of the tubelet's frames times the frame stride. The other models compute each window anew.
+multiple of the tubelet's frames times the frame stride. Other models, and exported ones, compute each window anew.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from vivit.inference.exported import ExportedModel
 from vivit.inference.pieces import Pieces
 from vivit.inference.views import BATCH, clip_spec
 from vivit.model.embedding import CHANNELS
@@ -43,7 +44,7 @@ class Stream:
     Memory holds the frames of a window and those that wait for a batch, and what the model made of a window.
     """
 
-    def __init__(self, model: ViViT, step: int, batch: int = 1) -> None:
+    def __init__(self, model: ViViT | ExportedModel, step: int, batch: int = 1) -> None:
         """
         Args:
             model: in eval mode.
@@ -106,7 +107,7 @@ class Stream:
 
     def _encode(self, pieces: Sequence[Piece]) -> Tensor:
         frames = [torch.stack([self._frames[number - self._dropped] for number in piece]) for piece in pieces]
-        return self._pieces.encode(torch.stack(frames).to(self._pieces.model.embedding.weight.device))
+        return self._pieces.encode(torch.stack(frames).to(self._pieces.device))
 
     def _forget(self) -> None:
         """Drop what no window can need; the video may end here, and then its last window does."""
@@ -116,7 +117,7 @@ class Stream:
         self._encoded = {piece: made for piece, made in self._encoded.items() if min(piece) >= keep}
 
 
-def windows(model: ViViT, frames: Iterable[Tensor], step: int, batch: int = BATCH) -> Iterator[Window]:
+def windows(model: ViViT | ExportedModel, frames: Iterable[Tensor], step: int, batch: int = BATCH) -> Iterator[Window]:
     """The windows of a video from its frames, which come in any number of parts; see `Stream`."""
     stream = Stream(model, step, batch)
     for some in frames:

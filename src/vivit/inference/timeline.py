@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from vivit.errors import UserError
+from vivit.inference.exported import ExportedModel
 from vivit.inference.predictor import Predictor
 from vivit.inference.streaming import span_of, windows
 from vivit.inference.views import BATCH, NOT_FINITE, clip_spec
@@ -199,10 +200,10 @@ def _settled(track: np.ndarray, lengths: np.ndarray, shortest: float) -> np.ndar
     return track
 
 
-def default_step(model: ViViT) -> int:
+def default_step(model: ViViT | ExportedModel) -> int:
     """Frames between windows: one tubelet where windows share what they have in common, else a quarter of a window."""
     spec = clip_spec(model)
-    if isinstance(model.encoder, FactorisedEncoder):
+    if isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder):
         return model.embedding.tubelet_size[0] * spec.stride
     return max(1, span_of(spec) // 4)
 

@@ -69,7 +69,7 @@ def clip_spec(model: ViViT | ExportedModel) -> ClipSpec:
 def mean_logits(
     model: ViViT | ExportedModel, videos: Sequence[Tensor], average: Average = "logits"
 ) -> dict[str, Tensor]:
-    """The logits of each video, averaged over its views. What views share is computed once, but by exported models.
+    """The logits of each video, averaged over its views. What views share is computed once.
 
     Args:
         videos: the views of each video, (V, T, C, H, W) uint8; V may differ.
@@ -78,10 +78,10 @@ def mean_logits(
     Returns:
         head → (number of videos, K) on the CPU.
     """
-    logits_of = model if isinstance(model, ExportedModel) else Pieces(model).logits
+    pieces = Pieces(model)
     answers: dict[str, list[Tensor]] = {}
     for views in torch.cat(list(videos)).split(BATCH):
-        for head, values in logits_of(views).items():
+        for head, values in pieces.logits(views).items():
             answers.setdefault(head, []).append(values.float().cpu())
     counts = [len(views) for views in videos]
     multi_label = model.config.multi_label
