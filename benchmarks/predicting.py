@@ -3,31 +3,35 @@
     .venv/bin/python -m benchmarks.predicting [--tasks demo,small,small_4x3] [--videos 128] [--workers 2] [--rounds 5]
 
 "One by one" is `Predictor.predict` for each video: reading and the model take turns, in one process. "Ahead" is
-`Predictor.predict_all` with processes that read. Their start, which importing PyTorch takes, is shown by itself: the
-time until the first answer; the rate is that of the answers after it. "Work" is the time of processors for each video,
-of all processes together, which depends little on what else the machine does. The two ways take turns in each round,
-and the results are medians of the rounds. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file, in
-the page cache.
+`Predictor.predict_all` with processes that read, and "reading alone" is the same processes without the model. Their
+start, which importing PyTorch takes, is shown by itself: the time until the first answer; the rate is that of the
+answers after it. "Work" is the time of processors for each video, of all processes together, which depends little on
+what else the machine does. The ways take turns in each round; results are medians of the rounds with their quartiles,
+and a ratio compares the same round. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file, in the page
+cache.
 """
 
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cyclopts
 import psutil
 import torch
 
-from benchmarks.harness import setting
+from benchmarks import harness
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig, Preprocessing
+from vivit.inference.fetch import Fetching
+from vivit.inference.pipeline import Reading, views_in_order
 from vivit.inference.predictor import Predictor
+from vivit.inference.speed import spread
+from vivit.inference.views import BATCH, Views, clip_spec
 from vivit.model.vivit import ViViT
 from vivit.video.decode import ReadOptions
 from vivit.weights.store import save
@@ -69,6 +73,16 @@ def one_by_one(predictor: Predictor, videos: Sequence[Path], views: str) -> Spee
 
 def ahead(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
     return measured(predictor.predict_all(videos, views), len(videos))
+
+
+def reading_alone(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
+    """Read the views of all videos as `predict_all` does, and do nothing with them."""
+    wanted, options = Views.parse(views), predictor._options
+    reading = Reading(clip_spec(predictor.model), wanted, options, Fetching())
+    return measured(views_in_order(videos, reading, options.workers + ceil(BATCH / wanted.count)), len(videos))
+
+
+WAYS = {"one by one": one_by_one, "ahead": ahead, "reading alone": reading_alone}
 
 
 def measured(answers: Iterable[object], count: int) -> Speed:
@@ -116,34 +130,62 @@ def model_shares(predictor: Predictor, video: Path, views: str) -> float:
         setattr(module, "mean_logits", really)  # noqa: B010
 
 
-def main(tasks: str = ",".join(TASKS), videos: int = 128, workers: int = 2, rounds: int = 5) -> None:
-    load = os.getloadavg()[0]
-    print(f"{setting('av')}\n{torch.get_num_threads()} threads of PyTorch, {workers} processes that read.")
-    print(f"{videos} videos, medians of {rounds} rounds; load of the machine before: {load:.1f}.\n")
-    print("task        model      one by one: work      ahead: start, then      work   ratio (of each round)")
+def row_of(name: str, videos: int, workers: int, rounds: int) -> dict[str, Any]:
+    """Measure a task."""
+    task = TASKS[name]
+    taken: dict[str, list[Speed]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        made = generated("320", FOLDER)
+        copies = [Path(shutil.copy(made, f"{folder}/{number:04}.mp4")) for number in range(videos)]
+        config = ModelConfig.named(task.model, **task.fields)
+        classes = {"classes": [f"class {number}" for number in range(task.fields["num_classes"])]}
+        torch.manual_seed(0)
+        save(ViViT(config, classes=classes, preprocessing=task.preprocessing), f"{folder}/model")
+        alone = Predictor(f"{folder}/model")
+        several = Predictor(f"{folder}/model", read=ReadOptions(workers=workers))
+        part = model_shares(alone, copies[0], task.views)
+        for _ in range(rounds):
+            for way, run in WAYS.items():
+                taken[way].append(run(alone if way == "one by one" else several, copies, task.views))
+    shape = f"{config.num_frames} frames of {config.image_size[0]}², {config.num_layers} layers"
+
+    def ratio(over: str, under: str, of: str) -> dict[str, Any]:
+        pairs = zip(taken[over], taken[under], strict=True)
+        return spread([getattr(one, of) / getattr(other, of) for one, other in pairs])
+
+    return {
+        "what": f"{shape}, {task.views} views",
+        "precision": str(alone.precision),
+        "part of the model": part,
+        **{way: spread([each.rate for each in speeds]) for way, speeds in taken.items()},
+        "work": {way: spread([each.work for each in speeds]) for way, speeds in taken.items()},
+        "start": spread([each.start for each in taken["ahead"]]),
+        "ahead ÷ one by one": ratio("ahead", "one by one", "rate"),
+        "ahead ÷ reading alone": ratio("ahead", "reading alone", "rate"),
+        "work ahead ÷ reading alone": ratio("ahead", "reading alone", "work"),
+    }
+
+
+def main(
+    tasks: str = ",".join(TASKS),
+    videos: int = 128,
+    workers: int = 2,
+    rounds: int = 5,
+    out: Path = harness.RESULTS / "predicting.json",
+) -> None:
+    """Measure, and write a record; `benchmarks.tables` makes the table.
+
+    Args:
+        tasks: separated by commas.
+        videos: of each measurement.
+        workers: processes that read.
+    """
+    rows = []
     for name in tasks.split(","):
-        task = TASKS[name]
-        with tempfile.TemporaryDirectory() as folder:
-            made = generated("320", FOLDER)
-            copies = [Path(shutil.copy(made, f"{folder}/{number:04}.mp4")) for number in range(videos)]
-            config = ModelConfig.named(task.model, **task.fields)
-            classes = {"classes": [f"class {number}" for number in range(task.fields["num_classes"])]}
-            torch.manual_seed(0)
-            save(ViViT(config, classes=classes, preprocessing=task.preprocessing), f"{folder}/model")
-            alone = Predictor(f"{folder}/model")
-            several = Predictor(f"{folder}/model", read=ReadOptions(workers=workers))
-            part = model_shares(alone, copies[0], task.views)
-            both = [(one_by_one(alone, copies, task.views), ahead(several, copies, task.views)) for _ in range(rounds)]
-        before, after = (median(each.rate for each in way) for way in zip(*both, strict=True))
-        work = [1e3 * median(each.work for each in way) for way in zip(*both, strict=True)]
-        start = median(each.start for _, each in both)
-        ratios = sorted(each.rate / other.rate for other, each in both)
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(
-            f"{name:10s} {part:6.0%} {before:15.1f}/s {work[0]:7.0f} ms "
-            f"{start:11.1f} s {after:8.1f}/s {work[1]:7.0f} ms  {median(ratios):6.2f} ({each})",
-            flush=True,
-        )
+        rows.append(row_of(name, videos, workers, rounds))
+        settings = {"videos": videos, "workers": workers, "rounds": rounds}
+        harness.write(out, {"task": settings, "rows": rows}, packages=["av"])
+        print(f"{name}: done", flush=True)
 
 
 if __name__ == "__main__":

@@ -181,22 +181,59 @@ def training_lines(record: Record) -> list[str]:
 
 
 def predicting_lines(record: Record) -> list[str]:
+    ways = ("one by one", "ahead", "reading alone")
     rows = [
         [
             row["what"],
             f"{row['part of the model']:.0%}",
-            of_spread(row["one by one"]),
-            of_spread(row["ahead"]),
+            *(of_spread(row[way]) for way in ways),
             of_spread(row["ahead ÷ one by one"], ".2f"),
-            of_spread(row["reading alone"]),
             of_spread(row["ahead ÷ reading alone"], ".2f"),
+            *(f"{1e3 * row['work'][way]['median']:.0f}" for way in ways),
         ]
         for row in record["values"]["rows"]
     ]
     head = (
-        *("clips", "model's part", "one by one, videos/s", "ahead, videos/s", "ratio"),
-        *("reading alone, videos/s", "ahead ÷ reading alone"),
+        *("clips", "model's part", *(f"{way}, videos/s" for way in ways)),
+        *("ahead ÷ one by one", "ahead ÷ reading alone", *(f"work {way}, ms" for way in ways)),
     )
+    return [setting(record), "", *table(head, rows)]
+
+
+def streaming_lines(record: Record) -> list[str]:
+    rows = [
+        [
+            row["precision"],
+            row["way"],
+            f"{row['multiply_adds'] / 1e9:.1f}",
+            of_spread(row["seconds"]),
+            f"{row['ratio']:.1f}",
+            f"{row['processor_ratio']:.1f}",
+            f"{row['difference']:.1e}",
+            f"{row['difference_of_precision']:.1e}",
+        ]
+        for row in record["values"]["rows"]
+    ]
+    head = (
+        *("precision", "window", "GMAC", "s", "× faster than alone", "× less processor time"),
+        *("max Δ of the logits", "of that precision"),
+    )
+    return [setting(record), "", *table(head, rows)]
+
+
+def exported_lines(record: Record) -> list[str]:
+    rows = [
+        [
+            in_words(row["variant"]),
+            f"{row['model']}, {row['precision']}",
+            of_spread(row["seconds"]),
+            of_spread(row["ours f32 ÷ time"], ".2f"),
+            of_spread(row["ours f32 ÷ processor time"], ".2f"),
+            f"{row['difference']:.1e}",
+        ]
+        for row in record["values"]["rows"]
+    ]
+    head = ("variant", "run by", "s a clip", "our f32 ÷ it", "our f32 ÷ it, processor time", "max Δ of the logits")
     return [setting(record), "", *table(head, rows)]
 
 
@@ -232,6 +269,8 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "memory": memory_lines,
     "training": training_lines,
     "predicting": predicting_lines,
+    "streaming": streaming_lines,
+    "exported": exported_lines,
     "gpu": gpu_lines,
 }
 """Name of a record's file and of a part of the page → what makes its lines."""

@@ -93,9 +93,8 @@ def run(
     clips = benchmark.clips(config)
     peaks = {f"product {each}": speed.product(DTYPES[each], device) for each in models if each in DTYPES}
     peaks["copy"] = speed.copy(device)
-    steps: dict[Precision, speed.Step] = {each: partial(model, clips) for each, model in models.items()}
-    every: dict[str, speed.Step] = {name: peak.step for name, peak in peaks.items()}
-    every.update(steps)
+    steps: dict[str, speed.Step] = {each: partial(model, clips) for each, model in models.items()}
+    every = {name: peak.step for name, peak in peaks.items()} | steps
     total, done = len(every) * (rounds + 1), 0
 
     def timed(step: speed.Step) -> Callable[[], speed.Seconds]:
