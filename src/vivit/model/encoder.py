@@ -4,6 +4,8 @@ Shapes: B batch, T temporal positions, S spatial positions, N tokens, D width; R
 clips or, in the factorised encoder's spatial encoder, the B · T temporal indices of all clips.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -98,7 +100,8 @@ class Encoder(nn.Module):
     """Positions, a stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first.
 
     Set `activation_checkpointing` from outside to keep only each block's input in training and compute the block again
-    for its gradients, which have the same values: less memory, more time.
+    for its gradients, which have the same values: less memory, more time. Set `merging` from outside to let something
+    else run the blocks in eval mode, see `vivit.inference.merging`.
     """
 
     def __init__(self, config: ModelConfig, grid: tuple[int, ...], layers: int, token_dropping: float = 0.0) -> None:
@@ -110,6 +113,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(block(config, config.stochastic_depth * i / last) for i in range(layers))
         self.norm = layer_norm(config)
         self.activation_checkpointing = False
+        self.merging: Callable[[nn.ModuleList, Tensor], Tensor] | None = None
 
     def forward(self, tokens: Tensor, clips: int | None = None) -> Tensor:
         """(R, *grid, D) → (R, D), see `pool`.
@@ -128,6 +132,8 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, clips: int) -> Tensor:
         """Run dropout, the blocks and the LayerNorm on tokens that have their positions; the shape stays."""
+        if self.merging is not None and not self.training:
+            return self.norm(self.merging(self.blocks, x))
         x = self.dropout(x)
         checkpointed = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
