@@ -6,7 +6,7 @@ ViViT-B/16x2 on 32 frames of 224 × 224 at every second frame, random weights an
 start one tubelet apart. "alone" is `model(clip)`, "live" a `Stream` that answers after each tubelet, "recorded" one
 that computes windows in batches. The three take turns; a ratio compares the same round. The differences of the logits
 are those from `model(clip)` in the same precision, of windows of noise, relative to the largest logit. In bf16,
-`model(clip)` itself differs from float32 by as much as the last column says.
+`model(clip)` itself differs from f32 by as much as the last column says.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,11 @@ from torch import Tensor
 from benchmarks import harness
 from benchmarks.contenders import QUICK
 from vivit.config import ModelConfig, Preprocessing
+from vivit.inference.prepare import prepare
 from vivit.inference.speed import Seconds, spread, take_turns, time_of
 from vivit.inference.streaming import Stream, window_cost
 from vivit.model.vivit import ViViT
-from vivit.runtime import DTYPES, Precision
+from vivit.runtime import Precision
 
 CPU = torch.device("cpu")
 ALONE, LIVE, RECORDED = "alone", "live", "recorded"
@@ -85,7 +86,8 @@ def random_model(quick: bool) -> ViViT:
 @torch.inference_mode()
 def measure(precision: Precision, rounds: int, batch: int, quick: bool) -> list[dict[str, Any]]:
     """The rows of one precision, one for each way."""
-    plain, model = random_model(quick), random_model(quick).to(DTYPES[precision])
+    plain, model = random_model(quick), random_model(quick)
+    prepare(model, "cpu", precision)
     stride = model.preprocessing.frame_stride
     video, step = Video(model.config.image_size), model.config.tubelet_size[0] * stride
     readers = {LIVE: Reader(model, video, step, 1), RECORDED: Reader(model, video, step, batch)}

@@ -143,7 +143,7 @@ def test_commands_and_python_of_the_guide_to_predicting(
     vivit.save(tiny_model(classes={"classes": ["a", "b", "c", "d", "e"]}), folder / "run")
     (folder / "list.txt").write_text("clip.mp4\nmy_videos\n")
     lines = [line for line in blocks("sh", PREDICTING).splitlines() if line]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         if "|" in line:
             typed(line, folder)

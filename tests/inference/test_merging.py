@@ -5,6 +5,7 @@ tokens, and after each attention, the tokens of a group are set to their mean.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.support import random_clips, refused, tiny_model
+import vivit
+from tests.support import encode, noisy, random_clips, refused, tiny_model
+from vivit.inference.exported import ExportedModel
 from vivit.inference.merging import AXES, Merge, Over, counts, merge_tokens
+from vivit.inference.prepare import prepare
 from vivit.inference.streaming import windows
+from vivit.inference.views import clip_spec
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention
 from vivit.model.encoder import Block, Encoder, FactorisedBlock
 from vivit.model.vivit import FactorisedEncoder, ViViT
+from vivit.video.clips import read_views
 
 Place = tuple[int, int]  # time and place of a token
 Item = list[Place]  # what merges as one: a token, or a row or column of a grid
@@ -181,6 +187,21 @@ def test_what_cannot_merge_is_refused_in_a_line() -> None:
     refused(lambda: merge_tokens(grid, Merge(0.5, "both")), "over space or time, not over both")
     for ratio in (-0.1, 0.96, math.nan):
         refused(lambda: Merge(ratio), "use 0 to 0.95")  # noqa: B023
+
+
+def test_a_predictor_merges_and_an_exported_model_does_not(tmp_path: Path) -> None:
+    made = tiny_model(classes={"classes": list("abcde")}, num_layers=4, std=0.2)
+    vivit.save(made, tmp_path / "model")
+    video = encode(tmp_path / "clip.mp4", noisy(120, frames=20))
+    (view,) = read_views(video, clip_spec(made), 1, 1).frames
+    for merge, same in ((0.0, Merge(0.0)), (0.5, Merge(0.5, "both")), (Merge(0.5, "time"), Merge(0.5, "time"))):
+        predictor = vivit.Predictor(tmp_path / "model", "cpu", precision="f32", merge=merge)
+        merge_tokens(made, same)
+        with torch.inference_mode():
+            expected = made(view[None]).softmax(dim=1).amax().item()
+        assert predictor.predict(video).labels[0].score == pytest.approx(expected, abs=1e-6)
+    exported = object.__new__(ExportedModel)
+    refused(lambda: prepare(exported, "cpu", "auto", Merge(0.5)), "merge: an exported model")
 
 
 def test_training_merges_nothing() -> None:

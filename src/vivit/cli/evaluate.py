@@ -13,6 +13,8 @@ from vivit.cli.options import (
     Data,
     Decoder,
     Device,
+    Merge,
+    MergeOver,
     Model,
     Precision,
     Timeout,
@@ -42,6 +44,8 @@ def evaluate(
     per_video: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    merge: Merge = 0.0,
+    merge_over: MergeOver = None,
     workers: Workers = 2,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
@@ -58,6 +62,7 @@ def evaluate(
         per_video: Also write the answer to each video to this .csv or .parquet file.
     """
     from vivit.evaluation.score import score_model
+    from vivit.inference.merging import Merge as Merging
     from vivit.inference.views import Views
     from vivit.video.decode import ReadOptions
 
@@ -71,5 +76,6 @@ def evaluate(
         videos_in=videos,
         device=device,
         precision=precision,
+        merge=Merging(merge, merge_over),
         read=ReadOptions(decoder, timeout, workers),
     )

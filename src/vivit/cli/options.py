@@ -53,6 +53,24 @@ Precision = Annotated[
         "exported models.",
     ),
 ]
+Merge = Annotated[
+    float,
+    Parameter(
+        group=HARDWARE,
+        metavar="RATIO",
+        help="Merge this part of the tokens into similar ones, 0 to 0.95: quicker, less accurate; see "
+        "docs/predicting.md.",
+    ),
+]
+MergeOver = Annotated[
+    Literal["space", "time", "both"] | None,
+    Parameter(
+        group=HARDWARE,
+        metavar="AXIS",
+        help="Which tokens may merge: those of one moment (space), those of one place (time), or all (both). By "
+        "default both in the spatio-temporal model, else space.",
+    ),
+]
 Workers = Annotated[
     int, Parameter(group=HARDWARE, metavar="N", help="Processes that read videos; 0 reads in the main process.")
 ]

@@ -14,7 +14,20 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, HARDWARE, INPUT, OUTPUT, Decoder, Device, Model, Precision, Timeout, Views
+from vivit.cli.options import (
+    CLIPS,
+    HARDWARE,
+    INPUT,
+    OUTPUT,
+    Decoder,
+    Device,
+    Merge,
+    MergeOver,
+    Model,
+    Precision,
+    Timeout,
+    Views,
+)
 from vivit.errors import Stopped, UserError
 from vivit.labels import ONLY_HEAD
 from vivit.text import printable
@@ -60,6 +73,8 @@ def predict(
     resume: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    merge: Merge = 0.0,
+    merge_over: MergeOver = None,
     workers: Annotated[int | None, Parameter(group=HARDWARE, metavar="N")] = None,
     decoder: Decoder = "pyav",
     timeout: Timeout = None,
@@ -97,25 +112,28 @@ def predict(
     from vivit.inference.answers import AnswerFile, Layout, check_out
     from vivit.inference.fetch import Fetching
     from vivit.inference.inputs import find_inputs
+    from vivit.inference.merging import Merge as Merging
     from vivit.inference.predictor import Predictor
     from vivit.inference.views import Views as Parsed
     from vivit.progress import console, progress_bar
     from vivit.video.decode import ReadOptions
     from vivit.video.source import VideoError
 
-    Parsed.parse(views)  # report a mistake before the model is loaded
+    Parsed.parse(views)  # report mistakes before the model is loaded
+    merging = Merging(merge, merge_over)
     if out is not None:
         check_out(out, chosen)
     inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url, complain))
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
-    predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers), precision)
+    predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers), precision, merging)
     say_model(model, predictor)
     fetching = Fetching(max_size * 1_000_000, allow_private)
     made_by = {}
     if out is not None:
         hashed = predictor.fingerprint()[:HASH_DIGITS]
-        made_by = {"model": hashed, "views": views, "precision": predictor.precision.precision}
+        used = {"precision": predictor.precision.precision, "merge": str(merging)}
+        made_by = {"model": hashed, "views": views, **used}
     layout = Layout(predictor.labels, top, show_frames, made_by)
     told: set[str] = set()
     unreadable = 0

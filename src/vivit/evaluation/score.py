@@ -25,11 +25,12 @@ from vivit.evaluation.per_video import write_per_video
 from vivit.evaluation.pictures import draw_confusions, draw_reliabilities
 from vivit.files import as_json, make_folder, write_files
 from vivit.inference.exported import fingerprint, open_model
+from vivit.inference.merging import Merge
 from vivit.inference.prepare import prepare
 from vivit.inference.views import Views
 from vivit.model.vivit import ViViT
 from vivit.progress import console, progress_bar
-from vivit.runtime import Precision, Ranks, WantedPrecision, leave_gloo_at_exit
+from vivit.runtime import Ranks, WantedPrecision, leave_gloo_at_exit
 from vivit.tables import check_table
 from vivit.text import printable
 from vivit.video.decode import Decoder, ReadOptions
@@ -58,6 +59,7 @@ def score_model(
     videos_in: Path | None = None,
     device: str = "auto",
     precision: WantedPrecision = "auto",
+    merge: Merge = Merge(),
     read: ReadOptions = ReadOptions(),
 ) -> Evaluation:
     """Score a model folder, an exported one, or a Hub id; write scores.json, per_video.csv and pictures to `out`.
@@ -67,7 +69,7 @@ def score_model(
 
     Args:
         out: by default a folder in `evaluation/` of the model's folder, whose name differs for other videos, views,
-            precision or weights.
+            precision, merging or weights.
         per_video: another file for the table of all videos, in a format that `write_table` knows.
         videos_in: the folder of the videos, if they are not where the data lists them.
 
@@ -85,15 +87,19 @@ def score_model(
     leave_gloo_at_exit()
     ranks = Ranks(processes.process_index, processes.num_processes, gather_object)
     main = processes.is_main_process
-    choice = prepare(model, device, precision)
+    choice = prepare(model, device, precision, merge)
+    merged = f", {merge} of the tokens merged" if merge.ratio else ""
+    computed = f"{choice.precision}{merged}"
     say = console(main).print
-    say(f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each, in {choice}")
+    say(
+        f"{model_source} on {len(videos.videos)} videos ({videos.description}), {views} views each, in {choice}{merged}"
+    )
     for remark in videos.remarks:
         say(remark)
     if main and not videos.labels.multi_label:
         say_contradictions(say, videos.videos, check_command(data, videos_in))
     # The first rank's: others may have the data on a disk of their own.
-    key = ranks.gather([_key(model_hash, choice.precision, videos, hashed, views, read.decoder)])[0]
+    key = ranks.gather([_key(model_hash, computed, videos, hashed, views, read.decoder)])[0]
     folder = out or _default_folder(model_source, split, views, hashed, key)
     make_folder(folder)
     trouble = _other_results(folder, key) if main and out is not None else ""
@@ -114,6 +120,7 @@ def score_model(
         "views": str(views),
         "average": views.average,
         "precision": choice.precision,
+        "merge": str(merge),
         "data": _printable(data),
         "split": split,
         "data_hash": hashed,
@@ -126,7 +133,7 @@ def score_model(
     partial.remove()
     scored_on = f"{len(videos.videos)} videos, data {hashed[:HASH_DIGITS]}"
     averaged = ", their probabilities averaged" if views.average == "probabilities" else ""
-    described = f"{name_of(data)}, {split}, {views} views{averaged}, {choice.precision}, {scored_on}"
+    described = f"{name_of(data)}, {split}, {views} views{averaged}, {computed}, {scored_on}"
     if isinstance(model, ViViT):
         score_card(Path(model_source), model, evaluation.metrics(), described)
     for line in _summary(evaluation, scored_on, to_leave_out(data, videos_in, videos.videos)):
@@ -222,11 +229,11 @@ def class_lines(evaluation: Evaluation, head: str, everything: Path) -> Iterator
         yield f"  {len(rows) - len(scored):,} of {len(rows):,} classes have no videos here"
 
 
-def _key(model_hash: str, precision: Precision, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
+def _key(model_hash: str, computed: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
     """A hash of all that the saved logits depend on, with the videos' order and times, which `data_hash` ignores."""
     states = file_states(video.source for video in videos.videos)
     order = [[str(video.source), video.span, *states[video.source][:3]] for video in videos.videos]
-    depends_on = [model_hash, precision, hashed, order, list(videos.labels.heads), str(views), views.average, decoder]
+    depends_on = [model_hash, computed, hashed, order, list(videos.labels.heads), str(views), views.average, decoder]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:HASH_DIGITS]
 
 

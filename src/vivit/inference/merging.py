@@ -33,7 +33,7 @@ MOST = 0.95
 class Merge:
     """How much is merged, and where."""
 
-    ratio: float
+    ratio: float = 0.0
     """The part of the tokens that is merged into others, 0 to 0.95: 0.5 leaves half of them."""
     over: Over | None = None
     """Which tokens may merge: those of one temporal index, those of one place, or all. None: see `AXES`."""
@@ -41,6 +41,9 @@ class Merge:
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= MOST:
             raise UserError(f"merge: {self.ratio:g} is not a part of the tokens; use 0 to {MOST}")
+
+    def __str__(self) -> str:
+        return f"{self.ratio:g} ({self.over})" if self.over else f"{self.ratio:g}"
 
 
 # Where each variant can merge, the default first. A factorised encoder's temporal encoder has few tokens. The attention

@@ -8,6 +8,7 @@ from typing import Any
 
 from vivit.inference.exported import ExportedModel, fingerprint, open_model
 from vivit.inference.fetch import Fetching
+from vivit.inference.merging import Merge
 from vivit.inference.pipeline import Reading, Video, views_in_order
 from vivit.inference.prepare import prepare
 from vivit.inference.views import BATCH, NOT_FINITE, Views, are_finite, clip_spec, mean_logits
@@ -76,26 +77,29 @@ class Predictor:
         device: str = "auto",
         read: ReadOptions = ReadOptions(),
         precision: WantedPrecision = "auto",
+        merge: float | Merge = 0.0,
     ) -> None:
         """Load a model folder, an exported one, or a Hub id; by default the package's model of camera motions.
 
         Args:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
             precision: of most arithmetic; auto takes bf16 where the hardware makes it quicker, else f32.
+            merge: the part of the tokens that are merged into similar ones, see `Merge`.
 
         Raises:
             UserError: there is no such model, its runtime is missing, or it has no classes or no names for them; the
-                device is not there, or does not compute in this precision.
+                device is not there, or does not compute in this precision; or the model cannot merge these tokens.
         """
         read.check()
         self._source = Source.find(model)
         self.model, self.labels = open_model(self._source)
         self.about = Answers.of(self._source.folder)
-        self.precision = prepare(self.model, device, precision)
+        self.merge = merge if isinstance(merge, Merge) else Merge(merge)
+        self.precision = prepare(self.model, device, precision, self.merge)
         self._options, self._read = read, read.reader()
 
     def fingerprint(self) -> str:
-        """A hash of all that the answers depend on, except for the precision."""
+        """A hash of all that the answers depend on, except for precision and merging."""
         # The model's own weights may have been converted.
         stored = self.model if isinstance(self.model, ExportedModel) else open_model(self._source)[0]
         return fingerprint(stored)
