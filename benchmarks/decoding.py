@@ -12,12 +12,11 @@ fails if ours differ.
 """
 
 import importlib
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Literal
 
 import av
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.harness import on_one_core, setting
 from benchmarks.videos import FOLDER, generated
+from vivit.inference.speed import Seconds, spread, take_turns, time_of
 from vivit.video.clips import clip_indices, view_crops, view_starts
 from vivit.video.decode import open_video
 
@@ -37,6 +37,7 @@ CLIPS, CROPS = 4, 3
 LIMIT = 2.0  # of 255: the largest mean difference between our frames and plainly decoded ones
 COMPARED = 8  # every so many frames of a clip
 
+CPU = torch.device("cpu")
 Workload = Literal["training", "evaluation"]
 WORKLOADS: tuple[Workload, ...] = ("training", "evaluation")
 Read = Callable[[Path, list[int], tuple[int, int]], Tensor]
@@ -130,12 +131,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Seconds:
-    clock: float
-    processor: float
-
-
 def size_read(path: Path) -> tuple[int, int]:
     """(height, width) with the shorter side SHORT_SIDE."""
     with open_video(path) as video:
@@ -159,21 +154,16 @@ def passes_over(path: Path, workload: Workload) -> list[list[int]]:
 def measure(path: Path, workload: Workload, names: Sequence[str], rounds: int) -> dict[str, list[Seconds]]:
     """Seconds of each contender in each round, after a warm-up."""
     passes, size = passes_over(path, workload), size_read(path)
-    taken: dict[str, list[Seconds]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        first = number % len(names)
-        for name in [*names[first:], *names[:first]]:
-            clock, processor = time.perf_counter(), time.process_time()
-            for numbers in passes:
-                frames = CONTENDERS[name][0](path, numbers, size)
-                if workload == "evaluation" and frames.shape[-2:] == size:
-                    # transformers' processor takes only the central crop.
-                    frames = torch.stack(view_crops(frames, (CROP, CROP), CROPS), dim=1)
-            seconds = Seconds(time.perf_counter() - clock, time.process_time() - processor)
-            del frames  # not during the next measurement
-            if number:
-                taken[name].append(seconds)
-    return taken
+
+    def read(name: str) -> Tensor:
+        for numbers in passes:
+            frames = CONTENDERS[name][0](path, numbers, size)
+            if workload == "evaluation" and frames.shape[-2:] == size:
+                # transformers' processor takes only the central crop.
+                frames = torch.stack(view_crops(frames, (CROP, CROP), CROPS), dim=1)
+        return frames
+
+    return take_turns({name: partial(time_of, partial(read, name), CPU) for name in names}, rounds)
 
 
 def differences(path: Path, names: Sequence[str]) -> dict[str, float]:
@@ -250,10 +240,9 @@ def table(path: Path, workload: Workload, taken: Mapping[str, Sequence[Seconds]]
 
 def with_spread(values: Sequence[float]) -> str:
     """The median, and the quartiles of several values."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}"
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+    found = spread(values)
+    quartiles = f" ({found['low']:.2f}–{found['high']:.2f})" if len(values) > 1 else ""
+    return f"{found['median']:.2f}{quartiles}"
 
 
 def installed(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.harness import setting
+from benchmarks.harness import resident, setting
 from vivit.video.decode import Decoder, open_video
 
 CONTAINERS = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4"}
@@ -64,13 +64,8 @@ def open_often(paths: Sequence[Path], decoder: Decoder, count: int) -> list[Use]
         with open_video(paths[opened % len(paths)], decoder) as video:
             video.frames([1, 5])
         if opened - len(paths) in (0, count // 10, count):
-            uses.append(Use(opened - len(paths), _resident(), len(os.listdir("/proc/self/fd"))))
+            uses.append(Use(opened - len(paths), resident("VmRSS") / 1e6, len(os.listdir("/proc/self/fd"))))
     return uses
-
-
-def _resident() -> float:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmRSS:"))
 
 
 class _InWorker(IterableDataset[list[Use]]):

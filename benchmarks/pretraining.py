@@ -8,8 +8,7 @@ each. Seconds are of the processor, so that other work on the machine counts lit
 and the ratio is the median of each round's ratio.
 """
 
-import time
-from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from benchmarks.harness import setting
 from vivit.data.loader import Batch
+from vivit.inference.speed import Step, take_turns, time_of
 from vivit.labels import LabelSpace, as_classes
 from vivit.model.masked import MaskedAutoencoder
 from vivit.model.vivit import ViViT
@@ -40,7 +40,7 @@ QUICK: dict[str, Any] = {
     "decoder_layers": 1,
     "decoder_size": 32,
 }
-Step = Callable[[], object]
+CPU = torch.device("cpu")
 
 
 def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
@@ -48,7 +48,7 @@ def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
     side = recipe.image_size or 0
     video = torch.randint(256, (clips, recipe.num_frames or 0, 3, side, side), dtype=torch.uint8)
     batch = Batch(video, {"classes": torch.randint(CLASSES, (clips,))}, torch.arange(clips))
-    accelerator = start_processes(torch.device("cpu"), "f32", track=None, shard=False)
+    accelerator = start_processes(CPU, "f32", track=None, shard=False)
     torch.manual_seed(recipe.seed)
 
     encoder = ViViT(recipe.build_config({})).train()
@@ -67,17 +67,10 @@ def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
     return step(masked), step(whole)
 
 
-def take_turns(steps: tuple[Step, Step], rounds: int) -> list[tuple[float, float]]:
-    """Processor seconds of both steps in each round, without the warm-up round."""
-    taken = []
-    for _ in range(rounds + 1):
-        seconds = []
-        for step in steps:
-            begun = time.process_time()
-            step()
-            seconds.append(time.process_time() - begun)
-        taken.append((seconds[0], seconds[1]))
-    return taken[1:]
+def take_both(steps: tuple[Step, Step], rounds: int) -> list[tuple[float, float]]:
+    """Processor seconds of both steps in each round."""
+    taken = take_turns({place: partial(time_of, step, CPU) for place, step in enumerate(steps)}, rounds)
+    return [(masked.processor, whole.processor) for masked, whole in zip(taken[0], taken[1], strict=True)]
 
 
 def main(rounds: int = 5, threads: int = 1, quick: bool = False) -> None:
@@ -97,7 +90,7 @@ def main(rounds: int = 5, threads: int = 1, quick: bool = False) -> None:
         recipe = PRETRAIN_RECIPES["pretrain"].model_copy(update={"model": model, "mask_ratio": ratio})
         if quick:
             recipe = recipe.model_copy(update=QUICK)
-        taken = take_turns(steps_of(recipe, CLIPS), rounds)
+        taken = take_both(steps_of(recipe, CLIPS), rounds)
         masked, whole = (median(seconds) for seconds in zip(*taken, strict=True))
         ratio = median(full / part for part, full in taken)
         shape = f"{CLIPS} of {recipe.num_frames} × {recipe.image_size} × {recipe.image_size}"

@@ -15,8 +15,9 @@ not count. Scores are of one view of each held-out video, with all tokens.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from statistics import mean, median
@@ -36,6 +37,7 @@ from vivit.data.order import Order, steps_per_epoch
 from vivit.data.readers.listing import open_data
 from vivit.evaluation.evaluate import evaluate
 from vivit.experiments.camera_motion import generate
+from vivit.inference.speed import take_turns
 from vivit.inference.views import clip_spec
 from vivit.labels import LabelSpace
 from vivit.model.embedding import TokenDropping
@@ -81,17 +83,6 @@ class Trainer:
             dropping.rate = 1 - fraction
 
 
-def take_turns(fractions: Sequence[float], rounds: int, seconds: Callable[[float], float]) -> dict[float, list[float]]:
-    """Fraction → its result in each round, without the warm-up round."""
-    taken: dict[float, list[float]] = {fraction: [] for fraction in fractions}
-    for number in range(rounds + 1):
-        for fraction in fractions:
-            value = seconds(fraction)
-            if number:
-                taken[fraction].append(value)
-    return taken
-
-
 def seconds_of_updates(trainer: Trainer, batches: Iterator[Batch], number: int, fraction: float) -> float:
     """Mean seconds of an update on a fraction of the tokens, including its batch."""
     trainer.keep(fraction)
@@ -128,7 +119,7 @@ def flops(recipe: Recipe, fraction: float) -> int:
 def time_in_memory(recipe: Recipe, clips: int, fractions: Sequence[float], rounds: int) -> dict[float, list[float]]:
     """Fraction → seconds of an update in each round."""
     trainer, batches = Trainer(recipe, [str(number) for number in range(CLASSES)]), repeat(random_batch(recipe, clips))
-    return take_turns(fractions, rounds, lambda fraction: seconds_of_updates(trainer, batches, 1, fraction))
+    return take_turns({each: partial(seconds_of_updates, trainer, batches, 1, each) for each in fractions}, rounds)
 
 
 def take_times(fractions: Sequence[float], rounds: int, quick: bool) -> None:
@@ -167,7 +158,7 @@ def time_on_videos(
     trainer = Trainer(recipe, videos.labels.classes["classes"])
     batches = batches_of(few, trainer, recipe, number * (rounds + 1) * len(fractions))
     # The warm-up round reads each of the few videos, so it decodes them all.
-    return take_turns(fractions, rounds, lambda fraction: seconds_of_updates(trainer, batches, number, fraction))
+    return take_turns({each: partial(seconds_of_updates, trainer, batches, number, each) for each in fractions}, rounds)
 
 
 def learn(videos: VideoSet, recipe: Recipe, fraction: float, num_steps: int) -> tuple[ViViT, float]:

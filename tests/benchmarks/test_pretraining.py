@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.pretraining import CASES, QUICK, main, steps_of, take_turns
+from benchmarks.pretraining import CASES, QUICK, main, steps_of, take_both
 from vivit.training.recipes import PRETRAIN_RECIPES
 
 
@@ -14,5 +14,5 @@ def test_it_prints_a_row_for_each_model(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_both_steps_take_time_and_the_first_learns_without_labels() -> None:
     recipe = PRETRAIN_RECIPES["pretrain"].model_copy(update=QUICK)
-    ((masked, whole),) = take_turns(steps_of(recipe, 2), rounds=1)
+    ((masked, whole),) = take_both(steps_of(recipe, 2), rounds=1)
     assert masked > 0 and whole > 0

@@ -50,17 +50,6 @@ def test_flops_are_those_worked_out_by_hand(fraction: float) -> None:
     assert token_dropping.flops(recipe_of("", small=False, quick=True), fraction) == expected
 
 
-def test_fractions_take_turns_and_the_first_round_does_not_count() -> None:
-    turns: list[float] = []
-
-    def seconds(fraction: float) -> float:
-        turns.append(fraction)
-        return float(len(turns))
-
-    assert token_dropping.take_turns([1.0, 0.5], 2, seconds) == {1.0: [3.0, 5.0], 0.5: [4.0, 6.0]}
-    assert turns == [1.0, 0.5] * 3
-
-
 def test_ratios_are_those_of_each_round() -> None:
     recipe = recipe_of("", small=False, quick=True)
     _, row = token_dropping.time_rows(recipe, 1, {1.0: [1.0, 2.0, 10.0], 0.5: [0.5, 1.6, 2.0]})

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Step = Callable[[], object]
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 # A product of two square matrices of this side, and a copy of so many bytes, are large enough to reach the peak.
 SIDES = {"cpu": 2048, "cuda": 8192}
@@ -47,16 +48,16 @@ def _wait_for(device: torch.device) -> None:
 
 
 def take_turns(
-    steps: Mapping[Key, Callable[[], Seconds]],
+    steps: Mapping[Key, Callable[[], Result]],
     rounds: int,
     *,
     budget: float | None = None,
     progress: Callable[[Key], object] = lambda key: None,
-) -> dict[Key, list[Seconds]]:
+) -> dict[Key, list[Result]]:
     """Run all steps once in every round, each round starting with another; the first round only warms up.
 
     Args:
-        steps: each runs once and says what it took.
+        steps: each runs once and says what it took, mostly `Seconds`.
         rounds: at most so many that count.
         budget: seconds after which no further round begins, but two rounds count in any case.
         progress: called before each run.
@@ -64,7 +65,7 @@ def take_turns(
     Returns:
         The results of each step, one for each round.
     """
-    taken: dict[Key, list[Seconds]] = {key: [] for key in steps}
+    taken: dict[Key, list[Result]] = {key: [] for key in steps}
     keys, begun = list(steps), time.perf_counter()
     for number in range(rounds + 1):
         if budget is not None and number > 2 and time.perf_counter() - begun > budget:
@@ -72,9 +73,9 @@ def take_turns(
         first = number % len(keys)
         for key in [*keys[first:], *keys[:first]]:
             progress(key)
-            seconds = steps[key]()
+            result = steps[key]()
             if number:
-                taken[key].append(seconds)
+                taken[key].append(result)
     return taken
 
 
