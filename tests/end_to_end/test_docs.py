@@ -171,6 +171,7 @@ def test_timelines(
     vivit.save(tiny_model({"classes": ["nothing", "b", "c", "d", "e"]}), folder / "run")
     clips = sorted((folder / "my_videos").rglob("*.mp4"))
     shutil.copy(clips[0], folder / "holiday.mp4")
+    (folder / "spans.csv").write_text("path,label,start,end\nholiday.mp4,b,0,0.1\nholiday.mp4,c,0.1,0.3\n")
     for line in filter(None, blocks("sh", TIMELINE).splitlines()):
         command, _, file = line.partition(" > ")
         program, *words = shlex.split(command)

@@ -93,6 +93,33 @@ def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: st
     here("timeline", "clip.mp4", *words, *MODEL).one_line(said)
 
 
+def test_timelines_are_scored_against_a_list_of_spans(here: InProcess, tmp_path: Path) -> None:
+    # What the model itself says is the truth of one video; the other has one label, which the model never gives alone.
+    says = json.loads(here("timeline", "clip.mp4", *MODEL, *EVERYTHING, "--json").out)["segments"]
+    names = CLASSES["classes"]
+    rows = [f"clip.mp4,{segment['label']},{segment['start']},{segment['end']}" for segment in says]
+    (tmp_path / "same.csv").write_text("\n".join(["path,label,start,end", *rows]) + "\n")
+    words = ("--model", "model", "--timeline", "--split", "all", "--device", "cpu", *EVERYTHING)
+    out = here("evaluate", "same.csv", *words, "--out", "scores").succeeded()
+    assert "frame_accuracy" in out
+    record = json.loads((tmp_path / "scores" / "timeline_scores.json").read_text())
+    assert set(record["scores"]["classes"].values()) == {1.0}
+    assert record["videos"][0]["segments"] == says
+
+    wrong = next(name for name in names if name not in {segment["label"] for segment in says})
+    (tmp_path / "other.csv").write_text(f"path,label,start,end\nclip.mp4,{wrong},0,2.4\nmissing.mp4,{wrong},0,1\n")
+    assert here("evaluate", "other.csv", *words).status == 2  # a file is missing
+    (tmp_path / "missing.mp4").write_bytes(b"no video")
+    told = here("evaluate", "other.csv", *words, "--out", "wrong").succeeded()
+    assert "missing.mp4" in told
+    record = json.loads((tmp_path / "wrong" / "timeline_scores.json").read_text())
+    assert set(record["scores"]["classes"].values()) == {0.0}
+    assert record["unreadable"] == ["missing.mp4"]
+
+    (tmp_path / "whole.csv").write_text("path,label\nclip.mp4,v\n")
+    here("evaluate", "whole.csv", *words).one_line("whole.csv: .*no start and end")
+
+
 @pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="needs the real clips")
 def test_a_real_clip_with_the_model_of_the_package(tmp_path: Path) -> None:
     clip = REAL_CLIPS / "multi_shot.mp4"

@@ -10,6 +10,8 @@ from vivit.cli.options import (
     CLIPS,
     INPUT,
     OUTPUT,
+    TIMELINE,
+    Background,
     Data,
     Decoder,
     Device,
@@ -17,6 +19,10 @@ from vivit.cli.options import (
     MergeOver,
     Model,
     Precision,
+    Shortest,
+    Smooth,
+    Step,
+    Threshold,
     Timeout,
     Videos,
     Views,
@@ -27,6 +33,7 @@ app = verb(
     "evaluate",
     "vivit evaluate my_videos --model run",
     "vivit evaluate my_videos --model run --split test --per-video answers.csv",
+    "vivit evaluate spans.csv --model run --timeline --split all --background nothing",
 )
 
 
@@ -40,6 +47,12 @@ def evaluate(
     videos: Videos = None,
     views: Views = "4x3",
     average: Annotated[Literal["logits", "probabilities"], Parameter(group=CLIPS, metavar="WHAT")] = "logits",
+    timeline: Annotated[bool, Parameter(group=TIMELINE, negative="")] = False,
+    step: Step = None,
+    smooth: Smooth = 1.0,
+    threshold: Threshold = 0.5,
+    shortest: Shortest = 0.5,
+    background: Background = (),
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FOLDER")] = None,
     per_video: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     device: Device = "auto",
@@ -57,10 +70,21 @@ def evaluate(
     Args:
         split: Which split to score: val is what training held out; all is for data without splits.
         average: What to average over the views of a video.
+        timeline: Score the timeline of each whole video, as vivit timeline makes it, against the spans of a list: mAP
+            at temporal IoUs, frame accuracy, edit score and F1 (docs/timeline.md). Not with views.
         out: Where scores.json, per_video.csv and confusion matrices go; by default a folder of its own for each split,
-            views, data and weights, in MODEL/evaluation.
+            views, data and weights, in MODEL/evaluation. With --timeline, timeline_scores.json goes there.
         per_video: Also write the answer to each video to this .csv or .parquet file.
     """
+    if timeline:
+        from vivit.evaluation.timelines import score_timelines
+        from vivit.inference.predictor import Predictor
+        from vivit.inference.timeline import Rule
+
+        rule = Rule(smooth, threshold, shortest, frozenset(background))
+        predictor = Predictor(model, device, precision=precision)
+        score_timelines(data, predictor, rule, split=split, step=step, out=out, videos_in=videos, decoder=decoder)
+        return
     from vivit.evaluation.score import score_model
     from vivit.inference.merging import Merge as Merging
     from vivit.inference.views import Views

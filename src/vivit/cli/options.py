@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 INPUT = Group("Input", sort_key=1)
 MODEL = Group("Model", sort_key=2)
 CLIPS = Group("Clips", sort_key=3)
+TIMELINE = Group("Timeline", sort_key=3)
 TRAINING = Group("Training", sort_key=4)
 REGULARISATION = Group("Regularisation", sort_key=5)
 AUGMENTATION = Group("Augmentation", sort_key=6)
@@ -96,6 +97,27 @@ KeepDecoded = Annotated[
 ]
 CheckpointEvery = Annotated[
     float, Parameter(group=OUTPUT, metavar="SECONDS", help="Time between checkpoints within an epoch.")
+]
+
+# How scores over time become segments; the defaults stand in vivit.inference.timeline, too.
+Step = Annotated[
+    int | None,
+    Parameter(
+        group=TIMELINE,
+        metavar="FRAMES",
+        help="Frames from one window to the next. By default one tubelet for a factorised encoder, which computes what "
+        "windows share once, and a quarter of a window for other models.",
+    ),
+]
+Smooth = Annotated[float, Parameter(group=TIMELINE, metavar="SECONDS", help="Average the scores over this time.")]
+Threshold = Annotated[float, Parameter(group=TIMELINE, metavar="P", help="The lowest probability that makes a label.")]
+Shortest = Annotated[
+    float,
+    Parameter(group=TIMELINE, metavar="SECONDS", help="Leave out shorter segments, and close shorter gaps within one."),
+]
+Background = Annotated[
+    tuple[str, ...],
+    Parameter(group=TIMELINE, metavar="CLASS…", consume_multiple=True, help="Classes that are no segments."),
 ]
 
 

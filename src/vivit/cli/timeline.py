@@ -10,7 +10,19 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision
+from vivit.cli.options import (
+    INPUT,
+    OUTPUT,
+    Background,
+    Decoder,
+    Device,
+    Model,
+    Precision,
+    Shortest,
+    Smooth,
+    Step,
+    Threshold,
+)
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
 from vivit.text import clock, printable
@@ -39,11 +51,11 @@ PICTURES, PICTURE_SIDE = 8, 96  # of the video, in a page
 def timeline(
     *videos: Annotated[str, Parameter(group=INPUT, required=True)],
     model: Model = CAMERA_MOTION,
-    step: Annotated[int | None, Parameter(group=CLIPS, metavar="FRAMES")] = None,
-    smooth: Annotated[float, Parameter(group=CLIPS, metavar="SECONDS")] = 1.0,
-    threshold: Annotated[float, Parameter(group=CLIPS, metavar="P")] = 0.5,
-    shortest: Annotated[float, Parameter(group=CLIPS, metavar="SECONDS")] = 0.5,
-    background: Annotated[tuple[str, ...], Parameter(group=CLIPS, metavar="CLASS…", consume_multiple=True)] = (),
+    step: Step = None,
+    smooth: Smooth = 1.0,
+    threshold: Threshold = 0.5,
+    shortest: Shortest = 0.5,
+    background: Background = (),
     windows: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
     json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
@@ -61,12 +73,6 @@ def timeline(
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', - for a list on stdin, @FILE for a list in a
             file.
-        step: Frames from one window to the next. By default one tubelet for a factorised encoder, which computes what
-            windows share once, and a quarter of a window for other models.
-        smooth: Average the scores over this time.
-        threshold: The lowest probability that makes a label.
-        shortest: Leave out shorter segments, and close shorter gaps within one.
-        background: Classes that are no segments.
         windows: Print each window's scores instead; of one video.
         json_lines: Print JSON, a line for each video or window.
         out: Write the segments to this file. Its ending says the format: .json, .jsonl, .csv, .html and .png (a page

@@ -32,7 +32,8 @@ class Pieces:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device if isinstance(self.model, ExportedModel) else self.model.embedding.weight.device
+        """Where the model is; an exported one takes clips on the CPU."""
+        return self.model.embedding.weight.device if isinstance(self.model, ViViT) else torch.device("cpu")
 
     def encode(self, frames: Tensor) -> Tensor:
         """(N, t, C, H, W) of the model's size → (N, …): what `join` needs of each piece."""
