@@ -9,6 +9,7 @@ are those from `model(clip)` in the same precision, of windows of noise, relativ
 `model(clip)` itself differs from f32 by as much as the last column says.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,7 @@ def main(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    load = os.getloadavg()[0]
     print(f"{harness.setting()}\n{torch.get_num_threads()} threads, {rounds} rounds.\n")
     print("| precision | window | GMAC | s | CPU s | × faster than alone | in CPU s | max Δ of the logits | of bf16 |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
@@ -165,7 +167,7 @@ def main(
                 flush=True,
             )
     task = {"batch": batch, "quick": quick, "threads": torch.get_num_threads()}
-    harness.write(out, {"task": task, "rows": rows})
+    harness.write(out, {"task": task, "load": load, "rows": rows})
 
 
 if __name__ == "__main__":

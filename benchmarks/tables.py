@@ -221,6 +221,33 @@ def streaming_lines(record: Record) -> list[str]:
     return [setting(record), "", *table(head, rows)]
 
 
+def merging_lines(record: Record) -> list[str]:
+    """Two tables: the time over the part of the tokens that is merged, and the accuracy."""
+    heads = {
+        "time": ("precision", "s a clip", "× faster", "× less processor time"),
+        "accuracy": ("model", "accuracy", "same label as without merging", "the same of windows of other videos"),
+    }
+    lines = [setting(record)]
+    for what, head in heads.items():
+        rows = [row for row in record["values"]["rows"] if row["what"] == what]
+        cells = [
+            [in_words(row["variant"]), row["over"] or "", f"{row['ratio']:g}", *_merging_cells(row)] for row in rows
+        ]
+        lines += (
+            ["", *table(("variant", "over", "merged", *head), cells)] if rows else ["", f"Not measured yet: {what}."]
+        )
+    return lines
+
+
+def _merging_cells(row: Row) -> list[str]:
+    if row["what"] == "time":
+        ratios = [f"{row[name]:.2f}" for name in ("faster", "less processor time")]
+        return [row["precision"], of_spread(row["seconds"]), *ratios]
+    windows = f"{row['agreement of windows']:.1%} of {row['windows']}" if row["windows"] else ""
+    accuracy = f"{row['accuracy']:.1%} of {row['videos']}"
+    return [row["model"], accuracy, f"{row['agreement']:.1%}", windows]
+
+
 def exported_lines(record: Record) -> list[str]:
     rows = [
         [
@@ -270,6 +297,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "training": training_lines,
     "predicting": predicting_lines,
     "streaming": streaming_lines,
+    "token_merging": merging_lines,
     "exported": exported_lines,
     "gpu": gpu_lines,
 }
