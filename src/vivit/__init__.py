@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vivit.config import ModelConfig as ModelConfig
     from vivit.config import Preprocessing as Preprocessing
     from vivit.errors import UserError as UserError
+    from vivit.inference.export import export as export
     from vivit.inference.predictor import Prediction as Prediction
     from vivit.inference.predictor import Predictor as Predictor
     from vivit.model.vivit import ViViT as ViViT
@@ -27,6 +28,7 @@ _HOME = {
     for module, names in {
         "config": ("ModelConfig", "Preprocessing"),
         "errors": ("UserError",),
+        "inference.export": ("export",),
         "inference.predictor": ("Prediction", "Predictor"),
         "model.vivit": ("ViViT",),
         "weights.adapt": ("adapt",),

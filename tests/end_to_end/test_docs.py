@@ -20,6 +20,7 @@ DOCS = (FOLDER / "weights.md").read_text()
 TRAINING = (FOLDER / "training.md").read_text()
 PREDICTING = (FOLDER / "predicting.md").read_text()
 TIMELINE = (FOLDER / "timeline.md").read_text()
+EXPORT = (FOLDER / "export.md").read_text()
 # What makes the commands of docs/training.md small.
 IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
 SMALL: dict[str, tuple[str, ...]] = {
@@ -189,3 +190,21 @@ def test_timelines(
     assert window["start"] == 0 and sum(window["scores"].values()) == pytest.approx(1, abs=1e-5)
     exec(blocks("python", TIMELINE), {})
     assert capsys.readouterr().out
+
+
+def test_commands_of_the_guide_to_exporting(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model(classes={"classes": ["a", "b", "c", "d", "e"]}, num_layers=1), folder / "run")
+    lines = [line for line in blocks("sh", EXPORT).splitlines() if line and not line.startswith("pip ")]
+    assert len(lines) == 5
+    for line in lines:
+        _, *words = shlex.split(line)
+        vivit_here(*words).succeeded()
+    assert {*json.loads((folder / "exported" / "parity.json").read_text())} == {
+        *("clips", "taken_from", "precision", "max_difference", "max_logit", "same_top1")
+    }
+    for file in ("config.json", "export.json", "parity.json", "model.onnx"):
+        assert f"`{file}`" in EXPORT and (folder / "exported" / file).is_file()
+    assert {path.name for path in (folder / "small").glob("model.*")} == {"model.xml", "model.bin"}

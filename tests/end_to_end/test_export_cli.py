@@ -1,6 +1,7 @@
 """`vivit export`, and what it writes as --model of other verbs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.end_to_end.conftest import InProcess
 from tests.support import run_vivit, tiny_model
 from vivit.inference.export import export
 
-NAMES = {"classes": ["bright", "dark", "c", "d", "e"]}
+NAMES: dict[str, Sequence[str]] = {"classes": ["bright", "dark", "c", "d", "e"]}
 
 
 @pytest.fixture
@@ -24,13 +25,16 @@ def folder(tmp_path: Path, bright_dark: Path) -> Path:
 def test_int8_predicts_and_its_makers_hear_nothing(folder: Path, vivit_here: InProcess) -> None:
     home = folder / "home"
     home.mkdir()
-    own = {"HOME": str(home), "CI": "false"}  # there is no telemetry where CI is true
-    said = run_vivit("export", "model", "small", "--int8", "--clips", "videos", folder=folder, **own).succeeded()
+
+    def run(*words: str) -> str:
+        # There is no telemetry where CI is true.
+        return run_vivit(*words, folder=folder, HOME=str(home), CI="false").succeeded()
+
+    said = run("export", "model", "small", "--int8", "--clips", "videos")
     assert "12 of 12 videos, a clip of each" in said
     assert "parity: max |Δ logits| " in said and "(your clips; int8 (run by openvino " in said
     assert "written to small: model.xml, " in said
-    out = run_vivit("predict", "videos/dark", "--model", "small", "--json", folder=folder, **own).succeeded()
-    rows = [json.loads(line) for line in out.splitlines()]
+    rows = [json.loads(line) for line in run("predict", "videos/dark", "--model", "small", "--json").splitlines()]
     assert len(rows) == 6 and {row["predictions"][0]["label"] for row in rows} <= set(NAMES["classes"])
     # Where the telemetry of OpenVINO and NNCF keeps the number of its sender.
     assert not (home / "intel").exists()

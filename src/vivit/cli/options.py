@@ -38,7 +38,9 @@ Source = Annotated[
         "weights, an ONNX file of an image ViT, or a Hub id.",
     ),
 ]
-Model = Annotated[str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, or a Hub id.")]
+Model = Annotated[
+    str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, an exported model, or a Hub id.")
+]
 
 Views = Annotated[
     str, Parameter(group=CLIPS, metavar="TxS", help="T clips of each video, S crops of each clip; S is 1 or 3.")
