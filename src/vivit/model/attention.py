@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit.config import ModelConfig
+from vivit.model.linear import linear
 
 
 class SelfAttention(nn.Module):
@@ -27,7 +28,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.proj(self.attend(self.qkv(x), self.num_heads)))
+        return self.dropout(linear(self.attend(linear(x, self.qkv), self.num_heads), self.proj))
 
     def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
         """(…, N, H · 3 · d) → (…, N, D)."""
@@ -63,4 +64,4 @@ class FactorisedDotProductAttention(TemporalSelfAttention):
         half = self.num_heads // 2
         over_time = self.attend(F.linear(x, time_weight, time_bias), half)
         over_space = SelfAttention.attend(self, F.linear(x, space_weight, space_bias), half)
-        return self.dropout(self.proj(torch.cat([over_time, over_space], dim=-1)))
+        return self.dropout(linear(torch.cat([over_time, over_space], dim=-1), self.proj))

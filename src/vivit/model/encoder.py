@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from vivit.config import ModelConfig
 from vivit.model.attention import FactorisedDotProductAttention, SelfAttention, TemporalSelfAttention
 from vivit.model.embedding import Positions
+from vivit.model.linear import linear
 
 GELU = {"gelu_tanh": "tanh", "gelu": "none"}  # PyTorch's names for the forms of GELU
 
@@ -55,7 +56,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
+        return self.dropout(linear(self.dropout(linear(x, self.fc1, self.activation)), self.fc2))
 
 
 class Block(nn.Module):
