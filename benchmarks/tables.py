@@ -248,6 +248,38 @@ def _merging_cells(row: Row) -> list[str]:
     return [row["model"], accuracy, f"{row['agreement']:.1%}", windows]
 
 
+def merged(record: Record, what: str) -> dict[str, dict[float, Row]]:
+    """The rows of "time" or of "accuracy": variant, axis and precision in words → part of the tokens → row."""
+    found: dict[str, dict[float, Row]] = {}
+    rows = [row for row in record["values"]["rows"] if row["what"] == what]
+    for row in rows:
+        if row["ratio"]:
+            kind = row["variant"], row.get("precision", "")
+            name = ", ".join(filter(None, (in_words(kind[0]), f"over {row['over']}", kind[1])))
+            # Without merging there is no axis.
+            whole = next(one for one in rows if not one["ratio"] and (one["variant"], one.get("precision", "")) == kind)
+            found.setdefault(name, {0.0: whole})[row["ratio"]] = row
+    return found
+
+
+def token_merging_figure(record: Record) -> Figure:
+    """Over the part of the tokens that is merged: how much faster, and how often the label stays."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set_title("× less processor time")
+    right.set_title("same label as without")
+    for axes, what, key in ((left, "time", "less processor time"), (right, "accuracy", "agreement")):
+        found = merged(record, what)
+        for name, each in found.items():
+            parts = sorted(each)
+            axes.plot(parts, [each[part][key] for part in parts], "o-", label=name, markersize=4)
+        axes.set_xlabel("part of the tokens that is merged")
+        axes.spines[["top", "right"]].set_visible(False)
+        if found:
+            axes.legend(fontsize=6)
+    return figure
+
+
 def exported_lines(record: Record) -> list[str]:
     rows = [
         [
@@ -302,7 +334,11 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "gpu": gpu_lines,
 }
 """Name of a record's file and of a part of the page → what makes its lines."""
-FIGURES: dict[str, Callable[[Record], Figure]] = {"inference": inference_figure, "memory": memory_figure}
+FIGURES: dict[str, Callable[[Record], Figure]] = {
+    "inference": inference_figure,
+    "memory": memory_figure,
+    "token_merging": token_merging_figure,
+}
 
 
 def lines_of(name: str, folder: Path) -> list[str]:
