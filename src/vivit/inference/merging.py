@@ -24,8 +24,8 @@ from vivit.model.encoder import Block, FactorisedBlock
 from vivit.model.vivit import FactorisedEncoder, ViViT
 
 Over = Literal["space", "time", "both"]
-# A part of the layers that does the merging: the earlier, the less time, and the less do keys know of the video.
-MERGING_LAYERS = 1 / 4
+# One in so many layers merges, the first ones: the fewer, the less time, but the more different tokens become one.
+MERGING_LAYERS = 3
 MOST = 0.95
 
 
@@ -82,9 +82,9 @@ def merge_tokens(model: ViViT, merge: Merge) -> None:
 def counts(tokens: int, ratio: float, layers: int) -> list[int]:
     """How many of the tokens are left after each layer: the same part goes in each of the first layers.
 
-    These are a quarter of all layers, or more if more is to be merged than half of the tokens in each.
+    These are a third of all layers, or more if that would merge more than half of the tokens in a layer.
     """
-    merging = max(1, round(layers * MERGING_LAYERS), math.ceil(-math.log2(1 - ratio)))
+    merging = max(math.ceil(layers / MERGING_LAYERS), math.ceil(-math.log2(1 - ratio)))
     left = [tokens]
     for layer in range(1, layers + 1):
         wanted = round(tokens * (1 - ratio) ** (min(layer, merging) / merging))
