@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vivit.errors import UserError
 from vivit.model.encoder import Block, FactorisedBlock
+from vivit.model.linear import linear
 from vivit.model.vivit import FactorisedEncoder, ViViT
 
 Over = Literal["space", "time", "both"]
@@ -176,9 +177,10 @@ class TokenMerging:
         merged = Merged(rows * groups, (x.shape[1] - self.first) // groups, x.device)
         layers = [block for block in blocks if isinstance(block, Block)]
         for block, count in zip(layers, counts(merged.sizes.shape[1], self.ratio, len(blocks)), strict=True):
-            heads = block.attn.qkv(block.norm1(x)).unflatten(2, (block.attn.num_heads, 3, -1))  # (R, n, H, 3, d)
+            heads = linear(block.norm1(x), block.attn.qkv)
+            heads = heads.unflatten(2, (block.attn.num_heads, 3, -1))  # (R, n, H, 3, d)
             sizes = F.pad(merged.sizes.view(rows, -1), (self.first, 0), value=1.0)
-            x = x + block.attn.proj(_attention(heads, sizes))
+            x = x + linear(_attention(heads, sizes), block.attn.proj)
             if count < merged.sizes.shape[1]:
                 keys = heads[:, self.first :, :, 1].mean(dim=2)  # (R, n, d)
                 tokens = merged.merge(self._grouped(keys, groups), self._grouped(x[:, self.first :], groups), count)
