@@ -87,7 +87,8 @@ def _lines(record: "Mapping[str, Any]") -> "Iterator[str]":
         f"{task['flops a clip'] / 1e9:.4g} GFLOP each, {task['batch']} at once"
     )
     if hardware["device"] == "cpu":
-        yield f"{hardware['cpu']}, {hardware['threads']} threads, torch {record['versions']['torch']}"
+        threads = f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
+        yield f"{hardware['cpu']}, {threads}, torch {record['versions']['torch']}"
     else:
         yield f"{hardware['device']}, torch {record['versions']['torch']}"
     yield ""
