@@ -8,6 +8,7 @@ there gives a line that says so. Nothing is measured.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cyclopts
@@ -65,6 +66,17 @@ def in_words(variant: str) -> str:
 
 
 def inference_lines(record: Record) -> list[str]:
+    own = {
+        (row["variant"], row["precision"]): row["processor seconds"]["each"]
+        for row in record["values"]["rows"]
+        if row["model"] == OURS
+    }
+
+    def processor_ratio(row: Row) -> str:
+        pairs = zip(row["processor seconds"]["each"], own.get((row["variant"], row["precision"]), ()), strict=False)
+        found = [theirs / ours for theirs, ours in pairs]
+        return f"{median(found):.2f}" if found and row["model"] != OURS else ""
+
     rows = [
         [
             in_words(row["variant"]),
@@ -74,6 +86,7 @@ def inference_lines(record: Record) -> list[str]:
             f"{row['flops'] / row['seconds']['median'] / 1e9:.0f}",
             f"{row['of the product peak']:.0%}",
             of_spread(row["time ÷ ours"], ".2f") if "time ÷ ours" in row else "",
+            processor_ratio(row),
             row["attention"],
         ]
         for row in record["values"]["rows"]
@@ -83,7 +96,10 @@ def inference_lines(record: Record) -> list[str]:
         f"{each['copy'] / 1e9:.1f} GB/s"
         for variant, each in record["values"]["peaks"].items()
     ]
-    head = ("variant", "model", "precision", "s a clip", "GFLOP/s", "of the product", "time ÷ ours", "attention")
+    head = (
+        *("variant", "model", "precision", "s a clip", "GFLOP/s", "of the product", "time ÷ ours"),
+        *("processor time ÷ ours", "attention"),
+    )
     return [
         setting(record),
         "",

@@ -15,8 +15,11 @@ INFERENCE = {
     "task": {},
     "peaks": {"factorised_encoder": {"product f32": 155e9, "product bf16": 900e9, "copy": 11e9}},
     "rows": [
-        {**KIND, "model": name, "seconds": SECONDS, "flops": 240e9, "of the product peak": 0.774, "attention": "flash"}
-        for name in ("vivit", "plain")
+        {
+            **{**KIND, "model": name, "seconds": SECONDS, "flops": 240e9, "of the product peak": 0.774},
+            **{"processor seconds": {"each": each}, "attention": "flash"},
+        }
+        for name, each in (("vivit", [1.0, 2.0, 4.0]), ("plain", [1.5, 4.0, 12.0]))
     ],
 }
 MEMORY = {
@@ -49,7 +52,7 @@ def test_the_page_is_filled_from_records_and_says_what_has_none(folder: Path) ->
     tables.main(page, folder)
     text = page.read_text()
     assert "old\n" not in text.replace("old, new", "") and text.startswith("before") and text.endswith("after")
-    assert "| factorised encoder | plain | f32 | 2 (1.5–3) | 120 | 77% | 1.23 (1.50–3.00) | flash |" in text
+    assert "| factorised encoder | plain | f32 | 2 (1.5–3) | 120 | 77% | 1.23 (1.50–3.00) | 2.00 | flash |" in text
     assert "**Shared machine**, with a load of 3.2 before." in text
     assert "155 and 900 GFLOP/s, 11.0 GB/s" in text
     assert "| `vivit`, factorised encoder, forward, f32 | 1.25 | 2.25 |" in text
