@@ -155,6 +155,7 @@ def memory_figure(record: Record) -> Figure:
     """Peak over frames in f32 at the smallest size: forward passes at the left, training steps at the right."""
     rows = [row for row in record["values"]["rows"] if row["precision"] == "f32" and "peak" in row]
     size = min(row["size"] for row in rows)
+    lengths = sorted({row["frames"] for row in rows})
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, work in zip(figure.subplots(1, 2), ("forward", "training step"), strict=True):
         chosen = [row for row in rows if row["work"] == work and row["size"] == size]
@@ -166,7 +167,10 @@ def memory_figure(record: Record) -> Figure:
             )
             label = f"{model}, {in_words(variant)}"
             axes.plot(*zip(*line, strict=True), "o-" if model == OURS else "s--", label=label, markersize=4)
-        axes.set(xlabel=f"frames of {size} × {size}", ylabel="GB", title=work, ylim=(0, None))
+        axes.set(
+            xlabel=f"frames of {size} × {size}", ylabel="GB", title=work, xlim=(0, 1.1 * lengths[-1]), ylim=(0, None)
+        )
+        axes.set_xticks(lengths)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7)
     return figure
