@@ -2,10 +2,10 @@
 
     .venv/bin/python -m benchmarks.exported [--only factorised_encoder] [--threads 2] [--rounds 5]
 
-ViViT-B/16x2 with random weights, one clip of 32 × 224 × 224 in uint8 in memory. `vivit` is PyTorch, in float32 and with
-its weights converted to bf16. int8 is calibrated on a clip of a made video, and computes the rest in bf16 where the
-processor makes that quicker. Every round runs each once, after a round that warms up; ratios compare the same round.
-Exporting takes some minutes; `--folder` keeps what is exported for the next call.
+ViViT-B/16x2 with random weights, a clip of 32 × 224 × 224 of a made video in memory, in uint8. `vivit` is PyTorch, in
+float32 and with its weights converted to bf16. int8 is calibrated on the same clip, and computes the rest in bf16 where
+the processor makes that quicker. Every round runs each once, after a round that warms up; ratios compare the same
+round. Exporting takes some minutes; `--folder` keeps what is exported for the next call.
 """
 
 import tempfile
@@ -19,15 +19,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness
-from benchmarks.contenders import OURS, QUICK, random_clips
+from benchmarks.contenders import OURS, QUICK
 from benchmarks.videos import FOLDER, generated
 from vivit.config import ModelConfig, Preprocessing, Variant
 from vivit.inference.export import export
 from vivit.inference.exported import ExportedModel
 from vivit.inference.speed import Seconds, ratios, spread, take_turns, time_of
+from vivit.inference.views import clip_spec
 from vivit.labels import ONLY_HEAD, by_head
 from vivit.model.vivit import ViViT
 from vivit.runtime import Precision
+from vivit.video.clips import read_views
 from vivit.weights.exported import Format
 from vivit.weights.source import CONFIG_FILE
 from vivit.weights.store import load, save
@@ -59,6 +61,7 @@ def measure(variant: Variant, folder: Path, formats: list[str], rounds: int, qui
     """The rows of a variant."""
     if not (folder / "model" / CONFIG_FILE).is_file():
         random_model(ModelConfig(variant=variant, **(QUICK if quick else {})), folder / "model")
+    video = generated("320", FOLDER)
     plain, half = load(folder / "model"), load(folder / "model").bfloat16()
     models: dict[tuple[str, str], Callable[[Tensor], Any]] = {F32: plain, (OURS, "bf16"): half}
     for format, precision in EXPORTED:
@@ -66,11 +69,11 @@ def measure(variant: Variant, folder: Path, formats: list[str], rounds: int, qui
             continue
         place, int8 = folder / (f"{format}-int8" if precision == "int8" else format), precision == "int8"
         if not place.exists():
-            video = [generated("320", FOLDER)] if int8 else []
-            print(f"{variant}: {export(folder / 'model', place, format, int8=int8, clips=video)}", flush=True)
+            parity = export(folder / "model", place, format, int8=int8, clips=[video])
+            print(f"{variant}: {parity}", flush=True)
         models[format, precision] = exported = ExportedModel(place)
         exported.prepare(precision)
-    clip = random_clips(OURS, plain.config, 1)
+    clip = read_views(video, clip_spec(plain), 1, 1).frames
     expected = plain(clip)
     steps: dict[tuple[str, str], Callable[[], Seconds]] = {
         key: partial(time_of, partial(model, clip), CPU) for key, model in models.items()

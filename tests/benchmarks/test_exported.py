@@ -9,14 +9,15 @@ from benchmarks import exported
 
 
 def test_the_tiny_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exported.main("factorised_encoder", "openvino", rounds=1, quick=True, out=tmp_path / "exported.json")
+    exported.main("factorised_encoder", "onnx", rounds=1, quick=True, out=tmp_path / "exported.json")
     rows = json.loads((tmp_path / "exported.json").read_text())["values"]["rows"]
     assert [(row["model"], row["precision"]) for row in rows] == [
         ("vivit", "f32"),
         ("vivit", "bf16"),
-        *(("openvino", precision) for precision in ("f32", "bf16", "int8")),
+        ("onnx", "f32"),
     ]
     for row in rows:
         assert row["difference"] <= (1e-4 if row["precision"] == "f32" else 0.2)
         assert row["seconds"]["median"] > 0
-    assert len(capsys.readouterr().out.splitlines()) == 4 + 1 + 2 + len(rows)
+    printed = capsys.readouterr().out
+    assert all(f"{row['model']} {row['precision']}" in printed for row in rows)
