@@ -165,6 +165,7 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     parts, load_before = [float(ratio) for ratio in ratios.split(",")], os.getloadavg()[0]
+    began_at = commit()
     print(f"{harness.setting()}\n{torch.get_num_threads()} threads; load before: {load_before:.1f}.\n")
     rows: list[Row] = []
     if data is not None:
@@ -180,7 +181,7 @@ def main(
             rows += some
     kept = [row for row in harness.read(out)["values"]["rows"] if row["what"] != rows[0]["what"]]
     task = {"threads": torch.get_num_threads(), "quick": quick}
-    rows = [*kept, *({**row, "commit": commit()} for row in rows)]
+    rows = [*kept, *({**row, "commit": began_at} for row in rows)]
     harness.write(out, {"task": task, "load": load_before, "rows": rows})
 
 
