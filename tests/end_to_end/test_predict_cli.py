@@ -22,7 +22,8 @@ from vivit.experiments.footage import make_footage
 
 ESCAPE = "\x1b[31mred\x1b]0;gone\x07"
 CLASSES: dict[str, Sequence[str]] = {"classes": ["=a", "b", "c", "d", "é"]}
-MODEL = ("--model", "model", "--device", "cpu")
+# Commands in a process of their own do not have the precision that these tests have, see conftest.
+MODEL = ("--model", "model", "--device", "cpu", "--precision", "f32")
 MANY = 200
 
 
