@@ -129,7 +129,7 @@ def test_data_and_start_alone_give_a_useful_model(folder: Path, trained: str, he
         r"not from the image model:.*encoder\.temporal.*heads",
         r"32 frames.*stride of 2.*32 × 32.*image_size",
         r"200 steps of 8 clips.*100 epochs.*10",
-        r"on .* in f32",
+        r"on .* in (bf16|f32)",
         r"runs/my_videos/report\.html",
     ],
 )

@@ -151,7 +151,7 @@ torch.set_num_threads(1)
 partial.SAVE_EVERY = 0.0
 score.evaluate = progress_and_die
 data, model, out = map(Path, sys.argv[1:])
-score.score_model(data, model, views=Views(4), split="all", out=out, device="cpu")
+score.score_model(data, model, views=Views(4), split="all", out=out, device="cpu", precision="f32")
 """
 
 
@@ -161,7 +161,7 @@ def test_a_killed_command_continues(
     save(model, tmp_path / "model")
 
     def score(out: Path, views: Views = Views(4)) -> str:
-        score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu")
+        score_model(data, tmp_path / "model", views=views, split="all", out=out, device="cpu", precision="f32")
         return capsys.readouterr().out
 
     out = tmp_path / "out"

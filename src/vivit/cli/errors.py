@@ -28,6 +28,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit status: what it returns, or 2 after printing a mistake of the user."""
+    status = _status_of(command)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what an error left there; Python would try again at exit, and end with status 120
+        _discard(sys.stdout)
+    return status
+
+
+def _status_of(command: Callable[[], int | None]) -> int:
     try:
         status = command() or 0
         sys.stdout.flush()

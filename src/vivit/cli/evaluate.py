@@ -33,7 +33,7 @@ app = verb(
     "evaluate",
     "vivit evaluate my_videos --model run",
     "vivit evaluate my_videos --model run --split test --per-video answers.csv",
-    "vivit evaluate spans.csv --model run --timeline --split all --background nothing",
+    "vivit evaluate spans.csv --model run --timeline --split all",
 )
 
 
