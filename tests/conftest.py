@@ -13,6 +13,9 @@ from vivit.training.recipe import Recipe
 # Started in the background of a script, the suite inherits that Ctrl-C is ignored, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So is SIGHUP under nohup.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests choose float32 on every processor, unless they say otherwise.
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
