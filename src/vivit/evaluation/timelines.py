@@ -1,6 +1,6 @@
 """`vivit evaluate --timeline`: score a model's timelines against a list of spans with labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vivit.data.datasets import LabelledVideo
@@ -10,7 +10,7 @@ from vivit.errors import UserError
 from vivit.evaluation.segments import Stretch, segment_scores
 from vivit.files import as_json, make_folder, write_files
 from vivit.inference.predictor import Predictor
-from vivit.inference.timeline import Rule, Timeline, timeline
+from vivit.inference.timeline import Rule, Segment, Timeline, timeline
 from vivit.labels import LabelSpace
 from vivit.progress import console, progress_bar
 from vivit.text import printable
@@ -54,8 +54,8 @@ def score_timelines(
         if video.span is None or not isinstance(video.source, Path):
             raise UserError(f"{data}: {video.source} has no start and end; a timeline is scored against spans of files")
         by_file.setdefault(video.source, []).append(video)
-    say = console().print
-    say(f"timelines of {len(by_file)} videos with {len(videos.videos)} segments (data {_short(data_hash(videos))})")
+    say, hashed = console().print, data_hash(videos)
+    say(f"timelines of {len(by_file)} videos with {len(videos.videos)} segments (data {hashed[:HASH_DIGITS]})")
     lines: dict[Path, Timeline] = {}
     with progress_bar("timelines", len(by_file)) as progress:
         for done, path in enumerate(by_file, start=1):
@@ -67,7 +67,7 @@ def score_timelines(
     if not lines:
         raise UserError(f"{data}: none of its videos can be read")
     found = {path: line.segments(rule) for path, line in lines.items()}
-    scores = {head: _scores_of(head, labels, by_file, lines, rule) for head in labels.heads}
+    scores = {head: _scores_of(head, labels, by_file, lines, found, rule) for head in labels.heads}
     for head, of_head in scores.items():
         title = labels.title(head)
         prefix = f"{printable(title)} " if title else ""
@@ -77,7 +77,7 @@ def score_timelines(
         make_folder(out)
         record = {
             "scores": scores,
-            "data_hash": data_hash(videos),
+            "data_hash": hashed,
             "model_hash": predictor.fingerprint(),
             "precision": predictor.precision.precision,
             "unreadable": [str(path) for path in by_file if path not in lines],
@@ -93,6 +93,7 @@ def _scores_of(
     labels: LabelSpace,
     by_file: Mapping[Path, list[LabelledVideo]],
     lines: Mapping[Path, Timeline],
+    segments: Mapping[Path, Sequence[Segment]],
     rule: Rule,
 ) -> dict[str, float]:
     truth, found, durations = {}, {}, {}
@@ -103,12 +104,7 @@ def _scores_of(
         # A file that cannot be read lasts as long as its spans.
         last = max((stretch.end for stretch in true), default=0.0)
         durations[str(path)] = lines[path].duration if path in lines else last
-        segments = lines[path].segments(rule) if path in lines else []
-        found[str(path)] = [Stretch(s.start, s.end, s.label, s.score) for s in segments if s.head == head]
+        found[str(path)] = [Stretch(s.start, s.end, s.label, s.score) for s in segments.get(path, ()) if s.head == head]
     if not any(truth.values()):
         raise UserError(f"{labels.title(head) or 'segments'}: the data has no segment that is not background")
     return segment_scores(truth, found, durations, labels.multi_label)
-
-
-def _short(hashed: str) -> str:
-    return hashed[:HASH_DIGITS]

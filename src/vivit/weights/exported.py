@@ -7,11 +7,10 @@ answers are to those of PyTorch.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vivit.errors import UserError, one_line
 from vivit.text import printable
-from vivit.weights.files import read_json
+from vivit.weights.files import read_record
 
 EXPORT_FILE, PARITY_FILE = "export.json", "parity.json"
 
@@ -45,12 +44,7 @@ class Export(BaseModel):
     def of(cls, folder: Path) -> Self | None:
         """What a folder says; None if it is no exported model. Raises UserError if the file is damaged."""
         path = folder / EXPORT_FILE
-        if not path.is_file():
-            return None
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise UserError(f"{path}: {one_line(error)}") from None
+        return read_record(path, cls) if path.is_file() else None
 
     def __str__(self) -> str:
         return f"{self.format}{' int8' if self.int8 else ''}"
@@ -76,11 +70,7 @@ class Parity(BaseModel):
     @classmethod
     def of(cls, folder: Path) -> Self:
         """Raises UserError if the file is missing or damaged."""
-        path = folder / PARITY_FILE
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise UserError(f"{path}: {one_line(error)}") from None
+        return read_record(folder / PARITY_FILE, cls)
 
     def __str__(self) -> str:
         same = min(self.same_top1.values())

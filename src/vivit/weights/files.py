@@ -12,17 +12,20 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vivit.errors import UserError
+from vivit.errors import UserError, one_line
 from vivit.weights.flax_file import open_flax
 from vivit.weights.torch_file import open_torch
 from vivit.weights.weight_file import SMALL_FILE, Shape, WeightFile, size_of
+
+Record = TypeVar("Record", bound=BaseModel)
 
 # Deflate shrinks zeros a thousandfold, and weights hardly at all.
 BOMB_BYTES, BOMB_RATIO = 1 << 26, 30
@@ -81,6 +84,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object")
     return value
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """A JSON object as this model of pydantic. Raises UserError if the file is missing or damaged."""
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def _open_safetensors(path: Path) -> WeightFile:

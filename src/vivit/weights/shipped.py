@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vivit.errors import UserError, one_line
 from vivit.text import printable
-from vivit.weights.files import read_json
+from vivit.weights.files import read_record
 
 CAMERA_MOTION = "camera-motion"
 ANSWERS_FILE = "answers.json"
@@ -32,9 +31,4 @@ class Answers(BaseModel):
     def of(cls, folder: Path) -> Self | None:
         """What a model folder says, if it says anything. Raises UserError if the file is damaged."""
         path = folder / ANSWERS_FILE
-        if not path.is_file():
-            return None
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise UserError(f"{path}: {one_line(error)}") from None
+        return read_record(path, cls) if path.is_file() else None
