@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vivit.inference.exported import ExportedModel
 from vivit.inference.pieces import Pieces
+from vivit.inference.tokens import What
 from vivit.inference.views import BATCH, clip_spec
 from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
@@ -34,6 +35,8 @@ class Window:
     """The number of its first frame, counted from 0."""
     logits: dict[str, Tensor]
     """head → (K,) float32 on the CPU."""
+    features: Tensor | None = None
+    """(…) float32 on the CPU, if they are wanted."""
 
 
 class Stream:
@@ -44,12 +47,16 @@ class Stream:
     Memory holds the frames of a window and those that wait for a batch, and what the model made of a window.
     """
 
-    def __init__(self, model: ViViT | ExportedModel, step: int, batch: int = 1) -> None:
+    def __init__(self, model: ViViT | ExportedModel, step: int, batch: int = 1, what: What | None = None) -> None:
         """
         Args:
             model: in eval mode.
             step: frames from the start of a window to the start of the next.
             batch: windows that are computed together: 1 answers at once, more take less time each.
+            what: the features that are wanted beside the logits, see `vivit.inference.tokens`.
+
+        Raises:
+            UserError: the model does not have these features.
         """
         if step < 1 or batch < 1:
             raise ValueError(f"step and batch are at least 1, not {step} and {batch}")
@@ -57,7 +64,7 @@ class Stream:
         self.spec = spec = clip_spec(model)
         self.span = span_of(spec)
         """Frames from the first to the last of a window, both counted; with a stride of 2 it uses every second one."""
-        self._pieces = Pieces(model)
+        self._pieces = Pieces(model, what)
         self._encoded: dict[Piece, Tensor] = {}
         self._frames: list[Tensor] = []  # (C, H, W) each; the first has the number `_dropped`
         self._dropped = 0
@@ -99,11 +106,19 @@ class Stream:
                 some = new[at : at + MOST_PIECES]
                 known.update(zip(some, self._encode(some), strict=True))
             encoded = torch.stack([torch.stack([known[piece] for piece in pieces]) for pieces in windows])
-            logits = {head: values.float().cpu() for head, values in self._pieces.join(encoded).items()}
+            joined = self._pieces.join(encoded)
+            logits = {head: values.float().cpu() for head, values in joined.logits.items()}
+            features = None if joined.features is None else joined.features.float().cpu()
         self._next = starts[-1] + self.step
         self._forget()
-        each = ({head: values[number] for head, values in logits.items()} for number in range(len(starts)))
-        return list(map(Window, starts, each))
+        return [
+            Window(
+                start,
+                {head: values[number] for head, values in logits.items()},
+                None if features is None else features[number],
+            )
+            for number, start in enumerate(starts)
+        ]
 
     def _encode(self, pieces: Sequence[Piece]) -> Tensor:
         frames = [torch.stack([self._frames[number - self._dropped] for number in piece]) for piece in pieces]
@@ -117,9 +132,11 @@ class Stream:
         self._encoded = {piece: made for piece, made in self._encoded.items() if min(piece) >= keep}
 
 
-def windows(model: ViViT | ExportedModel, frames: Iterable[Tensor], step: int, batch: int = BATCH) -> Iterator[Window]:
+def windows(
+    model: ViViT | ExportedModel, frames: Iterable[Tensor], step: int, batch: int = BATCH, what: What | None = None
+) -> Iterator[Window]:
     """The windows of a video from its frames, which come in any number of parts; see `Stream`."""
-    stream = Stream(model, step, batch)
+    stream = Stream(model, step, batch, what)
     for some in frames:
         yield from stream.push(some)
     yield from stream.finish()

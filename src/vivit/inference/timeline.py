@@ -21,6 +21,7 @@ from vivit.errors import UserError
 from vivit.inference.exported import ExportedModel
 from vivit.inference.predictor import Predictor
 from vivit.inference.streaming import span_of, windows
+from vivit.inference.tokens import What
 from vivit.inference.views import BATCH, NOT_FINITE, clip_spec
 from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.model.vivit import FactorisedEncoder, ViViT
@@ -42,6 +43,8 @@ class ScoredWindow:
     end: float
     scores: dict[str, np.ndarray]
     """head → (K,) float32 probabilities."""
+    features: np.ndarray | None = None
+    """(…) float32, if they are wanted."""
 
 
 @dataclass(frozen=True)
@@ -209,18 +212,24 @@ def default_step(model: ViViT | ExportedModel) -> int:
 
 
 def scored_windows(
-    predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav"
+    predictor: Predictor,
+    video: str | Path,
+    step: int | None = None,
+    decoder: Decoder = "pyav",
+    what: What | None = None,
 ) -> Iterator[ScoredWindow]:
     """The windows of a video, in order, as they are computed; memory does not grow with the video.
 
     Args:
         step: frames from the start of a window to the start of the next; None: `default_step`.
+        what: the features that are wanted beside the scores, see `vivit.inference.tokens`.
 
     Raises:
         VideoError: the video cannot be read, or the model gives no finite scores for it.
+        UserError: the model does not have these features.
     """
     with open_video(Path(video), decoder) as opened:
-        yield from _windows_of(predictor, opened, step)
+        yield from _windows_of(predictor, opened, step, what)
 
 
 def timeline(predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav") -> Timeline:
@@ -239,16 +248,20 @@ def timeline(predictor: Predictor, video: str | Path, step: int | None = None, d
     )
 
 
-def _windows_of(predictor: Predictor, video: Video, step: int | None) -> Iterator[ScoredWindow]:
+def _windows_of(
+    predictor: Predictor, video: Video, step: int | None, what: What | None = None
+) -> Iterator[ScoredWindow]:
     model, labels, info = predictor.model, predictor.labels, video.info
     spec = clip_spec(model)
     span, frames = span_of(spec), _ahead(video.in_turn(FRAMES, spec.resize))
-    for window in windows(model, frames, step or default_step(model), BATCH):
-        if not all(logits.isfinite().all() for logits in window.logits.values()):
+    for window in windows(model, frames, step or default_step(model), BATCH, what):
+        features = None if window.features is None else window.features.numpy()
+        finite = all(logits.isfinite().all() for logits in window.logits.values())
+        if not finite or not (features is None or np.isfinite(features).all()):
             raise VideoError(video.source, NOT_FINITE)
         end = min(window.start + span, info.num_frames)
         scores = {head: labels.probabilities(logits).numpy() for head, logits in window.logits.items()}
-        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores)
+        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores, features)
 
 
 def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
