@@ -144,7 +144,7 @@ def test_commands_and_python_of_the_guide_to_predicting(
     vivit.save(tiny_model(classes={"classes": ["a", "b", "c", "d", "e"]}), folder / "run")
     (folder / "list.txt").write_text("clip.mp4\nmy_videos\n")
     lines = [line for line in blocks("sh", PREDICTING).splitlines() if line]
-    assert len(lines) == 10
+    assert len(lines) == 11
     for line in lines:
         if "|" in line:
             typed(line, folder)
@@ -157,6 +157,7 @@ def test_commands_and_python_of_the_guide_to_predicting(
         printed = result.succeeded() if "--model" in words else result.out
         if file:
             (folder / file).write_text(printed)
+    assert (folder / "labelled.mp4").exists()
     assert (folder / "answers.csv").read_text().count("\n") == 1 + 12 * 5
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert [len(row["predictions"]) for row in rows] == [1] * 12
@@ -183,6 +184,7 @@ def test_timelines(
             (folder / file).write_text(result.out)
     written = {path.name for path in folder.glob("holiday.*")}
     assert written == {"holiday.mp4", "holiday.html", "holiday.png", "holiday.vtt"}
+    assert (folder / "shown.mp4").exists()
     assert {row.split(",")[0] for row in (folder / "segments.csv").read_text().splitlines()[1:]} <= set(
         map(str, (clip.relative_to(folder) for clip in clips))
     )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -19,6 +21,7 @@ from tests.end_to_end.conftest import InProcess
 from tests.support import VIVIT, encode, noisy, tiny_model
 from vivit.cli import predict
 from vivit.experiments.footage import make_footage
+from vivit.video.decode import open_video
 
 ESCAPE = "\x1b[31mred\x1b]0;gone\x07"
 CLASSES: dict[str, Sequence[str]] = {"classes": ["=a", "b", "c", "d", "é"]}
@@ -178,3 +181,19 @@ def test_interrupted_and_resumed_is_the_same_file(
     here(*words, "--out", f"whole-{name}")
     assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
     assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_an_overlay_is_the_video_with_its_labels_and_its_sound(here: InProcess, tmp_path: Path) -> None:
+    encode(tmp_path / "loud.mp4", [np.zeros((96, 128, 3), np.uint8)] * 20, sound=0.8)
+    here("predict", "loud.mp4", *MODEL, "--top", "1", "--overlay", "drawn.mp4")
+    with av.open("drawn.mp4") as drawn:
+        assert {stream.type for stream in drawn.streams} == {"video", "audio"}
+    with open_video("loud.mp4") as before, open_video("drawn.mp4") as after:
+        assert after.info.num_frames == before.info.num_frames == 20
+        frames = after.frames([0, 19])
+    assert (frames[..., :20, :].amax((1, 2, 3)) > 200).all()  # white letters
+    assert frames[..., 30:, :].max() < 40
+    here("predict", "loud.mp4", *MODEL, "--overlay", "drawn.mp4").one_line("drawn.mp4: exists already")
+    here("predict", "loud.mp4", *MODEL, "--overlay", "drawn.avi").one_line("drawn.avi: .*must end in .mp4")
+    here("predict", "loud.mp4", "clips/0.mp4", *MODEL, "--overlay", "new.mp4").one_line("overlay: of one video, not 2")
+    assert not list(tmp_path.glob("*unfinished*")) and not (tmp_path / "new.mp4").exists()

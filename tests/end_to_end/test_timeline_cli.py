@@ -13,6 +13,7 @@ from tests.end_to_end.conftest import InProcess
 from tests.support import REAL_CLIPS, encode, noisy, run_vivit, tiny_model
 from vivit.config import Preprocessing
 from vivit.inference.segment_files import FORMATS
+from vivit.video.decode import open_video
 
 CLASSES: dict[str, Sequence[str]] = {"classes": ["v", "w", "x", "y", "z"]}
 MODEL = ("--model", "model", "--device", "cpu")
@@ -40,7 +41,7 @@ def test_json_and_every_kind_of_file_have_the_same_segments(here: InProcess, tmp
     segments = printed["segments"]
     assert (segments[0]["start"], segments[-1]["end"]) == (0, 2.4)
     assert all(one["end"] == other["start"] for one, other in pairwise(segments))
-    for ending in (*FORMATS, ".html", ".png"):
+    for ending in (*FORMATS, ".html", ".png", ".mp4"):
         told = here("timeline", "clip.mp4", *MODEL, *EVERYTHING, "--out", f"out{ending}")
         assert (told.status, told.out) == (0, "")
         assert told.err == f"{len(segments)} segments are in out{ending}\n"
@@ -50,6 +51,9 @@ def test_json_and_every_kind_of_file_have_the_same_segments(here: InProcess, tmp
     assert 'src="clip.mp4"' in page
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width > 800
+    with open_video("clip.mp4") as before, open_video("out.mp4") as drawn:
+        assert drawn.info.height > before.info.height
+        assert (drawn.info.width, drawn.info.num_frames) == (before.info.width, before.info.num_frames)
     assert not list(tmp_path.glob("*unfinished*"))
 
 
@@ -86,6 +90,7 @@ def test_a_video_that_cannot_be_read_costs_itself_only(here: InProcess, tmp_path
         (("--out", "no/out.html"), "no: no such folder"),
         (("--windows", "--out", "out.json"), "windows: .*--out"),
         (("other.mp4", "--windows"), "windows: of one video, not 2"),
+        (("--out", "clip.mp4"), "clip.mp4: is the video itself"),
         (("other.mp4", "--out", "out.html"), "out.html: shows one video, not 2"),
     ],
 )

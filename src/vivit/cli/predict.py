@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
@@ -34,7 +34,9 @@ from vivit.text import printable
 
 if TYPE_CHECKING:
     from vivit.inference.answers import Layout
+    from vivit.inference.pipeline import Video
     from vivit.inference.predictor import Prediction, Predictor
+    from vivit.video.source import VideoError
 
 app = verb(
     "predict",
@@ -42,6 +44,7 @@ app = verb(
     "vivit predict clip.mp4 --model run",
     "vivit predict my_videos --model google/vivit-b-16x2-kinetics400 --views 4x3",
     "vivit predict 'clips/**/*.mp4' --model run --out answers.csv",
+    "vivit predict clip.mp4 --top 3 --overlay labelled.mp4",
     "find . -name '*.mp4' | vivit predict - --model run --json > answers.jsonl",
 )
 
@@ -71,6 +74,7 @@ def predict(
     json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     resume: Annotated[bool, Parameter(group=OUTPUT, negative="")] = False,
+    overlay: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     merge: Merge = 0.0,
@@ -99,6 +103,7 @@ def predict(
         json_lines: The same as --format jsonl.
         out: Write to this file, which must not exist yet; each answer also tells its model and views.
         resume: If the file of --out exists, keep its answers and add those of the other videos.
+        overlay: Also write the video with its labels drawn on it, and with its sound, to this .mp4 file; of one video.
         workers: Processes that read videos; one that crashes costs its video only. 0 reads in the main process. By
             default 0 for up to 16 videos, else one for each core, up to 8.
     """
@@ -124,6 +129,8 @@ def predict(
     if out is not None:
         check_out(out, chosen)
     inputs = list(find_inputs(videos, sys.stdin.buffer, allow_url, complain))
+    if overlay is not None:
+        _check_overlay(overlay, inputs)
     if workers is None:
         workers = 0 if len(inputs) <= FEW else min(_cores(), MOST_WORKERS)
     predictor = Predictor(model, device, ReadOptions(decoder, timeout, workers), precision, merging)
@@ -159,6 +166,8 @@ def predict(
         for answer in answers:
             if not isinstance(answer, VideoError):
                 add(answer)
+                if overlay is not None:
+                    _write_overlay(overlay, answer, top, decoder)
             else:
                 unreadable += 1
                 if str(answer) not in told:
@@ -179,6 +188,25 @@ def say_model(name: str, predictor: "Predictor") -> None:
         print(f"{name}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
     if sys.stderr.isatty():
         print(f"{name} in {predictor.precision}", file=sys.stderr)
+
+
+def _check_overlay(path: Path, inputs: "Sequence[Video | VideoError]") -> None:
+    """Raise UserError if no video with its labels drawn on it can be written."""
+    from vivit.report.overlay import check_overlay
+
+    if len(inputs) > 1:
+        raise UserError(f"overlay: of one video, not {len(inputs)}")
+    if not isinstance(inputs[0], Path):
+        raise UserError(f"overlay: {printable(inputs[0])} is no file on this machine; fetch it first")
+    check_overlay(path, inputs[0])
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name")
+
+
+def _write_overlay(path: Path, answer: "Prediction", top: int, decoder: Decoder) -> None:
+    from vivit.report.overlay import with_labels, write_overlay
+
+    write_overlay(path, Path(str(answer.video)), with_labels(answer, top), decoder)
 
 
 def _format(format: Format | None, json_lines: bool, out: Path | None) -> Format:

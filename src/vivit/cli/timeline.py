@@ -28,9 +28,11 @@ from vivit.errors import UserError
 from vivit.text import clock, printable
 
 if TYPE_CHECKING:
+    from vivit.inference.pipeline import Video
     from vivit.inference.segment_files import Segmented
     from vivit.inference.timeline import Rule, ScoredWindow, Segment
     from vivit.labels import LabelSpace
+    from vivit.video.source import VideoError
 
 app = verb(
     "timeline",
@@ -40,7 +42,7 @@ app = verb(
     "vivit timeline my_videos --model run --threshold 0.7 --out segments.csv",
     "vivit timeline clip.mp4 --windows --json > scores.jsonl",
 )
-PAGES = (".html", ".png")
+PAGES = (".html", ".png", ".mp4")
 # Letters of the strip; a label without one is shown as the last.
 LETTERS = f"{ascii_uppercase}*"
 WIDEST = 100  # columns of the strip
@@ -76,8 +78,8 @@ def timeline(
         windows: Print each window's scores instead; of one video.
         json_lines: Print JSON, a line for each video or window.
         out: Write the segments to this file. Its ending says the format: .json, .jsonl, .csv, .html and .png (a page
-            and a picture), .vtt (chapters), .cues.vtt (metadata), .eaf (ELAN), .otio (OpenTimelineIO), .txt (Audacity),
-            .labelstudio.json, .activitynet.json.
+            and a picture), .mp4 (the video with the timeline below it), .vtt (chapters), .cues.vtt (metadata), .eaf
+            (ELAN), .otio (OpenTimelineIO), .txt (Audacity), .labelstudio.json, .activitynet.json.
     """
     if step is not None and step < 1:
         raise UserError(f"step: {step} frames is out of range; give 1 or more")
@@ -96,7 +98,7 @@ def timeline(
     if windows and len(inputs) > 1:
         raise UserError(f"windows: of one video, not {len(inputs)}")
     if out is not None:
-        _check_page(out, len(inputs)) if out.suffix.lower() in PAGES else check_segment_file(out, len(inputs))
+        _check_page(out, inputs) if out.suffix.lower() in PAGES else check_segment_file(out, len(inputs))
     predictor = Predictor(model, device, precision=precision)
     say_model(model, predictor)
     rule = Rule(smooth, threshold, shortest, frozenset(background))
@@ -134,16 +136,25 @@ def timeline(
     return 2 if unreadable else 0
 
 
-def _check_page(path: Path, videos: int) -> None:
-    """Raise UserError if the page or the picture cannot be written."""
-    if videos > 1:
-        raise UserError(f"{path}: shows one video, not {videos}")
+def _check_page(path: Path, videos: "Sequence[Video | VideoError]") -> None:
+    """Raise UserError if the page, the picture or the video cannot be written."""
+    if len(videos) > 1:
+        raise UserError(f"{path}: shows one video, not {len(videos)}")
+    if path.suffix.lower() == ".mp4":
+        from vivit.report.overlay import check_overlay
+
+        check_overlay(path, Path(str(videos[0])))
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; create it first")
 
 
 def _write_page(path: Path, found: "Segmented", rule: "Rule", decoder: Decoder) -> None:
-    """Write the page or the picture, with pictures of the video."""
+    """Write the page or the picture, with pictures of the video; or the video with the timeline below it."""
+    if path.suffix.lower() == ".mp4":
+        from vivit.report.overlay import with_timeline, write_overlay
+
+        write_overlay(path, Path(found.timeline.video), with_timeline(*found), decoder)
+        return
     from vivit.report.timeline_page import write_timeline_page, write_timeline_png
     from vivit.video.decode import open_video
 

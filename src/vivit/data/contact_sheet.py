@@ -166,23 +166,23 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
     ]
     page = Image.new("RGB", (page_width, 2 * _EDGE + sum(heights)), _PAPER)
     pen = ImageDraw.Draw(page)
-    bold, plain, small = _font("DejaVuSans-Bold", 16), _font("DejaVuSans", 13), _font("DejaVuSans", 12)
+    bold, plain, small = font_of("DejaVuSans-Bold", 16), font_of("DejaVuSans", 13), font_of("DejaVuSans", 12)
     top = _EDGE
     for section, section_height in zip(sections, heights, strict=True):
         room = page_width - 2 * _EDGE
-        title = _cut(section.title, bold, room * 2 // 3)
+        title = cut(section.title, bold, room * 2 // 3)
         pen.text((_EDGE, top + 18), title, _INK, bold, anchor="ls")
         used = round(bold.getlength(title)) + 14
-        pen.text((_EDGE + used, top + 18), _cut(section.note, plain, room - used), _FAINT, plain, anchor="ls")
+        pen.text((_EDGE + used, top + 18), cut(section.note, plain, room - used), _FAINT, plain, anchor="ls")
         if section.problem:
-            pen.text((_EDGE, top + heading + 14), _cut(section.problem, plain, room), _ALARM, plain, anchor="ls")
+            pen.text((_EDGE, top + heading + 14), cut(section.problem, plain, room), _ALARM, plain, anchor="ls")
         left_of = [_EDGE + _MARGIN + column * (width + _GAP) for column in range(len(section.times))]
         for left, time in zip(left_of, section.times, strict=True):
             pen.text((left + width / 2, top + heading + 14), f"{time:.2f} s", _FAINT, small, anchor="ms")
         for number, row in enumerate(section.rows):
             row_top = top + heading + ruler + number * (height + _GAP)
             lines = [line for part in row.name.split("\n") for line in textwrap.wrap(part, 17)]
-            words = "\n".join(_cut(line, small, _MARGIN - 8) for line in lines[: height // 16])
+            words = "\n".join(cut(line, small, _MARGIN - 8) for line in lines[: height // 16])
             pen.multiline_text((_EDGE, row_top + height / 2), words, _INK, small, anchor="lm")
             for left, frame in zip(left_of, row.frames, strict=True):
                 picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
@@ -191,12 +191,12 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
     write_files({out: lambda path: page.save(path, format="PNG")})
 
 
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def font_of(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A font that comes with matplotlib; it covers more scripts than Pillow's."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+def cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
     """The text, shortened with an ellipsis if it does not fit."""
     if font.getlength(text) <= room:
         return text

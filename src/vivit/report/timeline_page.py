@@ -31,7 +31,7 @@ def write_timeline_page(
         pictures: (height, width, 3) uint8 each, evenly spread over the video.
         smooth: seconds over which the scores that are drawn are averaged.
     """
-    colours = _colours(segments, [f"var(--{name})" for name in LINES])
+    colours = colours_of(segments, [f"var(--{name})" for name in LINES])
     rows = [_row(segment, timeline, colours) for segment in segments]
     tracks = []
     for head in timeline.labels.heads:
@@ -92,7 +92,7 @@ def _charts(timeline: Timeline, segments: Sequence[Segment], smooth: float) -> l
 def timeline_figure(timeline: Timeline, segments: Sequence[Segment], pictures: Sequence[np.ndarray] = ()) -> Figure:
     """Draw a bar for each label over the seconds of a video, below pictures of it."""
     labels = _longest(segments)
-    colours = _colours(segments, list(INKS))
+    colours = colours_of(segments, list(INKS))
     with any_text():
         figure = Figure(figsize=(9, 1.9 + 0.3 * max(1, len(labels))), layout="constrained")
         film, bars = figure.subplots(2, 1, height_ratios=(1.0, 0.3 * max(1, len(labels)) + 0.2))
@@ -134,7 +134,7 @@ def _longest(segments: Sequence[Segment]) -> list[tuple[str, str]]:
     return sorted(seconds, key=lambda key: -seconds[key])
 
 
-def _colours(segments: Sequence[Segment], first: Sequence[str]) -> dict[tuple[str, str], str]:
+def colours_of(segments: Sequence[Segment], first: Sequence[str]) -> dict[tuple[str, str], str]:
     """(head, label) → a colour of its own; further ones are steps of the golden angle apart."""
     labels = _longest(segments)
     more = [_hex(137.5 * number) for number in range(len(labels))]
