@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vivit.config import Preprocessing as Preprocessing
     from vivit.errors import UserError as UserError
     from vivit.inference.export import export as export
+    from vivit.inference.extract import extract as extract
     from vivit.inference.predictor import Prediction as Prediction
     from vivit.inference.predictor import Predictor as Predictor
     from vivit.model.vivit import ViViT as ViViT
@@ -29,6 +30,7 @@ _HOME = {
         "config": ("ModelConfig", "Preprocessing"),
         "errors": ("UserError",),
         "inference.export": ("export",),
+        "inference.extract": ("extract",),
         "inference.predictor": ("Prediction", "Predictor"),
         "model.vivit": ("ViViT",),
         "weights.adapt": ("adapt",),

@@ -34,7 +34,7 @@ def write_table(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> N
         UserError: the suffix is unknown, pyarrow is missing, or the file cannot be written.
     """
     check_table(path)
-    write = {".csv": _write_csv, ".parquet": write_parquet, ".jsonl": _write_json_lines}[path.suffix]
+    write = {".csv": write_csv, ".parquet": write_parquet, ".jsonl": _write_json_lines}[path.suffix]
     write_files({path: lambda unfinished: write(unfinished, rows, types)})
 
 
@@ -48,12 +48,12 @@ def check_table(path: Path) -> None:
         check_parquet(path)
 
 
-def check_parquet(path: Path) -> None:
-    """Raise UserError if pyarrow is missing."""
+def check_parquet(path: Path, instead: str = ".csv") -> None:
+    """Raise UserError, which proposes another ending, if pyarrow is missing."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise UserError(f"{path}: Parquet needs pyarrow: pip install 'vivit[parquet]', or write .csv") from None
+        raise UserError(f"{path}: Parquet needs pyarrow: pip install 'vivit[parquet]', or write {instead}") from None
 
 
 def escaped(value: Any) -> Any:
@@ -111,7 +111,8 @@ def in_parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield part
 
 
-def _write_csv(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
+def write_csv(path: Path, rows: Iterable[Row], types: Mapping[str, type]) -> None:
+    """Write rows to a CSV file; not all of them are in memory at once."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.write(csv_text((), types, head=True))
         for part in in_parts(rows, AT_ONCE):

@@ -20,6 +20,7 @@ DOCS = (FOLDER / "weights.md").read_text()
 TRAINING = (FOLDER / "training.md").read_text()
 PREDICTING = (FOLDER / "predicting.md").read_text()
 TIMELINE = (FOLDER / "timeline.md").read_text()
+FEATURES = (FOLDER / "features.md").read_text()
 EXPORT = (FOLDER / "export.md").read_text()
 # What makes the commands of docs/training.md small.
 IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
@@ -192,6 +193,23 @@ def test_timelines(
     assert window["start"] == 0 and sum(window["scores"].values()) == pytest.approx(1, abs=1e-5)
     exec(blocks("python", TIMELINE), {})
     assert capsys.readouterr().out
+
+
+def test_features(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model({"classes": ["a", "b", "c", "d", "e"]}), folder / "run")
+    shutil.copy(folder / "clip.mp4", folder / "my_videos" / "holiday.mp4")
+    shutil.copy(folder / "clip.mp4", folder / "holiday.mp4")
+    for line in filter(None, blocks("sh", FEATURES).splitlines()):
+        _, *words = shlex.split(line)
+        assert vivit_here(*words).status == 0, line
+    assert {path.name for path in folder.glob("holiday.*")} == {"holiday.mp4", "holiday.npy", "holiday.csv"}
+    assert len(list((folder / "features").iterdir())) == len(list((folder / "my_videos").rglob("*.mp4")))
+    for block in re.findall(r"```python\n(.*?)```", FEATURES, re.DOTALL):
+        exec(block, {})
+        assert capsys.readouterr().out
 
 
 def test_commands_of_the_guide_to_exporting(

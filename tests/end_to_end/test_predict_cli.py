@@ -145,7 +145,7 @@ def test_a_command_without_standard_streams_and_one_under_nohup() -> None:
     assert subprocess.run(["sh", "-c", f"exec '{VIVIT}' --version <&- >&- 2>&-"]).returncode == 0
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with predict._stopping(str):
+        with predict.stopping(str):
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
     finally:

@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "Score a model on labelled videos, from several views of each.",
     "predict": "Label videos.",
     "timeline": "Say what happens when in a video.",
+    "extract": "Write features of videos to a file.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",

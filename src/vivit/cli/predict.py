@@ -151,7 +151,7 @@ def predict(
 
     with ExitStack() as stack:
         done = 0
-        stack.enter_context(_stopping(how_far))
+        stack.enter_context(stopping(how_far))
         if out is None:
             to_do, add = inputs, stack.enter_context(_on_stdout(chosen, layout))
         else:
@@ -231,7 +231,7 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _stopping(how_far: Callable[[], str]) -> Iterator[None]:
+def stopping(how_far: Callable[[], str]) -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into `Stopped`, so that files are closed."""
 
     def stop(number: int, frame: FrameType | None) -> None:

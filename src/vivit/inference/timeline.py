@@ -9,7 +9,7 @@ Shapes: W windows, K classes of a head.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class ScoredWindow:
     end: float
     scores: dict[str, np.ndarray]
     """head → (K,) float32 probabilities."""
-    features: np.ndarray | None = None
-    """(…) float32, if they are wanted."""
+    features: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    """(…) float32; empty if none are wanted."""
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,13 @@ def _windows_of(
     spec = clip_spec(model)
     span, frames = span_of(spec), _ahead(video.in_turn(FRAMES, spec.resize))
     for window in windows(model, frames, step or default_step(model), BATCH, what):
-        features = None if window.features is None else window.features.numpy()
-        finite = all(logits.isfinite().all() for logits in window.logits.values())
-        if not finite or not (features is None or np.isfinite(features).all()):
+        features = {} if window.features is None else {"features": window.features.numpy()}
+        made = [*window.logits.values(), *([] if window.features is None else [window.features])]
+        if not all(values.isfinite().all() for values in made):
             raise VideoError(video.source, NOT_FINITE)
         end = min(window.start + span, info.num_frames)
         scores = {head: labels.probabilities(logits).numpy() for head, logits in window.logits.items()}
-        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores, features)
+        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores, **features)
 
 
 def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
