@@ -17,14 +17,14 @@ import cyclopts
 from benchmarks.decoding import SHORT_SIDE, passes_over
 from benchmarks.harness import on_one_core, setting
 from benchmarks.videos import FOLDER, SIZES, generated
-from vivit.video import decode_pyav
+from vivit.video import display
 from vivit.video.decode import open_video
 
 
 def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
     """Seconds for opening, for seeking and decoding, and for conversion and scaling."""
     converting = 0.0
-    draw = decode_pyav.draw
+    draw = display.draw
 
     def timed(*args: Any) -> None:
         nonlocal converting
@@ -32,7 +32,7 @@ def profile(path: Path, numbers: list[int]) -> tuple[float, float, float]:
         draw(*args)
         converting += time.process_time() - begun
 
-    with patch.object(decode_pyav, "draw", timed):
+    with patch.object(display, "draw", timed):
         begun = time.process_time()
         with open_video(path) as video:
             opened = time.process_time()

@@ -19,7 +19,7 @@ from skimage import data
 from torch import Tensor
 
 FOLDER = Path("runs/benchmark_videos")
-SIZES = {"320": (256, 340), "720": (720, 1280), "1080": (1080, 1920)}
+SIZES = {"240": (240, 320), "320": (256, 340), "720": (720, 1280), "1080": (1080, 1920)}
 """name → (height, width)."""
 RATE, SECONDS = 30, 10
 PHOTOGRAPHS = (

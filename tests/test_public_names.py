@@ -7,6 +7,7 @@ import vivit
 def test_completion_lists_the_public_names_and_each_of_them_can_be_imported() -> None:
     names = [name for name in dir(vivit) if not name.startswith("__")]
     assert {"ModelConfig", "ViViT", "Predictor", "load", "save", "push_to_hub", "adapt", "from_scenic"} <= set(names)
+    assert {"Rule", "Stream", "Timeline", "stream", "timeline"} <= set(names)
     assert names == sorted(vivit.__all__)
     assert all(getattr(vivit, name) for name in names)
 

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from vivit.errors import UserError as UserError
     from vivit.inference.export import export as export
     from vivit.inference.extract import extract as extract
+    from vivit.inference.live import stream as stream
     from vivit.inference.predictor import Prediction as Prediction
     from vivit.inference.predictor import Predictor as Predictor
+    from vivit.inference.streaming import Stream as Stream
+    from vivit.inference.timeline import Rule as Rule
+    from vivit.inference.timeline import Timeline as Timeline
+    from vivit.inference.timeline import timeline as timeline
     from vivit.model.vivit import ViViT as ViViT
     from vivit.weights.adapt import adapt as adapt
     from vivit.weights.huggingface import from_huggingface as from_huggingface
@@ -31,7 +36,10 @@ _HOME = {
         "errors": ("UserError",),
         "inference.export": ("export",),
         "inference.extract": ("extract",),
+        "inference.live": ("stream",),
         "inference.predictor": ("Prediction", "Predictor"),
+        "inference.streaming": ("Stream",),
+        "inference.timeline": ("Rule", "Timeline", "timeline"),
         "model.vivit": ("ViViT",),
         "weights.adapt": ("adapt",),
         "weights.huggingface": ("from_huggingface", "to_huggingface"),

@@ -127,8 +127,8 @@ def test_the_profile_leaves_nothing_out(video: Path, monkeypatch: pytest.MonkeyP
         while time.process_time() < end:
             pass
 
-    draw: Callable[..., None] = decoding_profile.decode_pyav.draw
-    monkeypatch.setattr(decoding_profile.decode_pyav, "draw", slow)
+    draw: Callable[..., None] = decoding_profile.display.draw
+    monkeypatch.setattr(decoding_profile.display, "draw", slow)
     begun = time.process_time()
     opening, decoding_alone, converting = decoding_profile.profile(video, list(range(0, 40, 2)))
     whole = time.process_time() - begun

@@ -20,6 +20,7 @@ DOCS = (FOLDER / "weights.md").read_text()
 TRAINING = (FOLDER / "training.md").read_text()
 PREDICTING = (FOLDER / "predicting.md").read_text()
 TIMELINE = (FOLDER / "timeline.md").read_text()
+STREAM = (FOLDER / "stream.md").read_text()
 FEATURES = (FOLDER / "features.md").read_text()
 EXPORT = (FOLDER / "export.md").read_text()
 # What makes the commands of docs/training.md small.
@@ -193,6 +194,21 @@ def test_timelines(
     assert window["start"] == 0 and sum(window["scores"].values()) == pytest.approx(1, abs=1e-5)
     exec(blocks("python", TIMELINE), {})
     assert capsys.readouterr().out
+
+
+def test_streams(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model({"classes": ["nothing", "b", "c", "d", "e"]}), folder / "run")
+    shutil.copy(folder / "clip.mp4", folder / "holiday.mp4")
+    for line in blocks("sh", STREAM).splitlines():
+        result = vivit_here(*shlex.split(line.partition(" > ")[0])[1:])
+        assert result.status == 0, result
+    assert json.loads(result.out.splitlines()[0])["start"] == 0
+    exec(blocks("python", STREAM), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert "0 (0.0, 0.0)" in lines and lines[-1] == "1"
 
 
 def test_features(

@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "Score a model on labelled videos, from several views of each.",
     "predict": "Label videos.",
     "timeline": "Say what happens when in a video.",
+    "stream": "Say what happens in a video while it comes.",
     "extract": "Write features of videos to a file.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",

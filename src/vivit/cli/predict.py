@@ -28,6 +28,7 @@ from vivit.cli.options import (
     Timeout,
     Views,
 )
+from vivit.cli.signals import on_signals
 from vivit.errors import Stopped, UserError
 from vivit.labels import ONLY_HEAD
 from vivit.text import printable
@@ -237,16 +238,11 @@ def stopping(how_far: Callable[[], str]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    # A signal that is ignored stays so: nohup ignores SIGHUP.
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
     try:
-        yield
+        with on_signals(stop, signal.SIGTERM, signal.SIGHUP):
+            yield
     except (KeyboardInterrupt, _Terminated) as asked:
         raise Stopped(how_far(), isinstance(asked, KeyboardInterrupt)) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

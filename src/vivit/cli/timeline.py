@@ -29,6 +29,7 @@ from vivit.text import clock, printable
 
 if TYPE_CHECKING:
     from vivit.inference.pipeline import Video
+    from vivit.inference.predictor import Predictor
     from vivit.inference.segment_files import Segmented
     from vivit.inference.timeline import Rule, ScoredWindow, Segment
     from vivit.labels import LabelSpace
@@ -104,6 +105,7 @@ def timeline(
     rule = Rule(smooth, threshold, shortest, frozenset(background))
     rule.check(predictor.labels)
     step = step or default_step(predictor.model)
+    say_cost(predictor, step)
     screen, unreadable = console(), 0
     found: list[Segmented] = []
     for video in inputs:
@@ -112,7 +114,7 @@ def timeline(
                 raise video
             if windows:
                 for window in scored_windows(predictor, Path(str(video)), step, decoder):
-                    print(_window_line(window, predictor.labels, json_lines), flush=True)
+                    print(window_line(window, predictor.labels, json_lines), flush=True)
                 continue
             line = timeline_of(predictor, Path(str(video)), step, decoder)
         except VideoError as error:
@@ -134,6 +136,20 @@ def timeline(
         count = sum(len(segmented.segments) for segmented in found)
         print(f"{count} segments are in {printable(out)}", file=sys.stderr)
     return 2 if unreadable else 0
+
+
+def say_cost(predictor: "Predictor", step: int) -> None:
+    """Say on stderr what windows cost, if they share nothing with those before them."""
+    from vivit.inference.streaming import window_cost
+    from vivit.model.vivit import ViViT
+
+    often = f"every {step} frames; a longer --step costs less"
+    if not isinstance(predictor.model, ViViT):
+        print(f"an exported model computes a whole window {often}", file=sys.stderr)
+        return
+    cost = window_cost(predictor.model, step)
+    if cost.shared == cost.alone:
+        print(f"this model computes a whole window, {cost.alone / 1e9:.3g} GMAC, {often}", file=sys.stderr)
 
 
 def _check_page(path: Path, videos: "Sequence[Video | VideoError]") -> None:
@@ -167,7 +183,7 @@ def _write_page(path: Path, found: "Segmented", rule: "Rule", decoder: Decoder) 
         write_timeline_page(path, found.timeline, found.segments, pictures, rule.smooth)
 
 
-def _window_line(window: "ScoredWindow", labels: "LabelSpace", as_json: bool) -> str:
+def window_line(window: "ScoredWindow", labels: "LabelSpace", as_json: bool) -> str:
     """{"start": …, "end": …, "scores": {class: …}}, for named heads head → such scores; or the best label of each."""
     from vivit.tables import json_text
 

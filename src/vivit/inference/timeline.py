@@ -20,7 +20,7 @@ from torch import Tensor
 from vivit.errors import UserError
 from vivit.inference.exported import ExportedModel
 from vivit.inference.predictor import Predictor
-from vivit.inference.streaming import span_of, windows
+from vivit.inference.streaming import Window, span_of, windows
 from vivit.inference.tokens import What
 from vivit.inference.views import BATCH, NOT_FINITE, clip_spec
 from vivit.labels import ONLY_HEAD, LabelSpace
@@ -251,17 +251,22 @@ def timeline(predictor: Predictor, video: str | Path, step: int | None = None, d
 def _windows_of(
     predictor: Predictor, video: Video, step: int | None, what: What | None = None
 ) -> Iterator[ScoredWindow]:
-    model, labels, info = predictor.model, predictor.labels, video.info
+    model, info = predictor.model, video.info
     spec = clip_spec(model)
-    span, frames = span_of(spec), _ahead(video.in_turn(FRAMES, spec.resize))
+    frames = _ahead(video.in_turn(FRAMES, spec.resize))
     for window in windows(model, frames, step or default_step(model), BATCH, what):
-        features = {} if window.features is None else {"features": window.features.numpy()}
-        made = [*window.logits.values(), *([] if window.features is None else [window.features])]
-        if not all(values.isfinite().all() for values in made):
-            raise VideoError(video.source, NOT_FINITE)
-        end = min(window.start + span, info.num_frames)
-        scores = {head: labels.probabilities(logits).numpy() for head, logits in window.logits.items()}
-        yield ScoredWindow(window.start / info.frame_rate, end / info.frame_rate, scores, **features)
+        end = min(window.start + span_of(spec), info.num_frames)
+        yield scored(window, predictor.labels, video.source, window.start / info.frame_rate, end / info.frame_rate)
+
+
+def scored(window: Window, labels: LabelSpace, source: object, start: float, end: float) -> ScoredWindow:
+    """A window with its times and probabilities. Raises VideoError if the model's answer is not finite."""
+    features = {} if window.features is None else {"features": window.features.numpy()}
+    made = [*window.logits.values(), *([] if window.features is None else [window.features])]
+    if not all(values.isfinite().all() for values in made):
+        raise VideoError(source, NOT_FINITE)
+    scores = {head: labels.probabilities(logits).numpy() for head, logits in window.logits.items()}
+    return ScoredWindow(start, end, scores, **features)
 
 
 def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:

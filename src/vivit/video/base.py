@@ -72,7 +72,7 @@ class Video(ABC):
         """
         height, width = size or self._scaled(short_side)
         if short_side or size:
-            self._check_aspect(height, width)
+            check_aspect(self.source, (self.info.height, self.info.width), (height, width))
         # A file may claim frames for ages: fail before they are counted one by one.
         torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
         indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
@@ -93,24 +93,13 @@ class Video(ABC):
         """
         height, width = self._scaled(short_side)
         if short_side:
-            self._check_aspect(height, width)
+            check_aspect(self.source, (self.info.height, self.info.width), (height, width))
         times = [(number + 0.5) / self.info.frame_rate for number in range(self.info.num_frames)]
         return self._read_in_turn(times, count, height, width)
 
-    def _check_aspect(self, height: int, width: int) -> None:
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            raise VideoError(
-                self.source,
-                f"its pictures are {self.info.width} x {self.info.height}; to be resized, a side may be at most "
-                f"{MAX_ASPECT} times the other",
-            )
-
     def _scaled(self, short_side: int | None) -> tuple[int, int]:
         height, width = self.info.height, self.info.width
-        if short_side is None:
-            return height, width
-        scale = short_side / min(height, width)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return (height, width) if short_side is None else scaled_size(height, width, short_side)
 
     @abstractmethod
     def measure(self) -> None:
@@ -137,3 +126,19 @@ class Video(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width if the shorter side becomes this long and the aspect ratio is kept."""
+    scale = short_side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def check_aspect(source: object, displayed: tuple[int, int], scaled: tuple[int, int]) -> None:
+    """Raise VideoError if pictures are far too long and narrow to be resized; sizes are heights and widths."""
+    if max(scaled) > MAX_ASPECT * min(scaled):
+        height, width = displayed
+        raise VideoError(
+            source,
+            f"its pictures are {width} x {height}; to be resized, a side may be at most {MAX_ASPECT} times the other",
+        )

@@ -9,15 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 import av
-import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vivit.video.base import Video, VideoInfo
+from vivit.video.display import Display, not_converted
 from vivit.video.frame_walk import MOST_PIXELS, FrameWalk, Shown
-from vivit.video.scaling import draw, forget_unknown_colours, room_for
 from vivit.video.source import InShard, VideoError, VideoSource, reason
 
 # Seconds at the end of a Matroska file that are searched for its last frame.
@@ -40,23 +38,17 @@ class PyAVVideo(Video):
             raise
 
     def _read_info(self) -> None:
-        frame = self._walk.first.frame
         duration, rate = self._timeline()
         try:
-            self._transposed, self._flipped = _orientation(frame)
+            self._display = display = Display.of(self._walk.first.frame, self._walk.stream.sample_aspect_ratio)
         except av.error.FFmpegError as error:
-            raise self._not_converted(error) from None
-        aspect = float(self._walk.stream.sample_aspect_ratio or 1)
-        width, height = max(1, round(frame.width * (aspect if aspect > 0 else 1))), frame.height
-        if self._transposed:
-            width, height = height, width
-        self._unscaled = (height, width) if aspect == 1 else None
+            raise not_converted(self.source, error) from None
         # A quarter turn to the left is a transposition followed by a vertical flip.
-        upside_down, leftside_right = self._flipped
-        turns = (1 if upside_down else 3) if self._transposed else (2 if upside_down else 0)
+        upside_down, leftside_right = display.flipped
+        turns = (1 if upside_down else 3) if display.transposed else (2 if upside_down else 0)
         self.info = VideoInfo(
-            width=width,
-            height=height,
+            width=display.width,
+            height=display.height,
             frame_rate=rate,
             duration=duration,
             num_frames=max(1, round(duration * rate)),
@@ -111,7 +103,7 @@ class PyAVVideo(Video):
             yield self._draw(islice(walk, number), number, height, width)[0]
 
     def _draw(self, shown: Iterable[Shown], count: int, height: int, width: int) -> tuple[Tensor, list[float]]:
-        pictures = room_for(count, height, width, scaled=(height, width) != self._unscaled)
+        pictures = self._display.room_for(count, height, width)
         drawn: tuple[av.VideoFrame, Tensor] | None = None
         starts: list[float] = []
         for (start, _, frame), picture in zip(shown, pictures, strict=True):
@@ -120,14 +112,11 @@ class PyAVVideo(Video):
                 picture.copy_(drawn[1])
             else:
                 try:
-                    draw(frame, picture, self._reformatter, self._transposed, self._flipped)
+                    self._display.draw(frame, picture, self._reformatter)
                 except av.error.FFmpegError as error:
-                    raise self._not_converted(error) from None
+                    raise not_converted(self.source, error) from None
             drawn = frame, picture
         return pictures, starts
-
-    def _not_converted(self, error: av.error.FFmpegError) -> VideoError:
-        return VideoError(self.source, f"a frame of it cannot be converted to RGB ({reason(error).lower()})")
 
     def close(self) -> None:
         self._walk.close()
@@ -167,27 +156,3 @@ def _open_file(path: Path, options: dict[str, str]) -> InputContainer:
 def _open_member(member: InShard, options: dict[str, str]) -> InputContainer:
     limits = {"protocol_whitelist": "none"}
     return av.open(member.open(), "r", options=options | limits, metadata_errors="ignore")
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
-    """How to display a stored picture: whether to transpose it, then whether to flip it vertically and horizontally.
-
-    The display matrix maps (x, y), with y downwards, to (a x + c y, b x + d y); its bytes are a, b, 0, c, d, 0, ….
-    """
-    forget_unknown_colours(frame)
-    # A frame and its side data refer to each other until garbage is collected, so this uses a tiny copy of the frame.
-    frame = VideoReformatter().reformat(
-        frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT, threads=1
-    )
-    try:
-        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
-    except ValueError:
-        # PyAV refuses all side data if it does not know one kind of it, but still knows the angle.
-        turns = round(frame.rotation / 90) % 4
-        return turns % 2 == 1, (turns in (1, 2), turns in (2, 3))
-    if side_data is None:
-        return False, (False, False)
-    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, (b < 0, c < 0)
-    return False, (d < 0, a < 0)

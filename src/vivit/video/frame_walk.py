@@ -51,7 +51,7 @@ class FrameWalk:
         self.container = open_container()
         self._frames = self._decode()
         try:
-            self._choose_stream()
+            self._use(shown_stream(self.container, source))
             self._wanted: Sequence[float] | None = None  # in ticks of the stream; None: every frame
             self._seen_until = -float("inf")  # before this, frames may have been skipped
             self._ahead: Shown | None = None
@@ -69,31 +69,11 @@ class FrameWalk:
             self.close()
             raise
 
-    def _choose_stream(self) -> None:
-        # A cover picture is a video stream too, marked as attached.
-        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not len(self.container.streams):
-            # An MP4 without the index at its end opens as an empty file.
-            raise VideoError(self.source, "not a readable video (it is cut off or damaged)")
-        if not streams:
-            raise VideoError(self.source, "has no video stream")
-        streams = [s for s in streams if s.codec_context is not None]
-        if not streams:
-            raise VideoError(self.source, "its codec is not known")
-        # Like the ffmpeg program: prefer the default stream, then the largest.
-        self._use(max(streams, key=lambda s: (bool(s.disposition & s.disposition.default), s.width * s.height)))
-
     def _use(self, stream: av.VideoStream) -> None:
         self.stream = stream
-        # Threads for frames hang when decoding stops early, and files are read in parallel anyway.
-        context = stream.codec_context
-        context.thread_type, context.thread_count = "NONE", 1
-        context.options = {"max_pixels": str(MOST_PIXELS)}
-        # Otherwise cropping at the left is rounded down to the alignment of memory.
-        context.flags |= Flags.unaligned
+        context = prepare_decoder(stream)
         self._tick = float(stream.time_base or 0) or 1.0
-        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        self.rate = next((rate for rate in rates if 0 < rate < MOST_FRAMES), 0.0)
+        self.rate = frame_rate(stream)
         # In H.264, no picture depends on one that is marked as unreferenced, so it can be skipped. A field may be
         # marked though its picture is needed.
         self._may_skip = context.name == "h264" and context.field_order <= 1
@@ -306,6 +286,39 @@ class FrameWalk:
         # everything that the decoder holds.
         self._frames.close()
         self.container.close()
+
+
+def shown_stream(container: InputContainer, source: object) -> av.VideoStream:
+    """The video stream that a player shows. Raises VideoError if there is none."""
+    # A cover picture is a video stream too, marked as attached.
+    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if not len(container.streams):
+        # An MP4 without the index at its end opens as an empty file.
+        raise VideoError(source, "not a readable video (it is cut off or damaged)")
+    if not streams:
+        raise VideoError(source, "has no video stream")
+    streams = [s for s in streams if s.codec_context is not None]
+    if not streams:
+        raise VideoError(source, "its codec is not known")
+    # Like the ffmpeg program: prefer the default stream, then the largest.
+    return max(streams, key=lambda s: (bool(s.disposition & s.disposition.default), s.width * s.height))
+
+
+def prepare_decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    """The decoder of a stream, set up before its first packet."""
+    # Threads for frames hang when decoding stops early, and files are read in parallel anyway.
+    context = stream.codec_context
+    context.thread_type, context.thread_count = "NONE", 1
+    context.options = {"max_pixels": str(MOST_PIXELS)}
+    # Otherwise cropping at the left is rounded down to the alignment of memory.
+    context.flags |= Flags.unaligned
+    return context
+
+
+def frame_rate(stream: av.VideoStream) -> float:
+    """Frames a second, on average; 0 if the container does not tell."""
+    rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    return next((rate for rate in rates if 0 < rate < MOST_FRAMES), 0.0)
 
 
 def demux(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
