@@ -41,10 +41,13 @@ def test_labels_are_drawn_in_the_corner_and_nowhere_else() -> None:
     assert one.sum() < changed.sum()
 
 
-@pytest.mark.parametrize("size", [(16, 16), (16, 400), (400, 16)])
-def test_a_label_fits_any_picture(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (16, 16), (16, 400), (400, 16)])
+def test_labels_and_timelines_fit_any_picture(size: tuple[int, int]) -> None:
     drawn = with_labels(prediction("a label with many words", "\x1b[31mred", ""), top=3)(picture(*size), 0.0)
     assert drawn.shape == (*size, 3)
+    panel = with_timeline(timeline(), [Segment(0.0, 4.0, ONLY_HEAD, "left", 0.9)])(picture(*size), 4.0)[size[0] :]
+    assert panel.shape[1] == size[1]
+    assert (panel != 255).any()
 
 
 def test_the_panel_shows_each_segment_at_its_time_and_a_mark_that_moves() -> None:

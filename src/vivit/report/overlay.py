@@ -98,7 +98,7 @@ def with_timeline(timeline: Timeline, segments: Sequence[Segment]) -> Drawn:
     def drawn(picture: np.ndarray, seconds: float) -> np.ndarray:
         height, width = picture.shape[:2]
         size = _text_size(height, width)
-        font, pad, bar = font_of(FONT, size), size // 2, size
+        font, pad = font_of(FONT, size), _pad(size, width)
         if not panels:
             panels.append(_panel(timeline, tracks, colours, width, size))
         panel = panels[0].copy()
@@ -115,7 +115,7 @@ def with_timeline(timeline: Timeline, segments: Sequence[Segment]) -> Drawn:
             left += font.getlength(text) + size
         place = _place(seconds, timeline.duration, width, pad)
         top, bottom = 2 * pad + size - pad // 2, panel.height - pad + pad // 2
-        pen.line([(place, top), (place, bottom)], PRINT["ink"], max(1, bar // 6))
+        pen.line([(place, top), (place, bottom)], PRINT["ink"], max(1, size // 6))
         return np.concatenate([picture, np.asarray(panel)])
 
     return drawn
@@ -129,7 +129,7 @@ def _panel(
     size: int,
 ) -> Image.Image:
     """The panel without what changes from picture to picture."""
-    pad = bar = size // 2
+    pad, bar = _pad(size, width), size // 2
     height = 3 * pad + size + len(tracks) * (bar + pad) - pad
     panel = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(panel)
@@ -156,6 +156,11 @@ def _tracks(timeline: Timeline, segments: Sequence[Segment]) -> list[list[Segmen
 
 def _place(seconds: float, duration: float, width: int, pad: int) -> int:
     return pad + round((width - 2 * pad) * min(1.0, seconds / duration))
+
+
+def _pad(size: int, width: int) -> int:
+    """Space around what is drawn, less in a picture that is hardly wider than that."""
+    return min(size // 2, width // 4)
 
 
 def _text_size(height: int, width: int) -> int:

@@ -52,6 +52,8 @@ def redraw(video: Video, target: Path, drawn: Drawn) -> None:
             for number, frame in enumerate(frame for frames in video.in_turn(count) for frame in frames):
                 seconds = number / info.frame_rate
                 picture = drawn(frame.permute(1, 2, 0).contiguous().numpy(), seconds)  # (H, W, C)
+                if min(picture.shape[:2]) < 2:
+                    picture = picture.repeat(2, 0).repeat(2, 1)
                 height, width = (side // 2 * 2 for side in picture.shape[:2])  # H.264 halves the sides of its colours
                 if not pictures.codec_context.is_open:
                     pictures.height, pictures.width = height, width
