@@ -139,10 +139,13 @@ def timeline(
 
 
 def say_cost(predictor: "Predictor", step: int) -> None:
-    """Say on stderr what windows cost, if they share nothing with those before them."""
-    from vivit.inference.streaming import window_cost
+    """Say on stderr what windows cost, if they overlap and share nothing."""
+    from vivit.inference.streaming import span_of, window_cost
+    from vivit.inference.views import clip_spec
     from vivit.model.vivit import ViViT
 
+    if step >= span_of(clip_spec(predictor.model)):
+        return
     often = f"every {step} frames; a longer --step costs less"
     if not isinstance(predictor.model, ViViT):
         print(f"an exported model computes a whole window {often}", file=sys.stderr)
