@@ -241,6 +241,21 @@ def streaming_lines(record: Record) -> list[str]:
     return [setting(record), "", *table(head, rows)]
 
 
+def long_videos_lines(record: Record) -> list[str]:
+    rows = [
+        [
+            f"`vivit {row['way']}`",
+            f"{row['seconds'] / 3600:g}",
+            f"{row['processor']:.0f}",
+            f"{row['seconds'] / row['processor']:.0f}",
+            *(f"{row[name] / 1e6:.0f}" for name in ("early", "late", "peak")),
+        ]
+        for row in record["values"]["rows"]
+    ]
+    head = ("command", "hours", "CPU s", "seconds of video a CPU s", "MB early", "MB late", "MB at most")
+    return [setting(record), "", *table(head, rows)]
+
+
 def merging_lines(record: Record) -> list[str]:
     """Two tables: the time over the part of the tokens that is merged, and the accuracy."""
     heads = {
@@ -349,6 +364,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "training": training_lines,
     "predicting": predicting_lines,
     "streaming": streaming_lines,
+    "long_videos": long_videos_lines,
     "token_merging": merging_lines,
     "exported": exported_lines,
     "gpu": gpu_lines,

@@ -7,6 +7,7 @@ middle, as far as half the way to the middles of its neighbours; the first and t
 Shapes: W windows, K classes of a head.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -234,17 +235,24 @@ def scored_windows(
 
 def timeline(predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav") -> Timeline:
     """The scores of a model over a whole video. Takes and raises what `scored_windows` does."""
+    # Not a list of windows: their small arrays would lie scattered among the large ones of the model, and keep memory
+    # that is free around them from being used again.
+    times, scores = array("d"), {head: array("f") for head in predictor.labels.heads}
     with open_video(Path(video), decoder) as opened:
-        found = list(_windows_of(predictor, opened, step))
+        for window in _windows_of(predictor, opened, step):
+            times.extend((window.start, window.end))
+            for head, values in window.scores.items():
+                scores[head].frombytes(values.tobytes())
         info = opened.info
+    starts, ends = np.array(times).reshape(-1, 2).T
     return Timeline(
         str(video),
         info.duration,
         info.frame_rate,
         predictor.labels,
-        np.array([window.start for window in found]),
-        np.array([window.end for window in found]),
-        {head: np.stack([window.scores[head] for window in found]) for head in predictor.labels.heads},
+        starts,
+        ends,
+        {head: np.array(values).reshape(len(starts), -1) for head, values in scores.items()},
     )
 
 
