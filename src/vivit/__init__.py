@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vivit.errors import UserError as UserError
     from vivit.inference.export import export as export
     from vivit.inference.extract import extract as extract
+    from vivit.inference.index import Index as Index
     from vivit.inference.live import stream as stream
     from vivit.inference.predictor import Prediction as Prediction
     from vivit.inference.predictor import Predictor as Predictor
@@ -36,6 +37,7 @@ _HOME = {
         "errors": ("UserError",),
         "inference.export": ("export",),
         "inference.extract": ("extract",),
+        "inference.index": ("Index",),
         "inference.live": ("stream",),
         "inference.predictor": ("Prediction", "Predictor"),
         "inference.streaming": ("Stream",),

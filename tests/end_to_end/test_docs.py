@@ -22,6 +22,7 @@ PREDICTING = (FOLDER / "predicting.md").read_text()
 TIMELINE = (FOLDER / "timeline.md").read_text()
 STREAM = (FOLDER / "stream.md").read_text()
 FEATURES = (FOLDER / "features.md").read_text()
+SEARCH = (FOLDER / "search.md").read_text()
 EXPORT = (FOLDER / "export.md").read_text()
 # What makes the commands of docs/training.md small.
 IN_ONE_PROCESS = ("--workers", "0", "--device", "cpu")
@@ -224,6 +225,23 @@ def test_features(
     assert {path.name for path in folder.glob("holiday.*")} == {"holiday.mp4", "holiday.npy", "holiday.csv"}
     assert len(list((folder / "features").iterdir())) == len(list((folder / "my_videos").rglob("*.mp4")))
     for block in re.findall(r"```python\n(.*?)```", FEATURES, re.DOTALL):
+        exec(block, {})
+        assert capsys.readouterr().out
+
+
+def test_search(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model({"classes": ["jump", "b", "c", "d", "e"]}), folder / "run")
+    for line in filter(None, blocks("sh", SEARCH).splitlines()):
+        program, *words = shlex.split(line)
+        if program == "vivit":
+            assert vivit_here(*words).status == 0, line
+    assert (folder / "answers.png").is_file()
+    table = re.findall(r"^\| `(\S+)` \|", SEARCH, re.MULTILINE)
+    assert {path.name for path in (folder / "my_index").iterdir()} == set(table)
+    for block in re.findall(r"```python\n(.*?)```", SEARCH, re.DOTALL):
         exec(block, {})
         assert capsys.readouterr().out
 

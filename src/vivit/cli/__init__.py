@@ -31,6 +31,8 @@ VERBS = {
     "timeline": "Say what happens when in a video.",
     "stream": "Say what happens in a video while it comes.",
     "extract": "Write features of videos to a file.",
+    "index": "Make or update an index of a folder of videos, to search in.",
+    "search": "Find the videos of an index that look like one, or that have a label.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",
@@ -97,7 +99,7 @@ def main() -> None:
             if package not in TRAIN_EXTRA:
                 raise
             verb = " ".join(app.parse_commands(words)[0])
-            extra = "demo" if verb == "demo" else "train"
+            extra = verb if verb in ("demo", "search") else "train"
             raise UserError(f"vivit {verb} needs {package}: pip install 'vivit[{extra}]'") from None
 
     if isinstance(sys.stdout, io.TextIOWrapper):

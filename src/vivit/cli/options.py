@@ -42,6 +42,15 @@ Model = Annotated[
     str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, an exported model, or a Hub id.")
 ]
 
+IndexModel = Annotated[
+    str | None,
+    Parameter(
+        group=INPUT,
+        metavar="FOLDER",
+        help="A model folder, a run, or a Hub id; by default the one that made the index; for a new one camera-motion.",
+    ),
+]
+
 Views = Annotated[
     str, Parameter(group=CLIPS, metavar="TxS", help="T clips of each video, S crops of each clip; S is 1 or 3.")
 ]

@@ -148,10 +148,14 @@ def _write_safetensors(path: Path, table: _Table, about: Mapping[str, str]) -> N
 
 
 def _write_npy(path: Path, table: _Table, about: Mapping[str, str]) -> None:
-    head = {"descr": "<f4", "fortran_order": False, "shape": (table.count, *table.shape)}
+    write_array(path, (table.count, *table.shape), (block.features for block in table.blocks()))
+
+
+def write_array(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Write an .npy file of float32 from blocks of its rows."""
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, head)
-        file.writelines(block.features.tobytes() for block in table.blocks())
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        file.writelines(block.tobytes() for block in blocks)
 
 
 def _write_parquet(path: Path, table: _Table, about: Mapping[str, str]) -> None:

@@ -91,9 +91,9 @@ class Predictor:
                 device is not there, or does not compute in this precision; or the model cannot merge these tokens.
         """
         read.check()
-        self._source = Source.find(model)
-        self.model, self.labels = open_model(self._source)
-        self.about = Answers.of(self._source.folder)
+        self.source = Source.find(model)
+        self.model, self.labels = open_model(self.source)
+        self.about = Answers.of(self.source.folder)
         self.merge = merge if isinstance(merge, Merge) else Merge(merge)
         self.precision = prepare(self.model, device, precision, self.merge)
         self._options, self._read = read, read.reader()
@@ -101,7 +101,7 @@ class Predictor:
     def fingerprint(self) -> str:
         """A hash of all that the answers depend on, except for precision and merging."""
         # The model's own weights may have been converted.
-        stored = self.model if isinstance(self.model, ExportedModel) else open_model(self._source)[0]
+        stored = self.model if isinstance(self.model, ExportedModel) else open_model(self.source)[0]
         return fingerprint(stored)
 
     def predict(self, video: str | Path, views: str = "1x1") -> Prediction:

@@ -1,0 +1,93 @@
+"""`vivit search`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import INPUT, OUTPUT, Decoder, Device, IndexModel
+from vivit.errors import UserError
+from vivit.text import clock, printable
+
+if TYPE_CHECKING:
+    from vivit.inference.search import Match
+
+app = verb(
+    "search",
+    "vivit search my_index clip.mp4",
+    "vivit search my_index match.mp4 --span 61.5 64 --sheet answers.png",
+    "vivit search my_index --class pan_left --top 20 --json",
+)
+
+
+@app.default
+def search(
+    index: Annotated[Path, Parameter(group=INPUT)],
+    query: Annotated[Path | None, Parameter(group=INPUT)] = None,
+    *,
+    span: Annotated[tuple[float, float] | None, Parameter(group=INPUT, metavar="START END")] = None,
+    label: Annotated[str | None, Parameter(name="--class", group=INPUT, metavar="LABEL")] = None,
+    model: IndexModel = None,
+    top: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 10,
+    json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
+    sheet: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE.png")] = None,
+    device: Device = "auto",
+    decoder: Decoder = "pyav",
+) -> int:
+    """Find the videos of an index that look like one, or that have a label.
+
+    An answer is a stretch of a video, told by the window of it that is best. The query itself is no answer: what
+    overlaps it in its own file is left out.
+
+    Args:
+        index: A folder that vivit index made.
+        query: The video to compare with.
+        span: Compare with these seconds of the query only.
+        label: Find this class instead, by the scores of the model; head/LABEL if its heads have names.
+        top: Answers to show, at most.
+        json_lines: Print JSON, a line for each answer.
+        sheet: Write a picture of the query and the answers to this file.
+    """
+    if (query is None) == (label is None):
+        raise UserError("query: give a video, or a --class" + ("" if query is None else ", not both"))
+    if span is not None and query is None:
+        raise UserError("span: is of a query; give the video")
+    if top < 1:
+        raise UserError(f"top: {top} answers cannot be shown; give 1 or more")
+    if sheet is not None:
+        _check_sheet(sheet)
+    from vivit.inference.index import Index
+    from vivit.inference.predictor import Predictor
+    from vivit.tables import json_text
+
+    made = Index(index)
+    about = made.files.made
+    if label is not None:
+        found = made.search_label(label, top)
+    else:
+        assert query is not None
+        made = Index(index, Predictor(model or about.model, device))
+        found = made.search(query, span, top, decoder)
+    for number, match in enumerate(found, start=1):
+        print(json_text(match.to_json()) if json_lines else _line(number, match), flush=True)
+    if sheet is not None:
+        from vivit.report.search_sheet import write_search_sheet
+
+        write_search_sheet(sheet, found, query or str(label), span)
+    return 0
+
+
+def _check_sheet(path: Path) -> None:
+    """Raise UserError if the picture can never be written; ModuleNotFoundError if matplotlib is missing."""
+    import vivit.report.search_sheet  # noqa: F401
+
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: a sheet's name must end in .png")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; create it first")
+
+
+def _line(number: int, match: "Match") -> str:
+    value = f"{match.value:.3f}" if match.measure == "similarity" else f"{match.value:.1%}"
+    return f"{number:3d}  {value:>6}  {clock(match.start)} – {clock(match.end)}  {printable(match.video)}"
