@@ -137,7 +137,7 @@ def test_the_overview_and_a_wrong_verb_import_no_verb(arguments: str) -> None:
     ("typed", "meant"),
     [
         ("trian", "did you mean train"),
-        ("dream", "there are demo, train"),
+        ("zzz", "there are demo, train"),
         ("data chek my_videos", "did you mean check"),
         ("data look my_videos", "there are show, check, pack"),
         ("--nonsense", "there are demo, train"),
