@@ -194,11 +194,12 @@ class LiveVideo:
             goes_on = shown is not None and new is not None and -BACK < new.time - shown.time < AHEAD
             if shown is not None:
                 until = new.time if goes_on and new is not None else shown.until
+                now = time.monotonic() if new is None else new.arrived
                 picture, repeats = None, 0
                 # A little later: sums of floats may fall just short of the moment when a frame appears.
                 while first + (number + 0.5) / self.rate + 1e-6 < until or not (goes_on or number):
                     picture = drawing.draw(shown.frame) if picture is None else picture
-                    arrived = shown.arrived + repeats / self.rate
+                    arrived = min(shown.arrived + repeats / self.rate, now)
                     yield LiveFrame(picture, start + number / self.rate, arrived, number > 0)
                     number, repeats = number + 1, repeats + 1
                 self._next = start + number / self.rate
