@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from vivit.config import ModelConfig as ModelConfig
     from vivit.config import Preprocessing as Preprocessing
     from vivit.errors import UserError as UserError
+    from vivit.inference.attention import ClipAttention as ClipAttention
+    from vivit.inference.attention import attention as attention
     from vivit.inference.export import export as export
     from vivit.inference.extract import extract as extract
     from vivit.inference.index import Index as Index
@@ -35,6 +37,7 @@ _HOME = {
     for module, names in {
         "config": ("ModelConfig", "Preprocessing"),
         "errors": ("UserError",),
+        "inference.attention": ("ClipAttention", "attention"),
         "inference.export": ("export",),
         "inference.extract": ("extract",),
         "inference.index": ("Index",),

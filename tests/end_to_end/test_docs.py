@@ -21,6 +21,7 @@ TRAINING = (FOLDER / "training.md").read_text()
 PREDICTING = (FOLDER / "predicting.md").read_text()
 TIMELINE = (FOLDER / "timeline.md").read_text()
 STREAM = (FOLDER / "stream.md").read_text()
+ATTENTION = (FOLDER / "attention.md").read_text()
 FEATURES = (FOLDER / "features.md").read_text()
 SEARCH = (FOLDER / "search.md").read_text()
 EXPORT = (FOLDER / "export.md").read_text()
@@ -244,6 +245,20 @@ def test_search(
     for block in re.findall(r"```python\n(.*?)```", SEARCH, re.DOTALL):
         exec(block, {})
         assert capsys.readouterr().out
+
+
+def test_attention(
+    folder: Path, vivit_here: InProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    vivit.save(tiny_model({"classes": ["jump", "b", "c", "d", "e"]}, variant="factorised_encoder"), folder / "run")
+    for line in filter(None, blocks("sh", ATTENTION).splitlines()):
+        program, *words = shlex.split(line)
+        assert program == "vivit"
+        assert vivit_here(*words).status == 0, line
+    assert all((folder / name).stat().st_size for name in ("overlaid.mp4", "strip.png", "maps.npz"))
+    exec(blocks("python", ATTENTION), {})
+    assert capsys.readouterr().out.startswith("0.0 ")
 
 
 def test_commands_of_the_guide_to_exporting(

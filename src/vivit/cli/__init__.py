@@ -33,6 +33,7 @@ VERBS = {
     "extract": "Write features of videos to a file.",
     "index": "Make or update an index of a folder of videos, to search in.",
     "search": "Find the videos of an index that look like one, or that have a label.",
+    "attention": "Show where a model looks in a video, and when.",
     "report": "Write a run's page: curves, scores, mistakes, settings and cost.",
     "data": "Look at videos before training: show, check, pack.",
     "convert": "Turn weights of any kind into a model folder.",

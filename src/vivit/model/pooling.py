@@ -34,6 +34,7 @@ class AttentivePooling(nn.Module):
         # Without scale and shift: the kernel and bias of the keys and values can express both.
         self.norm1 = nn.LayerNorm(width, eps=config.norm_eps, elementwise_affine=False)
         self.kv = nn.Linear(width, 2 * width)
+        self.softmax = nn.Softmax(dim=-1)  # a module, so that a hook sees the weights
         self.proj = nn.Linear(width, width)
         self.norm2 = layer_norm(config)
         self.mlp = MLP(config)
@@ -64,7 +65,7 @@ class AttentivePooling(nn.Module):
         query = (query @ key).squeeze(1) / math.sqrt(query.shape[-1])  # (H, D)
         # A batch of products: as a single product of all tokens, its gradient takes ten times as long.
         scores = query.expand(x.shape[0], -1, -1) @ x.transpose(1, 2) + query @ positions.T  # (B, H, N)
-        weights = scores.softmax(dim=-1)
+        weights = self.softmax(scores)
         gathered = weights @ x + weights @ positions  # (B, H, D)
         # (B, H, 1, D) · (H, D, d) → (B, H, 1, d) → (B, D)
         return (gathered[:, :, None] @ value.transpose(1, 2)).flatten(1) + self.kv.bias[x.shape[-1] :]

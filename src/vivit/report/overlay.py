@@ -76,7 +76,7 @@ def with_labels(prediction: Prediction, top: int) -> Drawn:
 def _box(lines: Sequence[str], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lines on a shade, as large as they need within the picture: (h, w, 3) RGB and (h, w, 1) opacity, 0 to 1."""
     height, width = picture.shape[:2]
-    size = _text_size(height, width)
+    size = text_size(height, width)
     font, pad = font_of(FONT, size), size // 2
     lines = [cut(line, font, width - 2 * pad) for line in lines]
     wide = min(width, round(max(font.getlength(line) for line in lines)) + 2 * pad)
@@ -97,7 +97,7 @@ def with_timeline(timeline: Timeline, segments: Sequence[Segment]) -> Drawn:
 
     def drawn(picture: np.ndarray, seconds: float) -> np.ndarray:
         height, width = picture.shape[:2]
-        size = _text_size(height, width)
+        size = text_size(height, width)
         font, pad = font_of(FONT, size), _pad(size, width)
         if not panels:
             panels.append(_panel(timeline, tracks, colours, width, size))
@@ -163,5 +163,5 @@ def _pad(size: int, width: int) -> int:
     return min(size // 2, width // 4)
 
 
-def _text_size(height: int, width: int) -> int:
+def text_size(height: int, width: int) -> int:
     return max(LEAST_TEXT, round(min(height, width) * TEXT_SIZE))

@@ -1,0 +1,131 @@
+"""`vivit attention`"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from vivit.cli.command import verb
+from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Model, Precision
+from vivit.cli.predict import CAMERA_MOTION, say_model
+from vivit.errors import UserError
+from vivit.text import clock, printable
+
+if TYPE_CHECKING:
+    from vivit.inference.attention import ClipAttention
+
+app = verb(
+    "attention",
+    "vivit attention clip.mp4",
+    "vivit attention clip.mp4 --model run --out overlaid.mp4",
+    "vivit attention clip.mp4 --model run --class jump --span 3 5 --out jump.png",
+    "vivit attention clip.mp4 --model run --method rollout --out maps.npz",
+)
+ENDINGS = (".mp4", ".png", ".npz", ".safetensors")
+BARS = "▁▂▃▄▅▆▇█"
+LEAST_SIDE, MOST_SIDE = 160, 320  # pixels of the frames in a .png
+
+
+@app.default
+def attention(
+    video: Annotated[Path, Parameter(group=INPUT)],
+    *,
+    model: Model = CAMERA_MOTION,
+    method: Annotated[Literal["raw", "rollout", "gradient"], Parameter(group=MODEL, metavar="NAME")] = "gradient",
+    class_: Annotated[str | None, Parameter(name="--class", group=MODEL, metavar="LABEL")] = None,
+    span: Annotated[tuple[float, float] | None, Parameter(group=CLIPS, metavar="START END")] = None,
+    json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
+    out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    decoder: Decoder = "pyav",
+) -> None:
+    """Show where a model looks in a video, and when.
+
+    The clips that the model takes follow each other through the video. For each it says which part of its attention
+    each place and time has. docs/attention.md has the formulas for each of the four models, and how faithful they are.
+
+    Args:
+        video: A file, or a folder of numbered frames.
+        method: raw is the last layer's attention, rollout that of all layers; gradient weights all layers by what they
+            do for a class.
+        class_: The class that the method gradient explains; by default the most probable one of each clip.
+        span: Only these seconds of the video.
+        json_lines: Print JSON.
+        out: Write to this file. Its ending says what: .mp4 (the video with the attention over it, and its sound), .png
+            (frames with the attention over them, and its course over time), .npz or .safetensors (the maps).
+    """
+    if out is not None:
+        _check(out, video)
+    from vivit.inference.attention import attention as attention_of
+    from vivit.inference.predictor import Predictor
+    from vivit.tables import json_text
+
+    predictor = Predictor(model, device, precision=precision)
+    say_model(model, predictor)
+    found: list[ClipAttention] = []
+    if out is None and not json_lines:
+        print(printable(str(video)), flush=True)
+    for clip in attention_of(predictor, video, method, class_, span, decoder):
+        found.append(clip)
+        if out is None and not json_lines:
+            print("\n".join(_lines(clip)), flush=True)
+    if json_lines:
+        print(json_text({"video": str(video), "method": method, "clips": [clip.to_json() for clip in found]}))
+    if out is not None:
+        _write(out, video, method, found, decoder)
+        print(f"the attention of {len(found)} clips is in {printable(str(out))}", file=sys.stderr)
+
+
+def _check(out: Path, video: Path) -> None:
+    """Raise UserError if the file cannot be written."""
+    if out.suffix.lower() not in ENDINGS:
+        raise UserError(f"{out}: its name must end in {', '.join(ENDINGS)}")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder; create it first")
+    if out.suffix.lower() == ".mp4":
+        from vivit.report.overlay import check_overlay
+
+        check_overlay(out, video)
+    elif out.suffix.lower() == ".png":
+        import vivit.report.attention_picture  # noqa: F401, needs matplotlib: say so before the model works
+
+
+def _lines(clip: "ClipAttention") -> Iterator[str]:
+    """A clip for people."""
+    labels = (clip.about or clip.labels).values()
+    named = ", ".join(f"{scored.score:.1%}  {printable(scored.label)}" for scored in labels)
+    yield f"  {clock(clip.start)} – {clock(clip.end)}  {named}"
+    curve, (seconds, _, _), (x, y) = clip.curve, clip.peak, clip.centre
+    heights = (curve / curve.max() * (len(BARS) - 1)).round().astype(int)
+    yield f"    when   {''.join(BARS[height] for height in heights)}  most at {clock(seconds)}"
+    yield f"    where  half of it in {clip.half:.1%} of the clip, around {x:.0%} from the left and {y:.0%} from the top"
+
+
+def _write(out: Path, video: Path, method: str, clips: "Sequence[ClipAttention]", decoder: Decoder) -> None:
+    ending = out.suffix.lower()
+    if ending in (".npz", ".safetensors"):
+        from vivit.files import write_files
+        from vivit.inference.attention import array_content
+
+        write_files({out: array_content(ending, str(video), method, clips)})
+        return
+    from vivit.report.attention_picture import moments, with_attention, write_attention_png
+
+    if ending == ".mp4":
+        from vivit.report.overlay import write_overlay
+
+        write_overlay(out, video, with_attention(clips, method), decoder)
+        return
+    from vivit.video.decode import open_video
+
+    shown = moments(clips)
+    with open_video(video, decoder) as opened:
+        rate, side = opened.info.frame_rate, min(opened.info.height, opened.info.width)
+        numbers = [round(clips[clip].times[index] * rate) for clip, index in shown]
+        frames = opened.frames(numbers, short_side=min(max(side, LEAST_SIDE), MOST_SIDE))
+    labels = dict.fromkeys(scored.label for clip in clips for scored in (clip.about or clip.labels).values())
+    title = f"{video.name}   {method}   {', '.join(labels)}"
+    write_attention_png(out, title, clips, shown, list(frames.permute(0, 2, 3, 1).numpy()))
