@@ -1,10 +1,11 @@
-"""Hours of video through `vivit timeline` and `vivit stream`: their time, and memory that does not grow. Linux only.
+"""Hours of video through the commands that take long videos: their time, and memory that does not grow. Linux only.
 
-    .venv/bin/python -m benchmarks.long_videos [--hours 1,2] [--ways timeline,stream] [--threads 1]
+    .venv/bin/python -m benchmarks.long_videos [--hours 1,2] [--ways timeline,stream,extract,index,search] [--threads 1]
 
 A scene of a minute at 320 × 240 and 30 frames a second is repeated by copying its packets. The model is that of the
 package. "timeline" is `vivit timeline FILE`; "stream" is `vivit stream - < FILE`, which takes the frames one by one as
-from a camera, but as fast as it can. Each command is a process of its own. "early" is the memory that it holds after a
+from a camera, but as fast as it can. "index" makes an index of the video, and "search" asks that index with the whole
+video. Each command is a process of its own. "early" is the memory that it holds after a
 quarter of its time, "late" the most in the last quarter.
 """
 
@@ -23,7 +24,13 @@ from benchmarks import harness
 from benchmarks.videos import FOLDER, generated
 from vivit.video.decode import open_video
 
-WAYS = {"timeline": ("timeline", "FILE", "--json"), "stream": ("stream", "-", "--json")}
+WAYS = {
+    "timeline": ("timeline", "FILE", "--json"),
+    "stream": ("stream", "-", "--json"),
+    "extract": ("extract", "FILE", "--out", "OUT/features.npy"),
+    "index": ("index", "ALONE", "--out", "OUT/index"),
+    "search": ("search", "OUT/index", "FILE"),
+}
 MINUTE = 60.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -47,12 +54,11 @@ def repeated(path: Path, times: int, out: Path) -> Path:
 
 
 def watch(words: list[str], video: Path, threads: int, every: float) -> dict[str, Any]:
-    """Run a command; its clock and processor seconds, the lines it printed, and its memory in bytes over time."""
+    """Run a command with the video on stdin: clock and processor seconds, lines printed, bytes of memory over time."""
     began, held, peak, ticks = time.monotonic(), [], 0, 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile() as out, open(video, "rb") as stdin:
-        command = [sys.executable, "-m", "vivit", *(str(video) if word == "FILE" else word for word in words)]
-        process = subprocess.Popen(command, stdin=stdin, stdout=out, env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "vivit", *words], stdin=stdin, stdout=out, env=environment)
         while process.poll() is None:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -98,12 +104,28 @@ def main(
             unfinished.rename(video)
         with open_video(video) as opened:
             seconds = opened.info.duration
-        for way in ways.split(","):
-            row = {"way": way, "seconds": seconds, **watch(list(WAYS[way]), video, threads, every)}
-            # What the file has of other commands and lengths, which may be measured at the same time, stays.
-            others = [o for o in harness.read(out)["values"]["rows"] if (o["way"], o["seconds"]) != (way, seconds)]
-            rows = sorted([*others, row], key=lambda row: (row["way"], row["seconds"]))
-            harness.write(out, {"task": {"size": "320x240", "threads": threads}, "rows": rows}, packages=["av"])
+        with tempfile.TemporaryDirectory() as made:
+            alone = Path(made) / "alone"
+            alone.mkdir()
+            (alone / video.name).symlink_to(video.absolute())
+            places = {"FILE": video, "ALONE": alone, "OUT": Path(made)}
+            for way in ways.split(","):
+                _add(
+                    out, threads, {"way": way, "seconds": seconds, **watch(_words(way, places), video, threads, every)}
+                )
+
+
+def _words(way: str, places: dict[str, Path]) -> list[str]:
+    """A command, with the places that it names in capitals."""
+    return [str(Path(*(places.get(part, part) for part in word.split("/")))) for word in WAYS[way]]
+
+
+def _add(out: Path, threads: int, row: dict[str, Any]) -> None:
+    """Add a row to the record; what it has of other commands and lengths, measured at the same time perhaps, stays."""
+    of = row["way"], row["seconds"]
+    others = [other for other in harness.read(out)["values"]["rows"] if (other["way"], other["seconds"]) != of]
+    rows = sorted([*others, row], key=lambda row: (row["way"], row["seconds"]))
+    harness.write(out, {"task": {"size": "320x240", "threads": threads}, "rows": rows}, packages=["av"])
 
 
 if __name__ == "__main__":
