@@ -83,6 +83,7 @@ def main(
     ways: str = ",".join(WAYS),
     threads: int = 1,
     piece: float = MINUTE,
+    clip: Path | None = None,
     every: float = 0.5,
     folder: Path = FOLDER,
     out: Path = harness.RESULTS / "long_videos.json",
@@ -94,14 +95,17 @@ def main(
         ways: keys of WAYS, separated by commas.
         threads: of PyTorch.
         piece: seconds of the scene that is repeated.
+        clip: another video to repeat.
         every: seconds from one look at the memory to the next.
         folder: where the videos are made, if they are not there.
     """
     for length in map(float, hours.split(",")):
         video = folder / f"{length:g}h.mp4"
         if not video.exists():
-            unfinished = repeated(generated("240", folder, piece), round(length * 3600 / piece), folder / "making.mp4")
-            unfinished.rename(video)
+            scene = clip or generated("240", folder, piece)
+            with open_video(scene) as opened:
+                times = round(length * 3600 / opened.info.duration)
+            repeated(scene, times, folder / "making.mp4").rename(video)
         with open_video(video) as opened:
             seconds = opened.info.duration
         with tempfile.TemporaryDirectory() as made:

@@ -3,10 +3,10 @@
     .venv/bin/python -m benchmarks.search recall [--clips 36] [--videos FOLDER] [--sheet search.png]
     .venv/bin/python -m benchmarks.search time [--windows 1000000] [--width 384]
 
-"recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes each in five other ways,
-and asks the index of all these files with each clip. Its neighbours are the five others. "same motion" asks for other
-clips instead: the share of the five nearest that show the same motion in another clip. With --videos, pieces of 2.5
-seconds of real videos are a second set.
+"recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes each in five other
+ways, and asks the index of all these files with each clip. Its neighbours are the five others. "same motion" asks for
+other clips instead: the share of the five nearest that show the same motion in another clip. With --videos, pieces of
+2.5 seconds of real videos are a second set.
 """
 
 import time
@@ -141,7 +141,8 @@ def recall(
             if sheet is not None and name == "made":
                 query = sources[0]
                 write_search_sheet(sheet, plain.search(query, top=3), query)
-        same_motion([plain.files.source(n) for n in range(len(plain.files.videos))], plain)
+        if clips > 1:
+            same_motion([plain.files.source(n) for n in range(len(plain.files.videos))], plain)
 
 
 @app.command(name="time")

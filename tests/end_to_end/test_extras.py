@@ -63,14 +63,19 @@ def test_without_extras_videos_are_labelled_and_training_says_what_to_install(
     clip, data = str(bright_dark / "dark" / "dark0.mp4"), str(bright_dark)
     before = [["predict", clip, "--model", "model"], ["info", "model"], ["convert", "model", "copy"]]
     checks = [["predict", clip], ["data", "check", data], ["train", "--help"]]
-    *worked, photographs = run_without(
-        blocked,
-        [*before, ["predict", clip, "--model", "copy"], *checks, ["experiment", "camera-videos", "--out", "x"]],
-        tmp_path,
-    )
+    extract = ["extract", clip, "--model", "model", "--out"]
+    refused = [
+        ["experiment", "camera-videos", "--out", "x"],
+        ["index", data, "--model", "model", "--out", "x"],
+        [*extract, "x.parquet"],
+    ]
+    works = [*before, ["predict", clip, "--model", "copy"], *checks, [*extract, "x.npy"]]
+    *worked, photographs, index, parquet = run_without(blocked, [*works, *refused], tmp_path)
     assert [status for status, _, _ in worked] == [0] * len(worked), worked
     assert worked[3][1] == worked[0][1] and any(f" {name}" in worked[0][1] for name in "abcde")
     assert photographs[0] == 2 and photographs[2].endswith("pip install 'vivit[demo]'\n")
+    assert index == [2, "", "vivit: x: an index needs pyarrow: pip install 'vivit[search]'\n"]
+    assert parquet[0] == 2 and parquet[2].endswith("pip install 'vivit[parquet]', or write .npy\n")
 
     # jinja2 comes with torch.
     training = [
@@ -90,7 +95,7 @@ def test_without_extras_videos_are_labelled_and_training_says_what_to_install(
         assert complaint.endswith(f": pip install 'vivit[{extra}]'\n")
     (alone,) = run_without({"tensorboard"}, training[:1], tmp_path)
     assert alone[2] == "vivit: vivit train needs tensorboard: pip install 'vivit[train]'\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model", "x.csv", "x.npy"]
 
 
 def test_what_training_adds_is_known_by_name() -> None:

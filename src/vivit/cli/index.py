@@ -61,7 +61,8 @@ def index(
             changes = made.update(folder, step, decoder, lambda error: complain(str(error)), progress)
         count, videos = len(made.files.times), len(made.files.videos)
         done = f"{changes.computed} computed, {changes.moved} moved, {changes.dropped} dropped"
-        print(f"{count} windows of {videos} videos are in {printable(out)}: {done}", file=sys.stderr)
+        of = "1 video" if videos == 1 else f"{videos} videos"
+        print(f"{count} windows of {of} are in {printable(out)}: {done}", file=sys.stderr)
     if changes.unreadable > SEVERAL:
         complain(f"{changes.unreadable} videos cannot be read")
     return 2 if changes.unreadable else 0
