@@ -1,6 +1,6 @@
 """How well `vivit search` finds what is known to be alike, and how long an exact search takes.
 
-    .venv/bin/python -m benchmarks.search recall [--clips 36] [--videos FOLDER] [--sheet search.png]
+    .venv/bin/python -m benchmarks.search recall [--clips 36] [--videos FOLDER] [--sheet search.jpg]
     .venv/bin/python -m benchmarks.search time [--windows 1000000] [--width 384]
 
 "recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes each in five other
@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import cyclopts
 import numpy as np
+from PIL import Image
 
 import vivit
 from benchmarks import harness
@@ -114,7 +115,7 @@ def recall(
         clips: made clips.
         videos: a folder with real videos.
         seed: another seed makes other clips.
-        sheet: where a picture of one query and its answers goes.
+        sheet: where a picture of one query and its answers goes, a .jpg or a .png.
     """
     print(f"{harness.setting('av')}\n")
     heads = "| ".join(f"recall@{rank} " for rank in RANKS)
@@ -140,7 +141,8 @@ def recall(
             measure(name, sources, folder, index)
             if sheet is not None and name == "made":
                 query = sources[0]
-                write_search_sheet(sheet, plain.search(query, top=3), query)
+                write_search_sheet(folder / "sheet.png", plain.search(query, top=3), query)
+                Image.open(folder / "sheet.png").save(sheet, quality=80)
         if clips > 1:
             same_motion([plain.files.source(n) for n in range(len(plain.files.videos))], plain)
 

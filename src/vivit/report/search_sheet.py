@@ -41,7 +41,7 @@ def _section(video: Path, span: Span | None, name: str) -> Section:
             rate = opened.info.frame_rate
             chosen = [numbers[int(place)] for place in np.linspace(0, len(numbers) - 1, COLUMNS).round()]
             frames: Tensor = view_crops(opened.frames(chosen, short_side=max(SIZE)), SIZE, 1)[0]
-            note = f"{clock(numbers.start / rate)} – {clock(numbers.stop / rate)}    {printable(video.parent)}"
+            note = f"{clock(numbers.start / rate)} – {clock(numbers.stop / rate)}    {printable(video.parent.name)}"
     except VideoError as error:  # deleted since
         return Section(title, "", problem=str(error))
     return Section(title, note, tuple(number / rate for number in chosen), (Row(name, frames),))
