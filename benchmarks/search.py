@@ -4,9 +4,9 @@
     .venv/bin/python -m benchmarks.search time [--windows 1000000] [--width 384]
 
 "recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes each in five other
-ways, and asks the index of all these files with each clip. Its neighbours are the five others. "same motion" asks for
-other clips instead: the share of the five nearest that show the same motion in another clip. With --videos, pieces of
-2.5 seconds of real videos are a second set.
+ways, and asks the index of all these files with each clip. Its neighbours are the five others. Last, among the plain
+clips alone, those of the same motion are the neighbours. With --videos, pieces of 2.5 seconds of real videos are a
+second set.
 """
 
 import time
@@ -21,6 +21,7 @@ from PIL import Image
 import vivit
 from benchmarks import harness
 from vivit.data.readers.folders import find_videos
+from vivit.experiments.camera_motion import CLASSES
 from vivit.experiments.film import encode
 from vivit.experiments.footage import make_footage
 from vivit.inference.search import most_similar
@@ -30,6 +31,7 @@ from vivit.video.decode import open_video
 PIECE = 2.5
 """Seconds."""
 RANKS = (5, 10)
+NEAREST = 5
 app = cyclopts.App(help=__doc__)
 
 
@@ -99,10 +101,11 @@ def measure(name: str, clips: list[Path], folder: Path, index: vivit.Index) -> N
 
 
 def same_motion(clips: list[Path], index: vivit.Index) -> None:
-    """Print the share of the nearest clips that show the same motion."""
-    rights = [match.video.parent == clip.parent for clip in clips for match in index.search(clip, top=5)]
-    chance = np.mean([sum(other.parent == clip.parent for other in clips) - 1 for clip in clips]) / (len(clips) - 1)
-    print(f"\nSame motion among the five nearest other clips: {np.mean(rights):.1%}; by chance {chance:.1%}.")
+    """Print how many of the other clips of the same motion are among the nearest."""
+    found = sum(match.video.parent == clip.parent for clip in clips for match in index.search(clip, top=NEAREST))
+    there = sum(sum(other.parent == clip.parent for other in clips) - 1 for clip in clips)
+    chance = NEAREST / (len(clips) - 1)
+    print(f"\nOther clips of the same motion among the {NEAREST} nearest: {found / there:.1%}; by chance {chance:.1%}.")
 
 
 @app.command
@@ -143,7 +146,7 @@ def recall(
                 query = sources[0]
                 write_search_sheet(folder / "sheet.png", plain.search(query, top=3), query)
                 Image.open(folder / "sheet.png").save(sheet, quality=80)
-        if clips > 1:
+        if clips > len(CLASSES):
             same_motion([plain.files.source(n) for n in range(len(plain.files.videos))], plain)
 
 
