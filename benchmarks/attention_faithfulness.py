@@ -42,6 +42,7 @@ STEPS = (3, 4)  # pixels from frame to frame
 STILL = 2  # drawings that lie still
 DIMMED = 0.6  # the light on the texture
 TRAIN_DRAWINGS, DRAWINGS = 18, 24  # of each kind
+TEXTURES = (40, 20)  # of training, and held out
 BATCH, RATE = 32, 2e-3
 CLIPS, FOLLOWED = 64, 32
 ENLARGED = 4
@@ -59,9 +60,9 @@ class Clip:
 class Clips:
     """An endless row of clips."""
 
-    def __init__(self, seed: int, held_out: bool, textures: int = 40) -> None:
+    def __init__(self, seed: int, held_out: bool) -> None:
         self.rng = np.random.default_rng([seed, held_out])
-        self.textures = [DIMMED * draw_texture(self.rng).mean(axis=2, keepdims=True) for _ in range(textures)]
+        self.textures = [DIMMED * draw_texture(self.rng).mean(axis=2, keepdims=True) for _ in range(TEXTURES[held_out])]
         numbers = range(TRAIN_DRAWINGS, DRAWINGS) if held_out else range(TRAIN_DRAWINGS)
         small = [draw(kind, number).resize((OBJECT, OBJECT)) for kind in KINDS for number in numbers]
         self.drawings = [np.asarray(drawing, np.float32) / 255 for drawing in small]
@@ -166,11 +167,11 @@ def rows_of(model: ViViT, clips: list[Clip]) -> Iterator[str]:
 
 def main(folder: Path, *, variants: str = ",".join(get_args(Variant)), steps: int = 500, clips: int = CLIPS) -> None:
     """Train what is missing, and print the table."""
-    test = Clips(1, held_out=True, textures=20)
+    test = Clips(1, held_out=True)
     seen = [test.make() for _ in range(clips)]
     make_folder(folder)
     large = seen[0].frames.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
-    encode(large.permute(0, 2, 3, 1).numpy(), folder / "example.mp4", 8, 18)
+    encode(large.permute(0, 2, 3, 1).numpy(), folder / "example.mp4", 8, 4)
     lines = [
         "| model | right | method | in the box | of even maps | deletion | insertion |",
         "|---|---|---|---|---|---|---|",
