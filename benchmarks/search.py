@@ -135,8 +135,8 @@ def recall(
             )
             if not sources:
                 continue
-            plain = vivit.Index(folder / f"{name}.plain", predictor)
             if name == "made":
+                plain = vivit.Index(folder / "plain.index", predictor)
                 plain.update(folder / name)
             write_others(sources, folder / name)
             index = vivit.Index(folder / f"{name}.index", predictor)
