@@ -7,6 +7,8 @@ colour of the one that moves. A small model of each variant learns this, some mi
 one that is there already is taken. Then, for each method, the mean over clips that no model has seen:
 
 - in the box: the part of the attention on the tubelets that the moving object touches. An even map has their share.
+- above even: the same of what each tubelet has more than an even share, which is what pictures show as bright.
+- brightest: the part of the clips whose tubelet with most attention is in the box.
 - deletion and insertion: the area below the curve, see `vivit.evaluation.faithfulness`; beside it that of random maps.
 
 FOLDER/example.mp4 is one of the clips, four times as large.
@@ -151,7 +153,9 @@ def rows_of(model: ViViT, clips: list[Clip]) -> Iterator[str]:
     answers = logits[ONLY_HEAD].argmax(dim=1)
     right = sum(int(answer) == clip.colour for answer, clip in zip(answers, clips, strict=True)) / len(clips)
     for name, found in maps.items():
-        inside = (found * touched).sum(dim=(1, 2, 3)).mean()
+        inside = _inside(found, touched)
+        above = _inside((found - 1 / touched[0].numel()).clamp(min=0), touched)
+        brightest = touched.flatten(1).gather(1, found.flatten(1).argmax(1, keepdim=True)).float().mean()
         followed = [
             faithfulness(model, clips[number].frames, found[number], ONLY_HEAD, int(answers[number]))
             for number in range(min(FOLLOWED, len(clips)))
@@ -160,9 +164,15 @@ def rows_of(model: ViViT, clips: list[Clip]) -> Iterator[str]:
             np.mean([getattr(curves, area) for curves in followed]) for area in ("deletion_area", "insertion_area")
         )
         yield (
-            f"| {model.config.variant} | {right:.0%} | {name} | {inside:.2f} | {touched.float().mean():.2f} | "
+            f"| {model.config.variant} | {right:.0%} | {name} | {inside:.2f} | {above:.2f} | {brightest:.0%} | "
             f"{deletion:.2f} | {insertion:.2f} |"
         )
+
+
+def _inside(maps: Tensor, touched: Tensor) -> float:
+    """The part of the sum of each (T, H, W) map that is where the object is; the mean over maps."""
+    sums = maps.sum(dim=(1, 2, 3))
+    return float(((maps * touched).sum(dim=(1, 2, 3)) / sums).mean())
 
 
 def main(folder: Path, *, variants: str = ",".join(get_args(Variant)), steps: int = 500, clips: int = CLIPS) -> None:
@@ -173,8 +183,8 @@ def main(folder: Path, *, variants: str = ",".join(get_args(Variant)), steps: in
     large = seen[0].frames.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
     encode(large.permute(0, 2, 3, 1).numpy(), folder / "example.mp4", 8, 4)
     lines = [
-        "| model | right | method | in the box | of even maps | deletion | insertion |",
-        "|---|---|---|---|---|---|---|",
+        "| model | right | method | in the box | above even | brightest | deletion | insertion |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for variant in get_args(Variant):
         if variant in variants.split(","):
@@ -184,7 +194,9 @@ def main(folder: Path, *, variants: str = ",".join(get_args(Variant)), steps: in
             with torch.no_grad():
                 lines += rows_of(model.eval(), seen)
     print("\n".join(lines))
-    print(f"\n{clips} clips, {min(FOLLOWED, clips)} for deletion and insertion; {steps} steps of {BATCH} clips.")
+    share = torch.stack([clip.touched for clip in seen]).float().mean()
+    print(f"\nThe box is {share:.2f} of a clip. Models of {steps} steps of {BATCH} clips; {clips} held-out clips,")
+    print(f"{min(FOLLOWED, clips)} of them for deletion and insertion.")
     print(harness.setting())
 
 
