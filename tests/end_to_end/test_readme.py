@@ -56,3 +56,15 @@ def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(links) >= 8
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_claims_are_those_of_the_records() -> None:
+    """A list by hand of what docs/experiments.md counts from its records."""
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    total, counts = re.findall(r"^Of (\d+) claims: (.*)\.$", page, re.MULTILINE)[0]
+    numbers = {verdict: number for number, verdict in re.findall(r"(\d+) ([a-z ]+)", counts)}
+    listed = {
+        verdict.lower(): number for verdict, number in re.findall(r"^- \*\*(.+?)\*\* \((\d+)\)", README, re.MULTILINE)
+    }
+    assert listed == numbers
+    assert f"{numbers['held']} of {total} claims held" in README
