@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import exported
+from tests.support import encode, noisy
 
 
-def test_the_tiny_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tiny_form(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = encode(tmp_path / "clip.mp4", noisy(120, frames=40))
+    monkeypatch.setattr(exported, "generated", lambda *_: clip)
     exported.main("factorised_encoder", "onnx", rounds=1, quick=True, out=tmp_path / "exported.json")
     rows = json.loads((tmp_path / "exported.json").read_text())["values"]["rows"]
     assert [(row["model"], row["precision"]) for row in rows] == [
