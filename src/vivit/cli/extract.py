@@ -8,9 +8,8 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision, Step
+from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision, Step, check_step
 from vivit.cli.predict import CAMERA_MOTION, SEVERAL, say_model, stopping
-from vivit.errors import UserError
 from vivit.text import printable
 
 app = verb(
@@ -48,8 +47,7 @@ def extract(
         out: A file that does not exist yet, whose ending says the format: .safetensors, .parquet or .npy, which comes
             with a .csv of the times. Or a folder, for a .safetensors file of each video.
     """
-    if step is not None and step < 1:
-        raise UserError(f"step: {step} frames is out of range; give 1 or more")
+    check_step(step)
     from vivit.inference.extract import FeatureStore
     from vivit.inference.extract import extract as windows_of
     from vivit.inference.inputs import find_inputs

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, IndexModel, Precision, Step
+from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, IndexModel, Precision, Step, check_step
 from vivit.cli.predict import CAMERA_MOTION, SEVERAL, say_model, stopping
 from vivit.errors import UserError
 from vivit.text import printable
@@ -41,8 +41,7 @@ def index(
         folder: The folder with the videos; it is searched at any depth.
         out: The folder of the index.
     """
-    if step is not None and step < 1:
-        raise UserError(f"step: {step} frames is out of range; give 1 or more")
+    check_step(step)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     from vivit.inference.index import Index

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, TypedDict
 
 from cyclopts import Group, Parameter
 
+from vivit.errors import UserError
+
 INPUT = Group("Input", sort_key=1)
 MODEL = Group("Model", sort_key=2)
 CLIPS = Group("Clips", sort_key=3)
@@ -168,3 +170,9 @@ class Fields(TypedDict, total=False):
 
 
 FieldFlags = Annotated[Fields | None, Parameter(name="*")]
+
+
+def check_step(step: int | None) -> None:
+    """Raise UserError if windows cannot start so many frames apart."""
+    if step is not None and step < 1:
+        raise UserError(f"step: {step} frames is out of range; give 1 or more")

@@ -11,11 +11,23 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import INPUT, OUTPUT, Background, Decoder, Device, Model, Precision, Smooth, Step, Threshold
+from vivit.cli.options import (
+    INPUT,
+    OUTPUT,
+    Background,
+    Decoder,
+    Device,
+    Model,
+    Precision,
+    Smooth,
+    Step,
+    Threshold,
+    check_step,
+)
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.cli.signals import on_signals
 from vivit.cli.timeline import say_cost, window_line
-from vivit.errors import Stopped, UserError
+from vivit.errors import Stopped
 from vivit.text import clock, printable
 
 if TYPE_CHECKING:
@@ -63,8 +75,7 @@ def stream(
             and addresses drop, and stdin waits, as files always do.
         json_lines: Print each window's scores as JSON, a line for each.
     """
-    if step is not None and step < 1:
-        raise UserError(f"step: {step} frames is out of range; give 1 or more")
+    check_step(step)
     from vivit.inference.live import LiveWindows, changes
     from vivit.inference.predictor import Predictor
     from vivit.inference.timeline import Rule

@@ -22,6 +22,7 @@ from vivit.cli.options import (
     Smooth,
     Step,
     Threshold,
+    check_step,
 )
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
@@ -82,8 +83,7 @@ def timeline(
             and a picture), .mp4 (the video with the timeline below it), .vtt (chapters), .cues.vtt (metadata), .eaf
             (ELAN), .otio (OpenTimelineIO), .txt (Audacity), .labelstudio.json, .activitynet.json.
     """
-    if step is not None and step < 1:
-        raise UserError(f"step: {step} frames is out of range; give 1 or more")
+    check_step(step)
     if windows and out is not None:
         raise UserError("windows: are printed, not written to a file; leave out --out")
     from vivit.inference.inputs import find_inputs
