@@ -347,9 +347,9 @@ def test_attention_copies_no_token(
     inputs: list[Tensor] = []
     original = F.scaled_dot_product_attention
 
-    def record_inputs(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+    def record_inputs(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         inputs.extend((q, k, v))
-        return original(q, k, v, dropout_p=dropout_p)
+        return original(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", record_inputs)
     with RecordOperators() as operators:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit.errors import UserError
+from vivit.model.dot_product import dot_product_attention
 from vivit.model.encoder import Block, FactorisedBlock
 from vivit.model.linear import linear
 from vivit.model.vivit import FactorisedEncoder, ViViT
@@ -158,8 +159,8 @@ def _column(weights: Tensor, x: Tensor) -> Tensor:
 def _attention(heads: Tensor, sizes: Tensor) -> Tensor:
     """Attention over n tokens that stand for several, (R, n): (R, n, H, 3, d) → (R, n, H · d)."""
     q, k, v = heads.permute(3, 0, 2, 1, 4).unbind(0)  # (R, n, H, 3, d) → 3 × (R, H, n, d)
-    # A mask of one row, which is the same for all queries, keeps PyTorch's fused kernel on the CPU.
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=sizes.log().to(q.dtype)[:, None, None])
+    # A number for each key, the same for all queries, keeps PyTorch's fused kernel on the CPU.
+    mixed = dot_product_attention(q, k, v, added=sizes.log().to(q.dtype)[:, None, None])
     return mixed.transpose(1, 2).flatten(2)  # (R, H, n, d) → (R, n, H · d)
 
 

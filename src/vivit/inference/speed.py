@@ -128,7 +128,8 @@ class _Attention(TorchDispatchMode):
         kernel = re.fullmatch(r"aten::_scaled_dot_product_(?:fused_)?(\w+)", func.name())
         if kernel or func.name() in ("aten::_softmax", "aten::_safe_softmax"):
             words = re.sub("_?attention|_for_cpu", "", kernel[1]) if kernel else "plain softmax"
-            self.found[f"{words} ({args[0].shape[-2]} tokens)"] = None
+            tokens = args[0].shape[-2 if kernel else -1]  # of the queries (…, N, d), or the keys of scores (…, rows, N)
+            self.found[f"{words} ({tokens} tokens)"] = None
         return func(*args, **(kwargs or {}))
 
 

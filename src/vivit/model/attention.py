@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vivit.config import ModelConfig
+from vivit.model.dot_product import dot_product_attention
 from vivit.model.linear import linear
 
 
@@ -39,7 +40,7 @@ class SelfAttention(nn.Module):
     def _attention(self, heads: Tensor) -> Tensor:
         """Attention over the second axis: (B, N, H, 3, d) → (B, N, H · d)."""
         q, k, v = heads.permute(3, 0, 2, 1, 4).unbind(0)  # (B, N, H, 3, d) → 3 × (B, H, N, d)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
+        mixed = dot_product_attention(q, k, v, dropout=self.attention_dropout if self.training else 0.0)
         return mixed.transpose(1, 2).flatten(2)  # (B, H, N, d) → (B, N, H · d)
 
 
