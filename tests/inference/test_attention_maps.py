@@ -165,7 +165,8 @@ class Whole:
                     sums = mixed.view(rows, -1).sum(dim=1, keepdim=True).clamp(min=1e-30)
                     scale = r.view(rows, -1).sum(dim=1, keepdim=True) / sums
                     mixed = (mixed.view(rows, -1) * scale).flatten()
-                r = mixed if method == "raw" else (r + mixed) / 2
+                stays = {"raw": 0.0, "rollout": 0.5, "gradient": 0.1}[method]
+                r = stays * r + (1 - stays) * mixed
         return r
 
     def pooled(self, tokens: Tensor, rows: int, method: Method) -> Tensor:

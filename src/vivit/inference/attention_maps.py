@@ -7,8 +7,8 @@ and r A says where the tokens that r names got their content.
 - raw: the last layer alone, r ← r A.
 - rollout (Abnar & Zuidema 2020, arXiv 2005.00928): all layers, half of each being the residual, r ← (r + r A) / 2.
 - gradient (after Chefer et al. 2021, arXiv 2103.15679): all layers, with A weighted by what it does for a class,
-  r ← (r + c r Ā) / 2 with Ā = mean over heads of (∇A ⊙ A)⁺, and c such that both parts have the same sum. (They add
-  r Ā as it is. But ∇A is small where many tokens are averaged, as in models 3 and 4, and r would hardly change.)
+  r ← 0.1 r + 0.9 c r Ā with Ā = mean over heads of (∇A ⊙ A)⁺, and c such that r Ā gets the sum of r. (They add r Ā as
+  it is. But ∇A is small where many tokens are averaged, as in models 3 and 4, and r would hardly change.)
 
 Attention over one axis is the same matrix with zeros for all other tokens, so this holds for all four models;
 docs/attention.md has the formulas of each.
@@ -40,6 +40,8 @@ Method = Literal["raw", "rollout", "gradient"]
 # Attention weights in memory at once, of all heads and rows.
 MOST_WEIGHTS = 1 << 22
 TINY = 1e-30
+# The part of r that goes through the attention of a layer; the rest is the residual. For gradient, docs/log.md says why.
+THROUGH = {"raw": 1.0, "rollout": 0.5, "gradient": 0.9}
 
 
 @dataclass
@@ -201,12 +203,9 @@ def _through(encoded: _Encoded, method: Method, start: Tensor | None = None) -> 
     r = _start(encoded, method) if start is None else start
     for layer in reversed(encoded.layers):
         through = _through_layer(r, layer)
-        if method == "raw":
-            r = through
-        elif method == "rollout":
-            r = (r + through) / 2
-        else:
-            r = (r + through * (_sums(r) / _sums(through).clamp(min=TINY))) / 2
+        if method == "gradient":
+            through = through * (_sums(r) / _sums(through).clamp(min=TINY))
+        r = torch.lerp(r, through, THROUGH[method])
     return r
 
 
