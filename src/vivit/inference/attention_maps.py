@@ -40,7 +40,7 @@ Method = Literal["raw", "rollout", "gradient"]
 # Attention weights in memory at once, of all heads and rows.
 MOST_WEIGHTS = 1 << 22
 TINY = 1e-30
-# The part of r that goes through the attention of a layer; the rest is the residual. For gradient, docs/log.md says why.
+# The part of r that goes through a layer's attention; the rest is the residual. docs/log.md has why 0.9 for gradient.
 THROUGH = {"raw": 1.0, "rollout": 0.5, "gradient": 0.9}
 
 
