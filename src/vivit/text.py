@@ -1,4 +1,4 @@
-"""Text from outside, such as file and class names, made safe to print; and times in words."""
+"""Text from outside, such as file and class names, made safe to print; times and counts in words."""
 
 import unicodedata
 
@@ -22,6 +22,11 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(tenths // 600, 60)
     rest = f"{minutes:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
     return f"{hours}:{rest}" if hours else rest.removeprefix("0")
+
+
+def counted(count: int, name: str) -> str:
+    """ "1 file", "2,000 files"."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def _escaped(character: str) -> str:

@@ -38,7 +38,7 @@ def here(vivit_here: InProcess, tmp_path: Path) -> InProcess:
 def test_every_kind_of_file_has_the_same_rows(here: InProcess, tmp_path: Path) -> None:
     for ending in ENDINGS:
         told = here("extract", "clip.mp4", "=other.mp4", *MODEL, "--out", f"out{ending}")
-        assert (told.status, told.out, told.err) == (0, "", f"8 windows of 2 videos are in out{ending}\n")
+        assert (told.status, told.out, told.err) == (0, "", f"8 windows of 2 videos in out{ending}\n")
     vectors = np.load("out.npy")
     assert (vectors.shape, vectors.dtype) == ((8, 16), np.float32)
     with open("out.csv", newline="") as file:
@@ -154,5 +154,5 @@ def test_a_model_without_class_token_says_so(here: InProcess) -> None:
 def test_the_installed_command_with_the_model_of_the_package(tmp_path: Path) -> None:
     encode(tmp_path / "clip.mp4", noisy(90, frames=60))
     ran = run_vivit("extract", "clip.mp4", "--out", "out.npy", folder=tmp_path)
-    assert ran.status == 0 and ran.err.endswith("3 windows of 1 video are in out.npy\n")
+    assert ran.status == 0 and ran.err.endswith("3 windows of 1 video in out.npy\n")
     assert np.load(tmp_path / "out.npy").shape == (3, 160)

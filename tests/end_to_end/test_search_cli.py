@@ -27,10 +27,10 @@ def here(vivit_here: InProcess, tmp_path: Path) -> InProcess:
 
 def test_from_a_folder_to_answers(here: InProcess, tmp_path: Path) -> None:
     made = here("index", "clips", "--model", "model", "--device", "cpu", "--step", "5", "--out", "index")
-    assert (made.out, made.err) == ("", "15 windows of 3 videos are in index: 3 computed, 0 moved, 0 dropped\n")
+    assert (made.out, made.err) == ("", "15 windows of 3 videos in index: 3 computed, 0 moved, 0 dropped\n")
     (tmp_path / "clips" / "c.mp4").unlink()
     made = here("index", "clips", "--out", "index")  # with the model that made it
-    assert made.err == "10 windows of 2 videos are in index: 0 computed, 0 moved, 1 dropped\n"
+    assert made.err == "10 windows of 2 videos in index: 0 computed, 0 moved, 1 dropped\n"
 
     lines = here("search", "index", "clips/a.mp4", "--sheet", "sheet.png").succeeded().splitlines()
     assert len(lines) == 1 and re.fullmatch(r"  1 +-?[01]\.\d{3}  0:00\.\d – 0:0\d\.\d  .*/clips/b\.mp4", lines[0])

@@ -11,7 +11,7 @@ from vivit.cli.command import verb
 from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Model, Precision
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
-from vivit.text import clock, printable
+from vivit.text import clock, counted, printable
 
 if TYPE_CHECKING:
     from vivit.inference.attention import ClipAttention
@@ -76,7 +76,7 @@ def attention(
         print(json_text({"video": str(video), "method": method, "clips": [clip.to_json() for clip in found]}))
     if out is not None:
         _write(out, video, method, found, decoder)
-        print(f"the attention of {len(found)} clips is in {printable(str(out))}", file=sys.stderr)
+        print(f"the attention of {counted(len(found), 'clip')} is in {printable(str(out))}", file=sys.stderr)
 
 
 def _check(out: Path, video: Path) -> None:

@@ -10,7 +10,7 @@ from vivit.cli.command import verb
 from vivit.cli.errors import complain
 from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision, Step, check_step
 from vivit.cli.predict import CAMERA_MOTION, SEVERAL, say_model, stopping
-from vivit.text import printable
+from vivit.text import counted, printable
 
 app = verb(
     "extract",
@@ -86,6 +86,5 @@ def extract(
                 unreadable += 1
         if done:
             count = store.finish(done)
-            of = "1 video" if len(done) == 1 else f"{len(done)} videos"
-            print(f"{count} windows of {of} are in {printable(out)}", file=sys.stderr)
+            print(f"{counted(count, 'window')} of {counted(len(done), 'video')} in {printable(out)}", file=sys.stderr)
     return 2 if unreadable else 0

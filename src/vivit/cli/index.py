@@ -11,7 +11,7 @@ from vivit.cli.errors import complain
 from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, IndexModel, Precision, Step, check_step
 from vivit.cli.predict import CAMERA_MOTION, SEVERAL, say_model, stopping
 from vivit.errors import UserError
-from vivit.text import printable
+from vivit.text import counted, printable
 
 app = verb(
     "index",
@@ -60,8 +60,7 @@ def index(
             changes = made.update(folder, step, decoder, lambda error: complain(str(error)), progress)
         count, videos = len(made.files.times), len(made.files.videos)
         done = f"{changes.computed} computed, {changes.moved} moved, {changes.dropped} dropped"
-        of = "1 video" if videos == 1 else f"{videos} videos"
-        print(f"{count} windows of {of} are in {printable(out)}: {done}", file=sys.stderr)
+        print(f"{counted(count, 'window')} of {counted(videos, 'video')} in {printable(out)}: {done}", file=sys.stderr)
     if changes.unreadable > SEVERAL:
-        complain(f"{changes.unreadable} videos cannot be read")
+        complain(f"{counted(changes.unreadable, 'video')} cannot be read")
     return 2 if changes.unreadable else 0

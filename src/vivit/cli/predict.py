@@ -31,7 +31,7 @@ from vivit.cli.options import (
 from vivit.cli.signals import on_signals
 from vivit.errors import Stopped, UserError
 from vivit.labels import ONLY_HEAD
-from vivit.text import printable
+from vivit.text import counted, printable
 
 if TYPE_CHECKING:
     from vivit.inference.answers import Layout
@@ -179,7 +179,7 @@ def predict(
         if out is not None:
             file.finish()
     if unreadable and (unreadable > 1 or len(inputs) > SEVERAL):
-        complain(f"{unreadable} of {len(inputs)} videos cannot be read")
+        complain(f"{unreadable} of {counted(len(inputs), 'video')} cannot be read")
     return 2 if unreadable else 0
 
 

@@ -26,7 +26,7 @@ from vivit.cli.options import (
 )
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
-from vivit.text import clock, printable
+from vivit.text import clock, counted, printable
 
 if TYPE_CHECKING:
     from vivit.inference.pipeline import Video
@@ -204,7 +204,7 @@ def window_line(window: "ScoredWindow", labels: "LabelSpace", as_json: bool) -> 
 def _lines(found: "Segmented", width: int) -> Iterator[str]:
     """A timeline for people: a strip with a letter for each label, and the segments."""
     timeline, segments = found.timeline, found.segments
-    yield f"{printable(timeline.video)}  {clock(timeline.duration)}, {len(timeline.starts)} windows"
+    yield f"{printable(timeline.video)}  {clock(timeline.duration)}, {counted(len(timeline.starts), 'window')}"
     for head in timeline.labels.heads:
         of_head = [segment for segment in segments if segment.head == head]
         labels = list(dict.fromkeys(segment.label for segment in of_head))

@@ -14,8 +14,8 @@ from rich.text import Text
 from vivit.data.check_memory import span_problems
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.manifest import HASH_DIGITS, FileRecord, Manifest
-from vivit.data.names import SPLIT_NAMES, counted, shortened
-from vivit.text import printable
+from vivit.data.names import SPLIT_NAMES, shortened
+from vivit.text import counted, printable
 from vivit.video.clips import ClipSpec
 from vivit.video.span import Span
 
@@ -208,13 +208,13 @@ def _findings(manifest: Manifest, clip: ClipSpec | None) -> list[tuple[str, str,
     missing = [name for names in manifest.missing.values() for name in names]
     two_labels = list(manifest.contradictions)
     found = [
-        (f"{counted(two_labels, 'video')} with two labels: each should have one", BAD, two_labels),
-        (f"{counted(leaks, 'leak')}: the same bytes in different splits", BAD, leaks),
-        (f"{len(problems):,} of {counted(manifest.files, 'file')} cannot be read", BAD, problems),
-        (f"{counted(missing, 'listed file')} not there", DOUBTFUL, missing),
-        (f"{counted(across, 'possible leak')}: nearly the same pictures in different splits", DOUBTFUL, across),
-        (f"{counted(same, 'group')} of files with the same bytes within a split", DOUBTFUL, same),
-        (f"{counted(within, 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
+        (f"{counted(len(two_labels), 'video')} with two labels: each should have one", BAD, two_labels),
+        (f"{counted(len(leaks), 'leak')}: the same bytes in different splits", BAD, leaks),
+        (f"{len(problems):,} of {counted(len(manifest.files), 'file')} cannot be read", BAD, problems),
+        (f"{counted(len(missing), 'listed file')} not there", DOUBTFUL, missing),
+        (f"{counted(len(across), 'possible leak')}: nearly the same pictures in different splits", DOUBTFUL, across),
+        (f"{counted(len(same), 'group')} of files with the same bytes within a split", DOUBTFUL, same),
+        (f"{counted(len(within), 'group')} of files with nearly the same pictures within a split", DOUBTFUL, within),
     ]
     odd = [(record.place, remark) for record in manifest.files for remark in remarks_on(record, clip)]
     for kind, (style, one, many) in KINDS.items():
@@ -269,10 +269,10 @@ def remarks_on(record: FileRecord, clip: ClipSpec | None) -> Iterator[Remark]:
     short = [(span, frames) for span, frames in lengths if frames < _covered(clip)]
     whole = [frames for span, frames in short if span is None]
     if whole:
-        yield Remark("short", f"has {counted(range(whole[0]), 'frame')}", len(whole))
+        yield Remark("short", f"has {counted(whole[0], 'frame')}", len(whole))
     elif short:
         shorter = [span for span, _ in short if span is not None]
-        yield Remark("short", f"{_some(shorter, spans)}, with {counted(range(short[0][1]), 'frame')}", len(short))
+        yield Remark("short", f"{_some(shorter, spans)}, with {counted(short[0][1], 'frame')}", len(short))
 
 
 def _frames(span: Span | None, duration: float, rate: float, frames: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vivit.data.datasets import LabelledVideo
 from vivit.data.file_state import file_samples, file_states, sample_size
-from vivit.data.names import counted
+from vivit.text import counted
 from vivit.video.source import VideoSource
 
 Pair = tuple[LabelledVideo, LabelledVideo]
@@ -62,7 +62,7 @@ def say_contradictions(say: Callable[[str], object], videos: Sequence[LabelledVi
     """
     pairs = likely_contradictions(videos)
     if pairs:
-        say(f"{counted(pairs, 'video')} with two labels: {in_words(pairs[0])}; {command} names all of them")
+        say(f"{counted(len(pairs), 'video')} with two labels: {in_words(pairs[0])}; {command} names all of them")
 
 
 def _labels(video: LabelledVideo) -> str:

@@ -35,11 +35,6 @@ def shortened(names: Collection[str], most: int = 6) -> str:
     return ", ".join(list(names)[:most]) + rest
 
 
-def counted(things: Collection[object], name: str) -> str:
-    """ "1 file", "2,000 files"."""
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
-
-
 def check_classes(
     data: str,
     labels: Iterable[Mapping[str, Sequence[str]]],

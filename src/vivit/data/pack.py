@@ -18,7 +18,6 @@ import av
 
 from vivit.data.datasets import DataSet, LabelledVideo
 from vivit.data.encode import Encoding, Task, prepare_all
-from vivit.data.names import counted
 from vivit.data.readers.listing import open_data
 from vivit.data.readers.shard_index import INDEX, Index, label_fields, read_index, write_index
 from vivit.data.readers.shards import UNFINISHED
@@ -26,6 +25,7 @@ from vivit.data.shard_writer import ShardWriter, Written, written_before
 from vivit.errors import UserError
 from vivit.files import as_text, write_files
 from vivit.progress import console, progress_bar
+from vivit.text import counted
 from vivit.video.source import InShard, VideoError, VideoSource, is_remote, name_of, place_of, reason
 from vivit.video.span import Span
 
@@ -203,7 +203,7 @@ def pack_and_tell(
     for line in packed.left_out:
         screen.print(f"left out: {line}")
     screen.print(
-        f"{counted(range(packed.files), 'video')} in {counted(range(packed.shards), 'shard')}, "
+        f"{counted(packed.files, 'video')} in {counted(packed.shards, 'shard')}, "
         f"{packed.size / 1e6:,.1f} MB, in {out}; "
         f"use it like any data: {shlex.join(['vivit', 'train', str(out), '--out', 'run'])}"
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 from vivit.data.datasets import VideoSet
 from vivit.data.file_state import State, file_samples, file_states, sample_size
 from vivit.data.manifest import relative_names
-from vivit.data.names import counted, shortened
+from vivit.data.names import shortened
 from vivit.errors import UserError
 from vivit.files import as_json, write_files
+from vivit.text import counted
 from vivit.video.source import VideoSource
 
 # Each of so many files is noted by itself, with a hash of samples of its content. Of more, only whether any changed.
@@ -55,14 +56,14 @@ def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callabl
     changed = [str(source) for source in touched if samples[source] != files[names[source]][1]]
     if changed:
         raise UserError(
-            f"{run}: {counted(changed, 'video')} changed since this run was started: {shortened(changed, 3)}; put the "
-            "data back as it was, or give another --out"
+            f"{run}: {counted(len(changed), 'video')} changed since this run was started: {shortened(changed, 3)}; put "
+            "the data back as it was, or give another --out"
         )
     if touched:
         what = shortened([str(source) for source in touched], 3)
         say(
-            f"{counted(touched, 'video')} written again since this run was started; the content that was compared is "
-            f"the same: {what}"
+            f"{counted(len(touched), 'video')} written again since this run was started; the content that was compared "
+            f"is the same: {what}"
         )
 
 

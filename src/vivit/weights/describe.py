@@ -10,6 +10,7 @@ from vivit.config import ModelConfig
 from vivit.errors import UserError
 from vivit.model.embedding import CHANNELS
 from vivit.model.vivit import ViViT
+from vivit.text import counted
 from vivit.weights.convert import open_any
 from vivit.weights.exported import Export, Parity
 from vivit.weights.image_sources import read_image_vit
@@ -87,7 +88,7 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     config = model.config
     form = "tanh" if config.activation == "gelu_tanh" else "exact"
     sampled = f", {config.sampled_frames} frames sampled uniformly" if config.sampled_frames else ""
-    parts = f"{_counted(config.num_layers, 'layer')}, {_counted(config.num_heads, 'head')}"
+    parts = f"{counted(config.num_layers, 'layer')}, {counted(config.num_heads, 'head')}"
     size = f"{parts}, {config.hidden_size} wide, MLP {config.mlp_dim}"
     about = [
         ("tokens", f"{by(config.grid)} (time × height × width){sampled}"),
@@ -96,7 +97,7 @@ def _encoder(model: ViViT) -> list[tuple[str, str]]:
     ]
     if config.temporal_layers is not None:
         layers = config.temporal_layers
-        about.append(("temporal", _counted(layers, "layer") if layers else "mean over time (average-pooling baseline)"))
+        about.append(("temporal", counted(layers, "layer") if layers else "mean over time (average-pooling baseline)"))
     if config.attention_order is not None:
         about.append(("attention", config.attention_order.replace("_", " before ")))
     pooling = "class token" if config.pooling == "token" else "mean of the tokens"
@@ -120,7 +121,3 @@ def multiply_adds(config: ModelConfig) -> int:
 
 def _scaled(count: int) -> str:
     return f"{count / 1e9:.4g} G" if count >= 1e9 else f"{count / 1e6:.4g} M"
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"

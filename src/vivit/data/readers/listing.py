@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vivit.data.datasets import DataSet, LabelledVideo, VideoSet, no_collection
-from vivit.data.names import SPLIT_NAMES, counted, shortened, sorted_names, split_named
+from vivit.data.names import SPLIT_NAMES, shortened, sorted_names, split_named
 from vivit.data.readers.annotations import find_annotations, locate
 from vivit.data.readers.folders import (
     SYSTEM_FOLDERS,
@@ -23,6 +23,7 @@ from vivit.data.readers.lists import LISTS, read_list, read_text
 from vivit.data.readers.shards import is_shards, open_shards
 from vivit.errors import UserError
 from vivit.labels import LabelSpace, fault_in
+from vivit.text import counted
 from vivit.video.frame_folder import PICTURES
 from vivit.video.kinds import is_named_video
 
@@ -249,13 +250,13 @@ class _Found:
         if self.passed_over:
             yield in_words(self.passed_over)
         if self.loose:
-            yield f"passed over {counted(self.loose, 'video')} in no class folder: {shortened(self.loose, 3)}"
+            yield f"passed over {counted(len(self.loose), 'video')} in no class folder: {shortened(self.loose, 3)}"
         if self.unused:
-            folders = counted(self.unused, "folder")
+            folders = counted(len(self.unused), "folder")
             yield f"passed over {folders} beside those of the splits: {shortened(self.unused, 3)}"
         if self.not_followed:
             yield (
-                f"did not follow {counted(self.not_followed, 'link')} to a folder above or of another class: "
+                f"did not follow {counted(len(self.not_followed), 'link')} to a folder above or of another class: "
                 f"{shortened(self.not_followed, 3)}"
             )
 

@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 from fsspec.core import url_to_fs
 
 from vivit.data.datasets import DataSet, LabelledVideo
-from vivit.data.names import counted, shortened, sorted_names, split_named
+from vivit.data.names import shortened, sorted_names, split_named
 from vivit.data.readers.shard_index import INDEX, Index, Shard, join, labels_of, leads_out, read_index, write_index
 from vivit.errors import UserError
 from vivit.files import user_cache
 from vivit.labels import LabelSpace
+from vivit.text import counted
 from vivit.video.kinds import EXTENSIONS
 from vivit.video.source import InShard, is_remote, reason
 
@@ -49,7 +50,7 @@ def is_shards(data: str | Path) -> bool:
 
 
 def open_shards(data: str | Path) -> DataSet:
-    """Read which videos are in shards, and their labels.
+    """Read which videos in shards, and their labels.
 
     Args:
         data: a folder of shards, its `shards.json`, or names of tar files, with braces as in
@@ -76,7 +77,7 @@ def _open(data: str) -> DataSet:
             if known.plan:
                 _check_sizes(known, folder)
                 origin = known.data_set.description
-                description = f"{counted(known.shards, 'shard')} in {folder}, packed from {origin}"
+                description = f"{counted(len(known.shards), 'shard')} in {folder}, packed from {origin}"
                 return replace(known.data_set, description=description, remarks=_remarks(known))
         elif data.endswith(INDEX):
             raise UserError(f"{data}: no such file")
@@ -153,7 +154,7 @@ class _Walked:
 
 def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
     """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
-    description = f"{counted(names, 'shard')} of {data}"
+    description = f"{counted(len(names), 'shard')} of {data}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = tuple(pool.map(lambda name: _stat(folder, name), names))
         cached = _cached(data)
@@ -185,8 +186,9 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
 
 def _remarks(index: Index) -> tuple[str, ...]:
     """How many videos the index leaves out, and why the first of them."""
-    left_out = index.left_out
-    return (f"passed over {counted(left_out, 'video')} in the shards: {shortened(left_out, 2)}",) if left_out else ()
+    if not (left_out := index.left_out):
+        return ()
+    return (f"passed over {counted(len(left_out), 'video')} in the shards: {shortened(left_out, 2)}",)
 
 
 def _cached(data: str) -> Path:
