@@ -42,10 +42,10 @@ def attention(
     precision: Precision = "auto",
     decoder: Decoder = "pyav",
 ) -> None:
-    """Show where a model looks in a video, and when.
+    """Show where and when a model looks in a video.
 
-    The clips that the model takes follow each other through the video. For each it says which part of its attention
-    each place and time has. docs/attention.md has the formulas for each of the four models, and how faithful they are.
+    Consecutive clips cover the video. For each clip, the command shows how the model's attention is spread over places
+    and times. docs/attention.md has the formulas for each of the four models, and how faithful they are.
 
     Args:
         video: A file, or a folder of numbered frames.
@@ -54,8 +54,9 @@ def attention(
         class_: The class that the method gradient explains; by default the most probable one of each clip.
         span: Only these seconds of the video.
         json_lines: Print JSON.
-        out: Write to this file. Its ending says what: .mp4 (the video with the attention over it, and its sound), .png
-            (frames with the attention over them, and its course over time), .npz or .safetensors (the maps).
+        out: Write to this file. Its ending sets the content: .mp4 (the video with the attention laid over it, and its
+            sound), .png (frames with the attention laid over them, and the attention over time), .npz or .safetensors
+            (the maps).
     """
     if out is not None:
         _check(out, video)

@@ -33,17 +33,18 @@ def export(
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO, torch.export or AOTInductor.
 
-    The folder has class names and preprocessing beside the exported file, so that vivit predict and vivit evaluate take
-    it as --model. It also has a report of how near the file's answers, by its own runtime, are to PyTorch's.
+    The folder has class names and preprocessing beside the exported file, so vivit predict and vivit evaluate take it
+    as --model. It also has a report of how far the file's answers, in its own runtime, are from PyTorch's.
 
     Args:
         model: A model folder, a run, or a Hub id.
         out: The folder to write, which must not exist yet.
         format: By default onnx, or with --int8 openvino.
         int8: Quantise to 8 bits, calibrated on --clips.
-        input: What the exported file takes: pixels as uint8, or floats in [-1, 1].
+        input: The input of the exported file: pixels as uint8, or floats in [-1, 1].
         overwrite: Replace OUT if it is an exported model.
-        clips: Videos, folders or quoted patterns, to calibrate and compare on. Without them, random noise is compared.
+        clips: Videos, folders or quoted patterns for calibration and comparison. Without them, the comparison uses
+            random noise.
     """
     from vivit.inference.export import export
     from vivit.weights.exported import FILES

@@ -35,17 +35,18 @@ def extract(
 ) -> int:
     """Write features of videos to a file.
 
-    There is a row for each window, with its times. A window is a clip as vivit predict takes it, and there is one every
-    few frames, as in vivit timeline. If a run is stopped, the same command goes on after its last whole video and
-    writes the same file. docs/features.md says exactly what the features are, and how to read each kind of file.
+    Each window of a video gives a row, with its times. A window is a clip as in vivit predict; one starts every few
+    frames, as in vivit timeline. If a run is stopped, the same command resumes after the last finished video and writes
+    the same file. docs/features.md says exactly what the features are, and how to read each kind of file.
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', - for a list on stdin, @FILE for a list in a
             file.
-        what: What is read from the last encoder, after its LayerNorm: head is what the heads read, token the class
-            token, pooled the mean of the other tokens, temporal their mean at each temporal index, tokens all of them.
-        out: A file that does not exist yet, whose ending says the format: .safetensors, .parquet or .npy, which comes
-            with a .csv of the times. Or a folder, for a .safetensors file of each video.
+        what: The output of the last encoder to write, after its LayerNorm: head is the input of the heads, token the
+            class token, pooled the mean of the other tokens, temporal their mean at each temporal index, and tokens all
+            tokens.
+        out: A new file, whose ending sets the format: .safetensors, .parquet or .npy (with a .csv of the times). Or a
+            folder, for a .safetensors file of each video.
     """
     check_step(step)
     from vivit.inference.extract import FeatureStore

@@ -31,14 +31,13 @@ def index(
     precision: Precision = "auto",
     decoder: Decoder = "pyav",
 ) -> int:
-    """Make or update an index of a folder of videos, to search in.
+    """Index a folder of videos for vivit search.
 
-    It holds features and scores of windows of every video, as in vivit extract. The same command brings it up to date:
-    only files that are new or have other content are computed, and those that are gone leave the index. If a run is
-    stopped, the same command goes on.
+    The index holds features and scores of windows of every video, as in vivit extract. The same command updates it:
+    only new or changed files are computed, and deleted files leave the index. It also resumes a run that was stopped.
 
     Args:
-        folder: The folder with the videos; it is searched at any depth.
+        folder: The folder with the videos, searched at any depth.
         out: The folder of the index.
     """
     check_step(step)

@@ -63,7 +63,7 @@ Precision = Annotated[
     Parameter(
         group=HARDWARE,
         metavar="NAME",
-        help="Precision of most arithmetic: auto is bf16 where the hardware makes it quicker, else f32; int8 is for "
+        help="Precision of most arithmetic: auto is bf16 where the hardware makes it faster, else f32; int8 is for "
         "exported models.",
     ),
 ]
@@ -72,7 +72,7 @@ Merge = Annotated[
     Parameter(
         group=HARDWARE,
         metavar="RATIO",
-        help="Merge this part of the tokens into similar ones, 0 to 0.95: quicker, less accurate; see "
+        help="Merge this part of the tokens into similar ones, 0 to 0.95: faster, less accurate; see "
         "docs/predicting.md.",
     ),
 ]
@@ -118,19 +118,19 @@ Step = Annotated[
     Parameter(
         group=TIMELINE,
         metavar="FRAMES",
-        help="Frames from one window to the next. By default one tubelet for a factorised encoder, which computes what "
-        "windows share once, and a quarter of a window for other models.",
+        help="Frames from one window to the next. By default one tubelet for a factorised encoder, whose windows share "
+        "work, and a quarter of a window for other models.",
     ),
 ]
 Smooth = Annotated[float, Parameter(group=TIMELINE, metavar="SECONDS", help="Average the scores over this time.")]
-Threshold = Annotated[float, Parameter(group=TIMELINE, metavar="P", help="The lowest probability that makes a label.")]
+Threshold = Annotated[float, Parameter(group=TIMELINE, metavar="P", help="The lowest probability of a label.")]
 Shortest = Annotated[
     float,
-    Parameter(group=TIMELINE, metavar="SECONDS", help="Leave out shorter segments, and close shorter gaps within one."),
+    Parameter(group=TIMELINE, metavar="SECONDS", help="Drop shorter segments, and close shorter gaps within one."),
 ]
 Background = Annotated[
     tuple[str, ...],
-    Parameter(group=TIMELINE, metavar="CLASS…", consume_multiple=True, help="Classes that are no segments."),
+    Parameter(group=TIMELINE, metavar="CLASS…", consume_multiple=True, help="Classes that do not count as segments."),
 ]
 
 

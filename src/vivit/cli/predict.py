@@ -86,26 +86,25 @@ def predict(
 ) -> int:
     """Label videos.
 
-    Without --model, the camera-motion model of the package says how the camera moves: it pans, tilts, zooms, rolls or
-    stands still. A video that cannot be read is reported on stderr; the others are still labelled, and the exit status
-    is 2.
+    Without --model, the package's camera-motion model says whether the camera pans, tilts, zooms, rolls or stands
+    still. A video that cannot be read is reported on stderr; the others are still labelled, and the exit status is 2.
 
     Args:
-        videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https addresses, - for a list on
-            stdin, @FILE for a list in a file. Folders are searched at any depth; one that holds nothing but numbered
-            frames is a video. A list names a file, folder or address on each line.
-        allow_url: Fetch videos from addresses, too.
-        allow_private: Also fetch from addresses of this machine and its private networks.
-        max_size: The largest video to fetch.
-        show_frames: Also tell which frames of each clip were read, and their times.
+        videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https URLs, - for a list on stdin,
+            @FILE for a list in a file. Folders are searched at any depth; a folder of nothing but numbered frames is a
+            video. A list has a file, folder or URL on each line.
+        allow_url: Download videos from URLs, too.
+        allow_private: Also download from this machine and its private networks.
+        max_size: The largest video to download.
+        show_frames: Also show which frames of each clip were read, and their times.
         top: Labels to show for each video.
-        format: A table is for people, json one array, jsonl an object on each line; csv and parquet have a row for
-            each label. By default what the name of --out ends in, or table.
+        format: table is for people, json is one array, jsonl has an object on each line, and csv and parquet have a row
+            for each label. By default, the ending of --out decides; without --out, table.
         json_lines: The same as --format jsonl.
-        out: Write to this file, which must not exist yet; each answer also tells its model and views.
-        resume: If the file of --out exists, keep its answers and add those of the other videos.
-        overlay: Also write the video with its labels drawn on it, and with its sound, to this .mp4 file; of one video.
-        workers: Processes that read videos; one that crashes costs its video only. 0 reads in the main process. By
+        out: Write to this file, which must not exist yet; each answer also records its model and views.
+        resume: If the --out file exists, keep its answers and add those of the other videos.
+        overlay: Also write the video, with its labels drawn on it and its sound, to this .mp4 file; for one video.
+        workers: Processes that read videos; if one crashes, only its video is lost. 0 reads in the main process. By
             default 0 for up to 16 videos, else one for each core, up to 8.
     """
     if top < 1:

@@ -35,17 +35,17 @@ def search(
     device: Device = "auto",
     decoder: Decoder = "pyav",
 ) -> int:
-    """Find the videos of an index that look like one, or that have a label.
+    """Find the videos of an index that look like a video, or that have a label.
 
-    An answer is a stretch of a video, told by the window of it that is best. The query itself is no answer: what
-    overlaps it in its own file is left out.
+    Each answer is a stretch of a video, shown by its best window. The query itself is not an answer: whatever overlaps
+    it in its own file is left out.
 
     Args:
         index: A folder that vivit index made.
         query: The video to compare with.
         span: Compare with these seconds of the query only.
-        label: Find this class instead, by the scores of the model; head/LABEL if its heads have names.
-        top: Answers to show, at most.
+        label: Find this class instead, by the model's scores; head/LABEL if its heads have names.
+        top: The most answers to show.
         json_lines: Print JSON, a line for each answer.
         sheet: Write a picture of the query and the answers to this file.
     """

@@ -63,17 +63,17 @@ def stream(
     precision: Precision = "auto",
     decoder: Decoder = "pyav",
 ) -> int:
-    """Say what happens in a video while it comes.
+    """Label a video as it arrives.
 
-    A line is printed when the labels change: since when, and each label with its score. Ctrl-C ends the stream; what
-    came last is still answered. The latency and the frames that were dropped stand on stderr at the end. A lost
-    address is connected again, six times within a minute. docs/stream.md has the details.
+    A line is printed when the labels change: the time, and each label with its score. Ctrl-C ends the stream; the last
+    frames are still labelled. At the end, the latency and the number of dropped frames go to stderr. A lost connection
+    is tried again six times within a minute. docs/stream.md has the details.
 
     Args:
-        source: A file, - for stdin, a camera such as /dev/video0, or an address: rtsp, rtsps, http, https, udp, tcp.
-        buffer: If frames come faster than the model works, let the source wait, or drop the oldest. By default cameras
-            and addresses drop, and stdin waits, as files always do.
-        json_lines: Print each window's scores as JSON, a line for each.
+        source: A file, - for stdin, a camera such as /dev/video0, or a URL: rtsp, rtsps, http, https, udp, tcp.
+        buffer: If frames come faster than the model works, make the source wait, or drop the oldest frames. By default,
+            cameras and URLs drop and stdin waits; files always wait.
+        json_lines: Print each window's scores as JSON, one line per window.
     """
     check_step(step)
     from vivit.inference.live import LiveWindows, changes

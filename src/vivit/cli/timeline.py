@@ -67,19 +67,18 @@ def timeline(
     precision: Precision = "auto",
     decoder: Decoder = "pyav",
 ) -> int:
-    """Say what happens when in a video.
+    """Divide a video into labelled segments.
 
-    The model looks at a window of its length every few frames. Its scores over time become segments with a start, an
-    end and a label; where no label is likely enough there is none. All times are seconds after the first frame, from
-    the times of the frames, so they hold for a video without a constant frame rate, too. docs/timeline.md has the
-    details and the formats.
+    The model labels a window of the video every few frames. Its scores over time become segments with a start, an end
+    and a label; where no label is likely enough, there is no segment. All times are seconds after the first frame, also
+    if the frame rate is not constant. docs/timeline.md has the details and the formats.
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', - for a list on stdin, @FILE for a list in a
             file.
-        windows: Print each window's scores instead; of one video.
+        windows: Print each window's scores instead; for one video.
         json_lines: Print JSON, a line for each video or window.
-        out: Write the segments to this file. Its ending says the format: .json, .jsonl, .csv, .html and .png (a page
+        out: Write the segments to this file. Its ending sets the format: .json, .jsonl, .csv, .html and .png (a page
             and a picture), .mp4 (the video with the timeline below it), .vtt (chapters), .cues.vtt (metadata), .eaf
             (ELAN), .otio (OpenTimelineIO), .txt (Audacity), .labelstudio.json, .activitynet.json.
     """
