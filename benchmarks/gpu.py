@@ -4,9 +4,10 @@
     python -m benchmarks.tables
 
 Weights are random and clips are made. The sections are: the peaks of products and copies; attention by each kernel of
-PyTorch, at the shapes of the four models; inference in bf16, eager, compiled block by block, and with the best kernel
-for each shape, beside transformers as it is shipped; a training step; the temporal encoder of model 2 as a CUDA graph;
-a product in FP8; and decoding by NVDEC, with and without a copy to the host.
+PyTorch at the shapes of the four models, and by `benchmarks.short_attention` where there are few tokens; inference in
+bf16, eager, compiled block by block, and with the best kernel for each shape, beside transformers as it is shipped; a
+training step; the temporal encoder of model 2 as a CUDA graph; a product in FP8; and decoding by NVDEC, with and
+without a copy to the host. Triton and compiled blocks need a C compiler.
 
 A failure costs its own rows, which then say why. After `--minutes` no more rows are begun, and they say so. MFU is the
 share of the bf16 peak in NVIDIA's data sheet, without sparsity. The record is written after each section, and the table
@@ -15,7 +16,7 @@ is printed at the end.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,16 +42,22 @@ from vivit.video.decode import open_video
 from vivit.weights.describe import multiply_adds
 
 # bf16 FLOP/s without sparsity, by a part of the device's name.
-DATASHEET = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
+DATASHEET = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+BY_TRITON = "triton for few tokens"
+FEW = 32  # tokens, and fewer, for which this project has a kernel
+TILES = 16, 32, 64, 128  # rows of that kernel's tile
+TOLERANCE = 0.05  # of attention in bf16, to values of deviation 1
 REPEATS = 10  # of a step that takes less than a millisecond
 FP8_MAX = 448.0
 LONGEST = 160  # characters of an error
+Attend = Callable[..., Tensor]
+"""Takes queries, keys and values of (B, H, N, d), and what else `scaled_dot_product_attention` does."""
 
 
 @dataclass
@@ -65,8 +72,16 @@ class Run:
     out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     peaks: dict[str, float] = field(default_factory=dict)
-    best: dict[int, SDPBackend] = field(default_factory=dict)
-    """Tokens → the fastest kernel of attention."""
+    best: dict[int, Attend] = field(default_factory=dict)
+    """Tokens → attention by the fastest kernel of PyTorch."""
+    few: dict[int, Attend] = field(default_factory=dict)
+    """Few tokens → attention by this project's kernel, with the fastest number of rows."""
+
+    def with_few(self, tokens: int) -> "BestKernels":
+        """The best kernels, and this project's for few tokens, which must have run for this number of them."""
+        if tokens not in self.few:
+            raise RuntimeError(f"the kernel has not run for {tokens} tokens")
+        return BestKernels(self.best | self.few)
 
     @property
     def batch(self) -> int:
@@ -92,9 +107,14 @@ class Run:
             row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
             print(f"{section} {labels}: {row['error']}", flush=True)
             error.__traceback__ = None  # it holds the memory of the failed row
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
         self.rows.append(row)
+        if "error" in row and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def begin(self) -> None:
+        """Raise TimeoutError, so that nothing is built for a row that would come too late."""
+        if time.monotonic() > self.until:
+            raise TimeoutError("the time was over")
 
     def time(self, row: dict[str, Any], step: speed.Step, flops: float = 0.0, repeats: int = 1) -> None:
         """Time a step without gradients, and fill in a row. flops: of the step, to which rates belong."""
@@ -102,8 +122,7 @@ class Run:
             self.time_step(row, step, flops, repeats)
 
     def time_step(self, row: dict[str, Any], step: speed.Step, flops: float, repeats: int = 1) -> None:
-        if time.monotonic() > self.until:
-            raise TimeoutError("the time was over")
+        self.begin()
 
         def repeated() -> None:
             for _ in range(repeats):
@@ -170,34 +189,63 @@ def measure_attention(run: Run) -> None:
             run.time(row, attend, flops, REPEATS)
             row["attention"] = speed.attention_of(attend)
         if seconds:
-            run.best[tokens] = BACKENDS[min(seconds, key=seconds.__getitem__)]
-        del fused, q, k, v
+            run.best[tokens] = by_backend(BACKENDS[min(seconds, key=seconds.__getitem__)])
+        if tokens <= FEW:
+            measure_few_tokens(run, what, q, k, v, flops)
+        del fused, q, k, v, attend
+
+
+def measure_few_tokens(run: Run, what: str, q: Tensor, k: Tensor, v: Tensor, flops: float) -> None:
+    """The kernel of `benchmarks.short_attention`, in tiles of each size."""
+    tokens, seconds = q.shape[2], {}
+    for rows in [rows for rows in TILES if rows >= tokens]:
+        kernel = f"triton, few tokens, {rows} rows"
+        with run.row("attention", what=what, tokens=tokens, kernel=kernel, precision="bf16") as row:
+            from benchmarks.short_attention import plain_attention, short_attention  # triton may be missing
+
+            difference = (short_attention(q, k, v, rows).float() - plain_attention(q, k, v)).abs().max().item()
+            row["difference"] = difference
+            if not difference <= TOLERANCE:
+                raise ArithmeticError(f"differs by {difference:.2g}")
+            run.time(row, partial(short_attention, q, k, v, rows), flops, REPEATS)
+            seconds[rows] = row["seconds"]["median"]
+    if seconds:
+        rows = min(seconds, key=seconds.__getitem__)
+        run.few[tokens] = lambda q, k, v, **options: short_attention(q, k, v, rows)
+
+
+def by_backend(backend: SDPBackend) -> Attend:
+    def attend(*args: Any, **kwargs: Any) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(*args, **kwargs)
+
+    return attend
 
 
 class BestKernels(TorchFunctionMode):
-    """Within it, each attention runs by the fastest kernel for its number of tokens."""
+    """Within it, each attention runs by the kernel for its number of tokens."""
 
-    def __init__(self, best: Mapping[int, SDPBackend]) -> None:
+    def __init__(self, best: Mapping[int, Attend]) -> None:
         super().__init__()
         self.best = best
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        backend = self.best.get(args[0].shape[-2]) if func is F.scaled_dot_product_attention else None
-        if backend is None:
-            return func(*args, **(kwargs or {}))
-        with sdpa_kernel(backend):
-            return func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention:
+            func = self.best.get(args[0].shape[-2], func)
+        return func(*args, **(kwargs or {}))
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """As `vivit train --compile` does. All blocks of an encoder share the code that is compiled for the first."""
+    """All blocks of an encoder share the code that is compiled for the first."""
     torch._dynamo.reset()  # PyTorch compiles a function a few times at most, and the models share theirs
     for encoder in encoders_of(network):
         for block in encoder.blocks:
-            block.compile(fullgraph=True)
+            # Otherwise the temporal encoder of model 2 gets code for all sizes, which its spatial one would run, too.
+            block.compile(fullgraph=True, dynamic=False)
 
 
 def forward_of(run: Run, name: str, variant: Variant, precision: Precision, batch: int) -> tuple[nn.Module, speed.Step]:
+    run.begin()
     config = run.config(variant)
     network = in_precision(build(name, config).eval(), run.device, precision)
     clips = random_clips(name, config, batch).to(run.device)
@@ -210,13 +258,19 @@ def measure_inference(run: Run) -> None:
     for batch in (1, run.batch):
         for variant in VARIANTS:
             labels = {"model": OURS, "variant": variant, "precision": "bf16", "batch": batch}
-            with run.row("inference", **labels, how="eager") as row:
-                _, step = forward_of(run, OURS, variant, "bf16", batch)
-                run.time(row, step, batch * flops[variant])
-                row["attention"] = speed.attention_of(step)
-            with run.row("inference", **labels, how="best kernels") as row, BestKernels(run.best):
-                run.time(row, step, batch * flops[variant])
-                row["attention"] = speed.attention_of(step)
+            ways: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+                "eager": nullcontext,
+                "best kernels": lambda: BestKernels(run.best),
+            }
+            if variant in ("factorised_self_attention", "factorised_dot_product"):
+                ways[f"best kernels, {BY_TRITON}"] = lambda: run.with_few(run.config("spatiotemporal").grid[0])
+            step = None
+            for how, kernels in ways.items():
+                with run.row("inference", **labels, how=how) as row:
+                    step = step or forward_of(run, OURS, variant, "bf16", batch)[1]
+                    with kernels():
+                        run.time(row, step, batch * flops[variant])
+                        row["attention"] = speed.attention_of(step)
     precisions: tuple[Precision, ...] = ("f32", "bf16")
     for precision in precisions:
         labels = {"model": TRANSFORMERS, "variant": "spatiotemporal", "precision": precision, "batch": run.batch}
@@ -247,6 +301,7 @@ def measure_training(run: Run, compiled: bool) -> None:
         }
         torch._dynamo.reset()  # see compile_blocks
         with run.row("training step", **labels, how="compiled blocks" if compiled else "eager") as row:
+            run.begin()
             trainer = training.Trainer(name, task)
             if run.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -273,16 +328,20 @@ def graphed(call: Callable[[Tensor], Tensor], example: Tensor) -> speed.Step:
 def measure_graphs(run: Run) -> None:
     """The temporal encoder of model 2, whose kernels are so small that starting them takes longer."""
     config = run.config("factorised_encoder")
+    network, _ = forward_of(run, OURS, "factorised_encoder", "bf16", 1)
+    encoder = network.get_submodule("encoder")
+    assert isinstance(encoder, FactorisedEncoder)
     for batch in (1, run.batch):
+        frames = torch.randn(batch, config.grid[0], config.hidden_size, device=run.device).bfloat16()
         labels = {"what": "temporal encoder of model 2", "batch": batch, "precision": "bf16"}
         with run.row("CUDA graph", **labels, how="eager") as row:
-            network, _ = forward_of(run, OURS, "factorised_encoder", "bf16", 1)
-            encoder = network.get_submodule("encoder")
-            assert isinstance(encoder, FactorisedEncoder)
-            frames = torch.randn(batch, config.grid[0], config.hidden_size, device=run.device).bfloat16()
             run.time(row, partial(encoder.over_time, frames), repeats=REPEATS)
         with run.row("CUDA graph", **labels, how="graph") as row:
             with torch.inference_mode():
+                replay = graphed(encoder.over_time, frames)
+            run.time(row, replay, repeats=REPEATS)
+        with run.row("CUDA graph", **labels, how=f"graph, {BY_TRITON}") as row:
+            with torch.inference_mode(), run.with_few(config.grid[0] + 1):
                 replay = graphed(encoder.over_time, frames)
             run.time(row, replay, repeats=REPEATS)
 
@@ -314,13 +373,15 @@ def measure_fp8(run: Run) -> None:
 
 
 def measure_decoding(run: Run) -> None:
-    """A clip of 32 frames at stride 2, of ten seconds of 340 × 256 and of 1080p."""
+    """A clip of 32 frames at stride 2, of 340 × 256 and of 1080p, with a shorter side of 256."""
     for size in ("320", "1080"):
+        run.begin()
+        path = generated(size, FOLDER, 2.5)  # longer ones of 1080p take a minute to make
+        with open_video(path) as video:
+            numbers = clip_indices(video.info.num_frames, 32, 2, 0)
+            scaled = video.frames(numbers[:1], 256).shape[-2:]
         for decoder in ("pyav", "nvdec"):
             with run.row("decoding", what=f"{size}p", how=f"{decoder}, to the host") as row:
-                path = generated(size, FOLDER, 2.5 if run.quick else 10)
-                with open_video(path) as video:
-                    numbers = clip_indices(video.info.num_frames, 32, 2, 0)
 
                 def read(path: Path = path, numbers: list[int] = numbers, decoder: Any = decoder) -> None:
                     with open_video(path, decoder) as video:
@@ -332,9 +393,12 @@ def measure_decoding(run: Run) -> None:
                 raise RuntimeError("needs an NVIDIA GPU")
             from torchcodec.decoders import VideoDecoder
 
-            def read_there(path: Path = path, numbers: list[int] = numbers) -> Tensor:
+            def read_there(path: Path = path, numbers: list[int] = numbers, scaled: Any = scaled) -> Tensor:
                 frames = VideoDecoder(path, device="cuda", num_ffmpeg_threads=1).get_frames_at(numbers).data
-                return F.interpolate(frames, (256, 340), mode="bilinear", antialias=True)
+                if frames.shape[-2:] == scaled:
+                    return frames
+                # PyTorch does not scale bytes on a GPU.
+                return F.interpolate(frames.float(), scaled, mode="bilinear", antialias=True).round().byte()
 
             run.time(row, read_there)
 

@@ -338,8 +338,16 @@ def gpu_lines(record: Record) -> list[str]:
     for section in dict.fromkeys(row["section"] for row in rows):
         chosen = [row for row in rows if row["section"] == section]
         labels = [name for name in names if any(name in row for row in chosen)]
-        cells = [[*(str(row.get(name, "")) for name in labels), *_gpu_cells(row)] for row in chosen]
-        head = [*labels, "ms", "TFLOP/s", "of the product", "MFU", "attention"]
+        errors = [name for name in ("difference", "error of the product") if any(name in row for row in chosen)]
+        cells = [
+            [
+                *(str(row.get(name, "")) for name in labels),
+                *_gpu_cells(row),
+                *(f"{row[name]:.1e}" if name in row else "" for name in errors),
+            ]
+            for row in chosen
+        ]
+        head = [*labels, "ms", "TFLOP/s", "of the product", "MFU", "attention", *errors]
         lines += [f"**{section}**", "", *table(head, cells), ""]
     return lines[:-1]
 

@@ -89,7 +89,7 @@ def commit() -> str:
         git("ls-files", "--error-unmatch", here.name)  # an environment may lie in a checkout of something else
         return git("describe", "--always", "--dirty")
     except (OSError, subprocess.CalledProcessError):
-        return f"vivit {importlib.metadata.version('vivit')}"
+        return f"vivit {vivit.__version__}"
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class TorchCodecVideo(Video):
             raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None
         frames, starts = played.data, [float(start) - self._start for start in played.pts_seconds]
         if frames.shape[-2:] != (height, width):
-            frames = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+            # On a GPU, whose bytes PyTorch does not scale.
+            frames = F.interpolate(frames.float(), (height, width), mode="bilinear", antialias=True).round().byte()
         return frames.cpu(), starts
 
     def close(self) -> None:
