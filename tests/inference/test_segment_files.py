@@ -64,12 +64,13 @@ def test_chapters_and_cues_in_webvtt(tmp_path: Path) -> None:
     assert [json.loads(c.text or "")["label"] for c in cues] == [ODD, "walk"]
 
 
-def test_elan(tmp_path: Path) -> None:
-    write_segments(tmp_path / "s.eaf", [segmented()])
+@pytest.mark.parametrize("name", ["a clip.mp4", "März.MOV", "b.mkv", "frames"])
+def test_elan(tmp_path: Path, name: str) -> None:
+    write_segments(tmp_path / "s.eaf", [segmented(name)])
     file = Elan.Eaf(str(tmp_path / "s.eaf"))
     assert list(file.get_tier_names()) == ["label"]
     assert sorted(file.get_annotation_data_for_tier("label")) == [(0, 1250, ODD), (3671500, 3673000, "walk")]
-    assert file.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == "./a clip.mp4"
+    assert file.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == f"./{name}"
 
 
 def test_elan_with_several_labels_at_once_has_a_tier_for_each(tmp_path: Path) -> None:

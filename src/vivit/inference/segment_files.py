@@ -89,9 +89,12 @@ def _elan(videos: Sequence[Segmented]) -> Content:
     from pympi import Elan
 
     (video,) = videos
+    path = Path(video.name)
     file = Elan.Eaf(author="vivit")
     file.remove_tier("default")
-    file.add_linked_file(Path(video.name).resolve().as_uri(), f"./{Path(video.name).name}")
+    # ELAN's own word for a video of any kind; pympi knows few endings, and raises an error for the others.
+    kind = file.MIMES.get(path.suffix[1:].lower(), "video/*")
+    file.add_linked_file(path.resolve().as_uri(), f"./{path.name}", kind)
     labels = video.timeline.labels
     if not labels.multi_label:
         for head in labels.heads:
