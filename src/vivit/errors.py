@@ -9,6 +9,7 @@ from vivit.text import printable
 
 SHOWN = 5  # findings of one file in a message
 LONGEST = 900  # characters of a message
+MOST_LISTED = 20  # names in a message
 CLOSE = 0.7  # how similar a name must be to be suggested for a wrong one, of 1
 
 
@@ -57,3 +58,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean NAME?", or "" if no known name is close to the word."""
     close = get_close_matches(word, list(known), n=1, cutoff=CLOSE)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def no_class(field: str, name: str, classes: Iterable[str], model: str = "the model") -> UserError:
+    """The error for a class that a model does not have; proposes one that is close, or lists those of a small model."""
+    known = list(classes)
+    hint = did_you_mean(name, known) or (f"it has {', '.join(known)}" if len(known) <= MOST_LISTED else "")
+    return UserError(f"{field}: {model} has no class {name!r}{hint and '; ' + hint}")

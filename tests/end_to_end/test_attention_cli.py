@@ -91,6 +91,7 @@ def test_a_strip_of_frames(here: InProcess, tmp_path: Path) -> None:
         (("--out", "out.gif"), "out.gif: its name must end in .mp4"),
         (("--out", "no/out.png"), "no: no such folder"),
         (("--out", "clip.mp4"), "clip.mp4: is the video itself"),
+        (("--out", "model/maps.npz"), "model/maps.npz: exists already"),
         (("--class", "vv"), "class: the model has no class 'vv'"),
         (("--class", "v", "--method", "raw"), "class: the method raw knows no classes"),
         (("--span", "5", "6"), "clip.mp4: .*the span 5 to 6 s"),
@@ -98,6 +99,7 @@ def test_a_strip_of_frames(here: InProcess, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: str) -> None:
+    Path("model/maps.npz").touch()
     here("attention", "clip.mp4", "--model", "model", *words, *CPU).one_line(said)
 
 

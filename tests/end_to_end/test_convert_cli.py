@@ -306,7 +306,7 @@ def test_info_of_an_image_model_says_what_is_not_learned(run: InProcess) -> None
 
 JOINT, EPIC = SCENIC / "joint" / "checkpoint", SCENIC / "fe_epic" / "checkpoint"
 MISTAKES: dict[str, tuple[list[str | Path], list[str]]] = {
-    "no source": (["missing"], ["missing: No such file"]),
+    "no source": (["missing"], ["missing: no such file"]),
     "no id": (["name/missing"], ["name/missing", "Hub"]),
     "malformed id": (["a b/c"], ["a b/c"]),
     "long": (["a" * 5000], ["a" * 50]),

@@ -125,14 +125,14 @@ def test_a_video_that_cannot_be_read_costs_itself_only(here: InProcess, tmp_path
     assert told.status == 2 and "broken.mp4" in told.err
     assert len(np.load("out.npy")) == 5
     assert here("extract", "broken.mp4", *MODEL, "--out", "nothing.npy").status == 2
-    assert not (tmp_path / "nothing.npy").exists()
+    assert not list(tmp_path.glob("nothing.*"))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--out", "out.npy", "--step", "0"), "step: 0 frames"),
-        (("--out", "out.mov"), "out.mov: must end in"),
+        (("--out", "out.mov"), "out.mov: .*must end in"),
         (("--out", "no/out.npy"), "no: no such folder"),
         (("--out", "list.npy"), "list.csv: exists; delete it"),
         (("other/clip.mp4", "--out", "folder"), "clip.mp4.safetensors: .*other.clip.mp4; give --out a file"),

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 import vivit
 from benchmarks.install_size import packages, requirements
 from tests.support import tiny_model
-from vivit.cli import TRAIN_EXTRA
+from vivit.cli import EXTRAS, TRAIN_EXTRA
 from vivit.config import Preprocessing
 
 # Runs commands where some packages seem not to be installed; prints their exit statuses and what they said, as JSON.
@@ -83,13 +83,16 @@ def test_without_extras_videos_are_labelled_and_training_says_what_to_install(
         ["evaluate", data, "--model", "model"],
         ["data", "show", data],
         ["demo"],
+        ["timeline", clip, "--out", "x.html"],
+        ["attention", clip, "--out", "x.png"],
+        ["predict", clip, "--overlay", "x.mp4"],
     ]
     for verb, (status, said, complaint) in zip(
-        ("train", "evaluate", "data show", "demo"),
+        ("train", "evaluate", "data show", "demo", "timeline", "attention", "predict"),
         run_without({*blocked, *TRAIN_EXTRA}, training, tmp_path),
         strict=True,
     ):
-        extra = "demo" if verb == "demo" else "train"
+        extra = EXTRAS.get(verb, "train")
         assert (status, said, complaint.count("\n")) == (2, "", 1)
         assert complaint.startswith(f"vivit: vivit {verb} needs ")
         assert complaint.endswith(f": pip install 'vivit[{extra}]'\n")

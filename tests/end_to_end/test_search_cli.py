@@ -32,7 +32,7 @@ def test_from_a_folder_to_answers(here: InProcess, tmp_path: Path) -> None:
     made = here("index", "clips", "--out", "index")  # with the model that made it
     assert made.err == "10 windows of 2 videos in index: 0 computed, 0 moved, 1 dropped\n"
 
-    lines = here("search", "index", "clips/a.mp4", "--sheet", "sheet.png").succeeded().splitlines()
+    lines = here("search", "index", "clips/a.mp4", "--sheet", "sheet.png").out.splitlines()
     assert len(lines) == 1 and re.fullmatch(r"  1 +-?[01]\.\d{3}  0:00\.\d – 0:0\d\.\d  .*/clips/b\.mp4", lines[0])
     with Image.open("sheet.png") as picture:
         assert picture.width > 800
@@ -41,7 +41,7 @@ def test_from_a_folder_to_answers(here: InProcess, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in here("search", "index", "--class", "w", "--json").succeeded().splitlines()]
     assert [row.keys() for row in rows] == [{"video", "start", "end", "score"}] * 2
     assert rows[0]["score"] >= rows[1]["score"]
-    shown = here("search", "index", "--class", "w", "--top", "1", "--sheet", "label.png").succeeded().splitlines()
+    shown = here("search", "index", "--class", "w", "--top", "1", "--sheet", "label.png").out.splitlines()
     assert len(shown) == 1 and "%" in shown[0]
     own = here("search", "index", "clips/a.mp4", "--span", "0", "0.4", "--json").succeeded().splitlines()
     assert {Path(json.loads(line)["video"]).name for line in own} == {"a.mp4", "b.mp4"}
@@ -61,11 +61,14 @@ def test_from_a_folder_to_answers(here: InProcess, tmp_path: Path) -> None:
         (("search", "index", "clips/a.mp4", "--span", "5", "9"), "a.mp4: the span 5 to 9 s starts after the end"),
         (("search", "index", "clips/a.mp4", "--top", "0"), "top: 0"),
         (("search", "index", "clips/a.mp4", "--sheet", "sheet.jpg"), "sheet.jpg: .*png"),
+        (("search", "index", "clips/a.mp4", "--sheet", "old.png"), "old.png: exists already"),
+        (("search", "clips", "clips/a.mp4"), "clips: is not an index"),
         (("search", "index", "clips/no.mp4"), "no.mp4: no such file"),
     ],
 )
 def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: str) -> None:
     here("index", "clips", "--model", "model", "--out", "index")
+    Path("old.png").touch()
     here(*words).one_line(said)
 
 

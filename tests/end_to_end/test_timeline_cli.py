@@ -13,6 +13,7 @@ from tests.end_to_end.conftest import InProcess
 from tests.support import REAL_CLIPS, encode, noisy, run_vivit, tiny_model
 from vivit.config import Preprocessing
 from vivit.inference.segment_files import FORMATS
+from vivit.text import counted
 from vivit.video.decode import open_video
 
 CLASSES: dict[str, Sequence[str]] = {"classes": ["v", "w", "x", "y", "z"]}
@@ -44,7 +45,7 @@ def test_json_and_every_kind_of_file_have_the_same_segments(here: InProcess, tmp
     for ending in (*FORMATS, ".html", ".png", ".mp4"):
         told = here("timeline", "clip.mp4", *MODEL, *EVERYTHING, "--out", f"out{ending}")
         assert (told.status, told.out) == (0, "")
-        assert told.err == f"{len(segments)} segments are in out{ending}\n"
+        assert told.err == f"{counted(len(segments), 'segment')} in out{ending}\n"
     assert json.loads((tmp_path / "out.json").read_text()) == printed
     page = (tmp_path / "out.html").read_text("utf-8")
     assert page.count("data-start=") == len(segments)
@@ -85,17 +86,21 @@ def test_a_video_that_cannot_be_read_costs_itself_only(here: InProcess, tmp_path
         (("--step", "0"), "step: 0 frames"),
         (("--threshold", "2"), "threshold: 2"),
         (("--background", "walking"), "background: .*'walking'"),
-        (("--out", "out.mov"), "out.mov: .*must end in"),
+        (("--out", "out.mov"), "out.mov: .*must end in .*.html"),
+        (("--out", "notes.txt"), "notes.txt: exists already"),
+        (("--out", "other.mp4"), "other.mp4: exists already"),
         (("--out", "no/out.vtt"), "no: no such folder"),
         (("--out", "no/out.html"), "no: no such folder"),
         (("--windows", "--out", "out.json"), "windows: .*--out"),
-        (("other.mp4", "--windows"), "windows: of one video, not 2"),
+        (("other.mp4", "--windows"), "windows: .*one video, not of 2"),
         (("--out", "clip.mp4"), "clip.mp4: is the video itself"),
         (("other.mp4", "--out", "out.html"), "out.html: shows one video, not 2"),
     ],
 )
 def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: str) -> None:
+    Path("notes.txt").write_text("mine")
     here("timeline", "clip.mp4", *words, *MODEL).one_line(said)
+    assert Path("notes.txt").read_text() == "mine"
 
 
 def test_timelines_are_scored_against_a_list_of_spans(here: InProcess, tmp_path: Path) -> None:

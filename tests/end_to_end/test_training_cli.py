@@ -179,7 +179,7 @@ def test_a_large_model_from_scratch_on_few_videos_is_warned_of(here: InProcess, 
 @pytest.mark.parametrize(
     ("init", "parts"),
     [
-        ("nowhere", ("nowhere", "No such file")),
+        ("nowhere", ("nowhere", "no such file")),
         ("my_videos", ("my_videos", "config.json")),
         ("my_videos/val/lying/0.mp4", ("0.mp4",)),
         ("someone/nothing", ("someone/nothing", "no such file or folder")),

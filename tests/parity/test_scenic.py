@@ -187,7 +187,7 @@ def test_a_file_that_is_no_checkpoint_is_named_in_one_line(name: str, tmp_path: 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file"):
+    with pytest.raises(UserError, match=r"nowhere: no such file"):
         from_scenic(tmp_path / "nowhere", image_size=32)
     with pytest.raises(UserError, match="directory"):
         from_scenic(tmp_path, image_size=32)

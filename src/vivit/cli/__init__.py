@@ -44,6 +44,14 @@ VERBS = {
 }
 # What the extra "train" installs, and what these bring along. The other verbs work without it.
 TRAIN_EXTRA = ("accelerate", "jinja2", "markupsafe", "matplotlib", "tensorboard")
+# The extra that brings them for a verb, if it is another.
+EXTRAS = {
+    "demo": "demo",
+    "search": "search",
+    "predict": "timeline",
+    "timeline": "timeline",
+    "attention": "timeline",
+}
 
 
 class Pages(HelpPage):
@@ -100,7 +108,7 @@ def main() -> None:
             if package not in TRAIN_EXTRA:
                 raise
             verb = " ".join(app.parse_commands(words)[0])
-            extra = verb if verb in ("demo", "search") else "train"
+            extra = EXTRAS.get(verb, "train")
             raise UserError(f"vivit {verb} needs {package}: pip install 'vivit[{extra}]'") from None
 
     if isinstance(sys.stdout, io.TextIOWrapper):

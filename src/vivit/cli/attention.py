@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Model, Precision
+from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Model, Precision, check_new
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
 from vivit.text import clock, counted, printable
@@ -67,11 +67,11 @@ def attention(
     predictor = Predictor(model, device, precision=precision)
     say_model(model, predictor)
     found: list[ClipAttention] = []
-    if out is None and not json_lines:
-        print(printable(str(video)), flush=True)
     for clip in attention_of(predictor, video, method, class_, span, decoder):
         found.append(clip)
         if out is None and not json_lines:
+            if len(found) == 1:
+                print(printable(str(video)))
             print("\n".join(_lines(clip)), flush=True)
     if json_lines:
         print(json_text({"video": str(video), "method": method, "clips": [clip.to_json() for clip in found]}))
@@ -84,14 +84,13 @@ def _check(out: Path, video: Path) -> None:
     """Raise UserError if the file cannot be written."""
     if out.suffix.lower() not in ENDINGS:
         raise UserError(f"{out}: its name must end in {', '.join(ENDINGS)}")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; create it first")
     if out.suffix.lower() == ".mp4":
         from vivit.report.overlay import check_overlay
 
         check_overlay(out, video)
     elif out.suffix.lower() == ".png":
         import vivit.report.attention_picture  # noqa: F401, needs matplotlib: say so before the model works
+    check_new(out)
 
 
 def _lines(clip: "ClipAttention") -> Iterator[str]:

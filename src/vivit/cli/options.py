@@ -172,6 +172,14 @@ class Fields(TypedDict, total=False):
 FieldFlags = Annotated[Fields | None, Parameter(name="*")]
 
 
+def check_new(path: Path) -> None:
+    """Raise UserError if there is such a file already, or no folder for it."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; create it first")
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name")
+
+
 def check_step(step: int | None) -> None:
     """Raise UserError if windows cannot start so many frames apart."""
     if step is not None and step < 1:

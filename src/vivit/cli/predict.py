@@ -27,6 +27,7 @@ from vivit.cli.options import (
     Precision,
     Timeout,
     Views,
+    check_new,
 )
 from vivit.cli.signals import on_signals
 from vivit.errors import Stopped, UserError
@@ -168,6 +169,7 @@ def predict(
                 add(answer)
                 if overlay is not None:
                     _write_overlay(overlay, answer, top, decoder)
+                    print(f"the video with its labels is in {printable(overlay)}", file=sys.stderr)
             else:
                 unreadable += 1
                 if str(answer) not in told:
@@ -195,12 +197,11 @@ def _check_overlay(path: Path, inputs: "Sequence[Video | VideoError]") -> None:
     from vivit.report.overlay import check_overlay
 
     if len(inputs) > 1:
-        raise UserError(f"overlay: of one video, not {len(inputs)}")
+        raise UserError(f"overlay: draws on one video, not on {len(inputs)}")
     if not isinstance(inputs[0], Path):
         raise UserError(f"overlay: {printable(inputs[0])} is no file on this machine; fetch it first")
     check_overlay(path, inputs[0])
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another name")
+    check_new(path)
 
 
 def _write_overlay(path: Path, answer: "Prediction", top: int, decoder: Decoder) -> None:

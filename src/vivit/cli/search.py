@@ -1,14 +1,15 @@
 """`vivit search`"""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import INPUT, OUTPUT, Decoder, Device, IndexModel
+from vivit.cli.options import INPUT, OUTPUT, Decoder, Device, IndexModel, check_new
 from vivit.errors import UserError
-from vivit.text import clock, printable
+from vivit.text import clock, counted, printable
 
 if TYPE_CHECKING:
     from vivit.inference.search import Match
@@ -75,6 +76,7 @@ def search(
         from vivit.report.search_sheet import write_search_sheet
 
         write_search_sheet(sheet, found, query or str(label), span)
+        print(f"{counted(len(found), 'answer')} in {printable(sheet)}", file=sys.stderr)
     return 0
 
 
@@ -84,8 +86,7 @@ def _check_sheet(path: Path) -> None:
 
     if path.suffix.lower() != ".png":
         raise UserError(f"{path}: a sheet's name must end in .png")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; create it first")
+    check_new(path)
 
 
 def _line(number: int, match: "Match") -> str:

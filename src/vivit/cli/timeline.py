@@ -22,6 +22,7 @@ from vivit.cli.options import (
     Smooth,
     Step,
     Threshold,
+    check_new,
     check_step,
 )
 from vivit.cli.predict import CAMERA_MOTION, say_model
@@ -96,9 +97,10 @@ def timeline(
 
     inputs = list(find_inputs(videos, sys.stdin.buffer, False, complain))
     if windows and len(inputs) > 1:
-        raise UserError(f"windows: of one video, not {len(inputs)}")
+        raise UserError(f"windows: prints those of one video, not of {len(inputs)}")
     if out is not None:
-        _check_page(out, inputs) if out.suffix.lower() in PAGES else check_segment_file(out, len(inputs))
+        _check_page(out, inputs) if out.suffix.lower() in PAGES else check_segment_file(out, len(inputs), PAGES)
+        check_new(out)
     predictor = Predictor(model, device, precision=precision)
     say_model(model, predictor)
     rule = Rule(smooth, threshold, shortest, frozenset(background))
@@ -133,7 +135,7 @@ def timeline(
         else:
             write_segments(out, found)
         count = sum(len(segmented.segments) for segmented in found)
-        print(f"{count} segments are in {printable(out)}", file=sys.stderr)
+        print(f"{counted(count, 'segment')} in {printable(out)}", file=sys.stderr)
     return 2 if unreadable else 0
 
 
@@ -162,8 +164,8 @@ def _check_page(path: Path, videos: "Sequence[Video | VideoError]") -> None:
         from vivit.report.overlay import check_overlay
 
         check_overlay(path, Path(str(videos[0])))
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; create it first")
+    else:
+        import vivit.report.timeline_page  # noqa: F401, needs matplotlib and jinja2: say so before the model works
 
 
 def _write_page(path: Path, found: "Segmented", rule: "Rule", decoder: Decoder) -> None:

@@ -6,13 +6,14 @@ Shapes: T temporal positions, n_h × n_w spatial ones.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vivit.errors import UserError, did_you_mean
+from vivit.errors import UserError, no_class
 from vivit.files import Content, as_weights
 from vivit.inference.attention_maps import Method, attention_maps
 from vivit.inference.exported import ExportedModel
@@ -199,8 +200,7 @@ def find_class(labels: LabelSpace, name: str) -> tuple[str, int]:
     """The head and the number of a class. Raises UserError if there is none, or several heads have it."""
     heads = [head for head, numbers in labels.numbers.items() if name in numbers]
     if not heads:
-        meant = did_you_mean(name, [known for names in labels.classes.values() for known in names])
-        raise UserError(f"class: the model has no class {name!r}{meant and '; ' + meant}")
+        raise no_class("class", name, chain.from_iterable(labels.classes.values()))
     if len(heads) > 1:
         raise UserError(f"class: {name!r} is a class of several heads: {', '.join(heads)}")
     return heads[0], labels.numbers[heads[0]][name]

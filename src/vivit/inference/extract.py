@@ -12,7 +12,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -29,6 +29,7 @@ from vivit.inference.timeline import ScoredWindow, scored_windows
 from vivit.inference.tokens import What
 from vivit.tables import in_unicode
 from vivit.video.decode import Decoder
+from vivit.video.source import VideoError
 
 PARTIAL, PART = ".partial", ".safetensors"
 
@@ -95,7 +96,13 @@ class FeatureStore:
     def add(self, video: Path, windows: Iterable[ScoredWindow]) -> None:
         """Write the part of a video, whole or not at all. Raises UserError."""
         make_folder(self.parts)
-        write_part(self.path(video), windows, self._about(video))
+        try:
+            write_part(self.path(video), windows, self._about(video))
+        except VideoError:
+            if not self.is_folder:
+                with suppress(OSError):  # there are parts of other videos
+                    self.parts.rmdir()
+            raise
 
     def finish(self, videos: Iterable[Path]) -> int:
         """Write the file, if it is one, from the parts of these videos in their order.

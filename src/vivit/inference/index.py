@@ -12,7 +12,7 @@ import numpy as np
 
 from vivit.data.file_state import file_states, sample
 from vivit.data.readers.folders import find_videos
-from vivit.errors import UserError
+from vivit.errors import UserError, no_class
 from vivit.files import make_folder
 from vivit.inference.extract import PART, PARTIAL, count_of, extract, is_part, write_part
 from vivit.inference.index_files import About, IndexedVideo, IndexFiles, Origin
@@ -173,7 +173,7 @@ class Index:
         """
         files = self.files
         if label not in files.classes:
-            raise UserError(f"class: the model of {files.path} has no class {label!r}")
+            raise no_class("class", label, files.classes, f"the model of {files.path}")
         scores = column_of(files.scores, files.classes.index(label))
         rows = best_stretches(files, scores, top)
         return [Match(*files.window(row), "score", float(scores[row])) for row in rows]

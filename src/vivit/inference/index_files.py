@@ -89,7 +89,7 @@ class IndexFiles:
         if (path / ABOUT).is_file():
             self.about = read_record(path / ABOUT, About)
         elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise UserError(f"{path}: is no index; choose another name, or delete it")
+            raise UserError(f"{path}: is not an index of vivit; choose another folder")
 
     @property
     def made(self) -> About:

@@ -198,12 +198,16 @@ FORMATS = {
 }
 
 
-def check_segment_file(path: Path, videos: int) -> Format:
-    """The format of a file to write. Raises UserError if it cannot be written for so many videos."""
+def check_segment_file(path: Path, videos: int, others: Sequence[str] = ()) -> Format:
+    """The format of a file to write. Raises UserError if it cannot be written for so many videos.
+
+    Args:
+        others: further endings that a message should name.
+    """
     name = path.name.lower()
     found = next((format for ending, format in FORMATS.items() if name.endswith(ending)), None)
     if found is None:
-        raise UserError(f"{path}: the name of the file must end in {', '.join(FORMATS)}")
+        raise UserError(f"{path}: its name must end in {', '.join(sorted((*others, *FORMATS), key=len))}")
     if videos > 1 and not found.many:
         raise UserError(f"{path}: a file for {found.for_what} is about one video, not {videos}")
     if found.package:

@@ -11,14 +11,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from vivit.errors import UserError
+from vivit.errors import UserError, no_class
 from vivit.inference.exported import ExportedModel
 from vivit.inference.predictor import Predictor
 from vivit.inference.streaming import Window, span_of, windows
@@ -97,7 +97,7 @@ class Rule:
             raise UserError(f"threshold: {self.threshold:g} is no probability; give 0 to 1")
         for name in sorted(self.background):
             if not any(name in names for names in labels.classes.values()):
-                raise UserError(f"background: the model has no class {name!r}")
+                raise no_class("background", name, chain.from_iterable(labels.classes.values()))
 
 
 @dataclass(frozen=True)

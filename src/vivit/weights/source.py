@@ -111,7 +111,7 @@ class Source:
 def _fetch(source: str | Path) -> Path:
     """The cache folder of a Hub id such as `name/model`, fetched if need be."""
     if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"{source}: No such file or directory")
+        raise UserError(f"{source}: no such file or folder, and no Hub id such as google/vivit-b-16x2-kinetics400")
     try:
         folder = Path(snapshot_download(source, allow_patterns=HUB_FILES))
         if not any(folder.glob("model*.safetensors")):
