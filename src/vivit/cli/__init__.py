@@ -65,7 +65,7 @@ def build_app() -> App:
     app = App(
         name="vivit",
         help="ViViT, a video vision transformer: from video files to labels.",
-        help_epilogue="Start with: vivit demo\nOptions of a verb: vivit VERB --help",
+        help_epilogue="Start with: vivit predict clip.mp4\nOptions of a verb: vivit VERB --help",
         usage="Usage: vivit VERB …",
         console=console(),
         version=f"vivit {__version__}",

@@ -20,6 +20,7 @@ app = verb(
     "vivit search my_index match.mp4 --span 61.5 64 --sheet answers.png",
     "vivit search my_index --class pan_left --top 20 --json",
 )
+app.usage = "Usage: vivit search [OPTIONS] INDEX [QUERY]"
 
 
 @app.default
@@ -29,7 +30,10 @@ def search(
     *,
     span: Annotated[tuple[float, float] | None, Parameter(group=INPUT, metavar="START END")] = None,
     label: Annotated[str | None, Parameter(name="--class", group=INPUT, metavar="LABEL")] = None,
-    model: IndexModel = None,
+    model: Annotated[
+        IndexModel,
+        Parameter(help="A model folder, a run, or a Hub id; by default the one that made the index."),
+    ] = None,
     top: Annotated[int, Parameter(group=OUTPUT, metavar="N")] = 10,
     json_lines: Annotated[bool, Parameter(name="--json", group=OUTPUT, negative="")] = False,
     sheet: Annotated[Path | None, Parameter(group=OUTPUT, metavar="FILE.png")] = None,
