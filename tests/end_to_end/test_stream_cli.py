@@ -116,7 +116,7 @@ def test_a_file_that_is_stopped_says_so(here: InProcess, tmp_path: Path, monkeyp
     [
         (("missing.mp4",), "missing.mp4: no such file"),
         (("/dev/video99",), "/dev/video99: no such device"),
-        (("ftp://host/clip.mp4",), "ftp://host/clip.mp4: .*addresses start with http"),
+        (("ftp://host/clip.mp4",), "ftp://host/clip.mp4: .*URLs start with http"),
         (("http://me:secret@127.0.0.1:1/x",), "http://127.0.0.1:1/x: cannot be opened .connection refused"),
         (("clip.mp4", "--step", "0"), "step: 0 frames"),
         (("clip.mp4", "--threshold", "2"), "threshold: 2"),

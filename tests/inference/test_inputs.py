@@ -104,8 +104,8 @@ def test_addresses_are_only_taken_if_allowed(folder: Path) -> None:
     allowed = list(find_inputs(words, io.BytesIO(), True, print))
     assert allowed[:2] == [Url(words[0]), Url(words[1])]
     assert [str(one) for one in allowed[2:4]] == [
-        "s3://bucket/a.mp4: only http and https addresses can be read",
-        "file:///etc/passwd: only http and https addresses can be read",
+        "s3://bucket/a.mp4: only http and https URLs can be read",
+        "file:///etc/passwd: only http and https URLs can be read",
     ]
     assert allowed[4] == Path("http:/x")
     refused_ = list(find_inputs(words[:2], io.BytesIO(), False, print))

@@ -59,7 +59,7 @@ class Url:
         try:
             parts = urlsplit(self.address)
         except ValueError:
-            return "(not an address)"
+            return "(not a URL)"
         query = f"?…{hashlib.sha256(parts.query.encode(errors='replace')).hexdigest()[:8]}" if parts.query else ""
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
@@ -92,7 +92,7 @@ def fetch(url: Url, file: IO[bytes], fetching: Fetching) -> None:
         elif isinstance(error, http.client.HTTPException):
             problem = f"the server gives no proper answer ({type(error).__name__})"
         else:
-            problem = "it is not a valid address, or leads to one that is not"
+            problem = "it is not a valid URL, or redirects to one that is not"
         raise VideoError(url, f"cannot be fetched: {problem}") from None
 
 
@@ -110,14 +110,14 @@ def _follow(url: Url, file: IO[bytes], fetching: Fetching) -> None:
                 return
             place = response.headers.get("Location", "").strip()
             if not place:
-                raise VideoError(url, "cannot be fetched: the server leads on to another address, but names none")
+                raise VideoError(url, "cannot be fetched: the server redirects, but names no URL")
             following = urlsplit(urljoin(here.geturl(), place))
         if following.scheme not in ("https", here.scheme):
-            raise VideoError(url, f"leads to {Url(following.geturl())}, which is not fetched")
+            raise VideoError(url, f"redirects to {Url(following.geturl())}, which is not fetched")
         if _origin(following) != _origin(here):  # which must not see the password
             authorization = _authorization(following)
         here = following
-    raise VideoError(url, f"leads on to other addresses more than {MOST_REDIRECTS} times")
+    raise VideoError(url, f"redirects more than {MOST_REDIRECTS} times")
 
 
 def _origin(address: SplitResult) -> tuple[str, str, int]:

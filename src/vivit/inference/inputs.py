@@ -155,8 +155,8 @@ def _named(name: str, urls: bool, say: Say) -> Found:
 def _address(name: str, urls: bool) -> Url | VideoError:
     url = Url(name)
     if not name.lower().startswith(("http://", "https://")):
-        return VideoError(url, "only http and https addresses can be read")
-    return url if urls else VideoError(url, "is an address; only vivit predict --allow-url reads one")
+        return VideoError(url, "only http and https URLs can be read")
+    return url if urls else VideoError(url, "is a URL; only vivit predict --allow-url reads one")
 
 
 def _in_folder(folder: str, say: Say) -> Found:

@@ -96,7 +96,7 @@ class LiveVideo:
         address = ADDRESS.match(source)
         self._scheme = address[1].lower() if address else ""
         if address and self._scheme not in PROTOCOLS:
-            raise VideoError(self.name, f"cannot be read; addresses start with {', '.join(PROTOCOLS)}")
+            raise VideoError(self.name, f"cannot be read; URLs start with {', '.join(PROTOCOLS)}")
         self._say, self._ended = say, threading.Event()
         self._lost = ""  # why the connection broke off
         self._first_arrived: float | None = None
