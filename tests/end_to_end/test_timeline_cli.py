@@ -49,6 +49,7 @@ def test_json_and_every_kind_of_file_have_the_same_segments(here: InProcess, tmp
     assert json.loads((tmp_path / "out.json").read_text()) == printed
     page = (tmp_path / "out.html").read_text("utf-8")
     assert page.count("data-start=") == len(segments)
+    assert f", {counted(len(segments), 'segment')}<" in page
     assert 'src="clip.mp4"' in page
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width > 800

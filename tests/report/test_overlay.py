@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.support import encode, refused
+from vivit.data.contact_sheet import font_of
 from vivit.inference.predictor import Prediction, ScoredLabel
 from vivit.inference.timeline import Segment, Timeline
 from vivit.labels import ONLY_HEAD, LabelSpace
-from vivit.report.overlay import check_overlay, with_labels, with_timeline
+from vivit.report.overlay import FONT, check_overlay, percent, with_labels, with_timeline
 
 GREY = 128
 DURATION = 4.0
@@ -39,6 +40,21 @@ def test_labels_are_drawn_in_the_corner_and_nowhere_else() -> None:
     assert drawn.max() == 255
     one = (with_labels(prediction("left", "right"), top=1)(picture(), 0.0) != GREY).any(2)
     assert one.sum() < changed.sum()
+
+
+def test_labels_of_no_percent_are_left_out_but_the_first() -> None:
+    def drawn(*scores: float) -> np.ndarray:
+        labels = tuple(ScoredLabel("left", score) for score in scores)
+        return with_labels(Prediction(Path("clip.mp4"), {ONLY_HEAD: labels}), top=5)(picture(), 0.0)
+
+    assert (drawn(0.99, 0.004, 0.001) == drawn(0.99)).all()
+    assert (drawn(0.99, 0.005) != drawn(0.99)).any()
+    assert (drawn(0.001) != GREY).any()
+
+
+def test_scores_are_as_wide_as_each_other() -> None:
+    font = font_of(FONT, 30)
+    assert len({font.getlength(percent(score)) for score in (1.0, 0.99, 0.05)}) == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (16, 16), (16, 400), (400, 16)])

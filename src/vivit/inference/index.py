@@ -123,6 +123,7 @@ class Index:
             changes.computed += 1
             origins.append(Origin(IndexedVideo(name, state.size, state.modified, digest, 0, count_of(part)), part))
         if self.files.about is None and not origins:
+            shutil.rmtree(parts, ignore_errors=True)
             raise UserError(f"{folder}: holds no video that can be read")
         kept = {origin.video.hash for origin in origins}
         changes.dropped = sum(video.hash not in kept for video in self.files.videos)

@@ -25,6 +25,8 @@ FONT = "DejaVuSans"
 TEXT_SIZE, LEAST_TEXT = 1 / 22, 10
 SHADE = (0, 0, 0, 150)
 MOST_TRACKS = 8
+LEAST_SHOWN = 0.005
+FIGURE_SPACE = "\u2007"
 
 
 def check_overlay(path: Path, source: Path) -> None:
@@ -53,11 +55,15 @@ def write_overlay(path: Path, source: Path, drawn: Drawn, decoder: Decoder) -> N
 
 
 def with_labels(prediction: Prediction, top: int) -> Drawn:
-    """Draw the labels of a video, the most probable first, into the upper left corner of each picture."""
+    """Draw the labels of a video, the most probable first, into the upper left corner of each picture.
+
+    Labels that would read 0 % are left out, but not the first: they would only hide the picture.
+    """
     lines = [
-        f"{'' if head == ONLY_HEAD else f'{head}  '}{scored.score:4.0%}  {printable(scored.label)}"
+        f"{'' if head == ONLY_HEAD else f'{head}  '}{percent(scored.score)}  {printable(scored.label)}"
         for head, labels in prediction.heads.items()
-        for scored in labels[:top]
+        for rank, scored in enumerate(labels[:top])
+        if rank == 0 or scored.score >= LEAST_SHOWN
     ]
     boxes: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -71,6 +77,11 @@ def with_labels(prediction: Prediction, top: int) -> Drawn:
         return picture
 
     return drawn
+
+
+def percent(score: float) -> str:
+    """Of the same width for all scores; a plain space is narrower than a digit."""
+    return f"{score:4.0%}".replace(" ", FIGURE_SPACE)
 
 
 def _box(lines: Sequence[str], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from PIL import Image
 from vivit.inference.timeline import Segment, Timeline
 from vivit.report.drawing import LINES, PRINT, Chart, Curve, any_text, draw_curves, shortened, write_png
 from vivit.report.page import data_uri, write_page
-from vivit.text import clock
+from vivit.text import clock, counted
 
 INKS = ("#266edc", "#b35900", "#1a7f37", "#8250df")
 """The colours of the first labels on paper; on a page, they are the page's own."""
@@ -45,12 +45,13 @@ def write_timeline_page(
         path,
         "timeline.html",
         name=Path(timeline.video).name,
-        facts=f"{timeline.duration:.1f} s, {len(timeline.starts)} windows, {len(segments)} segments",
+        facts=f"{timeline.duration:.1f} s, {counted(len(timeline.starts), 'window')}, "
+        f"{counted(len(segments), 'segment')}",
         source=quote(os.fsencode(source)),
         pictures=[data_uri(_jpeg(picture), "image/jpeg") for picture in pictures],
         tracks=tracks,
         rows=rows,
-        end=clock(timeline.duration),
+        ends=(clock(0), clock(timeline.duration)),
         duration=timeline.duration,
         charts=_charts(timeline, segments, smooth),
     )
@@ -84,6 +85,8 @@ def _charts(timeline: Timeline, segments: Sequence[Segment], smooth: float) -> l
             for (_, label), colour in zip(labels, LINES, strict=False)
         ]
         title = timeline.labels.title(head) or "Scores"
+        if len(curves) == 1:  # which has no legend
+            title = f"{title}: {shortened(curves[0].name, LONGEST_LABEL)}"
         chart = draw_curves(title, curves, "seconds", note=["% likely"], percent=True) if curves else None
         charts += [chart] if chart is not None else []
     return charts
