@@ -32,7 +32,7 @@ def test_int8_predicts_and_its_makers_hear_nothing(folder: Path, vivit_here: InP
 
     said = run("export", "model", "small", "--int8", "--clips", "videos")
     assert "12 of 12 videos, a clip of each" in said
-    assert "parity: max |Δ logits| " in said and "(your clips; int8 (run by openvino " in said
+    assert "parity: max |Δ logits| " in said and "(your clips), int8 (run by openvino " in said
     assert "written to small: model.xml, " in said
     rows = [json.loads(line) for line in run("predict", "videos/dark", "--model", "small", "--json").splitlines()]
     assert len(rows) == 6 and {row["predictions"][0]["label"] for row in rows} <= set(NAMES["classes"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.support import refused
 from vivit.inference.fetch import Url
-from vivit.inference.inputs import find_inputs
+from vivit.inference.inputs import check_one, find_inputs
 from vivit.video.source import VideoError
 
 
@@ -45,6 +45,13 @@ def test_folders_are_searched_and_told_from_folders_of_frames(folder: Path) -> N
     assert found("empty") == (["empty: holds no videos"], [])
     (folder / "empty" / "notes.txt").touch()
     assert found("empty")[0] == ["empty: holds no videos"]
+
+
+def test_a_folder_of_videos_is_not_one_video_although_it_holds_a_picture(folder: Path) -> None:
+    for one in ("frames", "empty", "clips/b.mp4", "nowhere", "-"):
+        check_one(one)
+    (folder / "clips" / "thumbnail.png").touch()
+    refused(lambda: check_one("clips"), "clips: is a folder with 7 videos; give one video")
 
 
 def test_patterns(folder: Path) -> None:

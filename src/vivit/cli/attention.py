@@ -61,9 +61,11 @@ def attention(
     if out is not None:
         _check(out, video)
     from vivit.inference.attention import attention as attention_of
+    from vivit.inference.inputs import check_one
     from vivit.inference.predictor import Predictor
     from vivit.tables import json_text
 
+    check_one(video)
     predictor = Predictor(model, device, precision=precision)
     say_model(model, predictor)
     found: list[ClipAttention] = []

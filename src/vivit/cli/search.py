@@ -63,6 +63,7 @@ def search(
     if sheet is not None:
         _check_sheet(sheet)
     from vivit.inference.index import Index
+    from vivit.inference.inputs import check_one
     from vivit.inference.predictor import Predictor
     from vivit.tables import json_text
 
@@ -72,6 +73,7 @@ def search(
         found = made.search_label(label, top)
     else:
         assert query is not None
+        check_one(query)
         made = Index(index, Predictor(model or about.model, device))
         found = made.search(query, span, top, decoder)
     for number, match in enumerate(found, start=1):

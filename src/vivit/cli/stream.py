@@ -76,11 +76,13 @@ def stream(
         json_lines: Print each window's scores as JSON, one line per window.
     """
     check_step(step)
+    from vivit.inference.inputs import check_one
     from vivit.inference.live import LiveWindows, changes
     from vivit.inference.predictor import Predictor
     from vivit.inference.timeline import Rule
 
     source = "-" if source == STDIN else source
+    check_one(source)
     predictor = Predictor(model, device, precision=precision)
     rule = Rule(smooth, threshold, background=frozenset(background))
     rule.check(predictor.labels)

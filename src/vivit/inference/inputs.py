@@ -12,6 +12,7 @@ from vivit.data.readers.folders import find_videos, folders_above, in_words, kin
 from vivit.errors import UserError
 from vivit.inference.fetch import ADDRESS, Url
 from vivit.inference.pipeline import Video
+from vivit.text import counted
 from vivit.video.frame_folder import PICTURES
 from vivit.video.kinds import is_named_video
 from vivit.video.source import VideoError, reason
@@ -127,6 +128,12 @@ def _expand(pattern: str) -> Iterator[str]:
             yield from _expand(inside + (after or "*"))
 
 
+def check_one(path: str | Path) -> None:
+    """Raise VideoError if this is a folder of videos: one that also holds a picture would be read as frames."""
+    if os.path.isdir(path) and (videos := find_videos(str(path)).videos):
+        raise VideoError(path, f"is a folder with {counted(len(videos), 'video')}; give one video")
+
+
 def _absolute(path: str) -> str:
     """Where a link itself really is."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
@@ -156,7 +163,7 @@ def _address(name: str, urls: bool) -> Url | VideoError:
     url = Url(name)
     if not name.lower().startswith(("http://", "https://")):
         return VideoError(url, "only http and https URLs can be read")
-    return url if urls else VideoError(url, "is a URL; only vivit predict --allow-url reads one")
+    return url if urls else VideoError(url, "is a URL, which only vivit stream and vivit predict --allow-url read")
 
 
 def _in_folder(folder: str, say: Say) -> Found:

@@ -76,5 +76,5 @@ class Parity(BaseModel):
         same = min(self.same_top1.values())
         return (
             f"max |Δ logits| {self.max_difference:.2g}, where logits reach {self.max_logit:.3g}; the same top-1 in "
-            f"{same} of {self.clips} clips ({self.taken_from}; {self.precision})"
+            f"{same} of {self.clips} clips ({self.taken_from}), {self.precision}"
         )
