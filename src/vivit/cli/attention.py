@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from vivit.cli.command import verb
-from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Model, Precision, check_new
+from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Precision, WeightsModel, check_new
 from vivit.cli.predict import CAMERA_MOTION, say_model
 from vivit.errors import UserError
 from vivit.text import clock, counted, printable
@@ -32,7 +32,7 @@ LEAST_SIDE, MOST_SIDE = 160, 320  # pixels of the frames in a .png
 def attention(
     video: Annotated[Path, Parameter(group=INPUT)],
     *,
-    model: Model = CAMERA_MOTION,
+    model: WeightsModel = CAMERA_MOTION,
     method: Annotated[Literal["raw", "rollout", "gradient"], Parameter(group=MODEL, metavar="NAME")] = "gradient",
     class_: Annotated[str | None, Parameter(name="--class", group=MODEL, metavar="LABEL")] = None,
     span: Annotated[tuple[float, float] | None, Parameter(group=CLIPS, metavar="START END")] = None,

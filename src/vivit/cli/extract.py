@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.errors import complain
-from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Model, Precision, Step, check_step
+from vivit.cli.options import CLIPS, INPUT, OUTPUT, Decoder, Device, Precision, Step, WeightsModel, check_step
 from vivit.cli.predict import CAMERA_MOTION, SEVERAL, say_model, stopping
 from vivit.text import counted, printable
 
@@ -23,7 +23,7 @@ app = verb(
 @app.default
 def extract(
     *videos: Annotated[str, Parameter(group=INPUT, required=True)],
-    model: Model = CAMERA_MOTION,
+    model: WeightsModel = CAMERA_MOTION,
     what: Annotated[
         Literal["head", "token", "pooled", "temporal", "tokens"], Parameter(group=CLIPS, metavar="NAME")
     ] = "head",

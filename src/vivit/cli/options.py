@@ -43,6 +43,8 @@ Source = Annotated[
 Model = Annotated[
     str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, an exported model, or a Hub id.")
 ]
+# For what an exported file cannot tell.
+WeightsModel = Annotated[str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, or a Hub id.")]
 
 IndexModel = Annotated[
     str | None,
