@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Field(ge=1, le=1 << 24)]
 Frames = Annotated[int, Field(ge=1, le=1 << 16)]
 Stride = Annotated[int, Field(ge=1, le=10_000)]
 Pixels = Annotated[int, Field(ge=1, le=1 << 12)]
+FrameRate = Annotated[float, Field(gt=0.0, le=1000.0)]
 Shorter = Annotated[int, Field(ge=1, le=1 << 13)]  # twice the largest crop
 CLIP_BYTES = 1 << 30  # of uint8
 Layers = Annotated[int, Field(le=1024)]
@@ -239,6 +240,8 @@ class Preprocessing(BaseModel):
 
     frame_stride: Stride = 2
     """Step, in frames of the video, from one frame of the clip to the next."""
+    frame_rate: FrameRate | None = None
+    """Frames a second at which a video is seen: some are left out or repeated. None: those that it has."""
     resize: Shorter
     """Length of the shorter side before the crop, in pixels."""
     short_clips: Literal["loop", "pad"] = "loop"

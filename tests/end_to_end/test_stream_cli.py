@@ -33,22 +33,28 @@ def frames(count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("count", "options", "words"),
+    ("count", "options", "words", "rate"),
     [
-        (60, {}, ()),
-        (60, {}, ("--step", "8")),  # the last window ends with the video
-        (len(VARIABLE["times"]), VARIABLE, ()),
-        (5, {}, ()),  # shorter than a window
+        (60, {}, (), None),
+        (60, {}, ("--step", "8"), None),  # the last window ends with the video
+        (len(VARIABLE["times"]), VARIABLE, (), None),
+        (len(VARIABLE["times"]), VARIABLE, (), 12.0),
+        (40, {}, (), 40.0),
+        (5, {}, (), None),  # shorter than a window
     ],
 )
 def test_a_file_has_the_lines_of_its_timeline(
     count: int,
     options: dict[str, Any],
     words: tuple[str, ...],
+    rate: float | None,
     here: InProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    config = json.loads(Path("model/config.json").read_text())
+    config["preprocessing"]["frame_rate"] = rate
+    Path("model/config.json").write_text(json.dumps(config))
     path = encode(tmp_path / "clip.mkv", frames(count), **options)
     lines = here("timeline", "clip.mkv", "--windows", "--json", *words, *MODEL).succeeded()
     assert here("stream", "clip.mkv", "--json", *words, *MODEL).succeeded() == lines

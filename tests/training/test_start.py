@@ -313,8 +313,9 @@ def test_another_clip_resizes_what_load_resizes(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in expected.state_dict().items())
     assert model.preprocessing == Preprocessing(frame_stride=5, resize=60, short_clips="pad")
     assert set(expected.origin[1:]) < set(notes)
-    given = build_model(recipe(frame_stride=1, resize=64), videos("p", "q"), init, "clips").model
-    assert given.preprocessing == Preprocessing(frame_stride=1, resize=64, short_clips="pad")
+    given, notes = build_model(recipe(frame_stride=1, frame_rate=12.5, resize=64), videos("p", "q"), init, "clips")
+    assert given.preprocessing == Preprocessing(frame_stride=1, frame_rate=12.5, resize=64, short_clips="pad")
+    assert "at 12.5 frames a second and a stride of 1, " in notes[-1]
 
 
 def test_regularisation_is_the_recipes_whatever_the_weights_were_trained_with(tmp_path: Path) -> None:

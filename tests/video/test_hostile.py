@@ -297,7 +297,7 @@ def test_all_frames_of_a_file_that_lasts_for_ages(pictures: list[bytes], tmp_pat
     with open_video(path) as video:
         assert video.info.num_frames > 10**10
     with pytest.raises(VideoError, match="takes more memory"):
-        read_here(read_whole, path, None, 32)
+        read_here(read_whole, path, None, ClipSpec(num_frames=4, stride=2, size=(32, 32), resize=32))
 
 
 @pytest.mark.parametrize("tick", [Fraction(1, 1), Fraction(3600, 1), Fraction(1, 10**6), Fraction(1, 2**31 - 1)])

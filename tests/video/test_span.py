@@ -85,7 +85,7 @@ def test_such_a_span_is_never_read(fifty: Path, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=f"^{fifty}: the span 2 to 50 s starts after .* frame numbers"):
         read_views(fifty, spec, 1, 1, (2.0, 50.0))
     with pytest.raises(VideoError, match=r"frames: the span 1 to 10 s starts after .* \(10 frames, 25 a second\)"):
-        read_whole(tmp_path / "frames", (1.0, 10.0), 32)
+        read_whole(tmp_path / "frames", (1.0, 10.0), spec)
 
 
 def test_a_container_that_tells_too_little_does_not_matter(fifty: Path, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def _clip(settings: "Recipe") -> "ClipSpec":
         size=(side, side),
         resize=preprocessing.resize,
         short=preprocessing.short_clips,
+        rate=preprocessing.frame_rate,
     )
 
 
@@ -96,6 +97,7 @@ def check(
     recipe: Annotated[RecipeName, Parameter(group=CLIPS)] = "small",
     num_frames: Annotated[int | None, Parameter(group=CLIPS, metavar="N")] = None,
     frame_stride: Annotated[int | None, Parameter(group=CLIPS, metavar="N")] = None,
+    frame_rate: Annotated[float | None, Parameter(group=CLIPS, metavar="N")] = None,
     fix: Annotated[Path | None, Parameter(group=OUTPUT, metavar="CSV")] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT, metavar="JSON")] = None,
     workers: Annotated[int, Parameter(group=HARDWARE, metavar="N", help="Processes that read videos, 1 or more.")] = 2,
@@ -109,12 +111,13 @@ def check(
         recipe: The recipe whose clips the videos are for.
         num_frames: Frames of a clip, if they are not the recipe's.
         frame_stride: Take every n-th frame of the video, if not as the recipe.
+        frame_rate: See every video at so many frames a second, if not as the recipe.
         fix: Write a list of the videos that can be used, without the others.
         out: The manifest; by default in the user's cache, where train looks for it.
     """
     from vivit.data.check import check
 
-    given = {"num_frames": num_frames, "frame_stride": frame_stride}
+    given = {"num_frames": num_frames, "frame_stride": frame_stride, "frame_rate": frame_rate}
     settings = change_recipe(named_recipe(recipe, RECIPES), {name: n for name, n in given.items() if n is not None})
     return check(data, videos=videos, clip=_clip(settings), workers=workers, full=full, out=out, fix=fix)
 

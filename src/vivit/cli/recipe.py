@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GROUPS: dict[Group, tuple[str, ...]] = {
     MODEL: ("model", "freeze_spatial", "probe", "adapter_size", "position_std"),
-    CLIPS: ("num_frames", "frame_stride", "image_size", "resize", "cached_clips", "unreadable"),
+    CLIPS: ("num_frames", "frame_stride", "frame_rate", "image_size", "resize", "cached_clips", "unreadable"),
     TRAINING: (
         *("epochs", "min_steps", "batch_size", "accumulate", "optimiser", "adam_beta2", "learning_rate"),
         *("learning_rate_batch", "layer_decay", "warmup_epochs", "weight_decay", "clip_norm", "ema", "seed"),

@@ -236,6 +236,8 @@ def _equation(places: Sequence[str]) -> str:
 def _clip_in_words(clip: ClipSpec) -> str:
     covers = _covered(clip)
     frames = f"a clip of {clip.num_frames} frames"
+    if clip.rate is not None:
+        frames += f" at {clip.rate:g} a second"
     if clip.stride > 1:
         frames += f" at a stride of {clip.stride} ({covers} frames)"
     return f"{frames}: {AT_THE_END[clip.short]}"
@@ -265,7 +267,10 @@ def remarks_on(record: FileRecord, clip: ClipSpec | None) -> Iterator[Remark]:
         yield Remark("outside", f"{_some(outside, spans)}, but it ends at {scan.duration:.4g} s", len(outside))
     if clip is None:
         return
-    lengths = [(span, _frames(span, scan.duration, scan.frame_rate, scan.frames)) for span in good]
+    rate, frames = scan.frame_rate, scan.frames
+    if clip.rate is not None:
+        rate, frames = clip.rate, max(1, round(scan.duration * clip.rate))
+    lengths = [(span, _frames(span, scan.duration, rate, frames)) for span in good]
     short = [(span, frames) for span, frames in lengths if frames < _covered(clip)]
     whole = [frames for span, frames in short if span is None]
     if whole:

@@ -126,9 +126,9 @@ def _section(
     video = videos.videos[index]
     title, file_name = _class_words(videos.labels, video), printable(video.source.name)
     try:
-        with open_video(video.source) as opened:
+        with open_video(video.source, rate=spec.rate) as opened:
             frames = frames_in(opened, video.span)
-            info = opened.info
+            info, rate = opened.info, opened.rate
             _, places = draw_clip(len(frames), spec, Augmentation(), clip_rng(seed, 0, index))  # as in the first epoch
             numbers = [frames[place] for place in places]
             shown = np.linspace(0, spec.num_frames - 1, min(COLUMNS, spec.num_frames)).round().astype(int).tolist()
@@ -148,7 +148,7 @@ def _section(
     except VideoError as error:
         return Section(title, file_name, problem=str(error))
     note = f"{file_name}    {info.width} × {info.height}, {info.duration:.1f} s, {info.frame_rate:.3g} frames/s"
-    return Section(title, note, tuple(numbers[i] / info.frame_rate for i in shown), tuple(rows))
+    return Section(title, note, tuple(numbers[i] / rate for i in shown), tuple(rows))
 
 
 def contact_sheet(sections: Sequence[Section], out: Path) -> None:

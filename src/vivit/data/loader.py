@@ -130,7 +130,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
         with reading(index):
             if self.keep_decoded:
                 if index not in self._decoded:
-                    self._decoded[index] = self._reader(read_whole, video.source, video.span, spec.resize, decoder)
+                    self._decoded[index] = self._reader(read_whole, video.source, video.span, spec, decoder)
                 frames, mirrored = cut_training_clip(self._decoded[index], spec, augmentation, rng)
             else:
                 where = video.source, video.span

@@ -140,9 +140,8 @@ def attention(
     chosen = None if label is None else find_class(labels, label)
     spec = clip_spec(model)
     frames_of_index = _frames_of_index(model)
-    with open_video(Path(video), decoder) as opened:
+    with open_video(Path(video), decoder, spec.rate) as opened:
         shown = frames_in(opened, span)
-        rate = opened.info.frame_rate
         for start in clip_starts(len(shown), spec):
             numbers = clip_indices(len(shown), spec.num_frames, spec.stride, start, spec.short)
             frames, times = opened.timed_frames([shown[number] for number in numbers], short_side=spec.resize)
@@ -160,7 +159,7 @@ def attention(
                 about = {chosen[0]: ScoredLabel(name, dict(of_heads[chosen[0]])[name])}
             yield ClipAttention(
                 times[0],
-                min(max(times) + spec.stride / rate, max(opened.info.duration, max(times))),
+                min(max(times) + spec.stride / opened.rate, max(opened.info.duration, max(times))),
                 maps[0].cpu().numpy(),
                 np.array([np.mean([times[frame] for frame in of_index]) for of_index in frames_of_index]),
                 box,

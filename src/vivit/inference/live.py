@@ -77,7 +77,7 @@ class LiveWindows:
         if self.live:
             self._spec = spec = clip_spec(predictor.model)
             name = Url(self.source) if ADDRESS.match(self.source) else "stdin" if self.source == "-" else self.source
-            self._video = LiveVideo(self.source, spec.resize, say, name)
+            self._video = LiveVideo(self.source, spec.resize, say, name, spec.rate)
             drop = (buffer or ("wait" if self.source == "-" else "drop-oldest")) == "drop-oldest"
             self._queue = WINDOWS_WAITING * span_of(spec), drop
 

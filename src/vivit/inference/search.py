@@ -72,11 +72,11 @@ def query_windows(
     spec = clip_spec(model)
     found: list[np.ndarray] = []
     times: list[Span] = []
-    with open_video(Path(query), decoder) as video:
-        wanted, rate = frames_in(video, span), video.info.frame_rate
-        missing = min(span_of(spec), video.info.num_frames) - len(wanted)
+    with open_video(Path(query), decoder, spec.rate) as video:
+        wanted, rate = frames_in(video, span), video.rate
+        missing = min(span_of(spec), video.num_frames) - len(wanted)
         if missing > 0:
-            first = min(max(0, wanted.start - missing // 2), video.info.num_frames - len(wanted) - missing)
+            first = min(max(0, wanted.start - missing // 2), video.num_frames - len(wanted) - missing)
             wanted = range(first, first + len(wanted) + missing)
         for window in windows(model, _frames(video, wanted, spec.resize), step, what="head"):
             assert window.features is not None
@@ -144,7 +144,7 @@ class _Stretch:
 
 
 def _frames(video: Video, numbers: Sequence[int], short_side: int) -> Iterator[Tensor]:
-    if len(numbers) == video.info.num_frames:
+    if len(numbers) == video.num_frames:
         return video.in_turn(FRAMES, short_side)
     return (video.frames(numbers[at : at + FRAMES], short_side) for at in range(0, len(numbers), FRAMES))
 

@@ -229,7 +229,7 @@ def scored_windows(
         VideoError: the video cannot be read, or the model gives no finite scores for it.
         UserError: the model does not have these features.
     """
-    with open_video(Path(video), decoder) as opened:
+    with open_video(Path(video), decoder, predictor.model.preprocessing.frame_rate) as opened:
         yield from _windows_of(predictor, opened, step, what)
 
 
@@ -238,7 +238,7 @@ def timeline(predictor: Predictor, video: str | Path, step: int | None = None, d
     # Not a list of windows: their small arrays would lie scattered among the large ones of the model, and keep memory
     # that is free around them from being used again.
     times, scores = array("d"), {head: array("f") for head in predictor.labels.heads}
-    with open_video(Path(video), decoder) as opened:
+    with open_video(Path(video), decoder, predictor.model.preprocessing.frame_rate) as opened:
         for window in _windows_of(predictor, opened, step):
             times.extend((window.start, window.end))
             for head, values in window.scores.items():
@@ -259,12 +259,12 @@ def timeline(predictor: Predictor, video: str | Path, step: int | None = None, d
 def _windows_of(
     predictor: Predictor, video: Video, step: int | None, what: What | None = None
 ) -> Iterator[ScoredWindow]:
-    model, info = predictor.model, video.info
+    model = predictor.model
     spec = clip_spec(model)
     frames = _ahead(video.in_turn(FRAMES, spec.resize))
     for window in windows(model, frames, step or default_step(model), BATCH, what):
-        end = min(window.start + span_of(spec), info.num_frames)
-        yield scored(window, predictor.labels, video.source, window.start / info.frame_rate, end / info.frame_rate)
+        end = min(window.start + span_of(spec), video.num_frames)
+        yield scored(window, predictor.labels, video.source, window.start / video.rate, end / video.rate)
 
 
 def scored(window: Window, labels: LabelSpace, source: object, start: float, end: float) -> ScoredWindow:

@@ -62,6 +62,7 @@ def clip_spec(model: ViViT | ExportedModel) -> ClipSpec:
         size=config.image_size,
         resize=preprocessing.resize,
         short=preprocessing.short_clips,
+        rate=preprocessing.frame_rate,
     )
 
 

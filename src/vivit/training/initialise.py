@@ -294,7 +294,7 @@ def _refuse_another_name(
 
 
 def _set_preprocessing(model: ViViT, recipe: Recipe) -> None:
-    given = {"frame_stride": recipe.frame_stride, "resize": recipe.resize}
+    given = {name: getattr(recipe, name) for name in ("frame_stride", "frame_rate", "resize")}
     model.preprocessing = model.preprocessing.model_copy(
         update={field: value for field, value in given.items() if value is not None}
     )
@@ -313,10 +313,11 @@ def _clip_in_words(model: ViViT, recipe: Recipe, from_start: tuple[str, ...] = (
         sources.setdefault(source, []).append(field)
     config, preprocessing = model.config, model.preprocessing
     height, width = config.image_size
+    rate = f"{preprocessing.frame_rate:g} frames a second and " if preprocessing.frame_rate else ""
     origins = "; ".join(f"{', '.join(fields)} {source}" for source, fields in sources.items())
     return (
-        f"clips of {config.num_frames} frames at a stride of {preprocessing.frame_stride}, {height} × {width} pixels, "
-        f"cropped from a shorter side of {preprocessing.resize}: {origins}"
+        f"clips of {config.num_frames} frames at {rate}a stride of {preprocessing.frame_stride}, {height} × {width} "
+        f"pixels, cropped from a shorter side of {preprocessing.resize}: {origins}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from vivit.config import Frames, ModelConfig, Pixels, PositiveInt, Preprocessing, Rate, Shorter, Stride
+from vivit.config import FrameRate, Frames, ModelConfig, Pixels, PositiveInt, Preprocessing, Rate, Shorter, Stride
 from vivit.labels import head_fields
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -29,6 +29,9 @@ class Recipe(BaseModel):
     """Frames in a clip. None: as the --init weights, else 32."""
     frame_stride: Stride | None = None
     """Take every n-th frame of the video. None: as the --init weights, else 2."""
+    frame_rate: FrameRate | None = None
+    """See every video at so many frames a second, for videos of different rates. None: as the --init weights, else at
+    its own rate."""
     image_size: Pixels | None = None
     """Side of the square crop in pixels. None: as the --init weights, else 224."""
     resize: Shorter | None = None
@@ -140,7 +143,9 @@ class Recipe(BaseModel):
     def build_preprocessing(self) -> Preprocessing:
         side = self.image_size or 224
         return Preprocessing(
-            frame_stride=self.frame_stride or 2, resize=self.resize or Preprocessing.of_crop((side, side)).resize
+            frame_stride=self.frame_stride or 2,
+            frame_rate=self.frame_rate,
+            resize=self.resize or Preprocessing.of_crop((side, side)).resize,
         )
 
 
@@ -153,6 +158,8 @@ class PretrainRecipe(Recipe):
     """Frames in a clip. None: 32."""
     frame_stride: Stride | None = None
     """Take every n-th frame of the video. None: 2."""
+    frame_rate: FrameRate | None = None
+    """See every video at so many frames a second, for videos of different rates. None: at its own rate."""
     image_size: Pixels | None = None
     """Side of the square crop in pixels. None: 224."""
     resize: Shorter | None = None

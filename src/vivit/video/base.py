@@ -37,13 +37,25 @@ class VideoInfo:
 class Video(ABC):
     """An open video. Use it in a `with` statement, or close it.
 
-    Frames are numbered on an even timeline at the average frame rate: number k is the frame on screen in the middle of
-    the k-th interval, (k + ½) / rate seconds after the first frame. At a constant rate, these are the stored frames; at
-    a variable rate, a clip still has an even pace.
+    Frames are numbered on an even timeline: number k is the frame on screen in the middle of the k-th interval,
+    (k + ½) / rate seconds after the first frame. The rate is the average frame rate, unless another one is wanted. At a
+    constant rate, these are the stored frames; at a variable rate, a clip still has an even pace.
     """
 
     source: VideoSource
     info: VideoInfo
+    wanted_rate: float | None = None
+    """Frames a second of the timeline; None: the video's own."""
+
+    @property
+    def rate(self) -> float:
+        """Frames a second of the timeline."""
+        return self.wanted_rate or self.info.frame_rate
+
+    @property
+    def num_frames(self) -> int:
+        """Frames on the timeline, at least 1."""
+        return max(1, round(self.info.duration * self.wanted_rate)) if self.wanted_rate else self.info.num_frames
 
     def frames(
         self, indices: Sequence[int], short_side: int | None = None, size: tuple[int, int] | None = None
@@ -51,7 +63,7 @@ class Video(ABC):
         """The frames with these numbers, in the order given; numbers may repeat.
 
         Args:
-            indices: 0 to `info.num_frames` − 1; a number outside means the first or the last frame.
+            indices: 0 to `num_frames` − 1; a number outside means the first or the last frame.
             short_side: resize so that the shorter side has this many pixels, keeping the aspect ratio.
             size: resize to (height, width).
 
@@ -75,9 +87,9 @@ class Video(ABC):
             check_aspect(self.source, (self.info.height, self.info.width), (height, width))
         # A file may claim frames for ages: fail before they are counted one by one.
         torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
-        indices = [max(0, min(index, self.info.num_frames - 1)) for index in indices]
+        indices = [max(0, min(index, self.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
-        times = [(index + 0.5) / self.info.frame_rate for index in wanted]
+        times = [(index + 0.5) / self.rate for index in wanted]
         pictures, starts = self._read(times, height, width)
         if indices == wanted:
             return pictures, starts
@@ -94,7 +106,7 @@ class Video(ABC):
         height, width = self._scaled(short_side)
         if short_side:
             check_aspect(self.source, (self.info.height, self.info.width), (height, width))
-        times = [(number + 0.5) / self.info.frame_rate for number in range(self.info.num_frames)]
+        times = [(number + 0.5) / self.rate for number in range(self.num_frames)]
         return self._read_in_turn(times, count, height, width)
 
     def _scaled(self, short_side: int | None) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class ClipSpec:
     resize: int
     """Pixels of the shorter side before the crop."""
     short: ShortClips = "loop"
+    rate: float | None = None
+    """Frames a second at which the video is seen, of which the stride counts; None: its own."""
 
 
 def clip_indices(
@@ -90,7 +92,7 @@ def read_training_clip(
     Raises:
         VideoError: the file cannot be read, or does not have the span.
     """
-    with open_video(source, decoder) as opened:
+    with open_video(source, decoder, spec.rate) as opened:
         shown = frames_in(opened, span)
         geometry, numbers = draw_clip(len(shown), spec, augmentation, rng)
         size = geometry.frame_size(opened.info.height, opened.info.width, spec.resize, spec.size)
@@ -98,10 +100,10 @@ def read_training_clip(
     return geometry.apply(frames, spec.size), geometry.mirrored
 
 
-def read_whole(source: VideoSource, span: Span | None, resize: int, decoder: Decoder = "pyav") -> Tensor:
-    """Read all frames, or those in a span, with a shorter side of `resize` pixels: (N, C, H, W) uint8."""
-    with open_video(source, decoder) as video:
-        return video.frames(frames_in(video, span), short_side=resize)
+def read_whole(source: VideoSource, span: Span | None, spec: ClipSpec, decoder: Decoder = "pyav") -> Tensor:
+    """Read all frames, or those in a span, with the shorter side and at the rate of `spec`: (N, C, H, W) uint8."""
+    with open_video(source, decoder, spec.rate) as video:
+        return video.frames(frames_in(video, span), short_side=spec.resize)
 
 
 def cut_training_clip(
@@ -146,7 +148,7 @@ def read_views(
     Raises:
         VideoError: the file cannot be read, or does not have the span.
     """
-    with open_video(source, decoder) as video:
+    with open_video(source, decoder, spec.rate) as video:
         shown = frames_in(video, span)
         starts = view_starts(len(shown), spec.num_frames, spec.stride, num_clips)
         numbers = [n for s in starts for n in clip_indices(len(shown), spec.num_frames, spec.stride, s, spec.short)]

@@ -18,19 +18,25 @@ Decoder = Literal["pyav", "torchcodec", "nvdec"]
 WORKERS_PER_CORE = 16
 
 
-def open_video(source: VideoSource | str, decoder: Decoder = "pyav") -> Video:
+def open_video(source: VideoSource | str, decoder: Decoder = "pyav", rate: float | None = None) -> Video:
     """Open a video file, an animated picture, a folder of pictures or a video inside a shard.
 
     Args:
         source: a path, or a member of a shard.
         decoder: "pyav" is always there; "torchcodec" and, on an NVIDIA GPU, "nvdec" need the package torchcodec and
             FFmpeg's libraries. PyAV still reads files in which torchcodec finds other frames, such as mirrored ones.
+        rate: frames a second of the timeline on which frames are numbered, see `Video`; None: the video's own.
 
     Raises:
         VideoError: the video cannot be read.
         UserError: the decoder is not installed.
     """
-    source = Path(source) if isinstance(source, str) else source
+    video = _open(Path(source) if isinstance(source, str) else source, decoder)
+    video.wanted_rate = rate
+    return video
+
+
+def _open(source: VideoSource, decoder: Decoder) -> Video:
     if isinstance(source, Path) and os.path.isdir(source):
         return FrameFolder(source)
     video = PyAVVideo(source)

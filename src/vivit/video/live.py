@@ -79,20 +79,28 @@ class _Decoded(NamedTuple):
 class LiveVideo:
     """The frames of a live video. An address that is lost is connected again."""
 
-    def __init__(self, source: str, short_side: int, say: Callable[[str], object], name: object = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        short_side: int,
+        say: Callable[[str], object],
+        name: object = None,
+        rate: float | None = None,
+    ) -> None:
         """
         Args:
             source: `-` for stdin, a path such as /dev/video0, or an address.
             short_side: frames are resized so that the shorter side has this many pixels.
             say: is told when a connection is lost, in one line.
             name: how messages call it, without passwords.
+            rate: frames a second of the timeline; None: those of the source.
 
         Raises:
             VideoError: there are no addresses of this kind.
         """
         self.source, self.name, self.short_side = source, name or source, short_side
-        self.rate = 0.0
-        """Frames a second of the timeline; 0 until the first frame has come."""
+        self.rate = rate or 0.0
+        """Frames a second of the timeline; 0 until the first frame has come, if it is that of the source."""
         address = ADDRESS.match(source)
         self._scheme = address[1].lower() if address else ""
         if address and self._scheme not in PROTOCOLS:
@@ -136,9 +144,10 @@ class LiveVideo:
         with self._open() as container:
             stream = shown_stream(container, self.name)
             prepare_decoder(stream)
-            self.rate = self.rate or frame_rate(stream) or USUAL_RATE
+            stored_rate = frame_rate(stream) or USUAL_RATE
+            self.rate = self.rate or stored_rate
             drawing, empty = Drawing(self.name, self.short_side, stream), True
-            for frame in self._evenly(self._decoded(container, stream), drawing):
+            for frame in self._evenly(self._decoded(container, stream, 1 / stored_rate), drawing):
                 yield frame
                 empty = False
         if self._lost:
@@ -162,8 +171,12 @@ class LiveVideo:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.name, f"cannot be opened ({_reason(error)})") from None
 
-    def _decoded(self, container: InputContainer, stream: av.VideoStream) -> Iterator[_Decoded]:
-        """The frames as they are stored, in the order they are shown; a damaged packet is skipped."""
+    def _decoded(self, container: InputContainer, stream: av.VideoStream, usual: float) -> Iterator[_Decoded]:
+        """The frames as they are stored, in the order they are shown; a damaged packet is skipped.
+
+        Args:
+            usual: seconds that a frame takes if the stream does not tell.
+        """
         tick, moment = float(stream.time_base or 0) or 1.0, 0.0
         # AVI stores no presentation times, see `FrameWalk`.
         presentation_times = container.format.name != "avi"
@@ -171,8 +184,8 @@ class LiveVideo:
             with suppress(av.error.FFmpegError):
                 for frame in stream.codec_context.decode(packet):
                     stamp = frame.pts if presentation_times and frame.pts is not None else frame.dts
-                    moment = moment + 1 / self.rate if stamp is None else stamp * tick
-                    until = moment + ((frame.duration or 0) * tick or 1 / self.rate)
+                    moment = moment + usual if stamp is None else stamp * tick
+                    until = moment + ((frame.duration or 0) * tick or usual)
                     yield _Decoded(moment, until, time.monotonic(), frame)
 
     def _packets(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet | None]:

@@ -23,14 +23,14 @@ def frames_in(video: Video, span: Span | None) -> range:
         VideoError: the video does not have the span.
     """
     if span is None:
-        return range(video.info.num_frames)
+        return range(video.num_frames)
     if span_problem(span, video.info.duration, video.info.frame_rate):
         video.measure()  # its container may say less than it holds
         if problem := span_problem(span, video.info.duration, video.info.frame_rate):
             raise VideoError(video.source, problem)
-    first, end = (round(seconds * video.info.frame_rate) for seconds in span)
-    first = min(max(first, 0), video.info.num_frames - 1)
-    return range(first, min(max(end, first + 1), video.info.num_frames))
+    first, end = (round(seconds * video.rate) for seconds in span)
+    first = min(max(first, 0), video.num_frames - 1)
+    return range(first, min(max(end, first + 1), video.num_frames))
 
 
 def span_problem(span: Span, duration: float, frame_rate: float) -> str:

@@ -71,7 +71,7 @@ def card(
         eval_results=results or None,
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    pixels = ", ".join(f"{field} {value}" for field, value in model.preprocessing.model_dump().items())
+    pixels = ", ".join(f"{field} {value}" for field, value in model.preprocessing.model_dump(exclude_none=True).items())
     fields = {field: value for field, value in config.model_dump().items() if value is not None}
     lines = [
         "---",

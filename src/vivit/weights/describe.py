@@ -78,6 +78,7 @@ def describe(model: ViViT) -> list[tuple[str, str]]:
     every = {1: "every frame", 2: "every second frame", 3: "every third frame"}.get(
         preprocessing.frame_stride, f"one frame of {preprocessing.frame_stride}"
     )
+    every += f" at {preprocessing.frame_rate:g} frames a second" if preprocessing.frame_rate else ""
     ending = {"loop": "start again", "pad": "repeat their last frame"}[preprocessing.short_clips]
     prepared = f"{every}, shorter side {preprocessing.resize}, pixels in [-1, 1], short videos {ending}"
     about.append(("preprocessing", prepared))

@@ -6,7 +6,7 @@ from torch import Tensor
 from vivit.config import ModelConfig, Preprocessing
 from vivit.experiments.camera_motion import CLASSES
 
-SIDE, FRAMES, STRIDE, TUBELET, PATCH = 64, 16, 3, 4, 8
+SIDE, FRAMES, STRIDE, RATE, TUBELET, PATCH = 64, 16, 3, 30.0, 4, 8
 TIMES, PLACES = FRAMES // TUBELET, SIDE // PATCH
 ARCHITECTURE = ModelConfig(
     variant="factorised_encoder",
@@ -20,7 +20,7 @@ ARCHITECTURE = ModelConfig(
     temporal_layers=2,
     num_classes=len(CLASSES),
 )
-PREPROCESSING = Preprocessing(frame_stride=STRIDE, resize=SIDE, short_clips="pad")
+PREPROCESSING = Preprocessing(frame_stride=STRIDE, frame_rate=RATE, resize=SIDE, short_clips="pad")
 
 
 def middles_of_patches() -> tuple[Tensor, Tensor]:

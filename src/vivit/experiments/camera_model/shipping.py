@@ -135,8 +135,9 @@ moves to the left. This is the model that `vivit predict` uses without `--model`
 vivit predict clip.mp4
 ```
 
-A ViViT with a factorised encoder (2.0 M parameters): 16 frames of 64 × 64 pixels, every third frame of the video, so
-1.5 seconds of 30 frames a second. The middle of a longer video is looked at; `--views 4x1` looks at four places.
+A ViViT with a factorised encoder (2.0 M parameters): 16 frames of 64 × 64 pixels, every third of 30 frames a
+second, so 1.5 seconds. A video with another frame rate is seen at 30. The middle of a longer video is looked at;
+`--views 4x1` looks at four places.
 
 ## How well
 
