@@ -1,6 +1,8 @@
 """`vivit timeline` on files that the tests make."""
 
 import json
+import os
+import signal
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.end_to_end.conftest import InProcess
 from tests.support import REAL_CLIPS, encode, noisy, run_vivit, tiny_model
 from vivit.config import Preprocessing
 from vivit.inference.segment_files import FORMATS
+from vivit.report import overlay
 from vivit.text import counted
 from vivit.video.decode import open_video
 
@@ -79,6 +82,20 @@ def test_a_video_that_cannot_be_read_costs_itself_only(here: InProcess, tmp_path
     assert "broken.mp4" in told.err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["video"] for row in rows] == ["clip.mp4", "other.mp4"]
+
+
+@pytest.mark.parametrize("verb", ["timeline", "attention"])
+def test_a_stopped_command_leaves_nothing_half_written(
+    here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def terminated(video: object, target: Path, drawn: object) -> None:
+        target.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(overlay, "redraw", terminated)
+    told = here(verb, "clip.mp4", *MODEL, "--out", "out.mp4")
+    assert (told.status, told.err) == (75, "vivit: stopped\n")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize(

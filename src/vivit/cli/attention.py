@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.options import CLIPS, INPUT, MODEL, OUTPUT, Decoder, Device, Precision, WeightsModel, check_new
-from vivit.cli.predict import CAMERA_MOTION, say_model
+from vivit.cli.predict import CAMERA_MOTION, say_model, stopping
 from vivit.errors import UserError
 from vivit.text import clock, counted, printable
 
@@ -29,6 +29,7 @@ LEAST_SIDE, MOST_SIDE = 160, 320  # pixels of the frames in a .png
 
 
 @app.default
+@stopping(lambda: "stopped")
 def attention(
     video: Annotated[Path, Parameter(group=INPUT)],
     *,

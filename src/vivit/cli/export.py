@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from vivit.cli.command import verb
 from vivit.cli.options import CLIPS, INPUT, OUTPUT
+from vivit.cli.predict import stopping
 from vivit.progress import console
 
 app = verb(
@@ -18,6 +19,7 @@ app = verb(
 
 
 @app.default
+@stopping(lambda: "stopped")
 def export(
     model: Annotated[str, Parameter(group=INPUT)],
     out: Annotated[Path, Parameter(group=OUTPUT)],

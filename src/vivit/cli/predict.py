@@ -148,7 +148,7 @@ def predict(
 
     def how_far() -> str:
         where = f"; --resume goes on after the answers in {out}" if out is not None else ""
-        return f"stopped after {done} of {len(inputs)} videos{where}"
+        return f"stopped after {done} of {counted(len(inputs), 'video')}{where}"
 
     with ExitStack() as stack:
         done = 0

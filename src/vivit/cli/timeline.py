@@ -25,7 +25,7 @@ from vivit.cli.options import (
     check_new,
     check_step,
 )
-from vivit.cli.predict import CAMERA_MOTION, say_model
+from vivit.cli.predict import CAMERA_MOTION, say_model, stopping
 from vivit.errors import UserError
 from vivit.text import clock, counted, printable
 
@@ -53,6 +53,7 @@ PICTURES, PICTURE_SIDE = 8, 96  # of the video, in a page
 
 
 @app.default
+@stopping(lambda: "stopped")
 def timeline(
     *videos: Annotated[str, Parameter(group=INPUT, required=True)],
     model: Model = CAMERA_MOTION,
