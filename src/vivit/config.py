@@ -60,7 +60,7 @@ class ModelConfig(BaseModel):
     pooling: Literal["token", "mean"] | None = None
     """Classify a class token (`token`, the default of models 1 and 2) or the mean of all tokens (`mean`)."""
     attentive_pooling: bool = False
-    """Classify what a learned query gathers from all tokens by cross-attention, instead of `pooling`."""
+    """Pool all tokens by cross-attention with a learned query, instead of `pooling`."""
     attention_order: Literal["space_time", "time_space"] | None = None
     """Which attention comes first in a layer of the factorised self-attention model; default `space_time`."""
     representation_size: PositiveInt | None = None
@@ -70,7 +70,7 @@ class ModelConfig(BaseModel):
     heads: dict[str, PositiveInt] | None = None
     """Named heads and their class counts, instead of `num_classes`."""
     multi_label: bool = False
-    """Whether any number of classes applies to a video; each logit then has its own sigmoid."""
+    """Whether a video may have any number of classes; each logit then has its own sigmoid."""
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
     """The tanh form of GELU, as in the official code, or the exact one, as in most image models in PyTorch."""
     norm_eps: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-6
@@ -241,7 +241,7 @@ class Preprocessing(BaseModel):
     frame_stride: Stride = 2
     """Step, in frames of the video, from one frame of the clip to the next."""
     frame_rate: FrameRate | None = None
-    """Frames a second at which a video is seen: some are left out or repeated. None: those that it has."""
+    """Frames a second to resample a video to, by skipping or repeating frames. None: the video's own rate."""
     resize: Shorter
     """Length of the shorter side before the crop, in pixels."""
     short_clips: Literal["loop", "pad"] = "loop"

@@ -10,7 +10,7 @@ from vivit.text import printable
 SHOWN = 5  # findings of one file in a message
 LONGEST = 900  # characters of a message
 MOST_LISTED = 20  # names in a message
-CLOSE = 0.7  # how similar a name must be to be suggested for a wrong one, of 1
+CLOSE = 0.7  # similarity, 0 to 1, from which a known name is suggested for an unknown one
 
 
 class UserError(Exception):
@@ -42,7 +42,7 @@ class Interrupted(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error; what pydantic found wrong, each finding as `field: message`."""
+    """An error's message; for a pydantic error, its first findings, each as `field: message`."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = []
@@ -61,7 +61,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def no_class(field: str, name: str, classes: Iterable[str], model: str = "the model") -> UserError:
-    """The error for a class that a model does not have; proposes one that is close, or lists those of a small model."""
+    """The error for a class that a model does not have; suggests a close name, or lists the names if they are few."""
     known = list(classes)
     hint = did_you_mean(name, known) or (f"it has {', '.join(known)}" if len(known) <= MOST_LISTED else "")
     return UserError(f"{field}: {model} has no class {name!r}{hint and '; ' + hint}")

@@ -1,4 +1,4 @@
-"""The one way to write files: under another name first, then renamed, so that a file is whole or not there at all."""
+"""The one way to write files: under a temporary name, then renamed, so a file is complete or absent."""
 
 import errno
 import json
@@ -30,14 +30,14 @@ def as_json(value: Any) -> Content:
 
 
 def as_text(value: str) -> Content:
-    """UTF-8; bytes of file names that are not text (surrogates) are written back as those bytes."""
+    """UTF-8; surrogates, which stand for undecodable bytes in file names, are written as those bytes."""
     return lambda path: path.write_text(value, encoding="utf-8", errors="surrogateescape")
 
 
 def write_files(files: Mapping[Path, Content]) -> None:
     """Write files that belong together; if one cannot be written, as on a full disk, the old ones stay.
 
-    Every file is on the disk before the first takes its name.
+    All files are synced to disk before the first is renamed.
 
     Raises:
         UserError: a file cannot be written; the message names it.
@@ -45,12 +45,12 @@ def write_files(files: Mapping[Path, Content]) -> None:
     unfinished = {path: path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in files}
     try:
         for path in files:
-            # A new file would take the place of a device such as /dev/null.
+            # Renaming would replace a device such as /dev/null.
             if path.exists() and not path.is_file():
                 raise UserError(f"{path}: not written (it is {'a folder' if path.is_dir() else 'no regular file'})")
         for path, content in files.items():
             content(unfinished[path])
-            unfinished[path].chmod(0o666 & ~_umask())  # safetensors lets nobody else read its files
+            unfinished[path].chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
             sync(unfinished[path])
         for path in files:
             os.replace(unfinished[path], path)
@@ -64,7 +64,7 @@ def write_files(files: Mapping[Path, Content]) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which takes this name at the end, in place of what has it; after an error it is gone.
+    """Yield a temporary folder to fill. At the end it replaces `folder`; after an error it is deleted.
 
     Raises:
         UserError: the folder cannot be written.
@@ -92,7 +92,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def user_cache(name: str) -> Path:
-    """A folder for files that can be made anew; it may not exist yet."""
+    """A folder for files that can be regenerated; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivit" / name
 
 
@@ -105,7 +105,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
+    """Sync a file, or the list of names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,7 +20,7 @@ class Metric:
     """A score between 0 and 1 of one head, or of several heads jointly."""
 
     heads: tuple[str, ...]
-    """The head that it scores; if several, a video counts only when all of them are right."""
+    """The heads that it scores; a video counts as right only if all of them are."""
     top: int | None
     """k of the top-k accuracy; None is the mean average precision."""
     head: str = ""
@@ -51,7 +51,7 @@ class LabelSpace:
     classes: Mapping[str, tuple[str, ...]]
     """head → its class names, in order."""
     multi_label: bool = False
-    """Whether a video has any number of classes of a head, instead of exactly one."""
+    """Whether a video may have any number of a head's classes, instead of exactly one."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -128,16 +128,16 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 def head_fields(counts: Mapping[str, int]) -> dict[str, int | dict[str, int] | None]:
-    """The fields of ModelConfig for these heads: `num_classes` if there is none or a nameless one, else `heads`."""
+    """The fields of ModelConfig for these heads: `num_classes` for no head or a single unnamed one, else `heads`."""
     if list(counts) in ([], [ONLY_HEAD]):
         return {"num_classes": counts.get(ONLY_HEAD, 0), "heads": None}
     return {"num_classes": None, "heads": dict(counts)}
 
 
 def fault_in(names: Sequence[str], unique: bool = True) -> str:
-    """What keeps these from naming the classes of a head, in words; "" if nothing does.
+    """Why these names cannot be the classes of a head, in words; "" if they can.
 
-    unique: whether each class needs a name of its own, as it does wherever labels are found by name.
+    unique: whether names must be unique, as they must wherever labels are looked up by name.
     """
     seen: set[str] = set()
     for number, name in enumerate(names):
@@ -155,7 +155,7 @@ def as_classes(classes: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str
     """head → class names, from such a mapping or from the names of a model's only head.
 
     Raises:
-        ValueError: a value is not a list of names, or has none, or a name is empty or no text of one line.
+        ValueError: a value is not a list of names or is empty, or a name is blank or not a single line of text.
     """
     heads = classes if isinstance(classes, Mapping) else {ONLY_HEAD: classes}
     for names in heads.values():

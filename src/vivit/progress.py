@@ -22,7 +22,7 @@ class _Console(Console):
 def console(visible: bool = True, stderr: bool = False) -> Console:
     """A console for plain lines, which are not wrapped, coloured or read as markup; silent if not visible.
 
-    What a line must not hold, such as a terminal's escapes in the name of a class, is escaped.
+    Unsafe characters, such as terminal escapes in a class name, are escaped.
     """
     return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, quiet=not visible, stderr=stderr)
 
@@ -34,7 +34,7 @@ def progress_bar(
     """A bar with counts and the time left. It disappears at the end, and is not shown outside a terminal.
 
     Yields:
-        A function to call with the number of finished items and, if they change, the number of all items and the title.
+        A function to call with the number of finished items and, if they change, the total and the title.
     """
     screen = screen or console(visible)
     columns = (
@@ -48,7 +48,7 @@ def progress_bar(
         console=screen,
         transient=True,
         disable=screen.quiet or not (visible and screen.is_terminal),
-        redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile stands above the bar, if it is seen at all
+        redirect_stdout=sys.stdout.isatty(),  # lines printed meanwhile appear above the bar, unless stdout is piped
     ) as progress:
         bar = progress.add_task(printable(title), total=total)
 

@@ -20,7 +20,7 @@ from torch import cpu
 from vivit.errors import UserError
 
 Precision = Literal["f32", "bf16", "fp16", "int8"]
-"""Of most arithmetic; int8 only in exported models."""
+"""The precision of most arithmetic; int8 only in exported models."""
 WantedPrecision = Literal["auto", "f32", "bf16", "fp16", "int8"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # How a RuntimeError says that memory ran out: PyTorch's CPU allocator, CUDA's runtime and cuBLAS.
@@ -81,7 +81,7 @@ def pick_precision(wanted: WantedPrecision, device: torch.device) -> Choice:
             return Choice("bf16", "this GPU computes in bf16")
         return Choice("f32", "this GPU does not compute in bf16")
     if device.type == "cpu":
-        # docs/log.md has what they gain.
+        # docs/log.md has the speedups.
         for name, supported in (("AMX", cpu._is_amx_tile_supported), ("AVX512_BF16", cpu._is_avx512_bf16_supported)):
             if supported():
                 return Choice("bf16", f"this processor has {name}")
@@ -89,7 +89,7 @@ def pick_precision(wanted: WantedPrecision, device: torch.device) -> Choice:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes used so far: of the GPU's memory, or by this process."""
+    """Peak memory so far, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
@@ -144,7 +144,7 @@ def left_in_control_groups(
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of several processes this one is, and how they hear from each other; by default the only one."""
+    """This process's place among several, and how they exchange data; by default it is the only one."""
 
     rank: int = 0
     world_size: int = 1
@@ -152,16 +152,16 @@ class Ranks:
     """Concatenates the lists of all processes, in rank order; every process gets the result."""
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; every process has to ask."""
+        """Whether the flag is set in any process; every process must call this."""
         return any(self.gather([flag]))
 
 
 def leave_process_groups() -> None:
     """Destroy torch.distributed's process groups, if there are any, and join their threads.
 
-    Call it once every network that DDP wraps has been dropped. A wrapped network holds its group, and one that is freed
-    later joins gloo's threads without releasing the GIL. A thread that is about to free a tensor waits for the GIL: the
-    process never ends.
+    Call it once every network wrapped by DDP has been dropped. A wrapped network holds its group, and a group freed
+    later joins gloo's threads without releasing the GIL. If one of these threads waits for the GIL to free a tensor,
+    the process never ends.
     """
     if dist.is_initialized():
         gc.collect()
@@ -171,7 +171,7 @@ def leave_process_groups() -> None:
 def leave_gloo_at_exit() -> None:
     """Join gloo's threads at exit, before the interpreter shuts down; one that frees a tensor later aborts the process.
 
-    NCCL's groups are left to the operating system: after a failure their orderly end may wait for another rank forever.
+    NCCL's groups are left to the operating system: after a failure, destroying them may wait for another rank forever.
     """
 
     @atexit.register
@@ -182,7 +182,7 @@ def leave_gloo_at_exit() -> None:
 
 
 def exit_after(wait: Callable[[], object]) -> None:
-    """End this process, whatever it is doing, as soon as `wait` returns: when its parent has ended."""
+    """End this process, whatever it is doing, as soon as `wait` returns, such as when its parent has ended."""
 
     def watch() -> None:
         wait()

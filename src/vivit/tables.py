@@ -49,7 +49,7 @@ def check_table(path: Path) -> None:
 
 
 def check_parquet(path: Path, instead: str = ".csv") -> None:
-    """Raise UserError, which proposes another ending, if pyarrow is missing."""
+    """Raise UserError, suggesting another suffix, if pyarrow is missing."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -57,7 +57,7 @@ def check_parquet(path: Path, instead: str = ".csv") -> None:
 
 
 def escaped(value: Any) -> Any:
-    """What `write_table` makes of a cell of a CSV file."""
+    """A cell as `write_table` writes it to CSV."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
@@ -67,7 +67,7 @@ def unescaped(cell: str) -> str:
 
 
 def in_unicode(value: Any) -> Any:
-    """What JSON and Parquet hold of text: names of files may contain bytes that are not, which are escaped."""
+    """A value for JSON or Parquet: bytes in file names that are not valid text are escaped."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -76,8 +76,8 @@ def in_unicode(value: Any) -> Any:
 
 
 def csv_text(rows: Iterable[Row], types: Mapping[str, type], head: bool = False) -> str:
-    """Rows as lines of CSV, after the names of the columns if `head`; see `write_table`."""
-    # With RFC 4180 line ends, csv quotes every cell that contains a part of one.
+    """Rows as lines of CSV, with a header if `head`; see `write_table`."""
+    # With RFC 4180 line ends (CRLF), csv quotes every cell that contains CR or LF.
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     if head:

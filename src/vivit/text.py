@@ -4,12 +4,12 @@ import unicodedata
 
 # Control characters, invisible marks (some reverse the direction of text), lone surrogates, line and paragraph breaks.
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Marks without which words in Persian and Indic scripts, and some emoji, are misspelt.
+# Marks that Persian, Indic scripts and some emoji need.
 JOINERS = {"\u200c", "\u200d"}
 
 
 def printable(text: object) -> str:
-    r"""The text in one line, with whatever could break the line, hide or control a terminal escaped, as in \x1b."""
+    r"""The text on one line; characters that break lines, are invisible or control a terminal are escaped, as \x1b."""
     text = str(text)
     if text.isascii() and text.isprintable():
         return text

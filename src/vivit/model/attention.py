@@ -2,9 +2,9 @@
 
 Shapes: B batch, T temporal positions, S spatial positions, N tokens, H heads, d width of a head, D = H · d.
 
-One matrix gives queries, keys and values; its rows are ordered (H, 3, d), head by head. Its output is therefore
+One matrix computes queries, keys and values; its rows are ordered (H, 3, d), head by head. Its output is therefore
 (…, T, S, H, 3, d), where S and H are adjacent: attention over time treats S · H as its heads, attention over space
-treats B · T as its batch. Both are views, so no token is moved. `docs/log.md` has the measurements.
+treats B · T as its batch. Both are views, so no token is copied. `docs/log.md` has the measurements.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""Scaled dot-product attention: PyTorch's fused kernel, and plain products in blocks where those are quicker.
+"""Scaled dot-product attention: PyTorch's fused kernel, or plain products in blocks where those are faster.
 
-On a CPU without AMX, the fused kernel is no quicker in bf16 than in float32, while the products of oneDNN are twice as
-quick. `docs/log.md` has what the blocks gain, and what it costs to round their scores to bf16.
+On a CPU without AMX, the fused kernel is no faster in bf16 than in float32, while oneDNN's products are twice as fast.
+`docs/log.md` has the speedup of the blocks, and the cost of rounding their scores to bf16.
 
 Shapes: B batch, H heads, N tokens, d width of a head.
 """
@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cpu
 
-# Scores at once. Those of one thread stay in its cache; with several, each operation waits for the slowest thread, so
-# there are to be few of them.
+# Scores in a block. With one thread, a block stays in its cache; with several, each operation waits for the slowest
+# thread, so blocks are larger and fewer.
 SCORES_OF_ONE_THREAD, SCORES_OF_SEVERAL = 1 << 20, 1 << 24
-FEWEST = 32  # tokens; with fewer, most of the time goes into starting operations
+FEWEST = 32  # tokens; with fewer, most of the time is overhead of operations
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(q kᵀ / √d + added) v, with three tensors of (B, H, N, d) → (B, H, N, d).
 
     Args:
-        added: (B, 1, 1, N), a number for each key.
-        dropout: the part of the weights that becomes zero.
+        added: (B, 1, 1, N), a bias for each key.
+        dropout: the fraction of the weights set to zero.
     """
     if dropout == 0.0 and _is_quicker_in_blocks(q):
         return _in_blocks(q, k, v, added)
@@ -35,8 +35,8 @@ def _is_quicker_in_blocks(q: Tensor) -> bool:
         q.device.type == "cpu"
         and q.dtype == torch.bfloat16
         and q.shape[2] >= FEWEST
-        and not torch.is_grad_enabled()  # the blocks would all be kept for the gradients
-        and not torch.is_autocast_enabled("cpu")  # it computes a softmax in float32
+        and not torch.is_grad_enabled()  # autograd would keep every block
+        and not torch.is_autocast_enabled("cpu")  # autocast computes softmax in float32
         and not cpu._is_amx_tile_supported()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
@@ -46,7 +46,7 @@ def _is_quicker_in_blocks(q: Tensor) -> bool:
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None) -> Tensor:
     batch, heads, tokens, width = q.shape
-    # One copy of each makes the products quicker than they are on views.
+    # Products are faster on contiguous copies than on views.
     q = (q * width**-0.5).flatten(0, 1)  # (B · H, N, d)
     k = k.transpose(2, 3).contiguous().flatten(0, 1)  # (B · H, d, N)
     v = v.contiguous().flatten(0, 1)

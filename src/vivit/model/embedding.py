@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vivit.config import ModelConfig, uniform_frame_indices
 
 CHANNELS = 3
-LARGEST_PIXEL = 1.01  # a little rounding is no mistake
+LARGEST_PIXEL = 1.01  # tolerates rounding
 
 
 class TubeletEmbedding(nn.Module):
@@ -44,8 +44,8 @@ class TubeletEmbedding(nn.Module):
             Tokens, (B, T, n_h, n_w, D).
 
         Raises:
-            ValueError: the clip has another size than the configured one, does not consist of whole tubelets, or holds
-                integers of another type than uint8.
+            ValueError: the clip does not have the configured size, does not consist of whole tubelets, or holds
+                integers other than uint8.
         """
         return self.embed(self.tubelets(video, any_size))
 
@@ -82,23 +82,23 @@ class TubeletEmbedding(nn.Module):
         return self.cut(video)
 
     def cut(self, frames: Tensor) -> Tensor:
-        """Like `tubelets`, from whole tubelets of frames that are sampled and checked already."""
+        """Like `tubelets`, for frames that are already sampled, checked and divisible into whole tubelets."""
         t, h, w = self.tubelet_size
         batch, count, channels, height, width = frames.shape
         tubelets = frames.view(batch, count // t, t, channels, height // h, h, width // w, w)
         # (B, T, t, C, n_h, h, n_w, w) → (B, T, n_h, n_w, C, t, h, w): pixels in the order of the kernel
         tubelets = tubelets.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
         if tubelets.dtype == torch.uint8:
-            # Converted after the copy above, which so moves a quarter of the bytes; 16 bits would round pixels twice.
+            # Convert after the copy above, which then moves a quarter of the bytes; 16 bits would round pixels twice.
             wide = torch.promote_types(self.weight.dtype, torch.float32)
             tubelets = tubelets.to(wide).mul_(2 / 255).sub_(1)
         return tubelets.to(self.weight.dtype)
 
     def _warn_of_range(self, video: Tensor) -> None:
-        """Warn once if floats are not in [−1, 1]. On a GPU only the first clips are looked at: looking waits for it."""
+        """Warn once if floats are not in [−1, 1]. On a GPU, check only the first clips: a check synchronises."""
         try:
             low, high = (bound.item() for bound in video.detach().aminmax())
-        except RuntimeError:  # there are no numbers to look at: an empty or meta tensor, or one inside torch.func
+        except RuntimeError:  # no values to check: an empty or meta tensor, or one inside torch.func
             return
         inside = low >= -LARGEST_PIXEL and high <= LARGEST_PIXEL  # False for NaN
         self._range_is_known = not inside or video.device.type != "cpu"
@@ -109,7 +109,7 @@ class TubeletEmbedding(nn.Module):
 
 
 class TokenDropping(nn.Module):
-    """Drops a fraction of the tokens in training, drawn for each row; every row keeps the same number, in order.
+    """Drops a random fraction of each row's tokens in training; every row keeps the same number, in order.
 
     A row is a clip, or in the factorised encoder one temporal index of a clip. Models that attend over time at each
     spatial position drop whole positions, so that the remaining tokens still form a grid.
@@ -153,7 +153,7 @@ class Positions(nn.Module):
 
         Args:
             tokens: (B, *grid, D), where the embedding is resized to the grid; or with `places`, (B, N, D).
-            places: (B, N), where in the configured grid each token is, counted row by row. None: all are there.
+            places: (B, N), the index of each token in the configured grid, in row-major order. None: all are present.
 
         Returns:
             (B, N, D), or (B, 1 + N, D) with a class token.

@@ -100,9 +100,9 @@ class FactorisedBlock(nn.Module):
 class Encoder(nn.Module):
     """Positions, a stack of blocks and a LayerNorm. The rate of stochastic depth grows linearly from 0 at the first.
 
-    Set `activation_checkpointing` from outside to keep only each block's input in training and compute the block again
-    for its gradients, which have the same values: less memory, more time. Set `merging` from outside to let something
-    else run the blocks in eval mode, see `vivit.inference.merging`.
+    Set `activation_checkpointing` from outside to keep only each block's input in training and recompute the block for
+    its gradients, which stay the same: less memory, more time. Set `merging` from outside to replace how the blocks run
+    in eval mode; see `vivit.inference.merging`.
     """
 
     def __init__(self, config: ModelConfig, grid: tuple[int, ...], layers: int, token_dropping: float = 0.0) -> None:
@@ -143,5 +143,5 @@ class Encoder(nn.Module):
 
 
 def encoders_of(model: nn.Module) -> list[Encoder]:
-    """The encoders of a model, in the order that tokens pass them: a factorised encoder has two."""
+    """The encoders of a model, in the order that tokens pass through them; a factorised encoder has two."""
     return [module for module in model.modules() if isinstance(module, Encoder)]

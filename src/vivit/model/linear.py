@@ -1,7 +1,7 @@
-"""A linear layer and the GELU after it: the plain line, and one call of oneDNN where that is quicker.
+"""A linear layer and the GELU after it: plain PyTorch, or one call of oneDNN where that is faster.
 
-PyTorch multiplies, adds the bias and applies GELU in passes of their own over memory; oneDNN does all of it while the
-numbers are in the cache. `torch.compile` makes the same call. No public function does: `docs/log.md` has what it gains.
+PyTorch multiplies, adds the bias and applies GELU in separate passes over memory; oneDNN does all three while the
+values are in the cache. `torch.compile` makes the same call; no public function does. `docs/log.md` has the speedup.
 """
 
 import torch
@@ -20,10 +20,10 @@ def linear(x: Tensor, layer: nn.Module, activation: nn.GELU | None = None) -> Te
 
 
 def _is_quicker_at_once(x: Tensor, layer: nn.Linear, activation: nn.GELU | None) -> bool:
-    """Whether oneDNN computes the same in one call, and sooner."""
+    """Whether one call of oneDNN computes the same, and is faster."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # exporters do not know the operator
         return False
-    # A product of float32 with nothing after it is as quick in MKL.
+    # In float32 without an activation, MKL is as fast.
     kinds = (torch.bfloat16,) if activation is None else (torch.bfloat16, torch.float32)
     return (
         x.device.type == "cpu"
@@ -32,7 +32,7 @@ def _is_quicker_at_once(x: Tensor, layer: nn.Linear, activation: nn.GELU | None)
         and type(x) in ORDINARY
         and type(layer.weight) in ORDINARY
         and x.numel() > 0
-        # The operator has no gradient, knows no autocast, and cannot be counted; it would pass hooks by.
+        # The operator has no gradient, ignores autocast, cannot be counted by a dispatch mode and bypasses hooks.
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._len_torch_dispatch_stack() == 0

@@ -1,7 +1,7 @@
 """Masked autoencoding: the encoder sees some tubes of a clip, and a light decoder predicts the pixels of the others.
 
 This is VideoMAE (Tong et al. 2022, arXiv 2203.12602) for models 1 and 2. A tube is one spatial position at all temporal
-indices: were a position hidden at some of them only, its neighbours in time would show what is there.
+indices: if a position were hidden at only some of them, its neighbours in time would reveal it.
 
 Shapes: B batch, T temporal positions, S spatial positions, V of them visible and S − V hidden, D width of the encoder,
 W width of the decoder, P = C · t · h · w pixels of a tubelet.
@@ -21,16 +21,16 @@ from vivit.model.vivit import FactorisedEncoder, ViViT, draw_weights
 
 HEAD_SIZE = 32  # of the decoder's attention
 POSITION_STD = 0.3  # so that positions are about as large as tokens from the start
-EPSILON = 1e-2  # on top of a tubelet's deviation: the noise in a plain surface is not worth predicting
+EPSILON = 1e-2  # added to a tubelet's deviation: the noise in a plain surface is not worth predicting
 
 
 class MaskedAutoencoder(nn.Module):
-    """A ViViT without a head, and a decoder that learns with it and is not needed afterwards.
+    """A ViViT without a head, and a decoder that is trained with it and not needed afterwards.
 
     In model 1 the decoder attends over all tokens of a clip. In model 2 it decodes each temporal index alone, from the
-    visible tokens that the spatial encoder made of it and from two outputs of the temporal encoder: that of this index,
-    and that of the clip, which a head would classify. So whatever it learns of other indices has passed through the
-    temporal encoder; a decoder that saw the spatial encoder's tokens of all indices could do without it.
+    spatial encoder's visible tokens of this index and two outputs of the temporal encoder: the one for this index, and
+    the one for the clip, which a head would classify. Whatever the decoder knows of other indices has thus passed
+    through the temporal encoder; a decoder that saw the spatial encoder's tokens of all indices could bypass it.
     """
 
     def __init__(self, model: ViViT, decoder_layers: int, decoder_size: int) -> None:
@@ -56,7 +56,7 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             video: (B, frames, C, height, width) of the configured size; floating point in [−1, 1], or uint8.
-            visible: (B, V) int64, spatial positions, counted row by row.
+            visible: (B, V) int64, spatial positions in row-major order.
             hidden: (B, S − V), the others.
 
         Returns:
@@ -80,13 +80,12 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        """The clip, what the encoder sees of it, grey where it is hidden, and the clip with the predicted tubes.
+        """The clip, the clip with hidden tubes grey, and the clip with predicted tubes.
 
-        A prediction has no brightness and contrast of its own: each tubelet gets the true ones. Takes the arguments of
-        `forward`.
+        Predictions have no brightness and contrast: each tubelet gets the true ones. Takes the arguments of `forward`.
 
         Returns:
-            (3, B, frames, C, height, width) in [−1, 1]; of a model that samples frames, the sampled ones.
+            (3, B, frames, C, height, width) in [−1, 1]; only the sampled frames if the model samples frames.
         """
         tubelets = self.model.embedding.tubelets(video)  # (B, T, n_h, n_w, P)
         predicted, _ = self(video, visible, hidden)
@@ -174,7 +173,7 @@ class Decoder(nn.Module):
 def normalised(pixels: Tensor) -> Tensor:
     """Each tubelet's pixels (…, C · t · h · w) with mean 0 and deviation 1 in each channel.
 
-    So the loss of a flat prediction is 1 for every tubelet, however bright or rich in contrast it is.
+    A flat prediction then has a loss of 1 for every tubelet, whatever its brightness and contrast.
     """
     mean, deviation = statistics(pixels)
     return ((pixels.float().unflatten(-1, (CHANNELS, -1)) - mean) / (deviation + EPSILON)).flatten(-2)
@@ -188,9 +187,9 @@ def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tubes(rngs: Sequence[np.random.Generator], places: int, mask_ratio: float) -> tuple[Tensor, Tensor]:
-    """Draw which spatial positions of each clip are visible, and which hidden: (B, V) and (B, S − V), sorted.
+    """Draw the visible and the hidden spatial positions of each clip: (B, V) and (B, S − V), sorted.
 
-    The share of hidden ones is `mask_ratio`, rounded to whole tubes; at least one is visible.
+    The hidden fraction is `mask_ratio`, rounded to whole tubes; at least one tube is visible.
     """
     visible = max(1, places - round(mask_ratio * places))
     orders = torch.from_numpy(np.stack([rng.permutation(places) for rng in rngs]))

@@ -20,7 +20,7 @@ from vivit.model.encoder import MLP, layer_norm
 class AttentivePooling(nn.Module):
     """A query that attends to all tokens, then an MLP.
 
-    Tokens get an embedding of their time first, because those of an image model do not know it. It starts at zero.
+    A temporal position embedding is added first, because the tokens of an image model lack one. It starts at zero.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,7 +28,7 @@ class AttentivePooling(nn.Module):
         width = config.hidden_size
         self.num_heads = config.num_heads
         self.timeless = int(config.pooling == "token" and config.temporal_layers != 0)
-        """Tokens in front that belong to no time: the class token, unless each temporal index has its own."""
+        """Leading tokens without a time: the class token, unless each temporal index has its own."""
         self.query = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(config.grid[0], width))
         # Without scale and shift: the kernel and bias of the keys and values can express both.
@@ -40,7 +40,7 @@ class AttentivePooling(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, tokens: Tensor, times: int) -> Tensor:
-        """(B, N, D) → (B, D); the tokens are ordered by time, of which there are `times`."""
+        """(B, N, D) → (B, D); the tokens are ordered by temporal index, of which there are `times`."""
         return self.gather(self.norm1(tokens), times)
 
     def gather(self, x: Tensor, times: int) -> Tensor:
@@ -53,17 +53,17 @@ class AttentivePooling(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def _attention(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What each head of the query gathers from `x + positions`: (B, N, D), (N, D) → (B, D).
+        """The heads' attention over `x + positions`: (B, N, D), (N, D) → (B, D).
 
-        A single query can go to the tokens instead of the reverse: the keys' matrix is applied to it once, and the
-        values' matrix to the weighted sum of the tokens. That is the same, without a key and a value for each token.
-        Tokens and positions are not added up either, so that frozen tokens need no gradient. The keys' bias adds the
-        same number to all scores of a head, which changes no weight.
+        As there is only one query, the key matrix is applied to it, and the value matrix to the weighted sum of the
+        tokens. The result is the same, without a key and a value for each token. Tokens and positions are not added up
+        either, so frozen tokens need no gradient. The key bias is left out: it adds the same number to all scores of a
+        head, which changes no weight.
         """
         key, value = self.kv.weight.unflatten(0, (2, self.num_heads, -1))  # (2 · D, D) → 2 × (H, d, D)
         query = self.query.view(self.num_heads, 1, -1)  # (H, 1, d)
         query = (query @ key).squeeze(1) / math.sqrt(query.shape[-1])  # (H, D)
-        # A batch of products: as a single product of all tokens, its gradient takes ten times as long.
+        # A batched product: the gradient of a single product over all tokens takes ten times as long.
         scores = query.expand(x.shape[0], -1, -1) @ x.transpose(1, 2) + query @ positions.T  # (B, H, N)
         weights = self.softmax(scores)
         gathered = weights @ x + weights @ positions  # (B, H, D)

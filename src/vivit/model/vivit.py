@@ -39,7 +39,7 @@ class FactorisedEncoder(nn.Module):
         """Encode each temporal index: (B, T, n_h, n_w, D) → (B, T, D)."""
         batch, times, *_ = tokens.shape
         x = self.spatial(tokens.flatten(0, 1), clips=batch)  # (B, T, n_h, n_w, D) → (B · T, D)
-        # (B · T, D) → (B, T, D); unflatten would fix the batch in what torch.onnx's tracing exporter writes
+        # (B · T, D) → (B, T, D); with unflatten, torch.onnx's tracing exporter would fix the batch size
         return x.view(batch, times, -1)
 
     def over_time(self, x: Tensor) -> Tensor:
@@ -47,15 +47,15 @@ class FactorisedEncoder(nn.Module):
         return x.mean(dim=1) if self.temporal is None else self.temporal(self.adapted(x))
 
     def all_over_time(self, x: Tensor) -> Tensor:
-        """The tokens of the temporal encoder, which there must be: (B, T, D) → (B, T, D), or (B, 1 + T, D)."""
+        """The tokens of the temporal encoder, which must exist: (B, T, D) → (B, T, D), or (B, 1 + T, D)."""
         assert self.temporal is not None
         return self.temporal.all_tokens(self.adapted(x))
 
     def all_tokens(self, tokens: Tensor) -> Tensor:
         """The tokens of the last encoder: (B, T, n_h, n_w, D) → (B, N, D).
 
-        They are those of the temporal encoder or, without temporal layers, those of all temporal indices in turn, each
-        with its class token if there is one.
+        Without temporal layers these are the spatial encoder's tokens of each temporal index in turn, each index with
+        its class token if there is one.
         """
         if self.temporal is not None:
             return self.all_over_time(self.over_space(tokens))
@@ -210,10 +210,10 @@ class ViViT(nn.Module):
     def initialise(self, position_std: float = 0.02) -> None:
         """Draw fresh weights as the official code does. All initialisation is here, or called from here.
 
-        Attention and MLP kernels are Xavier-uniform (queries, keys and values each as a kernel of its own), MLP biases
+        Attention and MLP kernels are Xavier-uniform (queries, keys and values as separate kernels), MLP biases
         N(0, 1e-6²), positions N(0, `position_std`²), class tokens zero. The embedding and the representation layer
-        have Flax's default (LeCun normal). Heads are zero, so that training starts from equal logits. An adapter's
-        `up` is zero, so that it starts as the identity.
+        have Flax's default (LeCun normal). Heads are zero, so training starts from equal logits. An adapter's `up` is
+        zero, so it starts as the identity.
         """
         if self.embedding.weight.is_meta:  # weights will be loaded: nothing to draw
             return
@@ -250,7 +250,7 @@ def draw_weights(parts: Sequence[nn.Module], position_std: float) -> None:
             nn.init.xavier_uniform_(module.down.weight)
             for zero in (module.down.bias, module.up.weight, module.up.bias):
                 nn.init.zeros_(zero)
-    for module in modules:  # after all others: the order of the draws belongs to the seed
+    for module in modules:  # after all others: a seed's weights depend on the order of the draws
         if isinstance(module, MLP):
             for layer in (module.fc1, module.fc2):
                 nn.init.xavier_uniform_(layer.weight)
