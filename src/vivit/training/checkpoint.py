@@ -1,9 +1,9 @@
-"""A run's checkpoints: exact, atomic, independent of the number of processes, and never a pickle.
+"""A run's checkpoints: exact, atomic, independent of the number of processes, and free of pickles.
 
 RUN/checkpoints/step-00000120/ holds
 - shard-00001-model-00001-of-00007.safetensors …: the tensors of each process, written and read by
-  torch.distributed.checkpoint; a file has each sharded tensor's part, and its metadata say which part;
-- state.json: everything else that the run needs to resume;
+  torch.distributed.checkpoint; of a sharded tensor, a file holds one part, which its metadata identify;
+- state.json: everything else needed to resume;
 - SHA256SUMS: the checksums of all these files, for `sha256sum --check`.
 """
 
@@ -33,38 +33,38 @@ from vivit.files import sync
 
 STATE, SUMS = "state.json", "SHA256SUMS"
 UNFINISHED = ".unfinished-"
-# Two copies of each file are in memory before it is written, so files must not be too large.
+# Writing a file takes two copies of it in memory, so files must stay small.
 TENSORS_PER_FILE = 64
 TROUBLES = (OSError, SafetensorError, ValueError)
-# What torch and json raise on files whose content was changed.
+# Raised by torch and json for files with altered content.
 DAMAGED = (*TROUBLES, RecursionError, AssertionError, LookupError, TypeError, AttributeError, OverflowError)
-# Reading fails with these, but the file may be whole.
+# Reading may fail with these although the file is whole.
 PASSING = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE)
 Result = TypeVar("Result")
 
-# A run of one process needs no process group. This is set here because filters are not per thread.
+# A run of one process needs no process group. The filter is global because filters are not per thread.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 class Failure(Exception):
-    """Something went wrong in one of the processes."""
+    """One of the processes failed."""
 
     def __init__(self, reason: str, passing: bool = False) -> None:
         """
         Args:
-            passing: whether what could not be read may still be whole.
+            passing: whether the unreadable file may still be whole.
         """
         super().__init__(reason)
         self.passing = passing
 
 
 class Writer(dcp.HuggingFaceStorageWriter):
-    """Writes the tensors of each process to files; when all have, the first process finishes the checkpoint."""
+    """Writes the tensors of each process to files; once all are written, rank 0 finishes the checkpoint."""
 
     def __init__(self, folder: Path, file_numbers: dict[str, int], finish: Callable[[list[str]], None]) -> None:
         """
         Args:
-            file_numbers: tensor → the number of the file, from 1, that each process writes it to.
+            file_numbers: tensor → the number, from 1, of the file that each process writes it to.
             finish: called with the names of all files.
         """
         super().__init__(str(folder), file_numbers, save_distributed=True)
@@ -98,14 +98,14 @@ class Planner(dcp.DefaultLoadPlanner):
 class Checkpoints:
     """The checkpoints in RUN/checkpoints, a folder that all processes share.
 
-    Every process makes one, and calls each method when the others do. The work in the background uses neither the
-    devices nor the process group of the training.
+    Every process makes one and must call each method when the others do. Background work uses neither the devices nor
+    the process group of training.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         """
         Args:
-            keep: how many of the latest checkpoints to leave, at least 1.
+            keep: how many of the latest checkpoints to keep, at least 1.
         """
         self._folder, self._keep = folder, keep
         many = dist.is_initialized()
@@ -113,7 +113,7 @@ class Checkpoints:
         if self._rank == 0:
             for leftover in folder.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        # This waits for all processes, so none writes while leftovers are being deleted.
+        # new_group waits for all processes, so none writes while leftovers are being deleted.
         self._group = dist.new_group(backend="gloo") if many else None
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._saving: Future[None] | None = None
@@ -121,19 +121,19 @@ class Checkpoints:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Copy the state after `step` steps now, and write it in the background.
 
-        The checkpoint gets its name once all of it is on the disk; only then old ones are deleted. If the save before
-        this one is still under way, wait for it first.
+        The checkpoint gets its name once all of it is on disk; only then are old ones deleted. If the previous save is
+        still under way, wait for it first.
 
         Args:
-            tensors: the same names in every process. Each process writes its part of sharded tensors (DTensor), the
-                first process writes all others.
-            state: everything else that the run needs to resume, as JSON; the first process's is written.
+            tensors: the same names in every process. Each process writes its part of sharded tensors (DTensor); rank 0
+                writes all others.
+            state: everything else needed to resume, as JSON; rank 0's is written.
 
         Raises:
-            UserError: in every process, if the save before this one failed, as on a full disk.
+            UserError: in every process, if the previous save failed, for example on a full disk.
         """
         self.wait()
-        # Only the first process writes tensors that are equal in all processes; the others need no copy.
+        # Only rank 0 writes tensors that are equal in all processes; the others need no copy.
         copies = {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -144,7 +144,7 @@ class Checkpoints:
         self._saving = self._writer.submit(self._write, f"step-{step:08d}", copies, file_numbers, said)
 
     def wait(self) -> None:
-        """Wait until the last save is on the disk.
+        """Wait until the last save is on disk.
 
         Raises:
             UserError: in every process, once, if it failed.
@@ -165,13 +165,13 @@ class Checkpoints:
         say: Callable[[str], object],
         check: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> dict[str, Any] | None:
-        """Fill the tensors in place from the latest checkpoint that is not damaged.
+        """Fill the tensors in place from the latest undamaged checkpoint.
 
-        Damaged ones on the way are renamed to damaged-step-…, with a line about each.
+        Damaged ones found first are renamed to damaged-step-…, and each is reported in one line.
 
         Args:
-            tensors: called if there is a checkpoint. The tensors may be plain or sharded (DTensor), whatever they were
-                when they were saved.
+            tensors: called if there is a checkpoint. The tensors may be plain or sharded (DTensor), however they were
+                saved.
             check: called with a state; raises ValueError if this run cannot have written it.
 
         Returns:
@@ -180,7 +180,7 @@ class Checkpoints:
         Raises:
             UserError: a checkpoint cannot be read or has other tensors, or all of them are damaged.
         """
-        # Use the first process's listing: on a shared file system, others may still see an older one.
+        # Use rank 0's listing: on a shared file system, other processes may still see an older one.
         names = self._everyones([path.name for path in reversed(checkpoints(self._folder))])[0]
         if not names:
             return None
@@ -213,7 +213,7 @@ class Checkpoints:
         state = self._together(lambda: self._checked(checkpoint), DAMAGED)
         self._together(lambda: check(state), DAMAGED)
         reader, planner = dcp.HuggingFaceStorageReader(str(checkpoint)), Planner(checkpoint)
-        self._together(reader.read_metadata, DAMAGED)  # torch logs a traceback where it fails
+        self._together(reader.read_metadata, DAMAGED)  # in dcp.load, torch would log a traceback on failure
         self._together(
             lambda: dcp.load(dict(tensors), storage_reader=reader, planner=planner, process_group=self._group), DAMAGED
         )
@@ -293,13 +293,13 @@ def _step(checkpoint: Path) -> int:
 
 
 def _reason(error: Exception) -> tuple[str, bool]:
-    """What to say of an error, and whether it may pass."""
+    """The reason to report for an error, and whether it may be temporary."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return reason, isinstance(error, OSError) and error.errno in PASSING
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a number of this process is NaN or infinite: an update that makes one ends the run."""
+    """Raise ValueError if a value in this process is NaN or infinite: a run ends before it saves one."""
     for name, tensor in tensors.items():
         values = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if values.is_floating_point() and not values.isfinite().all():
@@ -324,7 +324,7 @@ def _sha256(file: Path) -> str:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; if interrupted, what is left is not taken for a checkpoint."""
+    """Delete a checkpoint; if this is interrupted, the rest is not mistaken for a checkpoint."""
     leaving = checkpoint.with_name(f"{UNFINISHED}{checkpoint.name}-deleted")
     with suppress(OSError):
         checkpoint.rename(leaving)
@@ -332,7 +332,7 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _move_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it is not read again."""
+    """Rename a damaged checkpoint so it is not read again."""
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):

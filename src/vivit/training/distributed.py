@@ -1,4 +1,4 @@
-"""Training in one process or many, by Accelerate; the model does not know how many."""
+"""Training in one process or many, with Accelerate; the model's code is the same for both."""
 
 import importlib.util
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
-import tensorboard  # noqa: F401  Accelerate asks for it late, when the run's folder is written already
+import tensorboard  # noqa: F401  fail now: Accelerate imports it only after the run folder is written
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -30,9 +30,9 @@ Parameters = ParamSpec("Parameters")
 
 
 def leaves_process_groups(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make `run` leave the process groups that it joined.
+    """Make `run` leave the process groups it joined.
 
-    A decorator, because the networks in the frame of `run` must be freed first: see `leave_process_groups`.
+    This is a decorator because the networks in the frame of `run` must be freed first: see `leave_process_groups`.
     """
 
     @wraps(run)
@@ -40,7 +40,7 @@ def leaves_process_groups(run: Callable[Parameters, Result]) -> Callable[Paramet
         try:
             result = run(*args, **kwargs)
         except (UserError, Stopped):
-            # Not at once: a checkpoint may still be written, and a rank that fails alone must first say why.
+            # Not now: a checkpoint may still be being written, and a rank that fails alone must first say why.
             leave_gloo_at_exit()
             raise
         leave_process_groups()
@@ -50,25 +50,25 @@ def leaves_process_groups(run: Callable[Parameters, Result]) -> Callable[Paramet
 
 
 def start_processes(device: torch.device, precision: Precision, track: Tracker | None, shard: bool) -> Accelerator:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the processes that torchrun started, or run alone.
 
     Args:
-        device: only its type matters; of several processes, each takes the GPU of its local rank.
-        track: where curves go besides TensorBoard.
-        shard: whether to spread the model over the processes.
+        device: only its type matters; with several processes, each takes the GPU of its local rank.
+        track: where to log curves besides TensorBoard.
+        shard: whether to shard the model over the processes.
 
     Raises:
         UserError: the tracker is not installed, or there is only one process to shard over.
     """
     if track is not None and importlib.util.find_spec(track) is None:
         raise UserError(f"track: {track} is not installed; pip install {track}")
-    # Within one process, Accelerate would keep the settings of an earlier run.
+    # Accelerate would otherwise keep the settings of an earlier run in this process.
     AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "f32" else precision,
         log_with=None if track is None else [track],
-        # Gradients are views of the buffers that are sent, not copies.
+        # Gradients are views of the all-reduce buckets, not copies.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if shard and accelerator.num_processes == 1:
@@ -77,12 +77,13 @@ def start_processes(device: torch.device, precision: Precision, track: Tracker |
 
 
 def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precision: Precision) -> nn.Module:
-    """The network to call in training: wrapped in DDP, or sharded in place by FSDP2."""
+    """The network to train: wrapped in DDP, or sharded in place by FSDP2."""
     network.to(accelerator.device)
     if not shard:
         return accelerator.prepare_model(network)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    # DTensor's caches keep the mesh for good. The mesh must not keep its groups, and finds them by name without this.
+    # DTensor caches the mesh for ever, so the mesh must not hold its groups; it finds them by name without
+    # this registry.
     getattr(mesh, "_pg_registry", {}).clear()
     dtype = DTYPES[precision]
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
@@ -95,7 +96,7 @@ def distribute(network: nn.Module, accelerator: Accelerator, shard: bool, precis
 
 
 def gradients_kept_local(network: nn.Module, accelerator: Accelerator, local: bool) -> AbstractContextManager[None]:
-    """While entered, if `local`: add up gradients in each process instead of averaging them over the processes."""
+    """Inside this context, if `local`: accumulate gradients in each process, without averaging over processes."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(not local)
         return nullcontext()
@@ -110,7 +111,7 @@ def summed(value: float, accelerator: Accelerator) -> float:
 
 
 def together(work: Callable[[], Result]) -> Result:
-    """Do the work in every process; if one gets a UserError, all raise it, so that none waits in vain."""
+    """Do the work in every process; if one raises UserError, all raise it, so none waits for ever."""
     result, failure = None, None
     try:
         result = work()
@@ -122,12 +123,12 @@ def together(work: Callable[[], Result]) -> Result:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether the error means that a process we were waiting for has ended."""
+    """Whether the error means that a process this one waited for has ended."""
     return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def start_trackers(accelerator: Accelerator, out: Path, step: int, recipe: Recipe, track: Tracker | None) -> None:
-    """Start the curves, or continue them after `step`."""
+    """Start logging curves, or continue them after `step`."""
     accelerator.log_with.append(TensorBoardTracker("tensorboard", out, purge_step=step + 1))
     fields: dict[str, Any] = {"name": out.name, "config": recipe.model_dump(mode="json")}
     accelerator.init_trackers("vivit", init_kwargs={} if track is None else {track: fields})

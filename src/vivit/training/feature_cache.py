@@ -1,8 +1,8 @@
-"""Features of a model's frozen part on disk: computed once for each clip, then read instead of the videos.
+"""On-disk features of a model's frozen part: computed once per clip, then read instead of the videos.
 
-They are stored in parts, safetensors files of some videos each. The name of a part has a hash of the frozen part, of
-how clips are sampled, and of its videos' files with their sizes and times: if any of these changes, the part is made
-anew. A part is whole or not there, and its values do not depend on which process makes it, or when.
+They are stored in parts: safetensors files of a few videos each. The name of a part has a hash of the frozen part, the
+clip sampling, and the paths, sizes and times of its videos' files; if any of these changes, a new part is computed. A
+part is whole or absent, and its values do not depend on which process computes it, or when.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from vivit.video.clips import ClipSpec
 from vivit.video.decode import ReadOptions
 from vivit.video.source import InShard, VideoError
 
-# Videos in a part; a killed process loses at most the work on this many.
+# Videos per part; a killed process loses the work on at most this many.
 PART_SIZE = 16
-# As in MAE's linear probe; a channel that never changes stays finite.
+# As in MAE's linear probe; keeps a constant channel finite.
 VARIANCE_EPS = 1e-6
-# Parts to map into memory at a time; Linux allows a process 65,530 mappings by default.
+# Parts mapped into memory at once; by default, Linux allows a process 65,530 mappings.
 OPEN_PARTS = 4096
 
 
@@ -59,15 +59,15 @@ class Features:
         self.paths, self.load = paths, load
 
     def of(self, video: int) -> Tensor | str:
-        """(…) as stored, or why the video is unreadable."""
+        """The features (…) as stored, or why the video is unreadable."""
         number, row = divmod(video, PART_SIZE)
         content = self.load(self.paths[number])
         return content.problems[row] or content.features[row]
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel over the readable videos, of features (D,): 2 × (D,) float32.
+        """Mean and standard deviation of each channel over the readable videos, for features (D,): 2 × (D,) float32.
 
-        Each part is summed up in float64, one after the other, so that any number of threads gives the same bits.
+        Parts are summed one by one in float64, so the bits do not depend on the number of threads.
         """
 
         def mean_of(rows: Callable[[Tensor], Tensor]) -> Tensor:
@@ -87,7 +87,7 @@ class Features:
         """Run the rest of the model, in eval mode, on all features.
 
         Returns:
-            head → (videos, K) float32, NaN for unreadable videos; and index of each unreadable video → why.
+            head → (videos, K) float32, NaN for unreadable videos; and index of unreadable video → why.
         """
         model.eval()
         device = next(model.parameters()).device
@@ -120,15 +120,16 @@ class FeatureCache:
     ) -> None:
         """
         Args:
-            model: its frozen part is used on its own device, and must not change.
+            model: its frozen part runs on its own device, and must not change.
             folder: made if missing; several runs may share it. Old parts stay; delete the folder when no run uses it.
-            part: what is trained on the features, which decides where the model is cut.
+            part: the part to train on the features; it decides where the model is cut.
             dtype: the precision of most of the frozen part's arithmetic.
-            read: how videos are read.
+            read: how to read videos.
             ranks: the processes that share the work.
-            report: called before each clip, with the number of clips that this process has encoded, and the number that
-                all processes together had to encode.
-            stopping: asked before each clip; once true in any process, all raise `Interrupted` after their current one.
+            report: called before each clip with the number of clips this process has encoded, and the number all
+                processes together must encode.
+            stopping: checked before each clip; once true in any process, all raise `Interrupted` after their current
+                clip.
 
         Raises:
             UserError: the model cannot be cut for this part, or the folder cannot be made.
@@ -145,16 +146,16 @@ class FeatureCache:
         """The batches of the loader's `training_batches`, with features in place of clips.
 
         `Batch.clips` is (B, …), the features as stored. Before an epoch with new clips, the missing features of all
-        videos are computed, also of those that its batches leave out; otherwise no video is opened.
+        videos are computed, including videos that its batches skip; otherwise no video is opened.
 
         Args:
-            clips: must change colours while reading.
+            clips: must apply colour augmentation while reading.
             order: `clips_of_each` is the number of clips to encode per video.
 
         Raises:
             UserError: a part cannot be written.
             VideoError: neither a video nor its replacements can be read.
-            Interrupted: because of `stopping`.
+            Interrupted: `stopping` returned true.
         """
         videos, seed, augmentation = clips.videos, clips.seed, clips.augmentation
         passes: dict[int, Features] = {}
@@ -178,31 +179,31 @@ class FeatureCache:
         """The features of one clip of each training video.
 
         Args:
-            number: which of the clips of each video.
+            number: which of each video's clips.
 
         Raises:
             UserError: a part cannot be written.
-            Interrupted: because of `stopping`.
+            Interrupted: `stopping` returned true.
         """
         sampling = [number, clips.seed, asdict(clips.spec), asdict(clips.augmentation)]
         return self._computed(f"training-{number}", clips.videos, sampling, _OwnClips(clips, number))
 
     def validation(self, videos: VideoSet, spec: ClipSpec) -> Features:
-        """The features of one view of each video, its middle, as `evaluate` takes it with one clip and one crop.
+        """The features of each video's central view, the one `evaluate` takes with one clip and one crop.
 
         Raises:
             UserError: a part cannot be written.
-            Interrupted: because of `stopping`.
+            Interrupted: `stopping` returned true.
         """
         views = EvaluationViews(videos.videos, spec, 1, 1, self.read)
         return self._computed("validation", videos, [asdict(spec)], views)
 
     def _computed(self, name: str, videos: VideoSet, sampling: list[Any], clips: Dataset[Tensor | str]) -> Features:
-        """The features of all the videos, after computing those that are missing.
+        """The features of all the videos, after computing missing ones.
 
         Args:
             name: the first part of the file names.
-            sampling: all that decides what a video's clip is.
+            sampling: everything that determines a video's clip.
             clips: video → (1, T, C, H, W) uint8, or why it is unreadable.
         """
         identities = _identities(videos)
@@ -211,8 +212,8 @@ class FeatureCache:
             some = identities[start : start + PART_SIZE]
             key = hashlib.sha256(json.dumps([self.encoder, sampling, some]).encode()).hexdigest()[:32]
             parts[self.folder / f"{name}-{start:06d}-{key}.safetensors"] = range(start, start + len(some))
-        # Each process computes its own slice first, then helps the others from the end of their slices, so that none
-        # waits for a slow one and two rarely write the same part.
+        # Each process computes its own slice first, then works backwards through the others' slices: none waits for a
+        # slow one, and two rarely write the same part.
         rank, world_size = self.ranks.rank, self.ranks.world_size
         paths = list(parts)
         first, last = (len(paths) * number // world_size for number in (rank, rank + 1))
@@ -251,7 +252,7 @@ class FeatureCache:
         nothing = torch.full(self.shape, torch.nan, dtype=self.part.stored)
         features = torch.stack([nothing if isinstance(row, str) else row for row in rows])
         problems = json.dumps([row if isinstance(row, str) else None for row in rows])
-        # A name per rank: processes on two machines that write the same part may have the same process id.
+        # One name per rank: processes that write the same part on two machines may have the same process id.
         own = path.with_name(f"{path.name}.{self.ranks.rank}")
         write_files({own: lambda path: save_file({"features": features}, path, {"problems": problems})})
         os.replace(own, path)
@@ -263,7 +264,7 @@ class _OwnClips(Dataset[Tensor | str]):
 
     clips: TrainingClips
     number: int
-    """Which of the clips of each video."""
+    """Which of each video's clips."""
 
     def __getitem__(self, video: int) -> Tensor | str:
         try:
@@ -273,7 +274,7 @@ class _OwnClips(Dataset[Tensor | str]):
 
 
 def frozen_hash(model: ViViT, part: type[TrainedPart]) -> str:
-    """The SHA-256, in hexadecimal, of all that decides the features of a clip.
+    """The SHA-256, in hexadecimal, of everything that determines a clip's features.
 
     Raises:
         UserError: the model cannot be cut for this part.

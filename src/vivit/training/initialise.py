@@ -25,33 +25,32 @@ from vivit.weights.store import load_video_model
 
 SIZE = ("hidden_size", "num_layers", "num_heads", "mlp_dim")
 CLIP = ("num_frames", "frame_stride", "image_size", "resize")
-# What a probe leaves without effect, unless it has this value.
+# Fields without effect on a probe; values other than these are reported.
 WITHOUT_EFFECT = {"layer_decay": 1.0, "stochastic_depth": 0.0, "position_std": 0.02}
-# Fields of the model that some Scenic checkpoints do not store.
+# Model fields that some Scenic checkpoints do not store.
 TOLD_TO_SCENIC = ("variant", "num_frames", "image_size", "tubelet_size", "attention_order", "sampled_frames")
-# With fewer videos, a model with more parameters should not be trained from scratch.
+# With fewer videos than this, a model with more parameters than this should not be trained from scratch.
 FEW_VIDEOS, SMALL_MODEL = 10_000, 5_000_000
 
 
 def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name: str) -> Loaded:
     """The model of a run before its first step, on the CPU, in train mode; random weights use torch's generator.
 
-    A video model gives its variant and sizes, and its clip and preprocessing unless the recipe sets them; positions are
+    A video model sets the variant and sizes, and the clip and preprocessing unless the recipe sets them; positions are
     resized for another clip. A head is kept if it has the data's classes, in any order; otherwise it is new.
 
-    An image ViT (paper, section 3.4) becomes a factorised encoder, or the variant that the recipe names. Its tubelets,
-    by default of two frames, have the image kernel at their central frame. If the spatial encoder is to be frozen, the
-    temporal encoder starts as a copy of its last layers. For a probe there is no temporal encoder, which
-    would stay random.
+    An image ViT (paper, section 3.4) becomes a factorised encoder, or the variant that the recipe names. Its tubelets
+    have two frames by default, with the image kernel at the central one. If the spatial encoder is frozen, the temporal
+    encoder starts as a copy of its last layers. A probe has no temporal encoder, which would stay random.
 
-    Rates of regularisation and the adapter are always the recipe's.
+    Regularisation rates and the adapter always come from the recipe.
 
     Args:
         init: any source that `vivit.load` or `vivit.from_image_vit` takes; None trains from scratch.
         data_name: the name of the data in the model's `origin`.
 
     Returns:
-        The model, and what was assumed or changed, one line each.
+        The model, and one line for each assumption or change.
 
     Raises:
         UserError: the source is unreadable or does not fit the recipe, or the recipe contradicts itself.
@@ -85,7 +84,7 @@ def build_model(recipe: Recipe, train_set: VideoSet, init: str | None, data_name
 
 
 def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int) -> list[str]:
-    """What training starts from and why, in plain sentences; the notes are among them.
+    """Sentences that say what training starts from and why, including the notes of `start`.
 
     Args:
         start: the result of `build_model`.
@@ -115,20 +114,20 @@ def start_lines(start: Loaded, recipe: Recipe, init: str | None, num_videos: int
 
 
 def part_of(recipe: Recipe) -> type[TrainedPart] | None:
-    """The part of a model that the recipe trains on features; None if it trains the whole model."""
+    """The part of the model that the recipe trains on features; None if it trains the whole model."""
     if recipe.freeze_spatial:
         return TemporalPart
     return {None: None, "linear": LinearProbe, "attentive": AttentiveProbe}[recipe.probe]
 
 
 def freeze(model: ViViT, part: type[TrainedPart]) -> TrainedPart:
-    """Freeze all that features depend on, in place, and return the rest of the model, which is trained.
+    """Freeze everything that features depend on, in place, and return the rest of the model, to be trained.
 
     Gowda et al. 2023 (arXiv 2306.04822) lose no accuracy by freezing a spatial encoder if the temporal encoder starts
     well (`start_temporal_as_spatial`) and follows an adapter (`ModelConfig.adapter_size`).
 
     Raises:
-        UserError: the model is not a factorised encoder with temporal layers, and the part is what follows the first.
+        UserError: the part follows the spatial encoder, and the model is not a factorised encoder with temporal layers.
     """
     try:
         for frozen in part.frozen(model):
@@ -140,7 +139,7 @@ def freeze(model: ViViT, part: type[TrainedPart]) -> TrainedPart:
 
 @torch.no_grad()
 def _start_probe(model: ViViT, recipe: Recipe) -> str:
-    """Let the heads of a probe start anew, in place, and its attentive pooling; say so."""
+    """Reinitialise a probe's heads and attentive pooling, in place; return a sentence that says so."""
     for parameter in model.heads.parameters():
         nn.init.zeros_(parameter)
     if recipe.probe == "attentive" and model.pooler is not None:
@@ -152,8 +151,8 @@ def _start_probe(model: ViViT, recipe: Recipe) -> str:
 def start_temporal_as_spatial(model: ViViT) -> str:
     """Initialise a new temporal encoder, in place, as a copy of the spatial encoder's last layers.
 
-    The last temporal block is a copy of the last spatial one, and so on; if there are more temporal blocks than spatial
-    ones, the first ones stay as they are.
+    Temporal blocks copy spatial ones, the last from the last and so on; if there are more temporal than spatial blocks,
+    the first temporal ones stay as they are.
 
     Returns:
         What was done, in words.
@@ -190,7 +189,7 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
     init, wanted = source.name, wishes.fields
     named = _fields_of_name(recipe.model)
     told: dict[str, Any] = {}
-    if source.kind == "file":  # a Scenic checkpoint; folders tell everything about their model
+    if source.kind == "file":  # a Scenic checkpoint; folders describe their model completely
         told = {field: wanted.get(field) for field in TOLD_TO_SCENIC}
         told["variant"] = wanted.get("variant", named.get("variant"))
     start, notes = load_video_model(source, Wishes.of(told))
@@ -212,7 +211,7 @@ def _from_video_model(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
     for head, names in (wishes.classes or {}).items():
         parameters = list(model.heads[head].parameters())
         if recipe.probe:
-            continue  # they start anew
+            continue  # they are reinitialised
         if labels.get(head) == names:
             kept.append(f"{_head(head)} kept: its {len(names)} classes are those of the data")
         elif head not in labels and theirs.class_counts.get(head) == len(names) and any(map(torch.any, parameters)):
@@ -262,7 +261,7 @@ def _from_image_vit(recipe: Recipe, source: Source, wishes: Wishes) -> Loaded:
 
 
 def _fields_of_name(model: str | None) -> dict[str, Any]:
-    """Variant, tubelet and sizes as in a model's name; empty without a name."""
+    """Variant, tubelet and sizes from a model's name; empty without a name."""
     if model is None:
         return {}
     try:
@@ -277,7 +276,7 @@ def _fields_of_name(model: str | None) -> dict[str, Any]:
 def _refuse_another_name(
     recipe: Recipe, named: dict[str, Any], expected: dict[str, Any], source: str, what: str
 ) -> None:
-    """Raise UserError if the source gives another model than the recipe names; the message says which one."""
+    """Raise UserError if the source has another model than the recipe names; the message says which."""
     if all(value == expected[field] for field, value in named.items() if field not in recipe.architecture):
         return
     frames, height, width = expected["tubelet_size"]
@@ -301,7 +300,7 @@ def _set_preprocessing(model: ViViT, recipe: Recipe) -> None:
 
 
 def _clip_in_words(model: ViViT, recipe: Recipe, from_start: tuple[str, ...] = ()) -> str:
-    """What a clip is, and what decided it; `from_start` are the fields of CLIP that the weights may decide."""
+    """Describe a clip and what decided it; the weights may decide the fields of CLIP in `from_start`."""
     sources: dict[str, list[str]] = {}
     for field in CLIP:
         if getattr(recipe, field) is not None or field in recipe.architecture:
@@ -326,7 +325,7 @@ def _head(name: str) -> str:
 
 
 def _recipe_in_words(recipe: Recipe, init: str | None) -> str:
-    """The named recipe that this one is, or that it differs from in the fewest fields."""
+    """Describe the recipe by the named one that it equals or differs from in the fewest fields."""
     named = recipes_like(recipe)
     default = default_recipe(init, recipe.probe) if named is RECIPES else next(iter(named))
     changes = {

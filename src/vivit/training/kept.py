@@ -1,4 +1,4 @@
-"""Which weights of a run are kept: the best and the last, one model in the run's folder and the other beside it."""
+"""The weights a run keeps: the best and the last, one in the run folder and the other beside it."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,14 +15,14 @@ from vivit.weights.store import save
 Keep = Literal["best", "last"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
 EPOCH_FILE = "epoch.json"
-"""In a model's folder: the row of metrics.jsonl that belongs to its weights."""
+"""File in a model folder with the row of metrics.jsonl for its weights."""
 
 
 class KeptModels:
-    """The models of the best score and of the last: in RUN what `keep` names, in RUN/best or RUN/last the other.
+    """The models with the best and the last score: RUN has the one `keep` names, RUN/best or RUN/last the other.
 
-    Both are there from the first score on, also while they are the same. Without classes there is no score, and only
-    the last are kept.
+    Both exist from the first score on, even while they are equal. Without classes there is no score, and only the last
+    is kept.
     """
 
     def __init__(self, run: Path, keep: Keep, space: LabelSpace) -> None:
@@ -33,12 +33,12 @@ class KeptModels:
         """The row of the best score; empty if there is none."""
 
     def resume(self, step: int) -> None:
-        """Read which model is the best, of a run that goes on after so many steps.
+        """Read which model is the best, for a run that resumes after this many steps.
 
-        One of later steps, which are repeated now, gives way to the next one that is scored.
+        If the best comes from a later step, which is now repeated, the next scored model replaces it.
 
         Raises:
-            UserError: the file that says so is damaged.
+            UserError: the file that records the best is damaged.
         """
         folder = self._folders["best"]
         if not (folder / EPOCH_FILE).exists():
@@ -56,21 +56,21 @@ class KeptModels:
             self.best = found
 
     def save(self, model: ViViT, row: Row, scores: dict[Metric, float], scored_on: str) -> bool:
-        """Save the model as the last one and, if no earlier one is better, as the best.
+        """Save the model as the last and, if no earlier one is better, as the best.
 
         Args:
             row: its record in metrics.jsonl.
             scores, scored_on: for the model card.
 
         Returns:
-            Whether the run's folder has this model now.
+            Whether the run folder now has this model.
 
         Raises:
             UserError: a file cannot be written.
         """
         is_best = bool(self._metrics) and self._value(row) >= self._value(self.best)
         names = [name for name in KEEPS if name == "last" or is_best]
-        # The run's own folder comes last: what is in it is complete.
+        # The run folder comes last, so once it has a model, the save is complete.
         for name in sorted(names, key=lambda name: name == self.keep):
             save(model, self._folders[name], more={EPOCH_FILE: as_json(row)})
             score_card(self._folders[name], model, scores, scored_on)
@@ -79,12 +79,12 @@ class KeptModels:
         return self.keep in names
 
     def is_last(self, step: int) -> bool:
-        """Whether the run's folder has the weights after this step, which was scored last."""
+        """Whether the run folder has the weights of this step, the last one scored."""
         return self.keep == "last" or self.best.get("step") == step
 
     def described(self, step: int) -> str:
-        """Which weights are where, in words, after this step, which was scored last."""
-        if not self.best:  # of a run that an earlier version trained, or whose note of it was deleted
+        """Which weights are where, in words; `step` is the last one scored."""
+        if not self.best:  # an earlier version trained the run, or the record of the best was deleted
             return "the weights of the last epoch" if self.keep == "last" else "weights of an epoch that is not known"
         if self.best.get("step") == step:
             return "the weights of the last epoch, which are also the best by validation score"
@@ -94,7 +94,7 @@ class KeptModels:
         return f"the weights of {best}; those of the last epoch are in {self._folders['last']}"
 
     def _value(self, row: Row) -> float:
-        """What decides: the mean of the main metrics; lower than any score if the row lacks one."""
+        """The value to compare: the mean of the main metrics; lower than any score if the row lacks one."""
         values = [row.get(metric.key) for metric in self._metrics]
         scores = [value for value in values if isinstance(value, int | float) and 0 <= value <= 1]
         return sum(scores) / len(scores) if len(scores) == len(values) else -1.0

@@ -1,4 +1,4 @@
-"""Keeps a second training out of a run's folder, also one on another machine that shares the folder."""
+"""Keeps a second training process out of a run folder, even on another machine that shares the folder."""
 
 import json
 import os
@@ -19,37 +19,37 @@ from vivit.errors import UserError
 
 LOCK_FILE = "lock.json"
 BEAT = 10.0
-"""Seconds between two signs of life of the process that holds a lock."""
+"""Seconds between heartbeats of the process that holds a lock."""
 PATIENCE = 90.0
-"""Seconds without a sign of life after which a lock counts as left behind. A network file system may show a file as it
-was a minute ago."""
+"""Seconds without a heartbeat after which a lock counts as stale. A network file system may show a file as it was a
+minute ago."""
 POLL = 1.0
-"""Seconds between two looks at a lock that may be left behind."""
+"""Seconds between checks of a lock that may be stale."""
 MOST_BYTES = 4096
-# Fields of a lock that must be ours if its process number is to mean anything here.
+# A lock's process id means something on this machine only if these fields are ours.
 HERE = ("host", "system", "user")
 
 
 class InUse(UserError):
-    """Another process is at work in the folder."""
+    """Another process is using the folder."""
 
 
 class RunLock:
-    """RUN/lock.json: names the process at work in a run, and changes every few seconds while that process lives.
+    """RUN/lock.json: names the process that uses a run, and changes every few seconds while that process lives.
 
-    The locks of operating systems are missing on some network file systems, and on others outlive a machine that died.
-    This one needs neither them nor clocks that agree. A lock whose process is gone from this machine is taken over at
-    once, any other lock when it has not changed for PATIENCE seconds.
+    Some network file systems lack operating system locks; on others, locks outlive a machine that died. This lock needs
+    neither them nor synchronised clocks. A lock whose process is gone from this machine is taken over at once, any
+    other lock after PATIENCE seconds without a change.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], object]) -> None:
         """Take the lock.
 
         Args:
-            say: told what is waited for, and what was taken over.
+            say: called with what is being waited for, and what was taken over.
 
         Raises:
-            InUse: another process is at work in the folder.
+            InUse: another process is using the folder.
             UserError: the lock cannot be written.
         """
         self._folder, self._path = folder, folder / LOCK_FILE
@@ -64,12 +64,12 @@ class RunLock:
         self._beats.start()
 
     def check(self) -> None:
-        """Raise UserError if another process has taken the lock over, as it may when this machine was asleep."""
+        """Raise UserError if another process has taken over the lock, for example while this machine was asleep."""
         if _content(self._path).get("token") not in (None, self._about["token"]):
             raise self._in_use()
 
     def release(self) -> None:
-        """Delete the lock, unless it is another process's by now."""
+        """Delete the lock, unless another process has taken it over."""
         self._over.set()
         self._beats.join()
         os.close(self._file)
@@ -89,14 +89,14 @@ class RunLock:
             self._watch(before)
         elif found["pid"] != os.getpid() and (found.get("started") or 0) == _started(found["pid"]):
             raise self._in_use()
-        # A file of its own, because a process that has only been asleep may still write into the old one.
+        # A new file, because a process that was only asleep may still write to the old one.
         own = self._path.with_name(f"{LOCK_FILE}.{self._about['token']}")
         said, file = _holder(self._path), self._create(own)
         try:
             if _content(self._path).get("token") not in (None, found.get("token")):
                 raise self._in_use()
             os.replace(own, self._path)
-            # Two processes may take over the same lock; the later one has it.
+            # Two processes may take over the same lock; the later one wins.
             time.sleep(POLL / 4)
             self.check()
         except BaseException as error:
@@ -111,7 +111,7 @@ class RunLock:
         return file
 
     def _create(self, path: Path) -> int:
-        """A new lock file, open. Raises OSError."""
+        """Create a lock file and return it open. Raises OSError."""
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
             self._write(file, 0)
@@ -122,12 +122,12 @@ class RunLock:
         return file
 
     def _write(self, file: int, beats: int) -> None:
-        # A content is never shorter than the one before it.
+        # The content never gets shorter, so nothing old remains after it.
         os.pwrite(file, json.dumps({**self._about, "beats": beats}).encode(), 0)
         os.fsync(file)
 
     def _watch(self, before: Any) -> None:
-        """Return when the lock has been the same for PATIENCE seconds, or is gone. Raises UserError if it changes."""
+        """Return once the lock is gone or unchanged for PATIENCE seconds. Raises UserError if it changes."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end and (now := _state(self._path)) is not None:
             if now != before:
@@ -138,7 +138,7 @@ class RunLock:
         beats = 0
         while not self._over.wait(BEAT):
             beats += 1
-            with suppress(OSError):  # the next step says what is wrong with the disk
+            with suppress(OSError):  # the next step reports what is wrong with the disk
                 self._write(self._file, beats)
 
     def _in_use(self) -> InUse:
@@ -149,11 +149,11 @@ class RunLock:
 
 
 def _this_process() -> dict[str, Any]:
-    """What identifies this process, also to other machines."""
+    """What identifies this process, on this and other machines."""
     parts = []
     for part in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):
-            # Machines may have the same name, and containers number their processes alike.
+            # Machines may share a name, and containers use the same process ids.
             parts.append(os.readlink(part) if os.path.islink(part) else Path(part).read_text("utf-8").strip())
     pid = os.getpid()
     user = psutil.Process().username()
@@ -161,28 +161,28 @@ def _this_process() -> dict[str, Any]:
 
 
 def _may_be_here(content: dict[str, Any]) -> bool:
-    """Whether the lock is of a process that we would see if it still ran."""
+    """Whether we could see the lock's process if it still ran."""
     ours = _this_process()
     return type(content.get("pid")) is int and all(content.get(name) == ours[name] for name in HERE)
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started, in some unit; None if there is no such process, or it is a zombie."""
+    """When a process on this machine started, in an unspecified unit; None if it does not exist or is a zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         ticks = Path(f"/proc/{pid}/stat")
-        # Ticks since the machine started: the time of day changes when its clock is set.
+        # Ticks since boot, because the time of day jumps when the clock is set.
         return ticks.read_text().rpartition(")")[2].split()[19] if ticks.exists() else str(process.create_time())
     except (psutil.Error, OSError, ValueError, OverflowError):
         return None
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a lock says; empty if it is not there or cannot be read."""
+    """The content of a lock; empty if it is missing or unreadable."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe may never end
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
             return {}
         with path.open("rb") as file:
             value = json.loads(file.read(MOST_BYTES))
@@ -192,8 +192,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _state(path: Path) -> Any:
-    """Something that differs once the lock has changed; None if it is not there."""
-    content = _content(path)  # opening a file makes a network file system look again
+    """A value that changes whenever the lock does; None if there is no lock."""
+    content = _content(path)  # opening the file makes a network file system refresh its metadata
     try:
         status = path.stat()
     except OSError:
@@ -212,7 +212,7 @@ def _holder(path: Path) -> str:
         changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         try:
             owner = path.owner()
-        except (KeyError, OSError):  # a user of another machine, or of another container
+        except (KeyError, OSError):  # a user on another machine or in another container
             owner = f"user {status.st_uid}"
         return f"an unknown process of {owner}, last heard of at {changed}"
     pid, user, host, since = (content.get(name) for name in ("pid", "user", "host", "since"))

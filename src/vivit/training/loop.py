@@ -1,4 +1,4 @@
-"""The loop over a run's steps, with the scores, checkpoints and records that belong to them."""
+"""The loop over a run's steps, with their scores, checkpoints and records."""
 
 import math
 import os
@@ -33,15 +33,15 @@ from vivit.training.update import NotFinite, Updater
 
 
 class StopRequest:
-    """While entered, notes Ctrl-C, SIGTERM and SIGHUP instead of ending the process; a second Ctrl-C ends it.
+    """Inside this context, records Ctrl-C, SIGTERM and SIGHUP instead of ending; a second Ctrl-C ends the process.
 
-    The others may come any number of times: torchrun passes them on to workers that may have had them already. SIGHUP,
-    which a closed terminal sends, stays ignored under nohup.
+    SIGTERM and SIGHUP may come any number of times: torchrun forwards them to workers that may have had them already.
+    SIGHUP, which a closed terminal sends, stays ignored under nohup.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        """The number of the signal that came, or 0."""
+        """The number of the signal received, or 0."""
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
@@ -61,14 +61,14 @@ class StopRequest:
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
         elif number == signal.SIGHUP:
-            # The terminal is closed, and writing to it would fail.
+            # The terminal is closed; writing to it would fail.
             null = os.open(os.devnull, os.O_WRONLY)
             for stream in self._terminals:
                 os.dup2(null, stream)
             os.close(null)
 
 
-# These fit into a terminal of 80 characters; a wider one also shows a bar and the elapsed time.
+# These fit in 80 characters; a wider terminal also shows a bar and the elapsed time.
 COLUMNS = (
     TextColumn("epoch {task.fields[epoch]}"),
     TextColumn("step {task.completed}"),
@@ -82,7 +82,7 @@ WIDE = 120
 
 
 class Display:
-    """A line on the terminal that shows how far the run is, while entered."""
+    """Inside this context, a progress line on the terminal."""
 
     def __init__(self, schedule: Schedule, visible: bool) -> None:
         self.schedule = schedule
@@ -100,7 +100,7 @@ class Display:
         self.progress.stop()
 
     def begin(self, done: int) -> None:
-        """Show the number of steps that an earlier call has completed."""
+        """Show the number of steps completed by earlier calls."""
         self.epoch = f"{done // self.schedule.steps_per_epoch}/{self.schedule.epochs}"
         self.progress.update(self.bar, completed=done, epoch=self.epoch)
 
@@ -108,7 +108,7 @@ class Display:
         """
         Args:
             done: steps completed.
-            loss: the epoch's mean so far.
+            loss: the epoch's mean loss so far.
             rate: clips per second.
             waiting: the fraction of the time spent waiting for clips.
         """
@@ -117,13 +117,13 @@ class Display:
         self.progress.update(self.bar, completed=done, epoch=self.epoch, loss=loss, rate=figures, waiting=waiting)
 
     def status(self, words: str) -> None:
-        """Say what goes on between steps; "" when it is over."""
+        """Show what happens between steps; "" clears it."""
         self.progress.update(self.bar, epoch=f"{self.epoch}, {words}" if words else self.epoch)
 
 
 @dataclass
 class Training:
-    """A run under way, in one of its processes."""
+    """A run in progress, in one of its processes."""
 
     plan: Plan
     run: RunFolder
@@ -166,7 +166,7 @@ class Training:
             raise UserError(f"{self.run.checkpoints}: the checkpoints are gone; call again to start the run afresh")
         self.saved = self.done
         self.saved_at = self.begun = time.monotonic()
-        # Only the first process has the records.
+        # Only rank 0 has the records.
         together(lambda: self.run.go_on(self.done, self.accelerator) if self.accelerator.is_main_process else None)
         self.scored = everyones([self.run.scored if self.run.has_model else 0])[0]
         self.display.begin(self.done)
@@ -203,7 +203,7 @@ class Training:
         with self.stop, self.display:
             try:
                 self.source.prepare()
-                # A run may have been stopped between a step and its score.
+                # The last call may have stopped between a step and its score.
                 self.score_if_due()
                 began = time.monotonic()
                 for batch in self.source.batches(self.done):
@@ -256,7 +256,7 @@ class Training:
         return sum(self.losses) / len(self.losses)
 
     def check_unreadable(self, batch: Batch) -> None:
-        """Note the videos that could not be read. Raises UserError if there are too many."""
+        """Record unreadable videos. Raises UserError if there are too many."""
         if not summed(bool(batch.failures), self.accelerator):
             return
         self.unreadable = {**dict(everyones([(index, str(why)) for index, why in batch.failures])), **self.unreadable}
@@ -264,7 +264,7 @@ class Training:
             raise error
 
     def save_if_due(self) -> None:
-        """Save before a score, which may take long, and when `checkpoint_every` has passed in any process."""
+        """Save before scoring, which may take long, and once `checkpoint_every` seconds have passed in any process."""
         overdue = time.monotonic() - self.saved_at > self.checkpoint_every
         if summed(overdue, self.accelerator) or self.schedule.is_scored(self.done):
             self.save()
@@ -279,13 +279,13 @@ class Training:
         self.note_session()
 
     def note_session(self) -> None:
-        """Record how far this call has come, and its time and memory."""
+        """Record this call's last step, time and memory."""
         if self.accelerator.is_main_process:
             lasted, peak = time.monotonic() - self.begun, peak_memory(self.accelerator.device)
             self.run.note_session(last_step=self.done, seconds=lasted, peak_memory=peak)
 
     def score_if_due(self) -> None:
-        """Score the weights after the steps that the schedule names. Raises Interrupted."""
+        """Score the weights if the schedule says so after this step. Raises Interrupted."""
         if self.schedule.is_scored(self.done) and self.scored != self.done:
             self.evaluation = self.score()
             self.scored = self.done
@@ -293,11 +293,11 @@ class Training:
             self.display.status("")
 
     def score(self) -> Evaluation | None:
-        """Score the weights, and write them and the score to the run folder; every process must call it.
+        """Score the weights, and write weights and score to the run folder; every process must call it.
 
         Raises:
-            Interrupted: by the evaluation; nothing is written then.
-            UserError: no video has a score; nothing is written then.
+            Interrupted: the evaluation was interrupted; nothing is written.
+            UserError: no video can be scored; nothing is written.
         """
         kept, run, plan = self.learner.kept, self.run, self.plan
         self.learner.update_kept()
@@ -315,7 +315,7 @@ class Training:
             if run.models.save(kept, row, metrics, f"{plan.data_name}, val, 1x1 views, {scored_on}"):
                 draw_confusions(evaluation, run.path)
                 write_per_video(evaluation, plan.val_set, run.path / "val_predictions.csv")
-            # Now that the models are there: a score that is noted is not made again.
+            # Only after the models are saved: a recorded score is not computed again.
             run.note_epoch(row)
             self.accelerator.log({f"val/{metric.key}": value for metric, value in metrics.items()}, step=self.done)
             said = "  ".join(f"{metric.title} {value:6.1%}" for metric, value in metrics.items() if metric.informative)
@@ -335,7 +335,7 @@ class Training:
         )
 
     def say_unreadable(self, say: Callable[[str], object]) -> None:
-        """List the videos that the run could not read, and those that its last score could not."""
+        """List the videos that training could not read, and those that the last evaluation could not."""
         for reason in sorted(set(self.unreadable.values())):
             say(f"unreadable, replaced by others: {reason}")
         for reason in self.evaluation.failures.values() if self.evaluation is not None else ():

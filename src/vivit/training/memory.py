@@ -1,7 +1,7 @@
-"""The memory that a training step needs, estimated before the first one, with advice if there is too little.
+"""Estimates the memory of a training step before the first one, and advises if there is too little.
 
-The estimate runs the step on fake tensors, which have shapes but no data: the same operators keep the same activations
-for the backward pass as in a real step, but take neither its memory nor its time.
+The estimate runs the step on fake tensors, which have shapes but no data. The same operators keep the same activations
+for the backward pass as in a real step, without its memory or time.
 """
 
 import weakref
@@ -25,10 +25,11 @@ from vivit.model.encoder import encoders_of
 from vivit.model.vivit import ViViT
 from vivit.runtime import DTYPES, Precision
 
-STATES = {"sgd": 1, "adamw": 2}  # numbers that the optimiser keeps for each trained parameter
-# The allocator holds on to free pieces that are too small for anything.
+STATES = {"sgd": 1, "adamw": 2}  # values that the optimiser stores per trained parameter
+# The allocator also holds free fragments too small to use.
 WITH_FRAGMENTS = 1.15
-# If memory ran out, the estimate was too low or other programs took some: advise only what needs this much less.
+# If memory ran out, the estimate was too low or other programs used some, so only settings that need at most this
+# fraction of the estimate are advised.
 CLEARLY_LESS = 0.8
 
 
@@ -37,24 +38,24 @@ UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 
 @dataclass(frozen=True)
 class StepCost:
-    """All that decides how much memory an update takes in one process, besides the model."""
+    """Everything besides the model that determines how much memory an update takes in one process."""
 
     clips: int
     """Clips per update in this process."""
     device: torch.device
-    """An existing device; kernels differ between devices, and with them what they keep."""
+    """An existing device: kernels, and what they keep, differ between devices."""
     accumulate: int = 1
-    """Micro-batches per update. From the second one on, gradients exist from the start."""
+    """Micro-batches per update. From the second on, gradients exist before the forward pass."""
     paired: bool = False
     """Whether clips are mixed in pairs, see `split_batch`."""
     precision: Precision = "f32"
     optimiser: Literal["sgd", "adamw"] = "sgd"
     ema: bool = False
-    """Whether weights are averaged. If so, or if they are sharded, the model that is scored is a copy."""
+    """Whether weights are averaged (EMA). If they are averaged or sharded, the scored model is a copy."""
     part: type[TrainedPart] | None = None
-    """What is trained, on features, if not the whole model."""
+    """The part trained on features; None if the whole model is trained."""
     shards: int = 1
-    """Processes that FSDP2 spreads the blocks over."""
+    """Processes over which FSDP2 shards the blocks."""
     activation_checkpointing: bool = False
 
     @property
@@ -64,18 +65,18 @@ class StepCost:
 
 
 def estimate_step(model: ViViT, cost: StepCost) -> int:
-    """Bytes on one device at the worst moment of a training step, parameters included.
+    """Peak bytes on one device during a training step, including parameters.
 
-    What the device takes for itself (context, fragments, scratch space) is not included. The model is neither run nor
-    changed, and no random numbers are drawn; its frozen parameters and dropped tokens count as they are.
+    The device's own overhead (context, fragments, scratch space) is not included. The model is neither run nor changed,
+    and no random numbers are drawn; frozen parameters and token dropping are taken into account.
     """
     parameters = _bytes(model.parameters())
     copy = parameters if cost.ema or cost.shards > 1 else 0
     gradients = _bytes(p for p in model.parameters() if p.requires_grad)
     optimiser_state = (STATES[cost.optimiser] + cost.ema) * gradients
     if cost.shards > 1:
-        # FSDP2 keeps these whole: the parameters outside the blocks, those of the current and the next block, and all
-        # gradients while micro-batches add to them.
+        # FSDP2 keeps these unsharded: parameters outside the blocks, those of the current and the next block, and all
+        # gradients while micro-batches accumulate.
         blocks = [_bytes(block.parameters()) for encoder in encoders_of(model) for block in encoder.blocks]
         whole = parameters - sum(blocks) + 2 * max(blocks)
         parameters = parameters // cost.shards + whole
@@ -90,10 +91,10 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
     """Say how much memory an update needs and how much is free.
 
     Args:
-        free: free bytes on the device before the optimiser has state; None: memory ran out in such an update.
+        free: free bytes on the device before the optimiser has state; None if memory ran out in such an update.
 
     Raises:
-        UserError: memory does not suffice, or ran out; the message says which flags would help.
+        UserError: there is too little memory, or it ran out; the message says which flags would help.
     """
 
     @cache
@@ -115,13 +116,13 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
         if total <= room:
             return said
 
-    # Twice as many micro-batches each time, and at last one clip in each.
+    # Double the number of micro-batches each time, ending with one clip in each.
     parts = [accumulate << power for power in range(cost.clips.bit_length()) if accumulate << power < cost.clips]
     parts.append(max(accumulate, cost.clips))
 
     helpful = []
     for with_checkpointing in sorted({checkpointing, cost.part is None}):
-        # Several micro-batches need the gradients from the start, so two of them may need more than one.
+        # Several micro-batches need gradients from the start, so two may need more memory than one.
         fewest = next((number for number in parts if needed(with_checkpointing, number) <= room), None)
         if fewest is not None:
             flags = ["--activation-checkpointing"] if with_checkpointing > checkpointing else []
@@ -137,8 +138,8 @@ def check_memory(model: ViViT, cost: StepCost, free: int | None) -> str:
 
 
 def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
-    """The most bytes that forward and backward take, besides parameters and gradients that exist beforehand."""
-    # Run a twin with fake parameters, because the model itself may be compiled, sharded or moved by now.
+    """Peak bytes of the forward and backward pass, besides parameters and gradients that exist beforehand."""
+    # Run a twin with fake parameters, because the model itself may already be compiled, sharded or moved.
     with torch.device("meta"):
         twin = ViViT(model.config).train()
     for encoder in encoders_of(twin):
@@ -167,7 +168,7 @@ def _peak_of_step(model: ViViT, cost: StepCost, gradients_first: bool) -> int:
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Counts the bytes of live storages that operators have made: the current number and the peak."""
+    """Counts the bytes of live storages that operators have allocated: the current total and the peak."""
 
     def __init__(self, there_before: Iterable[Tensor]) -> None:
         super().__init__()

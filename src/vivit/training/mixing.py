@@ -1,4 +1,4 @@
-"""Mixup and CutMix: combine pairs of clips, and their labels in proportion."""
+"""Mixup and CutMix: mix pairs of clips, and their labels in proportion."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def mix(
 
     Args:
         clips: (B, T, C, H, W) uint8, or floating point in [−1, 1], on any device; not changed.
-        labels: head → (B,) int64, or (B, K) float probabilities, or 0 and 1 if labels are many.
+        labels: head → (B,) int64, or (B, K) float probabilities, or 0 and 1 for several labels per clip.
         num_classes: head → K.
         mixup_alpha, cutmix_alpha: lambda is drawn from Beta(α, α); 0 turns that one off.
 
@@ -56,7 +56,7 @@ def _mixup(clips: Tensor, lam: float, rng: np.random.Generator) -> tuple[Tensor,
 
 
 def _cutmix(clips: Tensor, lam: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Paste a box of 1 − lambda of the area, centred anywhere; lambda becomes the fraction that is left in the end."""
+    """Paste a box of 1 − lambda of the area, centred anywhere; return lambda as the fraction actually left."""
     height, width = clips.shape[-2:]
     box_height, box_width = (int(side * math.sqrt(1 - lam)) for side in (height, width))
     top, left = int(rng.integers(height)) - box_height // 2, int(rng.integers(width)) - box_width // 2

@@ -1,4 +1,4 @@
-"""The optimiser, learning rates by step and layer, the EMA of the weights, and when to score (paper, table 7)."""
+"""The optimiser, learning rates by step and layer, the EMA of the weights, and the schedule (paper, table 7)."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Without layer decay there are two groups, kernels and the rest.
 
     Args:
-        model: a ViViT or a part of one, on its device, sharded if it is to be sharded.
+        model: a ViViT or a part of one, on its device and, if sharding is on, already sharded.
     """
     above = layers_above(model)
     positions = {
@@ -39,7 +39,7 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [
         {"params": group, "weight_decay": decay, "lr_scale": scale} for (decay, scale), group in groups.items()
     ]
-    # One kernel updates all parameters; for sharded ones, SGD has no such kernel.
+    # A fused kernel updates all parameters at once; SGD has none for sharded parameters.
     fused = all(p.device.type in ("cpu", "cuda") and not isinstance(p, DTensor) for p in model.parameters())
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "sgd":
@@ -51,10 +51,10 @@ def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def layers_above(model: nn.Module) -> dict[str, int]:
-    """Parameter → the number of layers between its own and the logits: 0 for the heads, the most for the embedding.
+    """Parameter → the number of layers above it: 0 for the heads, most for the embedding.
 
-    Each block is a layer, and so are the embedding with its positions, and everything between the factorised encoder's
-    two encoders. What follows the last block counts as part of the heads.
+    Each block is a layer; so are the embedding with its positions, and everything between the factorised encoder's two
+    encoders. Everything after the last block counts as part of the heads.
     """
     modules = list(model.modules())
     adapters = [module for module in modules if isinstance(module, Adapter)]
@@ -82,25 +82,25 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 class WeightAverage:
     """The exponential moving average (EMA) of the trained weights.
 
-    It starts from the initial weights. To forget them soon, the decay grows: after n steps it is (1 + n) / (10 + n), at
-    most the given one (as TensorFlow's `ExponentialMovingAverage` with `num_updates`), so that the average covers about
-    the last tenth of the steps.
+    It starts from the initial weights. To forget them soon, the decay warms up: after n steps it is (1 + n) / (10 + n),
+    capped at the given decay, as in TensorFlow's `ExponentialMovingAverage` with `num_updates`. Until it reaches the
+    cap, the average covers about the last tenth of the steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """
         Args:
-            model: on its device, sharded if it is to be sharded; the average is sharded like it.
+            model: on its device and, if sharding is on, already sharded; the average is sharded like it.
             decay: the weight of the old average at each update, from 0 to below 1.
         """
         self.decay = decay
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.state: dict[str, Tensor] = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        """Parameter → its average, float32; all that a resumed run must restore."""
+        """Parameter → its average, float32; all the state that a resumed run must restore."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Average in the current weights after optimiser step number `step`, counted from 0."""
+        """Update the average with the current weights, after optimiser step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [self.state[name] for name in self._weights]
         torch._foreach_lerp_(averages, list(self._weights.values()), 1 - decay)
@@ -108,7 +108,7 @@ class WeightAverage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a run. `step` numbers a step from 0; `done` is the number of completed steps."""
+    """The steps of a run. Arguments: `step` counts from 0; `done` is the number of completed steps."""
 
     batch_size: int
     """Clips per step, over all processes."""
@@ -130,7 +130,7 @@ class Schedule:
             batch_size=batch_size,
             steps_per_epoch=per_epoch,
             epochs=epochs,
-            # As often as the recipe has epochs: a few videos get more and shorter ones, not all of which are scored.
+            # Score about as often as the recipe has epochs: with few videos there are more epochs, not all scored.
             steps_per_score=per_epoch * (epochs // recipe.epochs),
             warmup_steps=recipe.warmup_epochs / recipe.epochs * epochs * per_epoch,
             highest_rate=rate,
@@ -150,7 +150,7 @@ class Schedule:
 
 
 def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The recipe's epochs, or more if they have fewer steps than its `min_steps`.
+    """The recipe's epochs, or as many more as reach its `min_steps`.
 
     The warm-up keeps its fraction of the run: `warmup_epochs` / `epochs`.
     """
@@ -160,7 +160,7 @@ def planned_epochs(recipe: Recipe, steps_per_epoch: int) -> int:
 def learning_rate(step: int, highest: float, warmup_steps: float, num_steps: int) -> float:
     """Linear warm-up from 0, then half a cosine down to 0 at `num_steps`.
 
-    While the rate rises, a step uses its value at the end of the step; while it falls, at the beginning. So no step has
+    While the rate rises, a step uses the value at its end; while it falls, the value at its beginning. So no step has
     rate 0. (Scenic, train_lib/lr_schedules.py, always uses the beginning, so its first step changes nothing.)
     """
     if step + 1 < warmup_steps:

@@ -1,4 +1,4 @@
-"""The plan of a run: its data, model and steps, settled before the first step, and said in plain sentences."""
+"""The plan of a run: its data, model and steps, fixed before the first step, and printed in plain sentences."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ from vivit.weights.fill import Loaded
 
 Say = Callable[[str], object]
 Mirrors = dict[str, dict[int, int]]
-# The shortest run that overfits on purpose.
+# The least steps and epochs of a run that overfits on purpose.
 OVERFIT_STEPS, OVERFIT_EPOCHS = 100, 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does; the same in all of its processes, and in every call that continues it."""
+    """What a run does; the same in all its processes, and in every call that resumes it."""
 
     recipe: Recipe
     data_name: str
@@ -47,13 +47,13 @@ class Plan:
     """head → what each class becomes in a mirrored clip; classes with a side but no mirror image are left out."""
     augmentation: Augmentation
     start: Loaded
-    """The model on the CPU before its first step, and what was assumed or changed to make it. Its weights are random if
-    the run is resumed: the checkpoint has them."""
+    """The model on the CPU before its first step, and what was assumed or changed to build it. In a resumed run its
+    weights are random, because the checkpoint has the real ones."""
     resumed: bool
     """Whether there is a checkpoint, so that the architecture came from the run folder."""
     schedule: Schedule
     cure: str
-    """How to get the data without the videos that cannot be read, in words."""
+    """Advice on how to leave out unreadable videos."""
 
     @property
     def model(self) -> ViViT:
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def own_val(self) -> bool:
-        """Whether the data has a validation split of its own; else some of the training videos are scored."""
+        """Whether the data has a validation split; if not, some training videos are scored."""
         return any(video.split == "val" for video in self.val_set.videos)
 
     @property
@@ -78,13 +78,13 @@ def plan_run(
     processes: int,
     resumed_model: ViViT | None,
 ) -> Plan:
-    """Read the data's lists and, unless the run is resumed, the weights to start from; arguments are those of `train`.
+    """Read the data's lists and, unless the run is resumed, the initial weights; arguments are those of `train`.
 
     Args:
         resumed_model: a model of the run's architecture with random weights, if there is a checkpoint to fill it.
 
     Raises:
-        UserError: data, recipe, start and number of processes do not fit together.
+        UserError: data, recipe, initial weights and number of processes do not fit together.
     """
     _check_frozen(recipe)
     data_set = open_data(data, videos)
@@ -96,7 +96,7 @@ def plan_run(
     flip = recipe.flip
     if flip is None:
         flip = 0.0 if _one_sided(mirrors, train_set) else 0.5
-    # A run that overfits is scored on the very clips that it learns.
+    # An overfitting run is scored on the very clips it learns, so crops are centred.
     augmentation = replace(build_augmentation(recipe), flip=flip, centred=overfit is not None)
     if resumed_model is None:
         torch.manual_seed(recipe.seed)
@@ -115,7 +115,7 @@ def plan_run(
 
 
 def _check_frozen(recipe: Recipe) -> None:
-    """Raise UserError if a recipe that trains a part of the model, on features, has settings that cannot work so."""
+    """Raise UserError if a recipe that trains part of the model on features has settings that cannot work there."""
     if recipe.frozen is None:
         return
     if recipe.freeze_spatial and recipe.probe:
@@ -131,10 +131,10 @@ def _check_frozen(recipe: Recipe) -> None:
 
 
 def too_many_unreadable(plan: Plan, reasons: Collection[str]) -> UserError | None:
-    """The error if more training videos than the recipe allows cannot be read.
+    """The error if more training videos are unreadable than the recipe allows.
 
     Args:
-        reasons: for each of these videos, why.
+        reasons: why, one for each unreadable video.
     """
     videos, most = len(plan.train_set.videos), plan.recipe.unreadable
     if len(reasons) <= most * videos:
@@ -182,7 +182,7 @@ def say_plan(say: Say, plan: Plan, init: str | None, processes: int) -> None:
     """Say what was chosen, and why.
 
     Args:
-        init: what training starts from, as for `train`.
+        init: the initial weights, as for `train`.
     """
     _say_data(say, plan)
     for line in start_lines(plan.start, plan.recipe, init, len(plan.train_set.videos)):
@@ -195,7 +195,7 @@ def say_faults(say: Say, plan: Plan, data: str | Path, videos: Path | None) -> N
     """Say which videos have two labels, and how many an earlier check of the data could not read.
 
     Raises:
-        UserError: too many cannot be read to train on the others.
+        UserError: more training videos are unreadable than the recipe allows.
     """
     train_set, used = plan.train_set, (*plan.train_set.videos, *plan.val_set.videos)
     if plan.labels.heads and not plan.labels.multi_label:
@@ -241,7 +241,7 @@ def _say_mirrors(say: Say, plan: Plan) -> None:
 
 
 def say_schedule(say: Say, recipe: Recipe, schedule: Schedule, processes: int) -> None:
-    """Say how many steps the run takes, of how many clips, and where these differ from the recipe."""
+    """Say how many steps the run takes, with how many clips each, and where this differs from the recipe."""
     batch_size, epochs, rate = schedule.batch_size, schedule.epochs, schedule.highest_rate
     shared = f" over {processes} processes" if processes > 1 else ""
     parts = f", each in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
@@ -287,7 +287,7 @@ def few_batches(videos: VideoSet, number: int, recipe: Recipe) -> VideoSet:
 
 
 def how_it_went(steps: Sequence[dict[str, Any]]) -> str:
-    """Whether a run that overfits on purpose brought the loss down, in words."""
+    """Say whether a run that overfits on purpose brought the loss down."""
     first, last = steps[0]["loss"], steps[-1]["loss"]
     fell = f"the loss went from {first:.3g} to {last:.3g} in {steps[-1]['step']} steps"
     if last < first / 10:

@@ -1,7 +1,7 @@
-"""Pretraining without labels: a run whose model learns to predict the hidden tubes of clips (`vivit.model.masked`).
+"""Pretraining without labels: a run whose model learns to predict hidden tubes of clips (`vivit.model.masked`).
 
-It is a training run in all else: its folder, its steps, its checkpoints and how it resumes. The model in the folder is
-the encoder; the decoder is in the checkpoints alone.
+In all else it is a training run: its folder, steps, checkpoints and resuming. The model in the folder is the encoder;
+only the checkpoints have the decoder.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ from vivit.video.source import name_of
 from vivit.weights.fill import Loaded
 
 PICTURE = "reconstructions.png"
-# Videos and frames of each in the picture.
+# Videos in the picture, and frames of each.
 SHOWN, FRAMES = 4, 8
 
 
@@ -63,14 +63,14 @@ def pretrain(
 ) -> ViViT:
     """Pretrain a model on videos without labels and leave it in the folder `out`.
 
-    The many parameters are the options of `vivit pretrain`, and mean what they mean for `vivit.training.train.train`.
-    Started by torchrun, all its processes share the work.
+    The parameters are the options of `vivit pretrain`, and mean the same as for `vivit.training.train.train`. Under
+    torchrun, all processes share the work.
 
     Args:
         data: a folder of videos at any depth, or a data set; see `open_unlabelled`.
 
     Returns:
-        The model that is in `out`, without a head, in eval mode, on its device.
+        The model in `out`, without a head, in eval mode, on its device.
 
     Raises:
         UserError, Stopped: as for `train`.
@@ -114,7 +114,7 @@ def pretrain(
 def _plan(
     data: str | Path, recipe: PretrainRecipe, videos: Path | None, processes: int, resumed_model: ViViT | None
 ) -> Plan:
-    """As `plan_run`."""
+    """Like `plan_run`, for videos without labels."""
     train_set = open_unlabelled(data, videos)
     if resumed_model is None:
         torch.manual_seed(recipe.seed)
@@ -158,7 +158,7 @@ def _autoencoder(model: ViViT, recipe: PretrainRecipe) -> MaskedAutoencoder:
 
 
 def _masking(autoencoder: MaskedAutoencoder, recipe: PretrainRecipe) -> str:
-    """What is hidden and who predicts it, in words."""
+    """Say how much is hidden and how large the decoder is."""
     (visible,), (hidden,) = tubes([mask_rng(0, 0, 0)], autoencoder.places, recipe.mask_ratio)
     size = sum(parameter.numel() for parameter in autoencoder.decoder.parameters())
     return (
@@ -168,7 +168,7 @@ def _masking(autoencoder: MaskedAutoencoder, recipe: PretrainRecipe) -> str:
 
 
 class Reconstructing(Updater):
-    """Updates by the mean squared error of the hidden tubelets' normalised pixels."""
+    """Updates on the mean squared error of the hidden tubelets' normalised pixels."""
 
     def loss(self, batch: Batch, chosen: Tensor, step: int, epoch: int) -> Tensor:
         assert isinstance(self.recipe, PretrainRecipe) and isinstance(self.learner.model, MaskedAutoencoder)
@@ -181,23 +181,23 @@ class Reconstructing(Updater):
 
 @dataclass
 class _Pretraining(Training):
-    """A run whose weights are saved where a training would score them."""
+    """A run that saves its weights where supervised training would score them."""
 
     def score(self) -> None:
-        """Save the encoder, and a picture of what it reconstructs."""
+        """Save the encoder and a picture of its reconstructions."""
         self.learner.update_kept()
         if not self.accelerator.is_main_process:
             return
         row = {"epoch": self.done // self.schedule.steps_per_epoch, "step": self.done, "loss": self.mean_loss}
         self.run.models.save(self.learner.kept, row, {}, "")
         self._draw()
-        # Now that the model is there: what is noted is not done again.
+        # Only after the model is saved: a recorded epoch is not repeated.
         self.run.note_epoch(row)
         line = f"epoch {row['epoch']:3d}  loss {self.mean_loss:.3f}"
         self.display.progress.console.print(Text(line), soft_wrap=True)
 
     def _draw(self) -> None:
-        """Write the picture, for the first videos that can be read: three rows of frames for each."""
+        """Write the picture: three rows of frames for each of the first readable videos."""
         autoencoder, recipe = self.learner.model, self.plan.recipe
         assert isinstance(autoencoder, MaskedAutoencoder) and isinstance(recipe, PretrainRecipe)
         few = self.plan.train_set.videos[: 2 * SHOWN]

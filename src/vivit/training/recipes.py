@@ -121,7 +121,7 @@ OWN: dict[str, tuple[Recipe, str]] = {
 
 # Section 4.1's clips: every second one of 64 frames. All columns of table 7 share defaults of Recipe: SGD, batches of
 # 64, warm-up and scale jitter. The paper does not mention gradient clipping; all of the authors' configurations clip
-# to 1. They name float32, which a TPU multiplies in bf16. They mirror half of the clips; we also swap the labels of
+# to 1. They specify float32, which a TPU multiplies in bf16. They mirror half of the clips; we also swap the labels of
 # classes that have a side.
 CLIP = {"num_frames": 32, "frame_stride": 2, "image_size": 224, "resize": 256}
 SHARED: dict[str, Any] = CLIP | {"learning_rate_batch": 64, "precision": "auto"}
@@ -146,8 +146,8 @@ SSV2 = SHARED | {
     "label_smoothing": 0.3,
     "mixup": 0.3,
 }
-# In the released configurations grey scale is part of colour jitter; the two that set a rate for it without colour
-# jitter, EPIC-Kitchens and Something-Something, therefore have none.
+# In the released configurations, grey scale is part of colour jitter. EPIC-Kitchens and Something-Something set its
+# rate but no colour jitter, so they have no grey scale.
 GREY = {"grey_scale": 0.1}
 AVERAGE = {"architecture": {"temporal_layers": 0}}
 DEEP = {"architecture": {"temporal_layers": 24}}
@@ -192,13 +192,13 @@ class PaperRun:
     score: float | None
     """Top-1 accuracy in percent: the paper's, or the released weights'."""
     views: str
-    """The views that the score was measured with; "" if the source does not say."""
+    """The views used for the score; "" if the source does not say."""
     source: str
     """The table in the paper, or the file under projects/vivit/configs in Scenic."""
     eflop: float
     """Compute of the training: 6 × multiply-adds per clip × clips × epochs, in 10¹⁸ operations."""
     init: str
-    """What to give to --init."""
+    """The value for --init."""
     note: str = ""
 
     @property
@@ -233,8 +233,8 @@ class PaperRun:
         )
 
 
-# The authors used TPU-v3 accelerators and say neither how many nor for how long, hence EFLOP: an accelerator that
-# sustains 100 TFLOP/s does 1 EFLOP in 2.8 hours, if its clips are decoded as fast.
+# The authors used TPU-v3 accelerators but do not say how many or for how long, hence EFLOP: an accelerator that
+# sustains 100 TFLOP/s does 1 EFLOP in 2.8 hours, if decoding keeps up.
 # fmt: off
 PAPER_RUNS = (
     PaperRun("kinetics400-b", "vivit-b-16x2", KINETICS, 80.0, "4x1", "table 2", 21.7, VIT_B),
@@ -331,7 +331,7 @@ DESCRIPTIONS: dict[str, str] = {
     **{name: description for name, (_, description) in OWN.items()},
     **{run.name: run.description for run in PAPER_RUNS},
 }
-"""Recipe → what it is for or where it comes from in the first sentence; then its command, hardware, time and score."""
+"""Recipe → its purpose or source in the first sentence; then its command, hardware, time and score."""
 
 
 PRETRAIN_RECIPES: dict[str, PretrainRecipe] = {name: recipe for name, (recipe, _) in PRETRAINING.items()}
@@ -339,7 +339,7 @@ PRETRAIN_DESCRIPTIONS = {name: description for name, (_, description) in PRETRAI
 
 
 def recipes_like(recipe: Recipe) -> Mapping[str, Recipe]:
-    """The named recipes of the verb that this recipe is for."""
+    """The named recipes of this recipe's verb."""
     return PRETRAIN_RECIPES if isinstance(recipe, PretrainRecipe) else RECIPES
 
 

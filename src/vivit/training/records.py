@@ -1,4 +1,4 @@
-"""The records of a run, in JSON: read whatever became of them, and refused in a line that says how to go on."""
+"""Reads a run's JSON records; a damaged one gives a one-line error that says how to go on."""
 
 import json
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ Row = dict[str, Any]
 
 
 def read_lines(file: Path, numbers: Sequence[str] = ()) -> list[Row]:
-    """The objects in a file with one JSON object in each line; none if there is no file.
+    """The objects in a file with one JSON object per line; none if there is no file.
 
-    A run that is being written to, or was killed, may end in half a line, which is left out.
+    If the run is still writing or was killed, the file may end in an incomplete line, which is skipped.
 
     Args:
-        numbers: fields that every row must have, as numbers.
+        numbers: fields that must be numbers in every row.
 
     Raises:
-        UserError: the file cannot be read, or a line is something else.
+        UserError: the file cannot be read, or a line is not such an object.
     """
     try:
         lines = file.read_bytes().split(b"\n")

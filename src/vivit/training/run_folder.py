@@ -1,6 +1,6 @@
 """A run's folder: which run it belongs to, and the records of its steps, scores and calls.
 
-It is a model folder (config.json, model.safetensors: the model so far) that also holds
+It is a model folder (config.json and model.safetensors: the best or last model so far) that also holds
 - recipe.json: the settings of the run;
 - steps.jsonl, metrics.jsonl, sessions.jsonl: a line for each step, each score and each call of `vivit train`;
 - checkpoints/: what a resumed run needs, including the architecture of its model (config.json);
@@ -39,17 +39,17 @@ from vivit.weights.source import Source
 from vivit.weights.store import CONFIG_FILE, WEIGHTS_FILE, config_content, new_model
 
 VIDEOS = "videos.json"
-"""What `note_videos` notes, in the folder of checkpoints."""
-# A later call may change these, as it may the number of processes: what is learnt stays the same.
+"""Written by `note_videos` to the checkpoint folder."""
+# A later call may change these, and the number of processes: the model learns the same.
 MAY_CHANGE = ("accumulate", "unreadable")
 
 
 class OtherSettings(UserError):
-    """A run in the folder has other settings than those given."""
+    """The folder holds a run with other settings."""
 
 
 class RunFolder:
-    """Records that stay whole if the run is killed, and lose the steps that a resumed run repeats."""
+    """A run's records; they stay whole if the run is killed, and drop the steps that a resumed run repeats."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,16 +58,16 @@ class RunFolder:
         self._sessions: list[Row] = []
         self._lock: RunLock | None = None
         self.models: KeptModels
-        """Once the run is claimed."""
+        """Set once the run is claimed."""
 
     @property
     def is_resumable(self) -> bool:
-        """Whether there is a checkpoint, and the architecture of its model."""
+        """Whether there is a checkpoint and its model's architecture."""
         return bool(checkpoints(self.checkpoints)) and (self.checkpoints / CONFIG_FILE).exists()
 
     def new_model(self) -> ViViT:
         """A model of this run's architecture with random weights, to load a checkpoint into. Raises UserError."""
-        # A checkpoint has each weight, in float32, and more.
+        # A checkpoint holds at least every weight in float32, so this bounds the number of weights.
         most = sum(file.stat().st_size for file in checkpoints(self.checkpoints)[-1].iterdir()) // 4
         try:
             return new_model(self.checkpoints, most)
@@ -85,11 +85,12 @@ class RunFolder:
         settings: Row,
         say: Callable[[str], object],
     ) -> None:
-        """Make the folder, note what run it belongs to and keep others out; the arguments are those of `train`.
+        """Make the folder, record its run and lock it; the arguments are those of `train`.
 
         Args:
-            settings: what decides the run besides the recipe; "keep" may be None, for what the run was started with.
-            say: told about a lock that was left behind, and about videos that were written again.
+            settings: what determines the run besides the recipe; "keep" may be None, for the value the run started
+                with.
+            say: called about a stale lock, and about videos that were rewritten.
 
         Raises:
             UserError: the folder cannot be made, belongs to another run, or is in use.
@@ -104,18 +105,18 @@ class RunFolder:
         self.models = KeptModels(self.path, this["keep"], plan.labels)
         where = {"videos": None if videos is None else place_of(videos), **plan.hashes}
         resumable = checkpoints(self.checkpoints)
-        # A run that has learned nothing yet may start again with other settings.
+        # A run without a checkpoint or model may start again with other settings.
         if not note.exists() or not (resumable or weights.exists()):
             if resumable:
                 say(f"{note} is missing: the checkpoints are taken to be of a run with the settings of this call")
             make_folder(self.checkpoints)
-            # Not in the run's folder, which may hold the very model that training starts from.
+            # Not in the run folder itself, which may hold the very model that training starts from.
             architecture = {self.checkpoints / CONFIG_FILE: config_content(plan.model)}
             write_files({note: as_json({**this, **where}), **architecture})
             note_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set))
             return
         try:
-            # With the values of settings that did not exist yet when the run was started.
+            # Default values for settings that did not exist when the run was started.
             unsaid = {**type(plan.recipe)().model_dump(mode="json"), "keep_decoded": False, "overfit": None}
             found = {**unsaid, "keep": "last", **read_json(note)}
             found["precision"] = new_name(found["precision"])
@@ -156,7 +157,7 @@ class RunFolder:
         compare_videos(self.checkpoints / VIDEOS, (plan.train_set, plan.val_set), self.path, say)
 
     def _is_finished(self, found: Row, plan: Plan) -> bool:
-        """Whether the run has the score after the last step that its recipe plans."""
+        """Whether the run has a score for its recipe's last step."""
         try:
             kind = type(plan.recipe)
             recipe = kind.model_validate({name: found[name] for name in kind.model_fields})
@@ -166,13 +167,13 @@ class RunFolder:
         return bool(last) and last[0]["step"] == Schedule.planned(recipe, len(plan.train_set.videos)).num_steps
 
     def release(self) -> None:
-        """Let others claim the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def go_on(self, step: int, accelerator: Accelerator) -> None:
-        """Keep the records up to a step, and add one of this call of `vivit train`."""
+        """Keep the records up to a step, and add a session for this call of `vivit train`."""
         session = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
@@ -192,7 +193,7 @@ class RunFolder:
 
     @property
     def has_model(self) -> bool:
-        """Whether the folder has a model's files, and the beginning of each can be read."""
+        """Whether the folder has a model's files, with readable headers."""
         try:
             return Source.find(self.path).kind == "model folder" and bool(open_folder(self.path).shapes)
         except UserError:
@@ -200,7 +201,7 @@ class RunFolder:
 
     @property
     def scored(self) -> int:
-        """The number of steps before the last score; 0 if there is none."""
+        """The step of the last score; 0 if there is none."""
         return self.epochs[-1]["step"] if self.epochs else 0
 
     @property
@@ -228,5 +229,5 @@ class RunFolder:
 
 
 def _shown(value: Any) -> str:
-    """A setting for people."""
+    """A setting as shown to people."""
     return "none" if value is None else str(value)

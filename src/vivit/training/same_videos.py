@@ -1,4 +1,4 @@
-"""Whether the videos of a run are still those that it was started with, also where names and sizes are."""
+"""Checks that a run's videos are still those it started with, even if names and sizes are the same."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from vivit.files import as_json, write_files
 from vivit.text import counted
 from vivit.video.source import VideoSource
 
-# Each of so many files is noted by itself, with a hash of samples of its content. Of more, only whether any changed.
+# Up to this many files are recorded one by one, with a hash of content samples; of more, only whether any changed.
 MOST_NOTED = 10_000
 
 
 def note_videos(note: Path, sets: Iterable[VideoSet]) -> None:
-    """Note the state of the videos' files. Raises UserError if that cannot be written."""
+    """Record the state of the videos' files. Raises UserError if it cannot be written."""
     names, states = _files(sets)
     files = {}
     if len(names) <= MOST_NOTED:
@@ -29,9 +29,9 @@ def note_videos(note: Path, sets: Iterable[VideoSet]) -> None:
 
 
 def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callable[[str], object]) -> None:
-    """Compare the videos' files with what `note_videos` noted; say if some were written again with the same content.
+    """Compare the videos' files with the state from `note_videos`; say if some were rewritten with the same content.
 
-    Only files whose times have changed are read.
+    Only files whose size or times have changed are read.
 
     Raises:
         UserError: the content of a file has changed.

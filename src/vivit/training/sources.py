@@ -1,4 +1,4 @@
-"""Where the batches and scores of a run come from: its videos, or the features of a model's frozen part."""
+"""The sources of a run's batches and scores: its videos, or the features of the model's frozen part."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,17 +28,17 @@ class Reading:
     stopping: Callable[[], bool]
     """Once true in any process, reading ends with `Interrupted` in all of them."""
     report: Callable[[str], None]
-    """Called with a few words about what happens between steps."""
+    """Called with a few words on what happens between steps."""
 
 
 @dataclass
 class FromVideos:
-    """Reads every clip anew."""
+    """Reads every clip from its video."""
 
     plan: Plan
     reading: Reading
     colours: bool
-    """Whether to change colours while reading, not later on the device."""
+    """Whether to augment colours while reading, not later on the device."""
     keep_decoded: bool
     """Hold the training videos in memory, resized."""
 
@@ -93,9 +93,9 @@ class FromFeatures:
         return said
 
     def prepare(self) -> None:
-        """Encode the validation clips before any step, so that a stop meanwhile loses none. Raises Interrupted."""
+        """Encode the validation clips before any step, so an interruption here loses no step. Raises Interrupted."""
         reading = self.reading
-        # Only now: a resumed run loads its frozen part from the checkpoint.
+        # Not earlier: a resumed run loads its frozen part from the checkpoint.
         self.cache = FeatureCache(
             self.plan.model,
             self.folder,
@@ -111,7 +111,7 @@ class FromFeatures:
     def batches(self, start_step: int) -> Iterator[Batch]:
         """The batches from this step on, see `FeatureCache.training_batches`. Raises Interrupted.
 
-        Before the first step, a linear probe gets the mean and deviation of the features; checkpoints hold them.
+        Before the first step, a linear probe gets the features' mean and standard deviation; checkpoints store them.
         """
         clips = _clips(self.plan, self.reading.options)
         if start_step == 0 and isinstance(self.part, LinearProbe):

@@ -1,4 +1,4 @@
-"""The tensors of a training: those that its checkpoints hold, and the weights that are scored and saved."""
+"""The tensors of a run: those in its checkpoints, and the weights that are scored and saved."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ from vivit.training.optim import WeightAverage
 def training_tensors(
     model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
 ) -> dict[str, Tensor]:
-    """All tensors that decide how training continues, not copies of them: to be saved, or to be loaded into.
+    """All tensors that training needs to continue, not copies of them: to save, or to load into.
 
-    If the optimiser has not stepped yet, its state is made, as zeros, which leaves its first step the same.
+    If the optimiser has not stepped yet, its state is created as zeros, which does not change its first step.
 
     Args:
         model: without a wrapper such as DDP; its parameters may be sharded.
         optimiser: torch's own, not Accelerate's wrapper.
 
     Returns:
-        "model/NAME", "optimiser/NAME/KEY" and "average/NAME", where NAME is the parameter's name in the model. They do
-        not depend on the number of processes.
+        "model/NAME", "optimiser/NAME/KEY" and "average/NAME", where NAME is the parameter's name in the model. The
+        names do not depend on the number of processes.
     """
-    # First: this makes a sharded model free its gathered parameters, so that they are the shards the optimiser knows.
+    # First, because this makes a sharded model free its gathered parameters; then they are the optimiser's shards.
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     _make_state(optimiser)
     for name, parameter in model.named_parameters():
@@ -37,7 +37,7 @@ def training_tensors(
 def kept_weights(model: nn.Module, average: WeightAverage | None) -> dict[str, Tensor]:
     """The state dict of the model to score and save: unsharded, in CPU memory, averaged if there is an average.
 
-    Every process must call it, and each gets the whole.
+    Every process must call this, and each gets all of it.
     """
     weights = model.state_dict()
     if average is not None:
@@ -50,7 +50,7 @@ def kept_weights(model: nn.Module, average: WeightAverage | None) -> dict[str, T
 
 
 def _make_state(optimiser: torch.optim.Optimizer) -> None:
-    """Make the state that the optimiser makes in its first step, as zeros, for parameters that have none."""
+    """Create the optimiser state of the first step, as zeros, for parameters that have none."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     without = {parameter for parameter in parameters if parameter.requires_grad and not optimiser.state.get(parameter)}
     if not without:

@@ -1,7 +1,7 @@
 """A training run: its plan, folder, model and processes, and then the loop over its steps.
 
-A run is a folder; `vivit.training.run_folder` says what it holds. The same call again continues it where the last one
-was stopped, with exactly the steps that were left.
+A run is a folder; `vivit.training.run_folder` describes it. Repeating the same call resumes the run where it stopped,
+with exactly the remaining steps.
 """
 
 import copy
@@ -67,31 +67,31 @@ def train(
 ) -> ViViT:
     """Train a model on labelled videos and leave it in the folder `out`.
 
-    The many parameters are the options of `vivit train`. Started by torchrun, all its processes share the work.
+    The parameters are the options of `vivit train`. Under torchrun, all processes share the work.
 
     Args:
         data: a data set, see `open_data`.
-        out: the run's folder; a run that was started there with the same recipe and data is continued.
-        init: the weights to start from, as for `vivit.training.initialise.build_model`; None trains from scratch.
+        out: the run folder; a run started there with the same recipe and data is resumed.
+        init: the initial weights, as for `vivit.training.initialise.build_model`; None trains from scratch.
         videos: the folder of the videos, if it is not beside their list.
-        workers: processes that decode videos, for each process that trains.
+        workers: processes that decode videos, for each training process.
         keep_decoded: hold the training videos in memory once decoded, resized.
         decoder, timeout: see `ReadOptions`.
         compile: compile each transformer block.
-        activation_checkpointing: save memory: compute activations again for the backward pass instead of keeping them.
-        shard: spread weights, gradients and optimiser state over the processes (FSDP2).
+        activation_checkpointing: save memory by recomputing activations in the backward pass instead of keeping them.
+        shard: shard weights, gradients and optimiser state over the processes (FSDP2).
         checkpoint_every: seconds between checkpoints; there is also one whenever the model is scored.
-        track: where curves go besides TensorBoard.
-        overfit: learn this many batches by heart, without augmentation and regularisation, as a check.
-        keep: which weights to leave in `out`: the best by validation score, or the last; the others are beside them.
-            None: the best if the data has a validation split of its own, else the last.
+        track: where to log curves besides TensorBoard.
+        overfit: overfit on this many batches, without augmentation and regularisation, as a check.
+        keep: which weights to leave in `out`: the best by validation score, or the last; the others go beside them.
+            None: the best if the data has its own validation split, else the last.
 
     Returns:
-        The model that is in `out`, in eval mode, on its device.
+        The model in `out`, in eval mode, on its device.
 
     Raises:
-        UserError: data, recipe or start do not fit, a video is unreadable, `out` belongs to another run, memory or disk
-            do not suffice, or the loss is not finite.
+        UserError: data, recipe or initial weights do not fit, a video is unreadable, `out` belongs to another run,
+            memory or disk space is too small, or the loss is not finite.
         Stopped: Ctrl-C, SIGTERM or SIGHUP came; the last step is in a checkpoint.
     """
     if not checkpoint_every >= 0:
@@ -164,7 +164,7 @@ def train(
 def carry_out(
     training: Training, say: Callable[[str], object], track: Tracker | None = None, cost: StepCost | None = None
 ) -> None:
-    """Resume a run, take its remaining steps, and leave it together with the other processes.
+    """Resume a run, take its remaining steps, and finish together with the other processes.
 
     Args:
         cost: of a step, for advice if memory runs out.
@@ -183,7 +183,7 @@ def carry_out(
             training.go()
         training.say_unreadable(say)
     accelerator.unwrap_model(learner.network, keep_fp32_wrapper=False)
-    # All processes leave together: one that loses a neighbour in the middle of a collective call may crash.
+    # All processes finish together: if one leaves during a collective operation, the others may crash.
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -198,7 +198,7 @@ def _learner(
     kept, probe = model, trained if isinstance(trained, LinearProbe) else None
     if recipe.ema or shard:
         kept = copy.deepcopy(model).to(accelerator.device)
-    elif probe is not None:  # it shares what is frozen
+    elif probe is not None:  # the copy shares frozen parameters
         kept = copy.deepcopy(model, {id(one): one for one in model.parameters() if not one.requires_grad})
     if compile:
         for encoder in encoders_of(trained):
@@ -212,7 +212,7 @@ def _learner(
 
 @contextmanager
 def _as_user_errors(out: Path, plan: Plan, cost: StepCost | None) -> Iterator[None]:
-    """Turn a full disk, a lack of memory or the end of another process into a UserError."""
+    """Turn a full disk, lack of memory or the end of another process into a UserError."""
     try:
         yield
     except OSError as error:

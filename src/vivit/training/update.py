@@ -24,9 +24,9 @@ from vivit.training.recipe import Recipe
 from vivit.training.tensors import kept_weights, training_tensors
 from vivit.video.augment import Augmentation, augment_batch
 
-# The first number of Mixup's and CutMix's seed; data/order.py has the lower ones.
+# The first number of Mixup's and CutMix's seed; data/order.py has the others.
 MIXING = 4
-# fp16 loss scale below which gradients that overflow are not the scale's fault.
+# Below this fp16 loss scale, the scale is not to blame for overflowing gradients.
 LOWEST_SCALE = 2.0**-10
 # Offset between the processes' random seeds, larger than the seed of any update unless the recipe's seed is huge.
 PROCESS_STRIDE = 1 << 40
@@ -34,19 +34,19 @@ PROCESS_STRIDE = 1 << 40
 
 @dataclass(frozen=True)
 class Learner:
-    """A model in training with its optimiser, and the model to score and save."""
+    """A model in training, its optimiser, and the model to score and save."""
 
     model: nn.Module
     """The model without a wrapper such as DDP; its parameters may be sharded."""
     network: nn.Module
-    """What training calls: the model or, after a frozen part, the rest of it; wrapped for many processes."""
+    """What training calls: the model or, after a frozen part, the rest of it; wrapped for multiple processes."""
     optimiser: torch.optim.Optimizer
     """Torch's own, not Accelerate's wrapper."""
     kept: ViViT
     """The model to score and save: `model` itself or a part of it, or a copy with averaged or unsharded weights."""
     average: WeightAverage | None = None
     probe: LinearProbe | None = None
-    """What is trained, if it standardises features: the kept model is a copy then, whose heads need no such thing."""
+    """The trained part, if it standardises features. The kept model is then a copy with the statistics folded in."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint, not copies."""
@@ -54,7 +54,7 @@ class Learner:
         return tensors if self.probe is None else tensors | {f"probe/{n}": v for n, v in self.probe.named_buffers()}
 
     def update_kept(self) -> None:
-        """Give the kept model the weights, or their average; every process must call it."""
+        """Copy the weights, or their average, into the kept model; every process must call it."""
         if all(self.kept is not part for part in self.model.modules()):
             self.kept.load_state_dict(kept_weights(self.model, self.average))
         if self.probe is not None:
@@ -95,8 +95,8 @@ class Updater:
     def __call__(self, batch: Batch, step: int, epoch: int, rate: float, batch_size: int) -> Update:
         """Update the weights with this process's slice of a batch.
 
-        Random numbers on the way (dropout, stochastic depth, token dropping) depend on seed, step and process alone, so
-        a resumed run draws the same. Gradients are averaged over the processes before they are clipped.
+        Random numbers (dropout, stochastic depth, token dropping) depend on seed, step and rank alone, so a resumed run
+        draws the same. Gradients are averaged over the processes before clipping.
 
         Args:
             step: the number of updates before this one.
@@ -164,7 +164,7 @@ class Updater:
 
 
 def check_split(batch_size: int, recipe: Recipe, num_processes: int) -> None:
-    """Raise UserError if a process would have no clip of a batch, or fewer clips than micro-batches."""
+    """Raise UserError if a process would get no clip of a batch, or fewer clips than micro-batches."""
     smallest = min(map(len, split_batch(batch_size, num_processes, recipe.mixes)))
     if not smallest:
         raise UserError(
@@ -186,8 +186,8 @@ def loss_of(
 ) -> Tensor:
     """The mean of the heads' losses (as in Scenic for EPIC-Kitchens), each a mean over the batch.
 
-    A head's loss is the cross-entropy or, with `multi_label`, the sum over the classes of their binary cross-entropies,
-    as in Scenic (`weighted_sigmoid_cross_entropy`), which smooths labels the same way.
+    A head's loss is the cross-entropy or, with `multi_label`, the binary cross-entropy summed over classes, as in
+    Scenic (`weighted_sigmoid_cross_entropy`), which smooths labels the same way.
 
     Args:
         logits: (B, K), or head → (B, K).
