@@ -155,7 +155,7 @@ def test_a_run_of_one_head_shows_the_numbers_of_its_files(page: Page, held_out: 
     assert "0.3 M parameters" in page.words
     assert "epoch 2 of 6, step 8" in page.words
     # 90 and 30 minutes on two processes.
-    assert "2.0 hours on 2 processes of AMD EPYC, 4.0 process-hours" in page.words
+    assert "2.0 hours in 2 processes on AMD EPYC, 4.0 process-hours" in page.words
     assert page.table("started")[0] == [
         "2026-01-02T03:04:05+00:00",
         "1.5 hours",
@@ -380,7 +380,7 @@ def test_many_labels_are_counted_one_by_one(tmp_path: Path) -> None:
     _predictions(run, [{**_video(i), "labels": labels, "predicted": named} for i, (labels, named) in enumerate(said)])
     page = Page(write_report(run))
     assert page.scores == {"mAP": "45.7\xa0%"}
-    assert page.table("class", "videos", "found", "right if predicted") == [
+    assert page.table("class", "videos", "recall", "precision") == [
         ["run", "2", "50.0 %", "100.0 %"],
         ["jump", "2", "50.0 %", "50.0 %"],
         ["sit", "0", "–", "0.0 %"],

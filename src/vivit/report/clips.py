@@ -61,7 +61,7 @@ def worst_mistakes(run: RunFiles, data: str | None = None, videos: Path | None =
     if was and was != now:
         remark = (
             "The validation videos are not those that were scored: "
-            f"their hash was {str(was)[:HASH_DIGITS]}, and is {now[:HASH_DIGITS]}."
+            f"their hash was {str(was)[:HASH_DIGITS]} and is now {now[:HASH_DIGITS]}."
         )
     by_name = defaultdict(list)
     for video in found.videos:

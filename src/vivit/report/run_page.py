@@ -187,7 +187,7 @@ def _differences(settings: Row) -> Row | None:
 
 
 def _cost(sessions: Iterable[Row]) -> list[str]:
-    """ "24 minutes on 1 process of AMD EPYC", for each kind of machine."""
+    """ "24 minutes in 1 process on AMD EPYC", for each kind of machine."""
     seconds: defaultdict[tuple[int, str], float] = defaultdict(float)
     for session in sessions:
         time, processes = number(session.get("seconds")), number(session.get("processes"))
@@ -198,6 +198,6 @@ def _cost(sessions: Iterable[Row]) -> list[str]:
     for (processes, device), time in seconds.items():
         each = f", {time * processes / 3600:.1f} process-hours" if processes > 1 else ""
         words.append(
-            f"{duration(time)} on {processes} {'process' if processes == 1 else 'processes'} of {device}{each}"
+            f"{duration(time)} in {processes} {'process' if processes == 1 else 'processes'} on {device}{each}"
         )
     return words

@@ -87,7 +87,7 @@ def _charts(timeline: Timeline, segments: Sequence[Segment], smooth: float) -> l
         title = timeline.labels.title(head) or "Scores"
         if len(curves) == 1:  # which has no legend
             title = f"{title}: {shortened(curves[0].name, LONGEST_LABEL)}"
-        chart = draw_curves(title, curves, "seconds", note=["% likely"], percent=True) if curves else None
+        chart = draw_curves(title, curves, "seconds", note=["probability in %"], percent=True) if curves else None
         charts += [chart] if chart is not None else []
     return charts
 
@@ -116,7 +116,7 @@ def timeline_figure(timeline: Timeline, segments: Sequence[Segment], pictures: S
         bars.spines[["top", "right", "left"]].set_visible(False)
         bars.spines["bottom"].set_color(PRINT["rule"])
         if not labels:
-            bars.text(timeline.duration / 2, 0, "no label is likely enough anywhere", ha="center", color=PRINT["faint"])
+            bars.text(timeline.duration / 2, 0, "no label is likely enough", ha="center", color=PRINT["faint"])
     return figure
 
 
