@@ -1,4 +1,4 @@
-"""Answers in a file: it grows with each of them, and a later run goes on after those that are there."""
+"""A file of answers: it grows with each answer, and a later run resumes after those it holds."""
 
 import csv
 import fcntl
@@ -20,7 +20,7 @@ from vivit.labels import ONLY_HEAD, LabelSpace
 from vivit.tables import check_parquet, csv_text, escaped, in_parts, in_unicode, json_text, write_parquet
 from vivit.video.source import VideoError, reason
 
-# Formats that need their end before they can be read; meanwhile the answers are in a file beside.
+# Formats that cannot be read until they are complete; meanwhile the answers are in a file beside.
 WHOLE = ("json", "parquet")
 PARTIAL = ".partial.jsonl"
 BEGINNING = '{"video": '  # of an answer in JSON
@@ -35,20 +35,20 @@ class Layout:
 
     labels: LabelSpace
     top: int
-    """Labels of each head, if it has as many."""
+    """Labels for each head; all of them if it has fewer."""
     frames: bool = False
-    """Whether the frames that were read are listed."""
+    """Whether to list the frames that were read."""
     made_by: Mapping[str, str] = field(default_factory=dict)
     """Further fields of every answer: what it depends on."""
 
     @property
     def ranks(self) -> list[int]:
-        """The ranks in the lines that a table has for each video."""
+        """The ranks in a video's rows of a table."""
         return [rank for count in self.labels.counts.values() for rank in range(1, min(self.top, count) + 1)]
 
     @property
     def columns(self) -> dict[str, type]:
-        """The columns of a table, which has a line for each label."""
+        """The columns of a table, which has a row for each label."""
         head: dict[str, type] = {} if self.labels.single else {"head": str}
         frames: dict[str, type] = {"frames": str, "times": str} if self.frames else {}
         fixed = {"video": str, **head, "rank": int, "label": str, "score": float, "note": str}
@@ -59,7 +59,7 @@ class Layout:
         return {**prediction.to_json(self.top, self.frames), **self.made_by}
 
     def table(self, row: Row) -> list[Row]:
-        """The answer as lines of a table."""
+        """The answer as rows of a table."""
         heads = {ONLY_HEAD: row["predictions"]} if self.labels.single else row["predictions"]
         rest = {"note": row.get("note", ""), **{name: row[name] for name in self.made_by}}
         if self.frames:
@@ -71,7 +71,7 @@ class Layout:
         ]
 
     def of_table(self, lines: Iterable[Row]) -> Iterator[Row]:
-        """The answers of a table, without a last one that is not whole. Raises ValueError for another layout."""
+        """The answers in a table, except an incomplete last one. Raises ValueError for another layout."""
         for of_video in in_parts(lines, len(self.ranks)):
             if len(of_video) < len(self.ranks):
                 return
@@ -102,16 +102,16 @@ class AnswerFile:
         """
         Args:
             format: json, jsonl, csv or parquet.
-            resume: go on after the answers that the file has, if it is there.
+            resume: resume after the answers in the file, if it exists.
 
         Raises:
-            UserError: the file is there and `resume` is not given, its answers are of another layout or model, another
-                process writes to it, or it cannot be read or written.
+            UserError: the file exists and `resume` is False, its answers have another layout or model, another process
+                is writing to it, or it cannot be read or written.
         """
         self.path, self._format, self._layout = path, format, layout
         self._growing = path.with_name(path.name + PARTIAL) if format in WHOLE else path
         self.done: Counter[str] = Counter()
-        """The names of the videos that have an answer, as the file has them."""
+        """The names of the videos that have an answer, as stored in the file."""
         self._file: IO[str] | None = None
         check_out(path, format)
         there = [file for file in (self._growing, path) if os.path.lexists(file)]
@@ -142,7 +142,7 @@ class AnswerFile:
         self._write(self._text(self._layout.row(prediction)))
 
     def finish(self) -> None:
-        """Write the file, if it does not grow. Raises UserError."""
+        """Write the file, if its format cannot grow. Raises UserError."""
         if self._growing == self.path:
             return
         rows = self._answers(self._growing)
@@ -155,7 +155,7 @@ class AnswerFile:
         self._growing.unlink()
 
     def close(self) -> None:
-        """Close the file, with everything that was written on the disk."""
+        """Sync the file to disk and close it."""
         if self._file is not None:
             with suppress(OSError):  # a full disk has been reported
                 os.fsync(self._file.fileno())
@@ -177,7 +177,7 @@ class AnswerFile:
         return f"{json_text(row)}\n"
 
     def _stored(self, name: str) -> Any:
-        """The name of a video as the file has it."""
+        """The name of a video as stored in the file."""
         return escaped(name) if self._format == "csv" else in_unicode(name)
 
     def _write(self, text: str) -> None:
@@ -189,7 +189,7 @@ class AnswerFile:
             raise UserError(f"{self._growing}: not written ({error.strerror}); --resume goes on from there") from None
 
     def _take_up(self, file: Path) -> None:
-        """Note the answers that are there, and drop what an interruption may have left of another one."""
+        """Note the answers in the file, and drop an incomplete one that an interruption may have left."""
         layout = self._layout
         with _open(file, "r") as held:
             _lock(held, file)
@@ -208,7 +208,7 @@ class AnswerFile:
             write_files({_target(self._growing): copy})
 
     def _answers(self, file: Path) -> Iterator[Row]:
-        """The whole answers of a file. Raises UserError if it holds something else."""
+        """The complete answers in a file. Raises UserError if it holds something else."""
         layout = self._layout
         try:
             for row in self._parsed(file):
@@ -229,7 +229,7 @@ class AnswerFile:
                 for line in lines:
                     if line.endswith("\n"):
                         yield json.loads(line)
-                    elif not BEGINNING.startswith(line[: len(BEGINNING)]):  # no answer that was cut off
+                    elif not BEGINNING.startswith(line[: len(BEGINNING)]):  # not a truncated answer
                         raise ValueError
         elif self._format == "json":
             rows = json.loads(file.read_bytes())
@@ -274,11 +274,11 @@ def _lock(file: IO[str], path: Path) -> None:
     except BlockingIOError:
         raise UserError(f"{path}: another process is writing to it") from None
     except OSError:
-        pass  # some network file systems know no locks
+        pass  # some network file systems have no locks
 
 
 def _csv_lines(file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The lines of a CSV file with these columns, without a last one that was cut off. Raises ValueError."""
+    """The rows of a CSV file with these columns, except a truncated last one. Raises ValueError."""
     with file.open("rb") as end:
         end.seek(max(0, file.stat().st_size - 1))
         ends_whole = end.read() == b"\n"

@@ -1,4 +1,4 @@
-"""Where in a video a model looked: attention maps of the clips that follow each other in it.
+"""Where in a video a model looked: attention maps of its consecutive clips.
 
 Shapes: T temporal positions, n_h × n_w spatial ones.
 """
@@ -39,33 +39,33 @@ class ClipAttention:
     start: float
     """Seconds after the first frame of the video: when the clip's first frame is shown."""
     end: float
-    """When the time of the last temporal index ends."""
+    """When the last temporal index ends."""
     map: np.ndarray
-    """(T, n_h, n_w) float32 with a sum of 1: what part of the attention each tubelet has."""
+    """(T, n_h, n_w) float32 with a sum of 1: each tubelet's share of the attention."""
     times: np.ndarray
-    """(T,) seconds after the first frame of the video: the mean of the times of each temporal index's frames."""
+    """(T,) seconds after the first frame of the video: the mean time of each temporal index's frames."""
     box: Box
-    """What the model sees of the picture."""
+    """The part of the picture that the model sees."""
     labels: Mapping[str, ScoredLabel]
     """head → the best class."""
     about: Mapping[str, ScoredLabel]
-    """head → the class whose score the map explains; empty if the method knows no classes."""
+    """head → the class whose score the map explains; empty if the method ignores classes."""
 
     @property
     def curve(self) -> np.ndarray:
-        """(T,) with a sum of 1: what part of the attention each temporal index has."""
+        """(T,) with a sum of 1: each temporal index's share of the attention."""
         curve: np.ndarray = self.map.sum(axis=(1, 2))
         return curve
 
     @property
     def places(self) -> np.ndarray:
-        """(n_h, n_w) with a sum of 1: what part of the attention each place has."""
+        """(n_h, n_w) with a sum of 1: each place's share of the attention."""
         places: np.ndarray = self.map.sum(axis=0)
         return places
 
     @property
     def peak(self) -> tuple[float, float, float]:
-        """The tubelet with the largest part: seconds, and x and y of its middle as fractions of the picture."""
+        """The tubelet with the largest share: seconds, and x and y of its middle as fractions of the picture."""
         time, row, column = np.unravel_index(self.map.argmax(), self.map.shape)
         return float(self.times[time]), *self._place(float(column), float(row))
 
@@ -77,12 +77,12 @@ class ClipAttention:
 
     @property
     def half(self) -> float:
-        """The smallest part of all tubelets that holds half of the attention: 0.5 if it is spread evenly."""
+        """The smallest fraction of the tubelets that holds half of the attention: 0.5 if it is spread evenly."""
         largest = np.sort(self.map, axis=None)[::-1].cumsum()
         return (int(np.searchsorted(largest, 0.5 * largest[-1])) + 1) / self.map.size
 
     def to_json(self) -> dict[str, Any]:
-        """Where the attention is: over time, its peak, its centre of mass, and how small a part holds half of it."""
+        """The attention over time, its peak, its centre of mass, and the fraction of tubelets that holds half of it."""
 
         def named(labels: Mapping[str, ScoredLabel]) -> dict[str, Any]:
             rows = {head: {"label": scored.label, "score": scored.score} for head, scored in labels.items()}
@@ -115,19 +115,19 @@ def attention(
     span: Span | None = None,
     decoder: Decoder = "pyav",
 ) -> Iterator[ClipAttention]:
-    """Where a model looks in a video, one clip after the other, as they are computed.
+    """Where a model looks in a video, clip by clip, as they are computed.
 
-    The clips follow each other without a gap; the last one ends with the video and may overlap the one before. A video
-    shorter than a clip gives one, filled up as `predict` fills it.
+    The clips are consecutive, without gaps; the last one ends with the video and may overlap the one before. A video
+    shorter than a clip gives one clip, looped or padded as by `predict`.
 
     Args:
         method: "raw" is the last layer's attention, "rollout" that of all layers, and "gradient" that of all layers
-            weighted by what it does for a class; see `vivit.inference.attention_maps`.
+            weighted by its effect on a class; see `vivit.inference.attention_maps`.
         label: the class for the method "gradient"; None: the best class of each head.
         span: from and to, in seconds after the first frame; None: the whole video.
 
     Raises:
-        UserError: the model is an exported one or merges tokens, has no such class, or nothing speaks for it.
+        UserError: the model is exported or merges tokens, has no such class, or nothing in a clip supports it.
         VideoError: the video cannot be read or does not have the span, or the model's answer is not finite.
     """
     model, labels = predictor.model, predictor.labels
@@ -171,7 +171,7 @@ def attention(
 def array_content(ending: str, video: str, method: str, clips: Sequence[ClipAttention]) -> Content:
     """A file of arrays, C clips: map (C, T, n_h, n_w), times (C, T), start and end (C,), box (C, 4).
 
-    In .safetensors the metadata, and in .npz the array "about", tell in JSON the video, the method and the labels.
+    The metadata of .safetensors, or the array "about" of .npz, has the video, the method and the labels as JSON.
 
     Args:
         ending: ".npz" or ".safetensors".
@@ -190,13 +190,13 @@ def array_content(ending: str, video: str, method: str, clips: Sequence[ClipAtte
 
 
 def clip_starts(shown: int, spec: ClipSpec) -> list[int]:
-    """Where clips start that follow each other without a gap; one more ends with the last of the `shown` frames."""
+    """The first frames of consecutive clips; the last clip ends with the last of the `shown` frames."""
     last = max(0, shown - span_of(spec))
     return [*range(0, last, spec.num_frames * spec.stride), last]
 
 
 def find_class(labels: LabelSpace, name: str) -> tuple[str, int]:
-    """The head and the number of a class. Raises UserError if there is none, or several heads have it."""
+    """The head and the index of a class. Raises UserError if there is none, or several heads have it."""
     heads = [head for head, numbers in labels.numbers.items() if name in numbers]
     if not heads:
         raise no_class("class", name, chain.from_iterable(labels.classes.values()))
@@ -206,7 +206,7 @@ def find_class(labels: LabelSpace, name: str) -> tuple[str, int]:
 
 
 def box_of_crop(height: int, width: int, size: tuple[int, int]) -> Box:
-    """What the only crop of a frame has of it; the inverse of what `view_crops` does."""
+    """The part of a frame that its only crop shows; the inverse of `view_crops`."""
     scale = max(1.0, size[0] / height, size[1] / width)
     part_height, part_width = min(1.0, size[0] / (height * scale)), min(1.0, size[1] / (width * scale))
     return (1 - part_width) / 2, (1 - part_height) / 2, (1 + part_width) / 2, (1 + part_height) / 2

@@ -1,21 +1,21 @@
 """What a model looked at in a clip: its attention weights as a map over space and time.
 
-A map is found from the back. It starts with how the last encoder's tokens are pooled, and goes through the attention of
+A map is computed backwards. It starts from the pooling of the last encoder's tokens and goes through the attention of
 each layer, last layer first: r is a row with a weight for each token, A the attention matrix averaged over the heads,
-and r A says where the tokens that r names got their content.
+and r A moves these weights to the tokens that were attended to.
 
 - raw: the last layer alone, r ← r A.
 - rollout (Abnar & Zuidema 2020, arXiv 2005.00928): all layers, half of each being the residual, r ← (r + r A) / 2.
-- gradient (after Chefer et al. 2021, arXiv 2103.15679): all layers, with A weighted by what it does for a class,
-  r ← 0.1 r + 0.9 c r Ā with Ā = mean over heads of (∇A ⊙ A)⁺, and c such that r Ā gets the sum of r. (They add r Ā as
-  it is. But ∇A is small where many tokens are averaged, as in models 3 and 4, and r would hardly change.)
+- gradient (after Chefer et al. 2021, arXiv 2103.15679): all layers, with A weighted by its effect on a class,
+  r ← 0.1 r + 0.9 c r Ā with Ā = mean over heads of (∇A ⊙ A)⁺, and c such that c r Ā has the sum of r. (They add r Ā
+  unscaled. But ∇A is small where many tokens are averaged, as in models 3 and 4, and r would hardly change.)
 
 Attention over one axis is the same matrix with zeros for all other tokens, so this holds for all four models;
 docs/attention.md has the formulas of each.
 
-The fused kernels give no weights. Hooks keep what goes into each attention, and the weights are computed again from it,
-a block of queries at a time. The gradient of A follows from that of A V, which autograd has: ∇A = ∇(A V) Vᵀ. No matrix
-of all pairs of tokens is ever whole.
+The fused kernels return no weights. Hooks keep the input of each attention, from which the weights are recomputed, a
+block of queries at a time. The gradient of A follows from that of A V, which autograd has: ∇A = ∇(A V) Vᵀ. The full
+matrix of all pairs of tokens never exists.
 
 Shapes: B clips, T temporal positions, S spatial positions, N tokens, H heads, d width of a head, D = H · d; R rows of
 n tokens that attend to each other.
@@ -40,7 +40,7 @@ Method = Literal["raw", "rollout", "gradient"]
 # Attention weights in memory at once, of all heads and rows.
 MOST_WEIGHTS = 1 << 22
 TINY = 1e-30
-# The part of r that goes through a layer's attention; the rest is the residual. docs/log.md has why 0.9 for gradient.
+# The fraction of r that goes through a layer's attention; the rest is the residual. docs/log.md explains the 0.9.
 THROUGH = {"raw": 1.0, "rollout": 0.5, "gradient": 0.9}
 
 
@@ -78,14 +78,14 @@ def attention_maps(
     Args:
         model: in eval mode, without token merging.
         clips: (B, frames, C, H, W) of the model's size, on its device; uint8 or floats in [-1, 1].
-        classes: head → the class of each clip, whose logit the method "gradient" follows back; of several heads, the
-            sum of their logits. None: the best class of each head.
+        classes: head → the class of each clip, whose logit the method "gradient" differentiates; with several heads,
+            the sum of their logits. None: the best class of each head.
 
     Returns:
         (B, T, n_h, n_w) float32, each clip's map with a sum of 1, and head → logits (B, K).
 
     Raises:
-        UserError: the model merges tokens; or nothing in a clip speaks for its class.
+        UserError: the model merges tokens, or nothing in a clip supports its class.
         ValueError: the clips have another size.
     """
     if any(encoder.merging is not None for encoder in encoders_of(model)):
@@ -105,7 +105,7 @@ def attention_maps(
 
 @contextmanager
 def _watching(model: ViViT, method: Method) -> Iterator[tuple[list[_Encoded], list[Tensor]]]:
-    """Keep what a call of the model sends through its attention; the lists fill while it runs."""
+    """Record the inputs and outputs of a model's attention and encoders; the lists fill while it runs."""
     found = [_Encoded(encoder) for encoder in encoders_of(model)]
     shares: list[Tensor] = []
 
@@ -141,9 +141,9 @@ def _watching(model: ViViT, method: Method) -> Iterator[tuple[list[_Encoded], li
 
 
 def _score(logits: Mapping[str, Tensor], classes: Mapping[str, Sequence[int]] | None, multi_label: bool) -> Tensor:
-    """What is followed back: the logits of the classes, summed over heads and clips.
+    """The score to differentiate: the logits of the classes, summed over heads and clips.
 
-    Of classes that exclude each other, each less the mean of its head: a number added to all logits changes no answer.
+    If classes exclude each other, less the mean of the head: a number added to all logits changes no answer.
     """
     total = torch.zeros(())
     for head, values in logits.items():
@@ -158,7 +158,7 @@ def _score(logits: Mapping[str, Tensor], classes: Mapping[str, Sequence[int]] | 
 
 
 def _add_gradients(score: Tensor, encoders: Sequence[_Encoded], shares: Sequence[Tensor]) -> list[Tensor]:
-    """Give each layer and encoder its gradient; returns the pooling's weights, weighted by theirs."""
+    """Give each layer and encoder its gradient; returns the pooling weights times theirs, negative products as 0."""
     wanted = [*shares]
     for encoded in encoders:
         wanted += [encoded.tokens, *(layer.mixed for layer in encoded.layers if layer.mixed is not None)]
@@ -185,7 +185,7 @@ def _map(model: ViViT, encoders: Sequence[_Encoded], shares: Sequence[Tensor], m
         within = _through(before[0], method)
         r = within / within.sum(dim=1, keepdim=True).clamp(min=TINY) * r[:, -times:].reshape(-1, 1)
     elif two and start is None and method == "gradient" and last.encoder.positions.class_token is not None:
-        # The mean of the class tokens of all temporal indices, of which those count that speak for the class.
+        # The mean of the class tokens of all temporal indices; those that support the class count.
         r = r * _contributions(last).sum(dim=1, keepdim=True)
     if two:
         return r[:, -height * width :].reshape(clips, times, -1)  # (B · T, [1 +] S) → (B, T, S)
@@ -193,7 +193,7 @@ def _map(model: ViViT, encoders: Sequence[_Encoded], shares: Sequence[Tensor], m
 
 
 def _contributions(encoded: _Encoded) -> Tensor:
-    """What each token's part of a mean does for the class, if it does any: (…, D) → (…)."""
+    """How far each token in a mean supports the class, 0 if it does not: (…, D) → (…)."""
     assert encoded.gradient is not None
     return (encoded.tokens.detach().float() * encoded.gradient.float()).sum(dim=-1).clamp(min=0)
 
@@ -210,12 +210,12 @@ def _through(encoded: _Encoded, method: Method, start: Tensor | None = None) -> 
 
 
 def _sums(r: Tensor) -> Tensor:
-    """The sum of each row, in a shape that goes with (R, N) or (B, T, S)."""
+    """The sum of each row, in a shape that broadcasts with (R, N) or (B, T, S)."""
     return r.flatten(1).sum(dim=1).view(-1, *[1] * (r.ndim - 1))
 
 
 def _start(encoded: _Encoded, method: Method) -> Tensor:
-    """How the encoder's output is pooled: all weight is on the class token, or each token has a part of the mean."""
+    """How the encoder's output is pooled: all weight is on the class token, or each token has a share of the mean."""
     shape, device = encoded.tokens.shape[:-1], encoded.tokens.device
     if encoded.encoder.positions.class_token is not None:
         r = torch.zeros(shape, device=device)

@@ -74,12 +74,12 @@ def run(
     rounds: int,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure the model in each precision, in turns with the products and copies that bound it.
+    """Measure the model in each precision, interleaved with the products and copies that bound it.
 
     Args:
         precisions: by default f32 and bf16.
-        rounds: that count, after one that warms up.
-        progress: called with the number of finished runs, and of all.
+        rounds: measured rounds, after one warm-up round.
+        progress: called with the number of finished runs, and the total.
 
     Returns:
         The "task", a row for each precision, and the "peaks" measured among them: FLOP/s of products in each
@@ -122,7 +122,7 @@ def run(
                 "clips a second": 1 / seconds["median"],
                 "flops a second": rate,
                 "of the product peak": rate / rates[f"product {each}"] if each in DTYPES else None,
-                # Other runtimes do not tell.
+                # Other runtimes do not report it.
                 "attention": speed.attention_of(steps[each]) if isinstance(model, ViViT) else "",
                 "peak memory": _memory_here(steps[each]) if device.type == "cuda" else _memory(benchmark, each),
             }
@@ -147,7 +147,7 @@ def _memory_here(step: speed.Step) -> int:
 
 
 def _memory(benchmark: Benchmark, precision: Precision) -> int:
-    """The most bytes that a process holds that does nothing else."""
+    """Peak memory, in bytes, of a process that does nothing else."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(_memory_of_forward, benchmark, precision, torch.get_num_threads()).result()
 

@@ -38,10 +38,10 @@ from vivit.weights.source import CONFIG_FILE, Source
 from vivit.weights.store import config_content, labels_of, load_video_model
 
 OPSET = 20  # the first with GELU
-EXAMPLE = 2  # clips; the batch is dynamic, but PyTorch takes 0 and 1 for fixed sizes
+EXAMPLE = 2  # clips; the batch is dynamic, but PyTorch specialises on sizes 0 and 1
 MOST_CLIPS = 64  # of the user's, for calibration and parity
 NOISE_CLIPS = 8
-# Clips that go through the exported file at once: one alone first, then so many.
+# Clips in a batch for the exported file, after a first batch of one.
 TOGETHER = 3
 PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -73,12 +73,12 @@ def export(
         model: a model folder or Hub id.
         input: "uint8" takes pixels, scaled to [-1, 1] inside; "float32" takes floats in [-1, 1].
         int8: quantise to 8 bits, calibrated on `clips`; for OpenVINO.
-        clips: videos, folders or patterns, for calibration and parity; without any, parity is that of random noise.
+        clips: videos, folders or patterns, for calibration and parity; without any, parity is measured on noise.
         overwrite: replace `out` if it is an exported model.
-        say: told what is being done.
+        say: called with each step as it starts.
 
     Returns:
-        The parity, which `parity.json` has too.
+        The parity, which is also in `parity.json`.
 
     Raises:
         UserError: no such model or clips, a package is missing, `out` exists, or it cannot be written.
@@ -119,7 +119,7 @@ def export(
 
 @torch.inference_mode()
 def compare(model: ViViT, exported: ExportedModel, clips: Tensor, taken_from: str) -> Parity:
-    """The logits of both on clips (N, T, C, H, W) uint8, N ≥ 1; they run in batches of different sizes."""
+    """Compare the logits of both on clips (N, T, C, H, W) uint8, N ≥ 1, in batches of different sizes."""
     difference, largest, same = 0.0, 0.0, dict.fromkeys(model.config.class_counts, 0)
     for part in [clips[:1], *(clips[1:].split(TOGETHER) if len(clips) > 1 else [])]:
         expected, found = by_head(model(part)), exported(part)
@@ -138,7 +138,7 @@ def compare(model: ViViT, exported: ExportedModel, clips: Tensor, taken_from: st
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds anything, unless it is an exported model that may be replaced."""
+    """Refuse a folder that is not empty, unless it is an exported model that may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / EXPORT_FILE).is_file():
@@ -176,7 +176,7 @@ def _clip_size(model: ViViT) -> tuple[int, int, int, int]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporters say about themselves."""
+    """Silence the exporters' own messages."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -189,7 +189,7 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_user_error(out: Path) -> Iterator[None]:
-    """A full disk is a RuntimeError of the exporters."""
+    """Raise UserError for a full disk, which exporters report as a RuntimeError."""
     try:
         yield
     except RuntimeError as error:
@@ -234,7 +234,7 @@ def _write_openvino(model: ViViT, about: Export, path: Path, clips: Tensor) -> N
 
 
 def _quantised(network: Any, clips: Sequence[np.ndarray]) -> Any:
-    """An OpenVINO model whose matrix products are in 8 bits; the clips give the ranges of what goes into them."""
+    """An OpenVINO model whose matrix products are in 8 bits; the clips calibrate the ranges of their inputs."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Run exported models, each with its own runtime, behind the few things that labelling needs of a model.
+"""Run exported models, each with its own runtime, behind the small interface that labelling needs.
 
 `vivit.inference.export` writes their folders. They run on the CPU, with as many threads as PyTorch has.
 """
@@ -27,7 +27,7 @@ from vivit.weights.store import folder_config, labels_of, load_video_model
 
 CPU = torch.device("cpu")
 VIDEO = "video"  # the name of the input
-# The packages that run each format, beside PyTorch.
+# The packages that run each format, besides PyTorch.
 RUNTIMES: dict[Format, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
@@ -40,13 +40,13 @@ Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class ExportedModel:
-    """An exported model, which answers as the `ViViT` that it was made of."""
+    """An exported model, which answers like the `ViViT` it was made from."""
 
     def __init__(self, folder: Path) -> None:
         """Find what `vivit export` wrote in a folder; `prepare` opens it.
 
         Raises:
-            UserError: the folder is no exported model, is damaged or not complete.
+            UserError: the folder is not an exported model, or is damaged or incomplete.
         """
         about = Export.of(folder)
         if about is None:
@@ -60,14 +60,14 @@ class ExportedModel:
         if not self.file.is_file():
             raise UserError(f"{folder}: no {self.file.name}; not a complete exported model")
         self.precision: Choice | None = None
-        """That of most arithmetic, and who runs the file, once it is open."""
+        """The precision of most arithmetic, and the runtime; None until the file is open."""
         self._run: Run | None = None
 
     def prepare(self, wanted: WantedPrecision = "auto") -> Choice:
-        """Open the file with its runtime. Returns the precision of most arithmetic, and who runs the file.
+        """Open the file with its runtime. Returns the precision of most arithmetic, and the runtime.
 
-        Only OpenVINO leaves a choice, f32 or bf16, of which auto takes bf16 where the processor makes it quicker. A
-        file in int8 has its other arithmetic in that precision.
+        Only OpenVINO offers a choice, f32 or bf16; auto takes bf16 where the processor makes it faster. A file in int8
+        has its other arithmetic in that precision.
 
         Raises:
             UserError: the file is damaged, its runtime is not installed, or does not compute in this precision.
@@ -110,10 +110,10 @@ class ExportedModel:
 
 
 def open_model(source: Source) -> tuple[ViViT | ExportedModel, LabelSpace]:
-    """A model that can name what it sees, and the labels that it knows.
+    """A model with named classes, and its labels.
 
     Raises:
-        UserError: it is no complete model, it cannot be run here, or it has no classes or no names for them.
+        UserError: the model is incomplete, cannot be run here, or has no classes or no names for them.
     """
     if (source.folder / EXPORT_FILE).is_file():
         exported = ExportedModel(source.folder)
@@ -125,12 +125,12 @@ def open_model(source: Source) -> tuple[ViViT | ExportedModel, LabelSpace]:
 
 
 def fingerprint(model: ViViT | ExportedModel) -> str:
-    """What tells one model from another: a hash of all that its answers depend on."""
+    """A hash of everything that a model's answers depend on."""
     return hash_model(model) if isinstance(model, ViViT) else model.fingerprint()
 
 
 def as_input(clips: Tensor, input: Input) -> np.ndarray:
-    """Clips in uint8, as an exported file takes them."""
+    """Convert uint8 clips to the input type of an exported file."""
     return (clips if input == "uint8" else clips.float() * (2 / 255) - 1).numpy()
 
 
@@ -148,7 +148,7 @@ def needed(what_for: str, *packages: str) -> None:
 def send_no_usage_data() -> None:
     """Opt out of the telemetry of OpenVINO and NNCF, before they are imported.
 
-    They send usage data with another package, and none if it cannot be imported.
+    They send usage data through another package, and none if it cannot be imported.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
@@ -167,7 +167,7 @@ def _open_openvino(file: Path, precision: Precision) -> Run:
 
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
-    # Copies: the next call writes its answers to the same place.
+    # Copies: the next call reuses the same output buffers.
     return lambda clips: [logits.copy() for logits in compiled(clips).to_tuple()]
 
 

@@ -1,6 +1,6 @@
 """Features of the windows of videos: one after the other, or in a file.
 
-A file is made of a part for each video, so that a run which was stopped goes on after its last whole video. A part is a
+A file is made from one part for each video, so a stopped run resumes after its last complete video. A part is a
 safetensors file, and so are the files of a folder of features: `features` (W, …) and `start` and `end` (W,) in seconds,
 with `made_by`, the video and the state of its file in the metadata.
 
@@ -59,7 +59,7 @@ def extract(
 
 
 class FeatureStore:
-    """A file or folder that features go to, video by video.
+    """A file or folder that features are written to, video by video.
 
     Until `finish`, those for FILE are in a folder FILE.partial beside it.
     """
@@ -68,7 +68,7 @@ class FeatureStore:
         """
         Args:
             out: a file whose ending is one of `feature_files.ENDINGS`, or a folder, which has no ending.
-            made_by: what the features depend on beside the video; parts made by something else are made anew.
+            made_by: what the features depend on besides the video; parts made by something else are recomputed.
 
         Raises:
             UserError: the file exists, has another ending, or can never be written.
@@ -81,7 +81,7 @@ class FeatureStore:
         self._videos: dict[Path, str] = {}
 
     def path(self, video: Path) -> Path:
-        """Where the part of a video is. Raises UserError if another video of this name has it."""
+        """The path of a video's part. Raises UserError if another video of the same name has it."""
         if not self.is_folder:
             return self.parts / f"{hashlib.sha256(os.fsencode(video.absolute())).hexdigest()[:32]}{PART}"
         path = self.out / f"{video.name}{PART}"
@@ -90,7 +90,7 @@ class FeatureStore:
         return path
 
     def has(self, video: Path) -> bool:
-        """Whether the part of a video is there, made like this and of the file as it is now."""
+        """Whether the part of a video exists, was made in the same way and matches the current file."""
         return is_part(self.path(video), self._about(video))
 
     def add(self, video: Path, windows: Iterable[ScoredWindow]) -> None:
@@ -126,7 +126,7 @@ class FeatureStore:
 
 
 def is_part(path: Path, about: Mapping[str, str]) -> bool:
-    """Whether a whole part is there whose metadata is this."""
+    """Whether a complete part with this metadata exists."""
     try:
         with safe_open(path, framework="np") as file:
             return dict(file.metadata() or {}) == dict(about)
@@ -135,13 +135,13 @@ def is_part(path: Path, about: Mapping[str, str]) -> bool:
 
 
 def count_of(part: Path) -> int:
-    """The windows of a part."""
+    """The number of windows in a part."""
     with safe_open(part, framework="np") as file:
         return file.get_slice("start").get_shape()[0]
 
 
 def write_part(path: Path, windows: Iterable[ScoredWindow], about: Mapping[str, str], scores: bool = False) -> None:
-    """Write the windows of a video as they come; they are not in memory together.
+    """Write the windows of a video as they come, without holding all in memory.
 
     Args:
         about: the metadata.

@@ -1,6 +1,6 @@
 """The files that features are written to, from parts that hold one video each; see `vivit.inference.extract`.
 
-However many windows there are, only a few of them are in memory.
+Only a few windows are in memory at a time.
 
 Shapes: W windows of all videos.
 """
@@ -71,7 +71,7 @@ def write_feature_file(path: Path, parts: Sequence[Path], about: Mapping[str, st
     """Write the windows of all parts, in their order, to a file in the format of its ending.
 
     Args:
-        about: what the features depend on, which is told in safetensors and Parquet.
+        about: what the features depend on, which safetensors and Parquet store.
 
     Returns:
         the number of windows.
@@ -107,7 +107,7 @@ class _Table:
             with safe_open(part, framework="np") as file:
                 start, end, features = file.get_tensor("start"), file.get_tensor("end"), file.get_slice("features")
                 for at in range(0, len(start), rows):
-                    some = slice(at, min(at + rows, len(start)))  # safetensors refuses an end after the last
+                    some = slice(at, min(at + rows, len(start)))  # safetensors rejects an end beyond the last row
                     yield Block(number, self.videos[number], start[some], end[some], features[some])
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -117,7 +117,7 @@ class _Table:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file bit by bit; the library wants all of it in memory."""
+    """Write a safetensors file piece by piece; the library needs all of it in memory."""
     head: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, tensor in tensors.items():

@@ -49,7 +49,7 @@ class TrainedPart(nn.Module):
 
 
 class TemporalPart(TrainedPart):
-    """Everything after a factorised encoder's spatial encoder, whose output for each temporal index are the features.
+    """Everything after a factorised encoder's spatial encoder; its output for each temporal index is the features.
 
     Adapter, temporal encoder, attentive pooling, representation layer and heads.
     """
@@ -123,7 +123,7 @@ class LinearProbe(TrainedPart):
 
     @torch.no_grad()
     def fold(self, model: ViViT) -> None:
-        """Give a model's heads, in place, the standardisation that these heads were trained with."""
+        """Fold the standardisation that these heads were trained with into a model's heads, in place."""
         for head in model.heads.values():
             assert isinstance(head, nn.Linear)
             head.weight.div_(self.deviation)
@@ -133,7 +133,7 @@ class LinearProbe(TrainedPart):
 class AttentiveProbe(TrainedPart):
     """Attentive pooling, representation layer and heads, on all tokens of the encoder.
 
-    The features are the normalised tokens, which float16 holds whatever the weights are.
+    The features are the normalised tokens, which fit into float16 whatever the weights are.
     """
 
     called = "an attentive probe"

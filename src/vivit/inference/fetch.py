@@ -1,4 +1,4 @@
-"""Fetch a video from an http or https address, from hosts of the public internet only unless others are allowed."""
+"""Fetch a video from an http or https URL, from public hosts only unless private ones are allowed."""
 
 import base64
 import hashlib
@@ -24,11 +24,11 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
-# Seconds in which a server has to accept a connection, and then to send something. The whole takes `Fetching.timeout`.
+# Seconds within which a server must accept a connection, and then send something. `Fetching.timeout` limits the whole.
 PATIENCE = 30.0
 CHUNK = 1 << 16
 GZIP = ("gzip", "x-gzip")
-# Networks of IPv6 whose last 32 bits are an address of IPv4: mapped addresses, and those of translators (NAT64).
+# IPv6 networks whose last 32 bits are an IPv4 address: IPv4-mapped addresses, and NAT64.
 HOLD_IPV4 = [ipaddress.IPv6Network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]
 UNICAST = ipaddress.IPv6Network("2000::/3")
 TUNNELS = [ipaddress.IPv6Network(network) for network in ("2002::/16", "2001::/32")]  # 6to4, Teredo
@@ -41,16 +41,16 @@ class Fetching:
     max_bytes: int = 500_000_000
     """Of one video."""
     private_hosts: bool = False
-    """Whether addresses of the own machine or network may be fetched from, too."""
+    """Whether hosts on this machine or its private network may be fetched from, too."""
     timeout: float = 300.0
     """Seconds for fetching and reading one video."""
 
 
 @dataclass(frozen=True, repr=False)
 class Url:
-    """An http or https address. As text it lacks what may be secret: a user's name and password, and the query.
+    """An http or https URL. Its text omits what may be secret: user name, password and query.
 
-    Addresses that differ in the query only differ as text, too.
+    URLs that differ only in the query still differ as text.
     """
 
     address: str
@@ -80,11 +80,11 @@ def read_fetched(
 
 
 def fetch(url: Url, file: IO[bytes], fetching: Fetching) -> None:
-    """Write what is at an address to a file. Raises VideoError."""
+    """Download a URL to a file. Raises VideoError."""
     try:
         _follow(url, file, fetching)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # The text of an exception that is no OSError may hold the address, with its secrets.
+        # The text of an exception that is not an OSError may hold the URL, with its secrets.
         if isinstance(error, OSError):
             problem = reason(error)
         elif isinstance(error, http.client.IncompleteRead):
@@ -97,7 +97,7 @@ def fetch(url: Url, file: IO[bytes], fetching: Fetching) -> None:
 
 
 def _follow(url: Url, file: IO[bytes], fetching: Fetching) -> None:
-    """Fetch the address, or the one that it leads to. Also raises ValueError for one that is not valid."""
+    """Fetch the URL, following redirects. Also raises ValueError for an invalid URL."""
     here = urlsplit(url.address)
     authorization = _authorization(here)
     for _ in range(MOST_REDIRECTS + 1):
@@ -114,7 +114,7 @@ def _follow(url: Url, file: IO[bytes], fetching: Fetching) -> None:
             following = urlsplit(urljoin(here.geturl(), place))
         if following.scheme not in ("https", here.scheme):
             raise VideoError(url, f"redirects to {Url(following.geturl())}, which is not fetched")
-        if _origin(following) != _origin(here):  # which must not see the password
+        if _origin(following) != _origin(here):  # another origin must not see the password
             authorization = _authorization(following)
         here = following
     raise VideoError(url, f"redirects more than {MOST_REDIRECTS} times")
@@ -129,13 +129,13 @@ def _origin(address: SplitResult) -> tuple[str, str, int]:
 
 
 def _target(address: SplitResult) -> str:
-    """What to ask the host for."""
+    """The request target: path and query."""
     query = f"?{address.query}" if address.query else ""
     return quote(f"{address.path or '/'}{query}", safe="%/:=&?~+!$,;'@()*[]")
 
 
 def _authorization(address: SplitResult) -> dict[str, str]:
-    """The header with the user's name and password, if the address has them."""
+    """The header with the user name and password, if the URL has them."""
     user, at, _ = address.netloc.rpartition("@")
     return {"Authorization": f"Basic {base64.b64encode(unquote(user).encode()).decode()}"} if at else {}
 
@@ -143,7 +143,7 @@ def _authorization(address: SplitResult) -> dict[str, str]:
 def _connection(address: SplitResult, private: bool) -> http.client.HTTPConnection:
     scheme, host, port = _origin(address)
     connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[scheme](host, port)
-    connection.auto_open = 0  # it would look up the host once more, and connect to wherever that leads
+    connection.auto_open = 0  # it would resolve the host again, and connect without a check
     connection.sock = _connect(host, port, private)
     if scheme == "https":
         try:
@@ -155,7 +155,7 @@ def _connection(address: SplitResult, private: bool) -> http.client.HTTPConnecti
 
 
 def _connect(host: str, port: int, private: bool) -> socket.socket:
-    """Connect to an address of a host that has been checked: the name could stand for another one a moment later."""
+    """Connect to an address of a host that has been checked: resolving the name again could give another one."""
     failure = OSError(f"{host} has no address")
     for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         if not (private or is_public(str(place[0]))):
@@ -198,7 +198,7 @@ def _save(url: Url, response: http.client.HTTPResponse, file: IO[bytes], most: i
 
 
 def _decoded(url: Url, response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
-    """The body, decompressed if the server compresses although it is asked not to."""
+    """The body, decompressed if the server compresses it although asked not to."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", *GZIP):
         raise VideoError(url, f"cannot be fetched: the server sends it in an unknown encoding ({encoding})")
@@ -213,7 +213,7 @@ def _decoded(url: Url, response: http.client.HTTPResponse, most: int) -> Iterato
             continue
         try:
             while chunk:
-                if inflate.eof:  # gzip data may have several parts, one after the other
+                if inflate.eof:  # gzip data may have several members
                     inflate = _inflate()
                 yield inflate.decompress(chunk, CHUNK)
                 chunk = inflate.unused_data.lstrip(b"\0") if inflate.eof else inflate.unconsumed_tail
@@ -232,7 +232,7 @@ def _inflate() -> "zlib._Decompress":
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
-    except ValueError as error:  # a chunk of a negative size
+    except ValueError as error:  # a negative chunk size
         raise http.client.HTTPException from error
 
 

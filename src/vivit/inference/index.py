@@ -1,6 +1,4 @@
-"""An index of a folder of videos: features and scores of their windows on disk, kept up to date with the files, to
-search in.
-"""
+"""A searchable index of a folder of videos: features and scores of their windows, kept up to date on disk."""
 
 import os
 import shutil
@@ -33,14 +31,14 @@ class Changes:
 
     computed: int = 0
     moved: int = 0
-    """Files whose content the index had under another name or time."""
+    """Files whose content was indexed under another name or time."""
     dropped: int = 0
     """Contents that are gone."""
     unreadable: int = 0
 
 
 class Index:
-    """The windows of a folder's videos, to search in."""
+    """The windows of a folder's videos, for searching."""
 
     def __init__(self, path: str | Path, predictor: Predictor | None = None) -> None:
         """Open an index, or start one.
@@ -59,7 +57,7 @@ class Index:
 
     @property
     def predictor(self) -> Predictor:
-        """The model. Raises UserError if it is not there any more, or is another one now."""
+        """The model. Raises UserError if it no longer exists, or has changed."""
         if self._predictor is None:
             about = self.files.about
             self._predictor = Predictor() if about is None else self._checked(Predictor(about.model))
@@ -75,17 +73,17 @@ class Index:
     ) -> Changes:
         """Bring the index up to date with a folder of videos.
 
-        A file whose size and time are those of the last update is not opened, and one whose bytes the index has under
-        any name is not computed again. What has been computed is kept if the update is stopped: the next goes on.
+        A file whose size and time have not changed since the last update is not opened, and one whose bytes are indexed
+        under any name is not recomputed. A stopped update keeps what it has computed, and the next one resumes.
 
         Args:
             folder: searched at any depth.
             step: frames from one window to the next; None: that of the index or, of a new one, of `vivit timeline`.
-            unreadable: called with why a video is not in the index.
-            report: called before each file with the number of files that are done, and of all.
+            unreadable: called with the reason why a video is not in the index.
+            report: called before each file with the number of finished files, and the total.
 
         Raises:
-            UserError: the folder is not there or not the one that the index is of, the step is another, the model has
+            UserError: the folder does not exist or is not the indexed one, the step is not the index's, the model has
                 no features, or the index cannot be written.
         """
         folder = Path(folder).resolve()
@@ -137,8 +135,8 @@ class Index:
     ) -> list[Match]:
         """The stretches of videos that look most like a video, the best first.
 
-        Each window is compared with all of the query's, and the most similar of these counts. The query itself is no
-        answer: windows that overlap it in its own file are left out.
+        Each window is compared with all windows of the query, and the most similar one counts. Windows that overlap the
+        query in its own file are left out.
 
         Args:
             span: compare with these seconds of the query only.
@@ -146,7 +144,7 @@ class Index:
 
         Raises:
             VideoError: the query cannot be read, or does not have the span.
-            UserError: the index or its model is not there.
+            UserError: the index or its model does not exist.
         """
         files = self.files
         asked = query_windows(self.predictor, files.made.step, query, span, decoder)
@@ -189,7 +187,7 @@ class Index:
         return predictor
 
     def _wanted(self, folder: Path, step: int | None) -> About:
-        """What the index is after an update."""
+        """The content of `index.json` after an update."""
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         about = self.files.about

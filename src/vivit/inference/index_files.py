@@ -1,6 +1,6 @@
-"""The files of an index: `index.json`, which says what it is of; `videos.parquet` with a row for each file;
-`windows.parquet` with the video and the times of each window; `vectors.npy`, the features that the model's heads read,
-scaled to length 1; and `scores.npy`, the probabilities. The windows of a file are rows one after the other.
+"""The files of an index: `index.json`, which describes it; `videos.parquet` with a row for each file; `windows.parquet`
+with the video and the times of each window; `vectors.npy`, the features that the model's heads read, scaled to length
+1; and `scores.npy`, the probabilities. The windows of a file are consecutive rows.
 
 Shapes: W windows, D width, K classes of all heads together.
 """
@@ -37,7 +37,7 @@ class About(BaseModel):
     folder: str
     """Where the videos are."""
     model: str
-    """What the user called it; an absolute path, if it is one."""
+    """The name that the user gave; an absolute path if it is a path."""
     fingerprint: str
     """See `Predictor.fingerprint`."""
     step: int
@@ -68,7 +68,7 @@ class IndexedVideo:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the windows of a file come from: the rows of the index as it was, or all of a part."""
+    """Where the windows of a file come from: rows of the previous index, or a whole part."""
 
     video: IndexedVideo
     part: Path | None = None
@@ -93,14 +93,14 @@ class IndexFiles:
 
     @property
     def made(self) -> About:
-        """What the index is of. Raises UserError if there is none yet."""
+        """The description of the index. Raises UserError if there is none yet."""
         if self.about is None:
             raise UserError(f"{self.path}: no such index; make it with vivit index")
         return self.about
 
     @cached_property
     def videos(self) -> list[IndexedVideo]:
-        """The files, by the rows of their windows."""
+        """The files, in the order of their windows' rows."""
         from pyarrow import parquet
 
         if self.about is None:
@@ -127,7 +127,7 @@ class IndexFiles:
 
     @property
     def classes(self) -> list[str]:
-        """What each column of the scores is of: "label", or "head/label" if heads have names."""
+        """The class of each column of the scores: "label", or "head/label" if heads have names."""
         heads = self.made.classes
         named = {head: "" if len(heads) == 1 else f"{head}/" for head in heads}
         return [f"{named[head]}{label}" for head, labels in heads.items() for label in labels]
@@ -143,7 +143,7 @@ class IndexFiles:
         return self.source(number), start, end
 
     def write(self, about: About, origins: Sequence[Origin]) -> None:
-        """Replace the index by one of these files. Raises UserError."""
+        """Replace the index with one of these files. Raises UserError."""
         videos, count = list[IndexedVideo](), 0
         for origin in origins:
             videos.append(replace(origin.video, first=count))

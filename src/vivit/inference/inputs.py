@@ -1,4 +1,4 @@
-"""Which videos someone means by files, folders, patterns, lists of these, and addresses."""
+"""Find the videos that a user means by files, folders, patterns, lists and URLs."""
 
 import glob
 import os
@@ -25,16 +25,16 @@ Found = Iterator[Video | VideoError]
 
 
 def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> Found:
-    """The videos that the words stand for, in their order; a word that stands for none gives the reason.
+    """The videos that the words stand for, in order; a word that stands for none yields the reason.
 
     A word is a file, a folder (its videos at any depth; a folder with nothing but pictures is a video itself), a
-    pattern such as `clips/**/*.mp4`, an http or https address, `-` for a list on stdin, or `@` with the name of a list.
-    A list has a file, folder or address on each line; relative paths count from the working directory or, if nothing is
+    pattern such as `clips/**/*.mp4`, an http or https URL, `-` for a list on stdin, or `@` with the name of a list. A
+    list has a file, folder or URL on each line; relative paths start from the working directory or, if nothing is
     there, from the folder of the list.
 
     Args:
-        urls: whether addresses are allowed.
-        say: told what is passed over in folders.
+        urls: whether URLs are allowed.
+        say: called with what is skipped in folders.
 
     Raises:
         UserError: a list cannot be read.
@@ -59,7 +59,7 @@ def find_inputs(words: Iterable[str], stdin: BinaryIO, urls: bool, say: Say) -> 
 
 
 def _read_list(file: BinaryIO, name: str) -> bytes:
-    """The whole file. Raises UserError at its first part if that is no text: a device may have no end."""
+    """The whole file. Raises UserError after its first part if that is not text: a device may be endless."""
     start = file.read(LIST_START)
     if b"\0" in start:
         raise UserError(f"{name}: is not a list of names, one on each line")
@@ -67,7 +67,7 @@ def _read_list(file: BinaryIO, name: str) -> bytes:
 
 
 def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found:
-    # Names are bytes of any kind; surrogates stand for those that are not text.
+    # File names may have any bytes; surrogates stand for those that are not text.
     lines = os.fsdecode(text.removeprefix(b"\xef\xbb\xbf")).replace("\r\n", "\n").split("\n")
     lines = [line for line in lines if line.strip()]
     if not lines:
@@ -81,8 +81,8 @@ def _listed(text: bytes, name: str, folder: Path, urls: bool, say: Say) -> Found
 def _matches(pattern: str, say: Say) -> Found:
     """The videos that a pattern matches, and those in folders that it matches, each once.
 
-    Like in a folder, what is no video is passed over, unless the pattern asks for this kind of file, such as *.png, and
-    links to folders above are not followed.
+    As in a folder, files that are not videos are skipped, unless the pattern asks for their kind, such as *.png, and
+    links to parent folders are not followed.
     """
     kind = os.path.splitext(pattern)[1].lower()
     passed_over: Counter[str] = Counter()
@@ -111,8 +111,8 @@ def _matches(pattern: str, say: Say) -> Found:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """What a pattern matches. Unlike Python's own, and as in shells, `**` follows no links to folders: links to one
-    above would multiply what is there.
+    """The paths that a pattern matches. As in shells, but not in Python's glob, `**` follows no links to folders: a
+    link to a parent folder would match the same files many times.
     """
     parts = pattern.split("/")
     if "**" not in parts:
@@ -135,7 +135,7 @@ def check_one(path: str | Path) -> None:
 
 
 def _absolute(path: str) -> str:
-    """Where a link itself really is."""
+    """The real path of a link itself, not of its target."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
@@ -148,7 +148,7 @@ def _is_something_else(path: str) -> bool:
 
 
 def _named(name: str, urls: bool, say: Say) -> Found:
-    """The file, or the videos of the folder, or the address."""
+    """The file, or the videos of the folder, or the URL."""
     if ADDRESS.match(name):
         yield _address(name, urls)
     elif not name or "\0" in name:

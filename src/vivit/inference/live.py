@@ -1,4 +1,4 @@
-"""The windows of a video while it comes: of a camera, an address, a pipe or a file."""
+"""The windows of a video as it arrives: from a camera, a URL, a pipe or a file."""
 
 import logging
 import time
@@ -23,9 +23,9 @@ from vivit.video.live import ADDRESS, LiveFrame, LiveReader, LiveVideo, is_live
 from vivit.video.source import VideoError
 
 Buffer = Literal["wait", "drop-oldest"]
-# Frames of so many windows may wait for the model.
+# The frames of this many windows may wait for the model.
 WINDOWS_WAITING = 2
-# The median of the latency is that of so many windows.
+# The median latency is that of this many windows.
 LATENCIES = 1000
 
 logger = logging.getLogger("vivit")
@@ -35,8 +35,8 @@ class LiveWindows:
     """The windows of a source, each as soon as it is computed: iterate over it once.
 
     A live source is read in a thread. Its windows are those of `vivit.inference.streaming.Stream`, one at a time.
-    Frames that follow each other without a gap are a stretch, and no window reaches beyond one: a gap, where frames
-    were dropped or the connection was lost, ends a stretch as the end of a video does. A file has the windows of
+    Frames without a gap form a stretch, and no window reaches beyond one: a gap, where frames were dropped or the
+    connection was lost, ends a stretch as the end of a video does. A file has the windows of
     `vivit.inference.timeline.scored_windows`.
     """
 
@@ -51,17 +51,16 @@ class LiveWindows:
     ) -> None:
         """
         Args:
-            source: a file, `-` for stdin, a camera such as /dev/video0, or an address: http, https, rtsp, rtsps, tcp
-                or udp.
+            source: a file, `-` for stdin, a camera such as /dev/video0, or a URL: http, https, rtsp, rtsps, tcp or udp.
             step: frames from the start of a window to the start of the next; None: `default_step`.
-            buffer: what happens if frames come faster than the model works. "wait" lets the source wait; "drop-oldest"
-                drops the oldest of those that wait once there are more than two windows take. By default cameras and
-                addresses drop, and stdin waits, as a file always does.
+            buffer: what happens if frames arrive faster than the model processes them. "wait" makes the source wait;
+                "drop-oldest" drops the oldest waiting frames once more than two windows' worth wait. By default cameras
+                and URLs drop, and stdin waits, as a file always does.
             decoder: of a file.
-            say: is told when a connection is lost, in one line.
+            say: called with one line when a connection is lost.
 
         Raises:
-            UserError: a file cannot drop frames, or there are no addresses of this kind.
+            UserError: `buffer` is "drop-oldest" for a file, or the URL's scheme is unknown.
         """
         self.source, self.live = str(source), is_live(str(source))
         if not self.live and buffer == "drop-oldest":
@@ -88,14 +87,14 @@ class LiveWindows:
 
     @property
     def latency(self) -> tuple[float, float]:
-        """Seconds from the arrival of a window's last frame to its answer: the median of the last 1000, the longest.
+        """Seconds from the arrival of a window's last frame to its scores: median of the last 1000, and maximum.
 
         Windows at the end of a stretch are not counted; without others, both are 0.
         """
         return (median(self._latencies), self._longest) if self._latencies else (0.0, 0.0)
 
     def stop(self) -> None:
-        """End the source: of a live one, the last windows still come. May be called in the handler of a signal."""
+        """End the source; a live one still yields its last windows. May be called in a signal handler."""
         self._stopped = True
         if self._video and self._reader:
             self._video.stop()
@@ -135,7 +134,7 @@ class LiveWindows:
             raise problem
 
     def _scored(self, stream: Stream, windows: list[Window], start: float) -> Iterator[ScoredWindow]:
-        """The windows of a stretch that starts so many seconds after the first frame."""
+        """The windows of a stretch that starts `start` seconds after the first frame."""
         assert self._video is not None
         rate = self._video.rate
         for window in windows:
@@ -150,26 +149,26 @@ class LiveWindows:
 
 @dataclass(frozen=True)
 class Change:
-    """Other labels than before."""
+    """A change of labels."""
 
     time: float
-    """Seconds after the first frame of the video: from when on they hold."""
+    """Seconds after the first frame of the video from which they hold."""
     head: str
     labels: tuple[ScoredLabel, ...]
     """One, or none if none is likely enough; with several labels at once (multi_label), the most probable first."""
 
 
 def changes(windows: Iterable[ScoredWindow], labels: LabelSpace, rule: Rule = Rule()) -> Iterator[Change]:
-    """The labels of windows that come one after the other, when they change; at first, those of the first window.
+    """The labels of successive windows whenever they change, starting with those of the first window.
 
-    The future is not known, so scores are the means over the windows whose middles are at most `rule.smooth` seconds
-    earlier, and `rule.shortest` has no effect.
+    Later windows are not known yet, so scores are means over the windows whose middles are at most `rule.smooth`
+    seconds earlier, and `rule.shortest` has no effect.
     """
     recent: deque[tuple[float, ScoredWindow]] = deque()  # each with its middle
     told: dict[str, list[str]] = {}
     for window in windows:
         middle = (window.start + window.end) / 2
-        # As in a timeline, a window speaks for the time from halfway to the one before.
+        # As in a timeline, a window stands for the time from halfway to the one before.
         since = max(window.start, (recent[-1][0] + middle) / 2) if recent else window.start
         recent.append((middle, window))
         while recent[0][0] < middle - rule.smooth - 1e-9:
@@ -188,5 +187,5 @@ def changes(windows: Iterable[ScoredWindow], labels: LabelSpace, rule: Rule = Ru
 def stream(
     predictor: Predictor, source: str | Path, step: int | None = None, buffer: Buffer | None = None
 ) -> LiveWindows:
-    """The windows of a source while it comes: iterate over them. Takes and raises what `LiveWindows` does."""
+    """The windows of a source as it arrives: iterate over them. Takes and raises what `LiveWindows` does."""
     return LiveWindows(predictor, source, step, buffer)

@@ -1,11 +1,11 @@
-"""Token merging: similar tokens become one in the first layers, so that the others have less to do. No training.
+"""Token merging: similar tokens are merged in the first layers, so later layers have less to do. No training.
 
 After Bolya et al. 2023 (arXiv 2210.09461). Between the attention and the MLP of a layer, the tokens are dealt out into
 two halves. Each token of the first finds the most similar one of the second, by the cosine of their keys averaged over
-the heads. The most similar pairs merge: the token of the first half goes into the average of the other, weighted by the
-tokens that each stands for. Attention then counts a merged token as often as the tokens it stands for (the logarithm of
-their number is added to its scores), so that merging equal tokens changes nothing. After the last layer, every token
-gets back what it was merged into: whatever follows sees the shapes it knows.
+the heads. The most similar pairs merge into their average, weighted by the number of tokens that each stands for.
+Attention then counts a merged token as often as it stands for tokens (the logarithm of their number is added to its
+scores), so merging equal tokens changes nothing. After the last layer, every original token gets the output of the
+token that it was merged into, so whatever follows sees the usual shapes.
 
 Shapes: B batch, R rows, T temporal positions, S spatial positions, N tokens, of which n are left, G groups in which
 tokens merge, H heads, d width of a head, D width, F features.
@@ -26,7 +26,7 @@ from vivit.model.linear import linear
 from vivit.model.vivit import FactorisedEncoder, ViViT
 
 Over = Literal["space", "time", "both"]
-# One in so many layers merges, the first ones: the fewer, the less time, but the more different tokens become one.
+# The first 1 / MERGING_LAYERS of the layers merge. With fewer layers it is faster, but less similar tokens merge.
 MERGING_LAYERS = 3
 MOST = 0.95
 
@@ -36,7 +36,7 @@ class Merge:
     """How much is merged, and where."""
 
     ratio: float = 0.0
-    """The part of the tokens that is merged into others, 0 to 0.95: 0.5 leaves half of them."""
+    """The fraction of the tokens that is merged into others, 0 to 0.95: 0.5 leaves half of them."""
     over: Over | None = None
     """Which tokens may merge: those of one temporal index, those of one place, or all. None: see `AXES`."""
 
@@ -49,7 +49,7 @@ class Merge:
 
 
 # Where each variant can merge, the default first. A factorised encoder's temporal encoder has few tokens. The attention
-# of the last two needs a grid, so they merge places, the same at all times, or times, the same at all places.
+# of the last two needs a grid, so they merge whole places at all times, or whole times at all places.
 AXES: dict[str, tuple[Over, ...]] = {
     "spatiotemporal": ("both", "space", "time"),
     "factorised_encoder": ("space",),
@@ -82,7 +82,7 @@ def merge_tokens(model: ViViT, merge: Merge) -> None:
 
 
 def counts(tokens: int, ratio: float, layers: int) -> list[int]:
-    """How many of the tokens are left after each layer: the same part goes in each of the first layers.
+    """How many tokens are left after each layer: each of the first layers merges the same fraction.
 
     These are a third of all layers, or more if that would merge more than half of the tokens in a layer.
     """
@@ -95,14 +95,14 @@ def counts(tokens: int, ratio: float, layers: int) -> list[int]:
 
 
 def match(keys: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pair off the tokens with the most similar keys, so that `count` of them are left; at least half are.
+    """Pair the tokens with the most similar keys, so that `count` of them, at least half, are left.
 
     Args:
         keys: (R, n, d).
 
     Returns:
-        Indices of the tokens that stay, (R, count), in the order that they get; of those that merge, (R, n - count);
-        and where among the staying ones each of these goes.
+        Indices of the tokens that stay, (R, count), in their new order; of those that merge, (R, n - count); and where
+        each of these goes among those that stay.
     """
     keys = F.normalize(keys.float(), dim=-1)
     first, second = keys[:, ::2], keys[:, 1::2]
@@ -115,7 +115,7 @@ def match(keys: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Merged:
-    """The tokens of some rows while they merge: what each stands for."""
+    """Keeps track of what each token stands for while the tokens of some rows merge."""
 
     def __init__(self, rows: int, tokens: int, device: torch.device) -> None:
         self.sizes = torch.ones(rows, tokens, device=device)
@@ -137,7 +137,7 @@ class Merged:
         return averaged.view(len(x), count, -1)
 
     def undo(self, x: Tensor) -> Tensor:
-        """Give each original token what it has become: (R, n, F) → (R, N, F)."""
+        """Give each original token the value of the token it has become: (R, n, F) → (R, N, F)."""
         return _rows(x, self._where).view(len(x), -1, x.shape[2])
 
 
@@ -159,13 +159,13 @@ def _column(weights: Tensor, x: Tensor) -> Tensor:
 def _attention(heads: Tensor, sizes: Tensor) -> Tensor:
     """Attention over n tokens that stand for several, (R, n): (R, n, H, 3, d) → (R, n, H · d)."""
     q, k, v = heads.permute(3, 0, 2, 1, 4).unbind(0)  # (R, n, H, 3, d) → 3 × (R, H, n, d)
-    # A number for each key, the same for all queries, keeps PyTorch's fused kernel on the CPU.
+    # With a bias for each key, the same for all queries, PyTorch still uses its fused kernel on the CPU.
     mixed = dot_product_attention(q, k, v, added=sizes.log().to(q.dtype)[:, None, None])
     return mixed.transpose(1, 2).flatten(2)  # (R, H, n, d) → (R, n, H · d)
 
 
 class TokenMerging:
-    """The layers of models 1 and 2, where any token may go, except the class token, which is the first."""
+    """Runs the layers of models 1 and 2, where any token may merge except the class token, which comes first."""
 
     def __init__(self, ratio: float, over: Over, grid: tuple[int, int], class_token: bool) -> None:
         """grid: the temporal and spatial positions of a row's tokens."""
@@ -191,7 +191,7 @@ class TokenMerging:
         return self._in_groups(torch.cat([x[:, : self.first], tokens], dim=1), self.grid[::-1])
 
     def _in_groups(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The tokens of a group in a row: for groups of one place, the tokens of a grid in the order of its columns."""
+        """Make the tokens of a group adjacent: for groups of one place, the tokens in column-major order."""
         if self.over != "time":
             return x
         return torch.cat(
@@ -205,7 +205,7 @@ class TokenMerging:
 
 
 class GridMerging:
-    """The layers of models 3 and 4, where tokens form a grid: places go at all times, or times at all places."""
+    """Runs the layers of models 3 and 4, on a grid of tokens: places merge at all times, or times at all places."""
 
     def __init__(self, ratio: float, over: Over) -> None:
         self.ratio, self.over = ratio, over
@@ -260,6 +260,6 @@ class GridMerging:
         return (x.transpose(1, 2) if self.over == "space" else x).flatten(2)
 
     def _as_grid(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Undo `_as_rows` for rows that may have become fewer, or more, than those of a grid."""
+        """Undo `_as_rows`; the number of rows may have changed."""
         grid = rows.unflatten(2, (-1, like.shape[3]))
         return grid.transpose(1, 2).contiguous() if self.over == "space" else grid

@@ -1,7 +1,7 @@
-"""Clips in pieces that a model encodes one by one, so that a piece that several clips share is encoded once.
+"""Split clips into pieces that a model encodes separately, so that pieces shared by several clips are encoded once.
 
 In the factorised encoder the pieces are the temporal indices: its spatial encoder sees each alone and does not know
-where it is in the clip. In the other models every token sees the whole clip, which is then the only piece; so it is in
+where it is in the clip. In the other models every token sees the whole clip, which is then the only piece; likewise in
 an exported model.
 
 Shapes: B clips, P pieces of a clip, N pieces of any clips, t frames of a piece, T temporal positions, S spatial tokens,
@@ -20,7 +20,7 @@ from vivit.model.vivit import FactorisedEncoder, ViViT
 
 
 class Joined(NamedTuple):
-    """What a model says of clips."""
+    """A model's outputs for clips."""
 
     logits: dict[str, Tensor]
     """head → (B, K)."""
@@ -29,12 +29,12 @@ class Joined(NamedTuple):
 
 
 class Pieces:
-    """A model in two parts: `encode` sees one piece of a clip, and `join` what it made of all pieces."""
+    """A model in two parts: `encode` takes single pieces, and `join` combines the encoded pieces of each clip."""
 
     def __init__(self, model: ViViT | ExportedModel, what: What | None = None) -> None:
         """
         Args:
-            what: the features that are wanted beside the logits, see `vivit.inference.tokens`.
+            what: the features wanted besides the logits, see `vivit.inference.tokens`.
 
         Raises:
             UserError: the model does not have these features.
@@ -69,7 +69,7 @@ class Pieces:
         return encoder.spatial.all_tokens(tokens) if every else encoder.spatial(tokens)  # (N, S, D) or (N, D)
 
     def join(self, encoded: Tensor) -> Joined:
-        """What `encode` made of the P pieces of each clip: (B, P, …)."""
+        """Combine the P encoded pieces of each clip: (B, P, …)."""
         if self.what is not None and isinstance(self.model, ViViT):
             tokens = self._tokens(encoded)
             features = read_tokens(self.model, tokens, "head")

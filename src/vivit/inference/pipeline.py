@@ -1,4 +1,4 @@
-"""Read videos ahead of the model that answers for them, in their order, from any number of processes."""
+"""Read videos ahead of the model, in order, in any number of processes."""
 
 import threading
 import time
@@ -17,9 +17,9 @@ from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError
 
 Video = Path | Url
-# Seconds for one video, if nobody asks for less: a process that reads must be able to die of a video.
+# Timeout in seconds for a video if none is set: an isolated reader, which a video may crash, needs one.
 LONGEST = 3600.0
-# Seconds in which the videos that are being read may be finished when no more are wanted.
+# Seconds to wait for the videos that are being read when no more are wanted.
 LEAVE = 5.0
 
 
@@ -39,7 +39,7 @@ class _Readers(threading.local):
     def __init__(self, reading: Reading) -> None:
         read = reading.read
         isolated = read.workers > 0 or read.timeout is not None
-        # Without a time limit there is none for memory either: the views may be many.
+        # Without a time limit there is no memory limit either: there may be many views.
         memory = {} if read.timeout else {"memory": None}
         self.files: Reader = IsolatedReader(read.timeout or LONGEST, **memory) if isolated else read_here
         self.urls = IsolatedReader(read.timeout or reading.fetching.timeout)
@@ -50,10 +50,10 @@ def views_in_order(
 ) -> Iterator[tuple[Video, ViewsOfVideo] | VideoError]:
     """The views of each video, or why it cannot be read; an error among the videos keeps its place.
 
-    A process that reads and crashes, or is killed, costs its video only.
+    If a reading process crashes or is killed, only its video is lost.
 
     Args:
-        ahead: videos that are read before they are asked for. No more than these are in memory.
+        ahead: how many videos are read before they are asked for. No more than these are in memory.
     """
     counts = reading.views.clips, reading.views.crops
     with TemporaryDirectory(prefix="vivit-", ignore_cleanup_errors=True) as folder:

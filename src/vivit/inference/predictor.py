@@ -20,7 +20,7 @@ from vivit.video.source import VideoError
 from vivit.weights.shipped import CAMERA_MOTION, Answers
 from vivit.weights.source import Source
 
-# Answers that wait for others of their batch, at most: with many errors among them, a batch fills slowly.
+# The most answers that wait for their batch to fill, which is slow if many of them are errors.
 MOST_WAITING = 8 * BATCH
 
 
@@ -39,7 +39,7 @@ class Prediction:
     heads: dict[str, tuple[ScoredLabel, ...]]
     """head → its labels, the most probable first."""
     note: str = ""
-    """What makes the labels doubtful: that the video is far shorter than a clip, or that the model is not sure."""
+    """Why the labels are doubtful: the video is far shorter than a clip, or the model is not sure."""
     frames: tuple[tuple[int, ...], ...] = ()
     """The numbers of the frames of each clip, counted from 0."""
     times: tuple[tuple[float, ...], ...] = ()
@@ -83,12 +83,12 @@ class Predictor:
 
         Args:
             read: with a timeout, videos are read in another process, whose crashes and memory do no harm to this one.
-            precision: of most arithmetic; auto takes bf16 where the hardware makes it quicker, else f32.
-            merge: the part of the tokens that are merged into similar ones, see `Merge`.
+            precision: of most arithmetic; auto takes bf16 where the hardware makes it faster, else f32.
+            merge: the fraction of the tokens that is merged into similar ones, see `Merge`.
 
         Raises:
             UserError: there is no such model, its runtime is missing, or it has no classes or no names for them; the
-                device is not there, or does not compute in this precision; or the model cannot merge these tokens.
+                device does not exist, or does not compute in this precision; or the model cannot merge these tokens.
         """
         read.check()
         self.source = Source.find(model)
@@ -99,7 +99,7 @@ class Predictor:
         self._options, self._read = read, read.reader()
 
     def fingerprint(self) -> str:
-        """A hash of all that the answers depend on, except for precision and merging."""
+        """A hash of everything that the answers depend on, except precision and merging."""
         # The model's own weights may have been converted.
         stored = self.model if isinstance(self.model, ExportedModel) else open_model(self.source)[0]
         return fingerprint(stored)
@@ -120,15 +120,15 @@ class Predictor:
     def predict_all(
         self, videos: Iterable[Video | str | VideoError], views: str = "1x1", fetching: Fetching = Fetching()
     ) -> Generator[Prediction | VideoError, None, None]:
-        """Label any number of videos: yields, in their order, the answer to each or why there is none.
+        """Label any number of videos: yields, in order, the answer to each or the reason why there is none.
 
-        The next videos are read while the model works. With `workers` in the options of the predictor, as many
-        processes read, each of which may crash without harm to more than its video, and the clips of several videos go
-        through the model together. Only a few videos are in memory at a time.
+        The next videos are read while the model works. With `workers` in the predictor's read options, that many
+        processes read, a crash of one loses only its video, and the clips of several videos go through the model
+        together. Only a few videos are in memory at a time.
 
         Args:
-            videos: paths and addresses. An error among them keeps its place.
-            fetching: what may be fetched from addresses, which are read in another process in any case.
+            videos: paths and URLs. An error among them keeps its place.
+            fetching: what may be fetched from URLs, which are always read in another process.
         """
         wanted, spec = Views.parse(views), clip_spec(self.model)
         batch = BATCH if self._options.workers else 1
@@ -139,8 +139,8 @@ class Predictor:
         for found in views_in_order(sources, Reading(spec, wanted, self._options, fetching), ahead):
             waiting.append(found)
             readable += not isinstance(found, VideoError)
-            # The batches do not depend on how fast videos are read, nor on those that cannot be read: the same
-            # videos get the same scores to the last bit.
+            # Batches do not depend on how fast videos are read, nor on unreadable ones, so the same videos get
+            # bit-identical scores.
             if readable * wanted.count >= batch or not readable or len(waiting) >= MOST_WAITING:
                 yield from self._answers(waiting, wanted, spec)
                 waiting, readable = [], 0
@@ -175,14 +175,14 @@ class Predictor:
             )
 
     def _doubt(self, heads: Mapping[str, Sequence[ScoredLabel]]) -> str:
-        """That the model is not sure, if it says from where on it is, or ""."""
+        """A note that the model is not sure, if its folder says below which probability; else ""."""
         if self.about is None or all(labels[0].score >= self.about.unsure_below for labels in heads.values()):
             return ""
         return f"not sure: the best label has less than {self.about.unsure_below:.0%}"
 
 
 def _note(views: ViewsOfVideo, spec: ClipSpec) -> str:
-    """That a clip had to be filled up with repeated frames to more than twice those that the video has, or ""."""
+    """A note that more than half of a clip had to be repeated frames; else ""."""
     spanned = (spec.num_frames - 1) * spec.stride + 1
     if 2 * views.shown >= spanned and 2 * views.distinct >= spec.num_frames:
         return ""

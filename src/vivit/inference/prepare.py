@@ -1,4 +1,4 @@
-"""Bring a model to a device, into a precision and to merge tokens, for inference."""
+"""Prepare a model for inference: device, precision and token merging."""
 
 from vivit.errors import UserError
 from vivit.inference.exported import ExportedModel
@@ -12,7 +12,7 @@ def prepare(model: ViViT | ExportedModel, device: str, precision: WantedPrecisio
 
     Returns the precision and why it was chosen.
 
-    The weights are converted once, which is quicker than autocast: that converts them in every call. The heads are
+    The weights are converted once, which is faster than autocast: that converts them in every call. The heads are
     float32, because logits of 8 bits would often be equal. An exported model has the precision of its file.
 
     Raises:

@@ -1,8 +1,8 @@
 """Search an index: the windows of its videos that look most like a video, or that have a label.
 
-The answers are stretches of videos, each told by its best window. Windows are taken from the best on: one that overlaps
-an answer of its video belongs to that answer's stretch, and every other one is a new answer. Answers whose stretches
-grow together are one.
+The answers are stretches of videos, each represented by its best window. Windows are taken best first: one that
+overlaps an answer of its video joins that answer's stretch, and any other starts a new answer. Answers whose stretches
+come to overlap become one.
 
 Shapes: W windows of the index, Q windows of the query, D width.
 """
@@ -100,7 +100,7 @@ def most_similar(vectors: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, 
 
 
 def column_of(table: np.ndarray, column: int) -> np.ndarray:
-    """A column of a table in a file, (W, K) → (W,), without the file in memory."""
+    """A column of a table in a file, (W, K) → (W,), without loading the file into memory."""
     rows = max(1, PRODUCTS // table.shape[1])
     found = np.empty(len(table), table.dtype)
     for at in range(0, len(table), rows):
@@ -109,7 +109,7 @@ def column_of(table: np.ndarray, column: int) -> np.ndarray:
 
 
 def best_stretches(files: IndexFiles, values: np.ndarray, top: int) -> list[int]:
-    """The rows of the best windows of the best stretches; rows of −∞ are none."""
+    """The rows of the best windows of the best stretches; rows of −∞ are ignored."""
     firsts = [video.first for video in files.videos]
     videos = np.repeat(np.arange(len(firsts)), [video.windows for video in files.videos])
     stretches: dict[int, list[_Stretch]] = {}
@@ -133,7 +133,7 @@ def best_stretches(files: IndexFiles, values: np.ndarray, top: int) -> list[int]
 
 @dataclass
 class _Stretch:
-    """Windows of a video that overlap, the best of which came first."""
+    """Overlapping windows of a video, of which the best came first."""
 
     row: int
     start: float

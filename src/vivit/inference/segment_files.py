@@ -1,4 +1,4 @@
-"""Segments as files of the programs that show, edit or score them. The ending of a file's name says its format."""
+"""Write segments for programs that show, edit or score them. The ending of the file name decides the format."""
 
 import html
 import json
@@ -22,7 +22,7 @@ class Segmented(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The video's path as text; names of files may contain bytes that are not."""
+        """The video's path as text; bytes in file names that are not valid text are escaped."""
         return str(in_unicode(self.timeline.video))
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _elan(videos: Sequence[Segmented]) -> Content:
             file.add_tier(labels.title(head) or "label")
     for segment in video.segments:
         tier = labels.title(segment.head) or "label"
-        if labels.multi_label:  # the annotations of a tier do not overlap
+        if labels.multi_label:  # the annotations of a tier must not overlap
             tier = segment.label if labels.single else f"{tier}: {segment.label}"
             if tier not in file.get_tier_names():
                 file.add_tier(tier)
@@ -155,7 +155,7 @@ def _label_studio(videos: Sequence[Segmented]) -> Content:
 
 
 def _activitynet(videos: Sequence[Segmented]) -> Content:
-    """Results as ActivityNet's detection benchmark scores them; a video is named by its file without the ending."""
+    """Results for ActivityNet's detection benchmark; a video's name is its file name without the ending."""
     results: dict[str, Any] = {}
     for video in videos:
         name = Path(video.name).stem
@@ -178,12 +178,12 @@ class Format:
     content: Callable[[Sequence[Segmented]], Content]
     for_what: str
     package: str = ""
-    """What must be installed, as it is imported."""
+    """The import name of the package that must be installed; "" if none."""
     many: bool = True
     """Whether a file may hold several videos."""
 
 
-# The first ending that fits decides.
+# The first ending that matches decides.
 FORMATS = {
     ".labelstudio.json": Format(_label_studio, "Label Studio"),
     ".activitynet.json": Format(_activitynet, "ActivityNet's benchmark"),

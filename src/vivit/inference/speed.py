@@ -1,4 +1,4 @@
-"""Measure speed so that the numbers can be compared: steps take turns, and each is held against the machine's peaks.
+"""Measure speed so that the numbers can be compared: steps take turns, and each is compared with the machine's peaks.
 
 A step is whatever is measured: a forward pass, a training step, a product of two matrices.
 """
@@ -17,7 +17,7 @@ Step = Callable[[], object]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
-# A product of two square matrices of this side, and a copy of so many bytes, are large enough to reach the peak.
+# A product of two square matrices of this side, and a copy of this many bytes, are large enough to reach the peak.
 SIDES = {"cpu": 2048, "cuda": 8192}
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}
 
@@ -28,11 +28,11 @@ class Seconds:
 
     clock: float
     processor: float
-    """Seconds of processors, all threads together: other work on the machine changes them less."""
+    """CPU seconds of all threads together, which other work on the machine affects less."""
 
 
 def time_of(step: Step, device: torch.device) -> Seconds:
-    """Run a step once; a GPU's work is waited for."""
+    """Run a step once, and wait for the GPU."""
     _wait_for(device)
     clock, processor = time.perf_counter(), time.process_time()
     result = step()
@@ -54,12 +54,12 @@ def take_turns(
     budget: float | None = None,
     progress: Callable[[Key], object] = lambda key: None,
 ) -> dict[Key, list[Result]]:
-    """Run all steps once in every round, each round starting with another; the first round only warms up.
+    """Run all steps once in every round, each round starting with another; the first round is a warm-up.
 
     Args:
-        steps: each runs once and says what it took, mostly `Seconds`.
-        rounds: at most so many that count.
-        budget: seconds after which no further round begins, but two rounds count in any case.
+        steps: each runs once and returns what it measured, usually `Seconds`.
+        rounds: the most rounds that count.
+        budget: seconds after which no further round begins, but at least two rounds count.
         progress: called before each run.
 
     Returns:
@@ -80,7 +80,7 @@ def take_turns(
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """The median of some values, their quartiles, and the values themselves."""
+    """The median, the quartiles and the values themselves."""
     low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
     return {"median": middle, "low": low, "high": high, "each": [*values]}
 
@@ -99,7 +99,7 @@ class Peak:
     """Floating-point operations, or bytes read and written."""
 
     def rate(self, taken: Sequence[Seconds]) -> float:
-        """The best rate of all rounds, a second."""
+        """The best rate of all rounds, per second."""
         return self.work / min(seconds.clock for seconds in taken)
 
 
@@ -136,7 +136,7 @@ class _Attention(TorchDispatchMode):
 def attention_of(step: Step) -> str:
     """Which attention kernels a step really runs: "flash (197 tokens), plain softmax (16 tokens)"; "" for none.
 
-    Kernels are named as PyTorch names them, without what all names have in common. The step must not enter PyTorch's
+    Kernels have PyTorch's names, without what all names have in common. The step must not enter PyTorch's
     inference mode, in which they cannot be told apart.
     """
     with torch.no_grad(), _Attention() as seen:

@@ -29,7 +29,7 @@ MOST_PIECES = 64
 
 @dataclass(frozen=True)
 class Window:
-    """What a model says of a clip."""
+    """A model's outputs for a clip."""
 
     start: int
     """The number of its first frame, counted from 0."""
@@ -40,11 +40,11 @@ class Window:
 
 
 class Stream:
-    """The windows of a video whose frames come bit by bit.
+    """The windows of a video whose frames arrive in parts.
 
-    They are the clips that `vivit predict` takes, at every `step`-th frame. When the video ends, one more ends with it,
-    so that no frame is left out; a video shorter than a window gives one, filled up as the model's preprocessing says.
-    Memory holds the frames of a window and those that wait for a batch, and what the model made of a window.
+    They are the clips that `vivit predict` takes, one at every `step`-th frame. One more window ends with the video, so
+    no frame is left out; a video shorter than a window gives one window, looped or padded as the model's preprocessing
+    says. Memory holds the frames of a window, those that wait for a batch, and the encoded pieces of a window.
     """
 
     def __init__(self, model: ViViT | ExportedModel, step: int, batch: int = 1, what: What | None = None) -> None:
@@ -52,8 +52,8 @@ class Stream:
         Args:
             model: in eval mode.
             step: frames from the start of a window to the start of the next.
-            batch: windows that are computed together: 1 answers at once, more take less time each.
-            what: the features that are wanted beside the logits, see `vivit.inference.tokens`.
+            batch: windows that are computed together: 1 has the lowest latency, more have a higher throughput.
+            what: the features wanted besides the logits, see `vivit.inference.tokens`.
 
         Raises:
             UserError: the model does not have these features.
@@ -72,7 +72,7 @@ class Stream:
 
     @property
     def count(self) -> int:
-        """Frames that have come."""
+        """Frames that have arrived."""
         return self._dropped + len(self._frames)
 
     def push(self, frames: Tensor) -> list[Window]:
@@ -82,7 +82,7 @@ class Stream:
             frames: (N, C, H, W) uint8 RGB of any size, N of any number. They are scaled and cropped to the model's
                 size; frames from `Video.frames(…, short_side=spec.resize)` give exactly the clips of `vivit predict`.
         """
-        # Copied, so that a frame that is kept does not keep all others that came with it.
+        # Copied, so that keeping a frame does not keep all others that arrived with it in memory.
         self._frames += [frame.clone() for frame in _fitted(frames, self.spec)]
         found: list[Window] = []
         while self._next + (self.batch - 1) * self.step + self.span <= self.count:
@@ -90,7 +90,7 @@ class Stream:
         return found
 
     def finish(self) -> list[Window]:
-        """What is left at the end of the video: the windows that wait for their batch, and the last one."""
+        """The remaining windows at the end of the video: those that wait for their batch, and the last one."""
         last = max(0, self.count - self.span)
         if not self.count or self._next == last + self.step:
             return []
@@ -125,7 +125,7 @@ class Stream:
         return self._pieces.encode(torch.stack(frames).to(self._pieces.device))
 
     def _forget(self) -> None:
-        """Drop what no window can need; the video may end here, and then its last window does."""
+        """Drop what no later window can need; if the video ends here, its last window ends here too."""
         keep = max(self._dropped, min(self._next, self.count - self.span))
         del self._frames[: keep - self._dropped]
         self._dropped = keep
@@ -144,16 +144,16 @@ def windows(
 
 @dataclass(frozen=True)
 class WindowCost:
-    """What a window costs in the midst of a video, in multiply-adds of matrix products."""
+    """The cost of a window in the middle of a video, in multiply-adds of matrix products."""
 
     shared: int
-    """If what it shares with earlier windows is not computed again."""
+    """If what it shares with earlier windows is reused."""
     alone: int
-    """If everything is."""
+    """If nothing is reused."""
 
 
 def window_cost(model: ViViT, step: int) -> WindowCost:
-    """Count what a window costs, with windows at every `step`-th frame. Computes nothing: it takes shapes alone."""
+    """Count the cost of a window, with windows at every `step`-th frame. It uses shapes alone and computes nothing."""
     spec = clip_spec(model)
     with torch.device("meta"):
         pieces = Pieces(ViViT(model.config).eval())
@@ -164,7 +164,7 @@ def window_cost(model: ViViT, step: int) -> WindowCost:
         with FlopCounterMode(display=False) as of_joining:
             pieces.join(encoded[None].expand(-1, len(pieces.frames), *encoded.shape[1:]))
     each, joining = of_piece.get_total_flops() // 2, of_joining.get_total_flops() // 2
-    # Pieces are where they are in the first window, shifted; those of this window that an earlier one had:
+    # Pieces are where they are in the first window, shifted. Those of this window that an earlier one had:
     places = {piece[0] * spec.stride for piece in pieces.frames}
     earlier = {place - back for place in places for back in range(step, span_of(spec), step)}
     return WindowCost(len(places - earlier) * each + joining, len(places) * each + joining)

@@ -1,7 +1,7 @@
 """What happens when in a video: the scores of a model's windows over time, and the segments that they make.
 
-A window is a clip of the model's length, and there is one every few frames. Its scores speak for the time around its
-middle, as far as half the way to the middles of its neighbours; the first and the last reach to the ends of the video.
+A window is a clip of the model's length, and one starts every few frames. Its scores stand for the time around its
+middle, up to halfway to the middles of its neighbours; the first and the last reach to the ends of the video.
 `Rule` says how scores become segments.
 
 Shapes: W windows, K classes of a head.
@@ -37,7 +37,7 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """What a model says of a stretch of a video."""
+    """A model's scores for a stretch of a video."""
 
     start: float
     """Seconds after the first frame of the video."""
@@ -71,10 +71,10 @@ class Segment:
 class Rule:
     """How scores over time become segments, in this order.
 
-    1. Each score becomes the mean of those of all windows whose middles are at most `smooth` / 2 seconds away.
+    1. Each score becomes the mean over all windows whose middles are at most `smooth` / 2 seconds away.
     2. The label at a time is the class with the highest score, unless that is below `threshold`; with several labels
-       at once (multi_label), every class whose score reaches it. What has no label is background.
-    3. A gap of background shorter than `shortest` between two stretches of one label gets that label; then stretches
+       at once (multi_label), every class whose score reaches it. Time without a label is background.
+    3. A background gap shorter than `shortest` between two stretches of one label gets that label; then stretches
        shorter than `shortest` become background, and gaps are closed once more.
     """
 
@@ -119,7 +119,7 @@ class Timeline:
 
     @property
     def bounds(self) -> np.ndarray:
-        """(W + 1,) seconds: window i speaks for the time from bound i to bound i + 1."""
+        """(W + 1,) seconds: window i stands for the time from bound i to bound i + 1."""
         middles = self.middles
         return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [self.duration]])
 
@@ -205,7 +205,7 @@ def _settled(track: np.ndarray, lengths: np.ndarray, shortest: float) -> np.ndar
 
 
 def default_step(model: ViViT | ExportedModel) -> int:
-    """Frames between windows: one tubelet where windows share what they have in common, else a quarter of a window."""
+    """Frames between windows: one tubelet where windows share computation, else a quarter of a window."""
     spec = clip_spec(model)
     if isinstance(model, ViViT) and isinstance(model.encoder, FactorisedEncoder):
         return model.embedding.tubelet_size[0] * spec.stride
@@ -223,7 +223,7 @@ def scored_windows(
 
     Args:
         step: frames from the start of a window to the start of the next; None: `default_step`.
-        what: the features that are wanted beside the scores, see `vivit.inference.tokens`.
+        what: the features wanted besides the scores, see `vivit.inference.tokens`.
 
     Raises:
         VideoError: the video cannot be read, or the model gives no finite scores for it.
@@ -235,8 +235,7 @@ def scored_windows(
 
 def timeline(predictor: Predictor, video: str | Path, step: int | None = None, decoder: Decoder = "pyav") -> Timeline:
     """The scores of a model over a whole video. Takes and raises what `scored_windows` does."""
-    # Not a list of windows: their small arrays would lie scattered among the large ones of the model, and keep memory
-    # that is free around them from being used again.
+    # Not a list of windows: their small arrays, scattered among the large ones of the model, would fragment memory.
     times, scores = array("d"), {head: array("f") for head in predictor.labels.heads}
     with open_video(Path(video), decoder, predictor.model.preprocessing.frame_rate) as opened:
         for window in _windows_of(predictor, opened, step):
@@ -278,7 +277,7 @@ def scored(window: Window, labels: LabelSpace, source: object, start: float, end
 
 
 def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same items; the next one is made in a thread while one is used."""
+    """The same items; a thread makes the next one while one is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:

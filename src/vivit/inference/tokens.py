@@ -1,9 +1,8 @@
 """What can be read from a clip: the kinds of features, all made of the tokens of the model's last encoder.
 
-These are the tokens after the encoder's final LayerNorm, as `all_tokens` gives them: in front the class token, if
-there is one, then those of each temporal index in turn. A factorised encoder's are those of its temporal encoder, one
-for each temporal index. Without temporal layers they are the spatial encoder's, and each temporal index has a class
-token.
+These are the tokens after the encoder's final LayerNorm, as `all_tokens` gives them: first the class token, if there is
+one, then those of each temporal index in turn. A factorised encoder's are those of its temporal encoder, one for each
+temporal index. Without temporal layers they are the spatial encoder's, and each temporal index has a class token.
 
 Shapes: B clips, N tokens, C class tokens, T temporal positions, S spatial tokens, D width.
 """

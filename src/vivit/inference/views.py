@@ -27,7 +27,7 @@ NOT_FINITE = "the model's answer is not finite (NaN or infinity): its weights ar
 
 @dataclass(frozen=True)
 class Views:
-    """Which views of a video a model sees, and how their answers become one."""
+    """Which views of a video a model sees, and how their answers are averaged."""
 
     clips: int = 1
     crops: int = 1
@@ -98,7 +98,7 @@ def are_finite(logits: Mapping[str, Tensor]) -> Tensor:
 
 
 def mean_over_views(logits: Tensor, average: Average, multi_label: bool) -> Tensor:
-    """The logits of all views as one: (V, K) → (K,).
+    """Average the logits of all views: (V, K) → (K,).
 
     Args:
         average: "logits" takes their mean, the default of the official code (Scenic: `test_step` in
