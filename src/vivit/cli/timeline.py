@@ -220,7 +220,7 @@ def _lines(found: "Segmented", width: int) -> Iterator[str]:
             times = f"{clock(segment.start)} – {clock(segment.end)}"
             yield f"  {letters[segment.label]}  {times}  {segment.score:6.1%}  {printable(segment.label)}"
         if not of_head:
-            yield "  no label is likely enough anywhere; --threshold says how likely one must be"
+            yield "  no label is likely enough; --threshold says how likely one must be"
 
 
 def _strip(segments: "Sequence[Segment]", letters: dict[str, str], duration: float, width: int) -> str:
