@@ -1,4 +1,4 @@
-"""`vivit data check`: read every video of a data set, and report what training on it would run into."""
+"""`vivit data check`: read every video of a data set, and report problems that training would meet."""
 
 import csv
 import hashlib
@@ -43,7 +43,7 @@ from vivit.video.source import InShard, VideoError, VideoSource
 from vivit.video.span import Span
 
 MOST_WORKERS = 512
-# Bytes of each folder of frames that are compared with others.
+# Bytes to compare of each folder of frames.
 FOLDER_SAMPLE = 1 << 20
 
 
@@ -60,21 +60,21 @@ def check(
 ) -> int:
     """Read the videos of a data set, print what it holds, and write a manifest.
 
-    A file whose result is in the manifest or in that of an interrupted check is not read again, unless it has changed
-    or could not be read then, which may have been the network's fault.
+    Files with a result in the manifest, or from an interrupted check, are not read again unless they have changed or
+    could not be read, which may have been the network's fault.
 
     Args:
         data, videos: as for `open_data`.
-        clip: the clips that will be used, to tell which videos are shorter; None: not told.
+        clip: the clips that will be used, to report videos that are too short; None: not reported.
         workers: processes that read videos.
         full: decode every frame, not only five of each file, and hash the bytes of every file.
-        out: the manifest; None: in the user's cache, see `manifest_path`, where `train` looks for it.
-        fix: a .csv to write with the videos that can be used, each in its split.
+        out: the manifest; None: in the user's cache (see `manifest_path`), where `train` looks for it.
+        fix: a .csv to write with the usable videos, each in its split.
         console: where to print.
 
     Returns:
         The exit status: 0; 1 if a file or span is unreadable or missing, or two splits have a file with the same bytes;
-        2 if videos with the same content have different labels, where each should have one.
+        2 if videos with the same content have different labels and each may have only one.
 
     Raises:
         UserError: the data cannot be read, or something cannot be written.
@@ -121,7 +121,7 @@ def check(
 
 
 def _in_splits(data_set: DataSet) -> list[LabelledVideo]:
-    """The videos, each with the split that training and evaluation use it in."""
+    """The videos, each with the split in which training and evaluation use it."""
     there = {video.split for video in data_set.videos} | set(data_set.missing)
     if there & {"", "train"}:
         there |= {"train", "val"}
@@ -146,7 +146,7 @@ def _scan(records: dict[VideoSource, FileRecord], memory: Memory, full: bool, wo
 
 
 def _hash(records: dict[VideoSource, FileRecord], memory: Memory, full: bool, workers: int, screen: Console) -> None:
-    """Hash the bytes of readable files: of all, or of those with the same size as another."""
+    """Hash the bytes of all readable files, or of those that share their size with another."""
     of_size: defaultdict[int | None, list[VideoSource]] = defaultdict(list)
     for source, record in records.items():
         if not record.scan.problem:
@@ -166,7 +166,7 @@ def _hash(records: dict[VideoSource, FileRecord], memory: Memory, full: bool, wo
 
 
 def _sha256(source: VideoSource) -> tuple[VideoSource, str]:
-    """The digest is of samples for a folder of frames, and "" for a file that can no longer be read."""
+    """The file's digest; of samples for a folder of frames, and "" for a file that can no longer be read."""
     try:
         if isinstance(source, Path) and source.is_dir():
             return source, sample(source, FOLDER_SAMPLE)
@@ -233,7 +233,7 @@ def _places(groups: Iterable[Sequence[FileRecord]]) -> tuple[tuple[str, ...], ..
 
 
 def _look_alikes(files: Sequence[FileRecord]) -> list[list[FileRecord]]:
-    """Groups of look-alikes, without those whose files all have the same bytes."""
+    """Groups of look-alikes, except those whose files all have the same bytes."""
     seen = [record for record in files if record.scan.thumbnails and not record.scan.problem]
     groups = look_alikes([record.scan.thumbnails for record in seen], [record.scan.duration or 0.0 for record in seen])
     chosen = [[seen[number] for number in group] for group in groups]
@@ -254,7 +254,7 @@ def _check_fix(fix: Path, data_set: DataSet) -> None:
 
 
 def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -> None:
-    """Write a list of videos, and check that reading it gives the same videos."""
+    """Write a list of videos, and check that reading it back gives the same videos."""
     if not videos:
         raise UserError(f"{fix}: not written, since no video can be read and has one label")
     rows = _as_csv(fix, videos, data_set)
@@ -276,7 +276,7 @@ def _write_list(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -
 
 
 def _as_csv(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -> list[str]:
-    """The heading and a row for each video, as text."""
+    """The header and a row for each video, as text."""
     heads, multi_label = data_set.labels.heads, data_set.labels.multi_label
     columns = ["labels" if multi_label else "label"] if heads == (ONLY_HEAD,) else heads
     folder = os.path.abspath(fix.parent)
@@ -295,7 +295,7 @@ def _as_csv(fix: Path, videos: Sequence[LabelledVideo], data_set: DataSet) -> li
 
 
 def _not_held(fix: Path, videos: Sequence[LabelledVideo], rows: Sequence[str]) -> LabelledVideo | None:
-    """The first video that is another one when its row is read."""
+    """The first video that changes when its row is read back."""
     presence = Presence()
     for video, row in zip(videos, rows[1:], strict=True):
         try:

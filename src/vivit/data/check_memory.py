@@ -1,4 +1,4 @@
-"""What is known of a data set's files from earlier checks: where its manifest lies, and results that still hold."""
+"""What earlier checks found out about a data set's files: where the manifest lies, and which results still hold."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from vivit.video.span import Span, span_problem
 
 
 def manifest_path(data: str | Path, videos: Path | None) -> Path:
-    """Where the manifest of a data set is by default: in the user's cache, under the place of the data."""
+    """The default path of a data set's manifest: in the user's cache, named after the data's location."""
     places = [place_of(data), *([] if videos is None else [place_of(videos)])]
     digest = hashlib.sha256(os.fsencode("\n".join(places))).hexdigest()[:16]
     return user_cache("manifests") / f"{name_of(data)[:100]}-{digest}.json"
@@ -29,7 +29,7 @@ def manifest_path(data: str | Path, videos: Path | None) -> Path:
 def file_records(
     data: str | Path, videos_in: Path | None, videos: Iterable[LabelledVideo]
 ) -> dict[VideoSource, FileRecord]:
-    """One record for each file, however often it is used, without a result."""
+    """One record without a result for each file, however often it is used."""
     uses: defaultdict[VideoSource, list[LabelledVideo]] = defaultdict(list)
     for video in videos:
         uses[video.source].append(video)
@@ -46,10 +46,10 @@ def file_records(
 
 
 class Memory:
-    """Earlier results: those in the manifest, and those of an unfinished check, which are written line by line."""
+    """Earlier results: those in the manifest, and those an unfinished check wrote line by line."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError if nothing can be written beside that path, or another file is there."""
+        """Raises UserError if nothing can be written beside that path, or it is another kind of file."""
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is not a file; choose another with --out")
         self.path = path
@@ -63,7 +63,7 @@ class Memory:
         self._known = {record.place: record for record in known}
 
     def recall(self, record: FileRecord, full: bool) -> FileRecord:
-        """The record with the earlier results for this file, if it has not changed and they are sufficient."""
+        """The record with this file's earlier results, if it is unchanged and they are sufficient."""
         known = self._known.get(record.place)
         if known is None or (known.size, known.modified) != (record.size, record.modified):
             return record
@@ -72,7 +72,7 @@ class Memory:
         return recalled if scanned and not span_problems(recalled) else record
 
     def add(self, record: FileRecord) -> None:
-        """Write the result of one file. Raises UserError if that fails, as on a full disk."""
+        """Write the result of one file. Raises UserError if that fails, for example on a full disk."""
         try:
             self._file.write(f"{to_line(replace(record, videos=()))}\n")
             self._file.flush()
@@ -83,12 +83,12 @@ class Memory:
             ) from None
 
     def close(self) -> None:
-        with suppress(OSError):  # the rest of a line for which there was no room
+        with suppress(OSError):  # closing flushes the rest of a line, for which there may be no room
             self._file.close()
 
 
 def _whole_lines(path: Path) -> list[FileRecord]:
-    """The records in a file. An incomplete line, as after a power failure, is skipped."""
+    """The records in a file. Incomplete lines, for example after a power failure, are skipped."""
     records = []
     for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:  # a device may have no end
         with suppress(ValueError):
@@ -97,7 +97,7 @@ def _whole_lines(path: Path) -> list[FileRecord]:
 
 
 def span_problems(record: FileRecord) -> list[tuple[Span, str]]:
-    """The spans that a readable file does not have, once for each use, and why."""
+    """The spans in use that a readable file lacks, once for each use, and why."""
     scan = record.scan
     if scan.problem or scan.duration is None or scan.frame_rate is None:
         return []
@@ -109,9 +109,9 @@ def span_problems(record: FileRecord) -> list[tuple[Span, str]]:
 def known_unreadable(
     data: str | Path, videos_in: Path | None, videos: Sequence[LabelledVideo]
 ) -> Mapping[VideoSource, str]:
-    """The files that the last check of this data could not read and that cannot be read now either, and why.
+    """The files that the last check of this data could not read and that are still unreadable, and why.
 
-    Only the default place of the manifest is looked at. Files that have changed since are left out.
+    Only the default manifest is consulted. Files that have changed since are skipped.
     """
     path = manifest_path(data, videos_in)
     try:

@@ -20,11 +20,11 @@ from vivit.video.clips import ClipSpec
 from vivit.video.span import Span
 
 BAD, DOUBTFUL = "bold red", "bold yellow"
-# Files named under each heading, for errors and for doubtful findings; the manifest has all of them.
+# Files named under each heading, for errors and for doubtful findings; the manifest names them all.
 NAMED = {BAD: 10, DOUBTFUL: 3}
-# Files named of a group of files.
+# Files named in each group.
 IN_GROUP = 4
-# Sizes, codecs and the like named.
+# Sizes, codecs and the like named in one line.
 KINDS_NAMED = 4
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 24
@@ -34,16 +34,16 @@ TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class Remark:
-    """An oddity of a file that can be read."""
+    """An oddity of a readable file."""
 
     kind: str
     """A key of `KINDS`."""
     text: str
     count: int = 1
-    """How many videos or spans it is about."""
+    """How many videos or spans it concerns."""
 
 
-# kind of remark → its style, and how to report one of them, and several; {clip} is the clip that is used
+# kind of remark → its style, and how to report one and several; {clip} describes the clips in use
 KINDS = {
     "span": (
         BAD,
@@ -58,7 +58,7 @@ KINDS = {
     ),
     "short": (DOUBTFUL, "video is shorter than {clip}", "videos are shorter than {clip}"),
 }
-# What a clip does at the end of a video that is too short for it.
+# What a clip does after the end of a video that is too short for it.
 AT_THE_END = {"loop": "clips start again from the beginning", "pad": "clips repeat the last frame"}
 
 
@@ -175,7 +175,7 @@ def _most_common(values: Iterable[str]) -> str:
 
 
 def histogram(values: Sequence[float]) -> str:
-    """Bars for the number of values in equal steps from the smallest to the largest; "" if all are equal."""
+    """Bars for the counts of values in equal bins from the smallest to the largest; "" if all are equal."""
     low, high = min(values), max(values)
     if low == high:
         return ""
@@ -193,7 +193,7 @@ def bars(values: Sequence[float]) -> str:
 
 
 def _findings(manifest: Manifest, clip: ClipSpec | None) -> list[tuple[str, str, list[str]]]:
-    """For each finding its heading, style and lines; the worst first."""
+    """Each finding's heading, style and lines, the worst first."""
     records = {record.place: record for record in manifest.files}
 
     def splits(group: Sequence[str]) -> list[str]:
@@ -244,12 +244,12 @@ def _clip_in_words(clip: ClipSpec) -> str:
 
 
 def _covered(clip: ClipSpec) -> int:
-    """The frames of the video from a clip's first to its last."""
+    """The number of video frames from a clip's first to its last."""
     return (clip.num_frames - 1) * clip.stride + 1
 
 
 def remarks_on(record: FileRecord, clip: ClipSpec | None) -> Iterator[Remark]:
-    """What is odd about a file that can be read."""
+    """The oddities of a readable file."""
     scan = record.scan
     if scan.problem or scan.duration is None or scan.frame_rate is None or scan.frames is None:
         return

@@ -1,4 +1,4 @@
-"""Draw what training sees: frames of a few videos' clips in rows, plain and augmented."""
+"""Draws what training sees: rows of frames from a few videos' clips, plain and augmented."""
 
 import textwrap
 from collections import Counter
@@ -24,7 +24,7 @@ from vivit.video.decode import open_video
 from vivit.video.source import VideoError
 from vivit.video.span import frames_in
 
-# Frames shown of a clip.
+# Frames shown per clip.
 COLUMNS = 8
 AUGMENTED_ROWS = 3
 
@@ -56,7 +56,7 @@ class Section:
     """The time of each column, in seconds."""
     rows: tuple[Row, ...] = ()
     problem: str = ""
-    """Why there are no rows."""
+    """Why the video has no rows; "" if it has."""
 
 
 def show(
@@ -64,7 +64,7 @@ def show(
 ) -> None:
     """Write a PNG with one clip of each of a few videos, from as many classes as possible, plain and augmented.
 
-    Each augmented row shows the first epoch's clip with the augmentation of another epoch of training with this seed;
+    Each augmented row shows the first epoch's clip with the augmentation that another epoch would use with this seed;
     in training, later epochs also draw other frames. Nothing is mirrored if a class names a side and has no mirror.
 
     Args:
@@ -72,8 +72,8 @@ def show(
         count: how many videos to show, at most.
 
     Raises:
-        UserError: `count` or `seed` is out of range, no video can be read, or the picture cannot be written. One of
-            several videos that cannot be read is shown as a line of text.
+        UserError: `count` or `seed` is out of range, no video can be read, or the picture cannot be written. If only
+            some videos are unreadable, each is shown as a line of text.
     """
     if count < 1:
         raise UserError(f"count: {count} is out of range; use 1 or more")
@@ -152,7 +152,7 @@ def _section(
 
 
 def contact_sheet(sections: Sequence[Section], out: Path) -> None:
-    """Write the sections below each other as a PNG. Raises UserError if that fails."""
+    """Write the sections, one below the other, as a PNG. Raises UserError if that fails."""
     widest = max((len(section.times) for section in sections), default=0)
     tiles = [frame for section in sections for row in section.rows for frame in row.frames[:1]]
     shape = tiles[0].shape[-2:] if tiles else (1, 1)
@@ -192,7 +192,7 @@ def contact_sheet(sections: Sequence[Section], out: Path) -> None:
 
 
 def font_of(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that comes with matplotlib; it covers more scripts than Pillow's."""
+    """A font from matplotlib, which covers more scripts than Pillow's."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 

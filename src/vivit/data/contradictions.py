@@ -1,4 +1,4 @@
-"""Find videos that have two labels where each should have one."""
+"""Finds videos that have two labels where each should have one."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ from vivit.text import counted
 from vivit.video.source import VideoSource
 
 Pair = tuple[LabelledVideo, LabelledVideo]
-# With more files of the same size and with different labels, their content is not compared before a run.
+# With more than this many files of equal size and different labels, content is not compared before a run.
 MOST_COMPARED = 10_000
 
 
 def contradictions(videos: Iterable[LabelledVideo], identity: Mapping[VideoSource, object]) -> list[Pair]:
-    """Pairs with the same content and span but different labels: a video, and the first one that it differs from.
+    """Pairs with the same content and span but different labels: the first such video, and one that contradicts it.
 
     Args:
-        identity: of each file; equal for files with the same content.
+        identity: file → a value that is equal for files with the same content.
     """
     seen: dict[object, LabelledVideo] = {}
     found = []
@@ -29,7 +29,7 @@ def contradictions(videos: Iterable[LabelledVideo], identity: Mapping[VideoSourc
 
 
 def likely_contradictions(videos: Sequence[LabelledVideo]) -> list[Pair]:
-    """`contradictions` among names of one file, and among files of one size whose samples are the same."""
+    """`contradictions` among names of one file, and among files of equal size and with equal samples."""
     states = file_states(dict.fromkeys(video.source for video in videos), pictures=False)
     of_size: defaultdict[int | None, list[LabelledVideo]] = defaultdict(list)
     for video in videos:
@@ -55,10 +55,10 @@ def in_words(pair: Pair, names: Mapping[VideoSource, str] | None = None) -> str:
 
 
 def say_contradictions(say: Callable[[str], object], videos: Sequence[LabelledVideo], command: str) -> None:
-    """Say in one line if videos of a data set with one label each have two, as far as that can be told soon.
+    """Say in one line if videos have two labels where each should have one, as far as can be told quickly.
 
     Args:
-        command: what names all of them.
+        command: the command that lists them all.
     """
     pairs = likely_contradictions(videos)
     if pairs:

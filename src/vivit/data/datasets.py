@@ -1,4 +1,4 @@
-"""Labelled videos: one record for each, the data set that holds them all, and the videos of one split."""
+"""Labelled videos: a record for each, the data set that holds them all, and the videos of one split."""
 
 import gc
 import hashlib
@@ -39,18 +39,18 @@ class VideoSet:
 
     videos: tuple[LabelledVideo, ...]
     labels: LabelSpace
-    """The labels of the data set, or of the model that is scored on it."""
+    """The labels of the data set, or of the model to score on it."""
     description: str
     """For people: where the videos come from and how they were chosen."""
     missing: int = 0
-    """Videos of this split that a public data set names but that are not there."""
+    """Videos of this split that a public data set lists but that are missing."""
     remarks: tuple[str, ...] = ()
-    """For people: what the data holds that is not used, and the like."""
+    """For people: what is in the data but unused, and the like."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Every video of every split that is there."""
+    """Every available video of every split."""
 
     name: str
     """The folder, file or URL, as the user gave it."""
@@ -58,24 +58,25 @@ class DataSet:
     labels: LabelSpace
     """Classes are in the data's own order if it numbers them, else sorted."""
     description: str
-    """For people: the layout that was recognised, and where the videos lie."""
+    """For people: the layout that was recognised, and where the videos are."""
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """split → files that are listed for it but not there."""
+    """split → files that are listed for it but missing."""
     remarks: tuple[str, ...] = ()
-    """For people: what the data holds that is not used, a line each."""
+    """For people: what is in the data but unused, one line each."""
     official: bool = False
-    """Whether these are the annotations of a public data set, some of whose videos can no longer be had."""
+    """Whether these are the annotations of a public data set, some of whose videos are no longer available."""
 
     def split(self, split: str, labels: LabelSpace | None = None) -> VideoSet:
         """The videos of one split.
 
-        Without a validation split, every fifth video of each class is held out for it, and all spans of a file go
-        together. The choice depends on the names of files and classes alone.
+        Without a validation split, every fifth video of each class is held out for it; all spans of a file stay
+        together. The choice depends only on the names of files and classes.
 
         Args:
-            split: "train", "val" or "test"; "all" is every video if the data has neither val nor test, else "val".
-            labels: the classes to use, in order, as a trained model has them; other heads of the data are dropped.
-                None: the data's own.
+            split: "train", "val" or "test"; "all" is every video if the data has neither val nor test, else "val", or
+                "test" without a val split.
+            labels: the classes to use, in the order of a trained model; other heads of the data are dropped. None: the
+                data's own.
 
         Raises:
             UserError: no videos, missing files, or labels that do not fit `labels`.
@@ -86,7 +87,7 @@ class DataSet:
             raise UserError(f"{self.name}: no videos for the {split} split")
         if labels is None:
             labels = self.labels
-            # The classes of all splits count: one without a validation video still has a number.
+            # Use the classes of all splits: one without a validation video still has a number.
             for head, names in labels.classes.items():
                 if len(names) < 2:
                     what = "videos are" if head == ONLY_HEAD else f"labels of {head!r} are"
@@ -101,7 +102,7 @@ class DataSet:
         return VideoSet(tuple(_with_heads(chosen, labels)), labels, description, missing, self.remarks)
 
     def choose(self, split: str) -> tuple[Sequence[LabelledVideo], set[str], str]:
-        """The videos of a split, the data's own splits that they come from, and how they were chosen, for people."""
+        """The videos of a split, the data's own splits they come from, and a description of how they were chosen."""
         there = {video.split for video in self.videos} | set(self.missing)
         if "" in there and len(there) > 1:
             without = [os.path.basename(str(video.source)) for video in self._of({""})]
@@ -129,10 +130,10 @@ class DataSet:
         return held_out, splits, f"{fraction} of {self.description}, held out"
 
     def check_files(self, splits: Collection[str]) -> None:
-        """Check that the files of these splits are there.
+        """Check that the files of these splits exist.
 
         Raises:
-            UserError: a file of the user's own list is missing, or more than half the videos of a public data set.
+            UserError: a file in the user's own list is missing, or more than half the videos of a public data set are.
         """
         missing = [name for split in splits for name in self.missing.get(split, ())]
         if not missing:
@@ -158,7 +159,7 @@ class DataSet:
 
 
 def _with_heads(videos: Sequence[LabelledVideo], space: LabelSpace) -> Iterator[LabelledVideo]:
-    """The videos with the labels of these heads only. Raises UserError if one needs exactly one label and has not."""
+    """The videos with only the labels of these heads. Raises UserError if one should have one label but does not."""
     kept: dict[int, Labels] = {}  # by identity: most videos share their labels with others
     for video in videos:
         key = id(video.labels)
@@ -171,9 +172,9 @@ def _with_heads(videos: Sequence[LabelledVideo], space: LabelSpace) -> Iterator[
 
 
 def _hold_out(videos: Sequence[LabelledVideo]) -> set[VideoSource]:
-    """The files of a fifth of each class of the first head, at least one if the class has two or more videos.
+    """A fifth of the files of each class of the first head, at least one if the class has two or more videos.
 
-    All spans of a file go together, and no class is left without a video to train on.
+    All spans of a file stay together, and every class keeps a video to train on.
     """
     of_class: defaultdict[str, list[VideoSource]] = defaultdict(list)
     of_source: defaultdict[VideoSource, list[str]] = defaultdict(list)
@@ -199,7 +200,7 @@ def _hold_out(videos: Sequence[LabelledVideo]) -> set[VideoSource]:
 
 
 def _order(name: str, source: VideoSource) -> tuple[bytes, str]:
-    """Sort by a hash of the names of class and file: independent of the content and of where the data lies."""
+    """Sort key: a hash of the class and file names, independent of content and location."""
     path = source.name if isinstance(source, InShard) else str(source)
     file = os.path.basename(path)
     return hashlib.sha256(f"{name}/{file}".encode(errors="surrogateescape")).digest(), path
@@ -207,7 +208,7 @@ def _order(name: str, source: VideoSource) -> tuple[bytes, str]:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch off Python's garbage collection: searching a million new records can take as long as making them."""
+    """Switch off Python's garbage collector: scanning a million new records can take as long as creating them."""
     enabled = gc.isenabled()
     gc.disable()
     try:

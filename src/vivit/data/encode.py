@@ -1,4 +1,4 @@
-"""Encode videos again for packing, small and quick to read, in several processes."""
+"""Re-encodes videos for packing, small and quick to read, in several processes."""
 
 import multiprocessing
 import signal
@@ -22,26 +22,26 @@ from vivit.video.span import Span, frames_in
 
 # Bytes of frames decoded at once.
 FRAMES_AT_ONCE = 1 << 26
-# Videos in work for each process, so that none waits while the next in order is not ready.
+# Videos queued per process, so that none is idle while the next in order is not ready.
 AHEAD = 4
-# Slower presets take twice the time and gain little. With mbtree, x264 does not always write a small video in the same
-# way, and packing again would not give the same bytes.
+# Slower presets take twice the time and gain little. With mbtree, x264 does not always write the same bytes for a small
+# video, so packing again would give other shards.
 X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How to encode videos: H.264 without sound, at an even frame rate, in square pixels and upright."""
+    """How to encode videos: H.264 without sound, at a constant frame rate, upright and with square pixels."""
 
     short_side: int | None = None
     """Pixels of the shorter side; smaller videos are not enlarged. None: keep the size."""
     key_frames: int = 32
-    """At most this many frames from one key frame to the next: fewer take more space, but less decoding."""
+    """At most this many frames from one key frame to the next: fewer need more space but less decoding."""
     crf: int = 23
-    """x264's constant rate factor, 0 to 51: 18 is hardly distinguishable from the original; 6 more halve the size."""
+    """x264's constant rate factor, 0 to 51: 18 is hardly distinguishable from the original; 6 more halves the size."""
 
     def __post_init__(self) -> None:
-        """Raises UserError if a field is out of its range."""
+        """Raises UserError if a field is out of range."""
         if self.short_side is not None and self.short_side < 2:
             raise UserError(f"short_side: {self.short_side} pixels are too few; use 2 or more")
         if self.key_frames < 1:
@@ -62,11 +62,11 @@ class Task:
     span: Span | None
     """Encode this span only."""
     used: tuple[Span | None, ...]
-    """What is used of the video, of which it must have something."""
+    """The spans in use; the video must have at least one of them."""
 
 
 def prepare(task: Task) -> Path | str | None:
-    """The file encoded, None to pack the video as it is, or why it cannot be read."""
+    """The encoded file, None to pack the video as it is, or why it cannot be read."""
     try:
         with open_video(task.source) as video:
             _check_used(video, task.used)
@@ -94,13 +94,13 @@ def _check_used(video: Video, spans: Iterable[Span | None]) -> None:
 
 @contextmanager
 def prepare_all(tasks: Sequence[Task], workers: int) -> Iterator[Iterator[Path | str | None]]:
-    """The results of `prepare`, in order, from several processes; 0 workers: from this one."""
+    """The results of `prepare`, in order, from several processes; with 0 workers, from this one."""
     if not workers:
         yield map(prepare, tasks)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.encode"])
-    # Ctrl-C reaches every process of the terminal, but is meant for the one that writes.
+    # Ctrl-C reaches every process of the terminal, but only the writing process should handle it.
     pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(signal.SIGINT,))
 
     def in_order() -> Iterator[Path | str | None]:
@@ -123,7 +123,7 @@ def encode(video: Video, target: Path, encoding: Encoding, span: Span | None) ->
 
     Raises:
         VideoError: the video cannot be read.
-        OSError: the file cannot be written, as on a full disk.
+        OSError: the file cannot be written, for example on a full disk.
     """
     info = video.info
     numbers = frames_in(video, span)
@@ -149,7 +149,7 @@ def encode(video: Video, target: Path, encoding: Encoding, span: Span | None) ->
 
 
 def _even(frames: Tensor) -> Tensor:
-    """(N, C, H, W) with even height and width, as H.264 with halved colours needs; an odd last row or column goes."""
+    """(N, C, H, W) with even height and width, as 4:2:0 H.264 requires; drops an odd last row or column."""
     if min(frames.shape[2:]) < 2:
         frames = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return frames[..., : frames.shape[2] // 2 * 2, : frames.shape[3] // 2 * 2]

@@ -1,4 +1,4 @@
-"""What tells whether files are the same, or still as they were: their sizes, times, and samples of their content."""
+"""Tells whether files are the same or unchanged, from their sizes, times, and samples of their content."""
 
 import hashlib
 import json
@@ -14,29 +14,29 @@ from vivit.video.source import InShard, VideoError, VideoSource, is_remote
 
 Value = TypeVar("Value")
 
-# Files asked about at once: on a network, nearly all the time is spent waiting.
+# Files queried at once: on a network, nearly all the time is spent waiting.
 AT_ONCE = 16
-# Bytes sampled of all files together, and the least of each.
+# Bytes to sample from all files together, and the minimum from each.
 SAMPLED, LEAST = 256 << 20, 12 << 10
-# A file is read in three places or more, and of this size if that makes more.
+# A file is sampled in at least this many places, or in more if blocks of this many bytes allow it.
 PLACES, BLOCK = 3, 64 << 10
 
 
 class State(NamedTuple):
-    """What the file system tells of a video's file without opening it; None if it cannot tell."""
+    """What the file system knows about a video's file without opening it; None for what it does not know."""
 
     size: int | None
     """Bytes; for a folder of frames, the number of files."""
     modified: int | None
-    """The time of its last change in nanoseconds; for a folder of frames, a number that changes with that of any."""
+    """Modification time in nanoseconds; for a folder of frames, a number that changes with the time of any frame."""
     changed: int | None
-    """The same for the last change of content, owner or rights, which no program can set."""
+    """The same for the last change of content, owner or permissions (ctime), which programs cannot set."""
     node: tuple[int, ...] | None
-    """The same for all names of one file."""
+    """Equal for all names of one file."""
 
 
 def file_sizes(sources: Iterable[VideoSource]) -> dict[VideoSource, int | None]:
-    """`State.size` of each; of a folder of frames, no file is looked at."""
+    """`State.size` of each; in a folder of frames, no file is examined."""
     return _of_all(_size, list(sources))
 
 
@@ -44,13 +44,13 @@ def file_states(sources: Iterable[VideoSource], pictures: bool = True) -> dict[V
     """The state of each.
 
     Args:
-        pictures: ask for the times of every picture in folders of frames; if not, these times are None.
+        pictures: query the times of every picture in folders of frames; if false, these times are None.
     """
     return _of_all(lambda source: _state(source, pictures), list(sources))
 
 
 def sample_size(count: int) -> int:
-    """The bytes to sample of each of so many files."""
+    """The bytes to sample from each of this many files."""
     return max(LEAST, SAMPLED // max(1, count))
 
 
@@ -60,12 +60,12 @@ def file_samples(sources: Iterable[VideoSource], amount: int) -> dict[VideoSourc
 
 
 def sample(source: VideoSource, amount: int) -> str:
-    """A hash of a file's size and of all its bytes, or of about so many in several places if it is larger.
+    """A hash of a file's size and all its bytes, or about `amount` bytes from several places if it is larger.
 
-    Of a folder of frames, it is a hash of the sizes of all pictures, and of the bytes of all or of some.
+    For a folder of frames, a hash of the sizes of all pictures and of the bytes of all or some.
 
     Returns:
-        "" for a file in a store, or that cannot be read.
+        The hash; "" for a file in a remote store or one that cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
@@ -92,7 +92,7 @@ def _size(source: VideoSource) -> int | None:
         if isinstance(source, InShard):
             return source.size
         status = os.stat(source)
-        # The size that a file system gives for a folder says nothing about its content.
+        # A folder's size in the file system says nothing about its content.
         return len(os.listdir(source)) if stat.S_ISDIR(status.st_mode) else status.st_size
     except OSError:
         return None
@@ -141,7 +141,7 @@ def _add_file(add: Callable[[bytes], object], path: Path, amount: int) -> None:
 
 
 def _add_sample(add: Callable[[bytes], object], size: int, amount: int, read: Callable[[int, int], bytes]) -> None:
-    """Add a size and samples of the content; `read` returns the bytes from a start up to an end."""
+    """Add a size and samples of the content; `read` returns the bytes from a start to an end, exclusive."""
     add(f"{size} ".encode())
     if size <= amount:
         for start in range(0, size, 1 << 20):

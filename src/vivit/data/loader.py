@@ -1,6 +1,6 @@
 """Batches of clips for training, and the views of each video for evaluation.
 
-No worker, process or loader holds a state: every random choice for a clip comes from a generator of its own, seeded by
+Workers, processes and loaders are stateless: every random choice for a clip comes from its own generator, seeded by
 (seed, epoch, index). So any number of workers gives the same clips, and resuming means starting at step n.
 """
 
@@ -25,7 +25,7 @@ from vivit.video.source import VideoError
 
 # Random crops, half of them mirrored.
 PLAIN = Augmentation()
-# How many other videos are tried if one cannot be read.
+# How many other videos to try if one cannot be read.
 REPLACEMENTS = 3
 
 LabelTensors = dict[str, Tensor]
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
     labels: LabelTensors
     """head → (B,) int64; or (B, K) float, 0 or 1, if videos have any number of labels."""
     indices: Tensor
-    """(B,) int64: the videos read, by their place in the set; a replacement has its own index."""
+    """(B,) int64: the indices in the set of the videos read; a replacement has its own index."""
     failures: tuple[tuple[int, VideoError], ...] = ()
-    """The videos that could not be read, and why."""
+    """The index of each video that could not be read, and why."""
 
 
 class Clip(NamedTuple):
@@ -47,15 +47,15 @@ class Clip(NamedTuple):
     """(T, C, H, W) uint8."""
     labels: LabelTensors
     video: int
-    """The video's place in the set."""
+    """The video's index in the set."""
     failures: tuple[tuple[int, VideoError], ...] = ()
 
 
 def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[int, int]] | None = None) -> LabelTensors:
-    """head → the number of the video's class, or (K,) float with 1 at each class that applies.
+    """head → the index of the video's class, or (K,) float with 1 for each class that applies.
 
     Args:
-        mirrors: head → what each class becomes if the video is mirrored; None: what it is.
+        mirrors: head → what each class becomes if the video is mirrored; None: classes stay the same.
     """
     space, tensors = videos.labels, {}
     for head, names in videos.videos[index].labels.items():
@@ -74,8 +74,8 @@ def label_tensors(videos: VideoSet, index: int, mirrors: Mapping[str, Mapping[in
 class TrainingClips(Dataset[Clip | VideoError]):
     """Random clips of videos, by (epoch, index).
 
-    A video that cannot be read is replaced by another; which one depends on (seed, epoch, index) alone. If none of the
-    replacements can be read either, the item is the error: raised in a worker, it would become a page of traceback.
+    A video that cannot be read is replaced with another; which one depends on (seed, epoch, index) alone. If no
+    replacement can be read either, the item is the error: raised in a worker, it would become a page of traceback.
     """
 
     videos: VideoSet
@@ -84,13 +84,13 @@ class TrainingClips(Dataset[Clip | VideoError]):
     augmentation: Augmentation = PLAIN
     read: ReadOptions = ReadOptions()
     mirrors: Mapping[str, Mapping[int, int]] | None = None
-    """head → what each class becomes in a mirrored clip, as `mirrored_classes` tells; None: what it is."""
+    """head → what each class becomes in a mirrored clip, from `mirrored_classes`; None: classes stay the same."""
     colours: bool = True
-    """Whether to change colours here; if not, `augment_colours` with `colour_rng` does the same later, as on a GPU."""
+    """Whether to augment colours here; if not, `augment_colours` with `colour_rng` does the same later, as on a GPU."""
     keep_decoded: bool = False
     """Hold every decoded video in memory, resized, so that later epochs decode nothing; the clips are the same.
 
-    Each worker holds its own, so use it without workers. With scale jitter, frames are scaled a second time."""
+    Each worker would hold its own copies, so use it without workers. With scale jitter, frames are scaled twice."""
 
     @cached_property
     def _decoded(self) -> dict[int, Tensor]:
@@ -104,7 +104,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
         return self.or_replacement(*key, self.read_own)
 
     def or_replacement(self, epoch: int, index: int, read_clip: Callable[[int, int], Clip]) -> Clip | VideoError:
-        """Read this video's clip or, upon a VideoError, that of a replacement; the first error if all of them fail."""
+        """Read this video's clip or, on VideoError, a replacement's; the first error if all of them fail."""
         failures: list[tuple[int, VideoError]] = []
         candidates = [index]
         for chosen in candidates:
@@ -118,7 +118,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
 
     def _replacements(self, epoch: int, index: int) -> list[int]:
         """The videos to try, in this order, if this one cannot be read."""
-        # Not drawn from the clip's generator: how many numbers reading takes from it depends on the damage.
+        # Not drawn from the clip's generator: how many numbers a failed read takes from it depends on the damage.
         count = len(self.videos.videos)
         drawn = replacement_rng(self.seed, epoch, index).choice(count, min(REPLACEMENTS + 1, count), replace=False)
         return drawn[drawn != index][:REPLACEMENTS].tolist()
@@ -141,7 +141,7 @@ class TrainingClips(Dataset[Clip | VideoError]):
 
 
 def training_batches(clips: TrainingClips, order: Order, ranks: Ranks = Ranks()) -> Iterator[Batch]:
-    """The batches of `order.steps`, each rank's slice of them; nothing before the first of these steps is read.
+    """This rank's slices of the batches of `order.steps`; earlier steps are skipped without reading.
 
     Raises:
         UserError: at once, if a batch is too small for every rank to have a video.
@@ -175,7 +175,7 @@ def _raise_errors(items: Iterator[Batch | VideoError]) -> Iterator[Batch]:
 
 
 def collate(clips: list[Clip | VideoError]) -> Batch | VideoError:
-    """The batch of these clips, or the error if there is one among them."""
+    """The batch of these clips, or the first error among them."""
     good: list[Clip] = []
     for clip in clips:
         if isinstance(clip, VideoError):

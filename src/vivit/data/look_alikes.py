@@ -1,4 +1,4 @@
-"""Find videos with the same content but different bytes, from small grey pictures of three frames of each."""
+"""Finds videos with the same content but different bytes, from small grey pictures of three frames of each."""
 
 import base64
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 SIDE = 12
 BRIGHTNESS = (0.299, 0.587, 0.114)
 """Weights of red, green and blue, ITU-R BT.601."""
-# The largest root mean square difference of two pictures of the same thing, in grey levels of 255. Videos encoded again
-# with other codecs and sizes mostly differ by less; at another frame rate, fast motion may differ by more.
+# The largest root mean square difference of two pictures of the same content, in grey levels from 0 to 255. Videos
+# re-encoded with other codecs and sizes mostly differ by less; at another frame rate, fast motion may differ by more.
 NEAR = 5.0
-# A picture with a smaller standard deviation, such as a black one, is like any other of its kind.
+# A picture with a smaller standard deviation, such as a black one, looks like any other flat picture.
 FLAT = 4.0
 # Two versions of a video may differ in length by this many seconds plus this fraction.
 SECONDS, FRACTION = 0.1, 0.02
-# Pictures, and then pairs, compared at once.
+# Pictures, and pairs, to compare at once.
 _BLOCK, _PAIRS = 512, 8192
 
 
@@ -34,7 +34,7 @@ def look_alikes(pictures: Sequence[str], durations: Sequence[float]) -> list[lis
     """Group videos with the same content. Returns ascending indices into the arguments.
 
     Two videos belong together if at least two of their three pictures match and their lengths are about equal. The
-    third picture may be at a cut or in fast motion, where two versions are never at exactly the same moment.
+    third picture may be at a cut or in fast motion, where two versions never show exactly the same moment.
 
     Args:
         pictures: from `thumbnails`.
@@ -53,10 +53,10 @@ def look_alikes(pictures: Sequence[str], durations: Sequence[float]) -> list[lis
 
 
 def _join_near(pixels: np.ndarray, lengths: np.ndarray, place: int, groups: "_Groups") -> None:
-    """Join videos whose pictures at this place and at another one are near.
+    """Join videos whose pictures match at this place and at another one.
 
-    Along any axis, two points are no further apart than in space. So along the axis with the largest variance, each is
-    compared with a few neighbours only, not with all others.
+    Projected on any axis, two points are no further apart than in space. So each is compared only with its neighbours
+    along the axis with the largest variance, not with all others.
     """
     contrasted = np.flatnonzero(pixels[:, place].std(axis=1) >= FLAT)
     if len(contrasted) < 2:
@@ -77,7 +77,7 @@ def _join_near(pixels: np.ndarray, lengths: np.ndarray, place: int, groups: "_Gr
         ones, others = videos[first + ones], videos[first + others]
         for some in range(0, len(ones), _PAIRS):
             one, other = ones[some : some + _PAIRS], others[some : some + _PAIRS]
-            # If many are alike, a few pairs join them all, and the others need no comparison.
+            # If many are alike, a few pairs join them all, and the other pairs need no comparison.
             apart = groups.root[one] != groups.root[other]
             one, other = one[apart], other[apart]
             same = _show_the_same(pixels, lengths, one, other)
@@ -100,7 +100,7 @@ class _Groups:
 
     def __init__(self, count: int) -> None:
         self.root = np.arange(count)
-        """The smallest number of each one's group."""
+        """For each number, the smallest number in its group."""
         self._members = {number: [number] for number in range(count)}
 
     def join(self, ones: np.ndarray, others: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Identify the videos of a data set: a hash to print beside every score, and a manifest that lists every file."""
+"""Identifies the videos of a data set: a hash to print beside every score, and a manifest that lists every file."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ from vivit.video.source import InShard, VideoSource
 
 FORMAT = "vivit data manifest 1"
 HASH_DIGITS = 16
-"""Hexadecimal digits of a hash that are printed."""
-# Names compared to find how two folders correspond.
+"""Hexadecimal digits of a hash to print."""
+# Names to compare to find how two folders correspond.
 TRIED = 100
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading a file revealed. For an unreadable file: the problem, and what was known before it occurred."""
+    """What reading a file revealed; for an unreadable file, the problem and what was known before it occurred."""
 
     problem: str = ""
     """Why the file is unreadable."""
@@ -43,7 +43,7 @@ class Scan:
     codec: str = ""
     container: str = ""
     thumbnails: str = ""
-    """Base64 of (3, side, side) uint8, grey: small pictures from a quarter, half and three quarters through it."""
+    """Base64 of (3, side, side) uint8, grey: small pictures at a quarter, half and three quarters of the video."""
     full: bool = False
     """Whether every frame was decoded."""
 
@@ -53,18 +53,18 @@ class FileRecord:
     """One file of the data. It may be used several times."""
 
     name: str
-    """Path relative to the folder of the data, or absolute if outside it; for a video in a shard, its name there."""
+    """Path relative to the data folder, or absolute if outside it; for a video in a shard, its name there."""
     scan: Scan
     shard: str = ""
     """Path or URL, for a video in a shard."""
     size: int | None = None
     """Bytes; for a folder of frames, the number of files; None if it does not exist."""
     modified: int | None = None
-    """`State.modified`: its time in nanoseconds; None if unknown."""
+    """`State.modified`, in nanoseconds; None if unknown."""
     sha256: str = ""
-    """Hash of its bytes, or of samples of a folder of frames; "" if it was not needed."""
+    """Hash of its bytes, or of samples of a folder of frames; "" if not needed."""
     videos: tuple[LabelledVideo, ...] = ()
-    """What the file is used for: with which labels, in which split, and which span of it."""
+    """The uses of the file, each with labels, split and span."""
     remarks: tuple[str, ...] = ()
     """Oddities of a readable file."""
 
@@ -93,9 +93,9 @@ class Manifest:
     look_alikes: tuple[tuple[str, ...], ...] = ()
     """Groups of files with nearly the same pictures."""
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """split → files that are listed for it but not there."""
+    """split → files that are listed for it but missing."""
     contradictions: tuple[str, ...] = ()
-    """Videos of the same content with different labels, in words."""
+    """Videos with the same content but different labels, in words."""
 
 
 def data_hash(videos: VideoSet) -> str:
@@ -116,7 +116,7 @@ def hash_videos(videos: Sequence[LabelledVideo]) -> str:
 
 
 def relative_names(sources: Iterable[VideoSource]) -> dict[VideoSource, str]:
-    """The path of each relative to the folder that all of them share."""
+    """The path of each, relative to the folder that all of them share."""
     sources = list(sources)
     return dict(zip(sources, _below_shared_folder([_parts(source) for source in sources]), strict=True))
 
@@ -128,14 +128,14 @@ def _parts(source: VideoSource) -> list[str]:
 
 def _below_shared_folder(paths: Sequence[list[str]]) -> list[str]:
     folders = [path[:-1] for path in paths] or [[]]
-    # A beginning that the first and the last in sorted order share is shared by all between them.
+    # A prefix that the first and the last in sorted order share is shared by all between them.
     ends = zip(min(folders), max(folders), strict=False)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return ["/".join(path[shared:]) for path in paths]
 
 
 def _content(video: LabelledVideo) -> tuple[Any, Any]:
-    """Labels and span in a form that can be compared."""
+    """Labels and span in a comparable form."""
     names = [[head, sorted(video.labels[head])] for head in sorted(video.labels)]
     return names, None if video.span is None else [float(seconds) for seconds in video.span]
 
@@ -148,7 +148,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest. Raises UserError if there is none, or another file in its place."""
+    """Read a manifest. Raises UserError if there is none, or the file is not a manifest."""
     try:
         value = json.loads(path.read_bytes())
         if value.pop("format") != FORMAT:
@@ -169,7 +169,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def to_line(record: FileRecord) -> str:
-    """The record as JSON in one line, without what is unknown."""
+    """The record as one line of JSON, without unknown fields."""
     row = {key: value for key, value in vars(record).items() if key not in ("scan", "videos")} | vars(record.scan)
     row["uses"] = [{"split": video.split, "labels": video.labels, "span": video.span} for video in record.videos]
     known = {k: v for k, v in row.items() if v is not None and v is not False and v not in ("", (), [])}
@@ -193,7 +193,7 @@ def _record(row: dict[str, Any]) -> FileRecord:
 
 
 def _check_kinds(*values: Scan | FileRecord) -> None:
-    """Raise ValueError if a field is not of the kind that its default shows: text, a number or none, yes or no."""
+    """Raise ValueError if a field is not of its default's kind: text, a number or None, or a boolean."""
     for value in values:
         for each in fields(value):
             found = getattr(value, each.name)
@@ -206,7 +206,7 @@ def _check_kinds(*values: Scan | FileRecord) -> None:
 
 
 def _video(place: str, use: dict[str, Any]) -> LabelledVideo:
-    """A use of a file; its source is only a name, since a manifest does not tell where in a shard the video is."""
+    """A use of a file; its source is only a name, since a manifest does not say where in a shard the video is."""
     span = use["span"]
     labels = {head: tuple(names) for head, names in use["labels"].items()}
     return LabelledVideo(Path(place), labels, use["split"], None if span is None else (span[0], span[1]))
@@ -234,9 +234,9 @@ def compare(manifest: Manifest, split: str, videos: VideoSet) -> str:
 
 
 def _folder_above(names: Iterable[str], others: Iterable[str]) -> str:
-    """The folder, with a / after it, to put before `names` so that most of them are among the others.
+    """The folder, with a trailing slash, to put before `names` so that most of them are among the others.
 
-    Names are relative to the folder that all videos share. It becomes the one above when a video is added beside it.
+    Names are relative to the folder that all videos share, which moves up when a video is added outside it.
     """
     by_file = defaultdict(list)
     for other in others:

@@ -1,4 +1,4 @@
-"""Which class a video belongs to once it is mirrored, from the words left and right in class names."""
+"""The classes of mirrored videos, from the words left and right in class names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ _MIRRORED = {word: other for pair in _PAIRS for word, other in (pair, pair[::-1]
 
 
 def mirrored_classes(names: Sequence[str], swaps: Mapping[str, str] | None = None) -> dict[int, int]:
-    """The class that each class becomes when its videos are mirrored, by number; most stay the same.
+    """Class index → the index of its mirrored class; most classes stay the same.
 
-    "Pushing something from left to right" and "… from right to left" become each other, and so do "turn_clockwise"
-    and "turn_counter-clockwise" (or "anticlockwise"). Words end at spaces, punctuation, or before a capital.
+    "Pushing something from left to right" and "… from right to left" swap, and so do "turn_clockwise" and
+    "turn_counter-clockwise" (or "anticlockwise"). Words end at spaces, punctuation, or before a capital.
 
     Args:
         names: the class names of one head.
-        swaps: pairs of class names that become each other, each given in one direction or both. A class paired with
-            itself stays the same, whatever its name says.
+        swaps: pairs of class names that swap, each given in one direction or both. A class paired with itself stays the
+            same, whatever its name says.
 
     Returns:
-        Every class except those that name a side but have no mirror among the classes. If any class is left out, videos
-        must not be mirrored.
+        An entry for every class except those that name a side but have no mirror among the classes. If any class is
+        missing, videos must not be mirrored.
 
     Raises:
         UserError: a swap names an unknown class, or contradicts another.
@@ -60,7 +60,7 @@ def _given(names: Sequence[str], swaps: Mapping[str, str]) -> dict[int, int]:
 
 
 def _phrase(name: str) -> str:
-    """Lower-case words with one space between them, and one word for counterclockwise."""
+    """Lower-case words separated by single spaces, with one spelling of counterclockwise."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     phrase = " ".join(re.findall(r"[^\W\d_]+|\d+", spaced))
     return re.sub(r"\b(counter|anti) ?clockwise\b", "counterclockwise", phrase)

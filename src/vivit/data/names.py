@@ -1,4 +1,4 @@
-"""The names of splits and classes, and how those of a data set differ from a model's."""
+"""The names of splits and classes, and how a data set's differ from a model's."""
 
 import difflib
 import unicodedata
@@ -13,7 +13,7 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-# How many differences a message spells out.
+# How many differences a message lists.
 SHOWN = 4
 
 
@@ -23,7 +23,7 @@ def split_named(word: str) -> str:
 
 
 def sorted_names(names: Collection[str]) -> tuple[str, ...]:
-    """Sort by alphabet, or by value if all names are numbers."""
+    """Sort alphabetically, or by value if all names are numbers."""
     if all(name.isdecimal() and len(name) < 20 for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
@@ -44,14 +44,14 @@ def check_classes(
     """Check that a model knows every label.
 
     Args:
-        data: what the message names.
-        labels: of each video, head → names.
-        in_data: head → all class names of the data, also those without a video.
+        data: the data's name in messages.
+        labels: for each video, head → names.
+        in_data: head → all class names of the data, including those without a video.
         in_model: head → the model's class names.
 
     Raises:
-        UserError: the model lacks a head or a class. The message counts the classes on both sides, and shows those that
-            are spelled nearly alike.
+        UserError: the model lacks a head or a class. The message counts the classes on both sides, and shows similar
+            spellings.
     """
     absent = [head for head in in_model if head not in in_data]
     if absent:
@@ -98,6 +98,6 @@ def _with_close(name: str, plain: Mapping[str, str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """Without differences in case, width of characters, spaces, hyphens and the like."""
+    """The name without differences in case, character width, spaces, hyphens and the like."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return " ".join("".join(" " if c in "_-+" else c for c in folded).split())

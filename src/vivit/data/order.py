@@ -1,4 +1,4 @@
-"""Which clip comes when: a function of seed, epoch and step alone, so a run can resume at any step."""
+"""The order of clips: a function of seed, epoch and step alone, so a run can resume at any step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ def clip_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def colour_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator for the colours of this video's clip, whether they change while reading or on the GPU."""
+    """The generator for augmenting the colours of this video's clip, whether while reading or on the GPU."""
     return np.random.default_rng([_COLOURS, seed, epoch, index])
 
 
 def mask_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator that chooses what is hidden of this video's clip in pretraining."""
+    """The generator that chooses which tubes of this video's clip to hide in pretraining."""
     return np.random.default_rng([_MASK, seed, epoch, index])
 
 
@@ -47,7 +47,7 @@ def split_batch(batch: int, parts: int, paired: bool) -> list[np.ndarray]:
 
     Args:
         paired: keep clips that are mixed with each other in one part. Clip i is mixed with clip batch-1-i, so each part
-            holds such pairs, in an order that makes reversing the part the same as reversing the batch. With fewer
+            holds such pairs, ordered so that reversing the part pairs them as reversing the batch does. With fewer
             pairs than parts, the parts are plain runs of clips.
     """
     pairs = np.array_split(np.arange((batch + 1) // 2), parts)
@@ -59,21 +59,21 @@ def split_batch(batch: int, parts: int, paired: bool) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Order:
-    """Which clips each training step sees."""
+    """The clips of each training step."""
 
     batch_size: int
     """Clips in a batch, over all ranks together."""
     steps: range
     """The steps to read; a run that resumes starts at a later one."""
     clips_of_each: int | None = None
-    """How many different clips of each video to see, in turn over the epochs; None: a new one in every epoch."""
+    """How many different clips of each video to use, in turn over the epochs; None: a new one in every epoch."""
     paired: bool = False
-    """Whether the clips of a batch will be mixed, see `split_batch`."""
+    """Whether the clips of a batch will be mixed in pairs, see `split_batch`."""
 
     def keys(self, num_videos: int, seed: int, ranks: Ranks) -> Iterator[list[tuple[int, int]]]:
         """For each step, the (epoch, video) keys of this rank's slice of the batch.
 
-        An epoch is `steps_per_epoch` batches of its permutation; the videos left over are not seen in that epoch.
+        An epoch is `steps_per_epoch` batches of its permutation; leftover videos are skipped in that epoch.
         """
         per_epoch = steps_per_epoch(num_videos, self.batch_size)
         epoch, order = -1, np.empty(0, int)

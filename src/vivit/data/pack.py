@@ -1,4 +1,4 @@
-"""Write a data set as WebDataset shards (tar files), with the index that `vivit.data.readers.shards` reads."""
+"""Writes a data set as WebDataset shards (tar files), with the index that `vivit.data.readers.shards` reads."""
 
 import fcntl
 import hashlib
@@ -30,7 +30,7 @@ from vivit.video.source import InShard, VideoError, VideoSource, is_remote, name
 from vivit.video.span import Span
 
 SHARD_SIZE = 512 * 2**20
-# The longest name of a file in a shard, short enough to fit into its header.
+# The longest file name in a shard, short enough to fit in a tar header.
 NAME_LENGTH = 80
 
 Progress = Callable[[int, int], None]
@@ -44,15 +44,15 @@ class Packed:
     shards: int
     files: int
     videos: int
-    """Videos of the data set: more than the files if some are spans of one file."""
+    """Videos in the data set: more than files if several are spans of one file."""
     size: int
     """Bytes of all shards."""
     left_out: tuple[str, ...]
-    """`path: reason` for each file that cannot be read."""
+    """`path: reason` for each unreadable file."""
 
 
 class _File(NamedTuple):
-    """A file of the data and everything that it is used for."""
+    """A file of the data and its uses."""
 
     source: VideoSource
     name: str
@@ -98,7 +98,7 @@ class _Plan:
         return plan.hexdigest()
 
     def cut(self, file: _File) -> Span | None:
-        """The span to encode, if it is the only part of the file that is used."""
+        """The span to encode, if no other part of the file is used."""
         spans = {video.span for video in file.videos}
         return spans.pop() if self.encoding and len(spans) == 1 else None
 
@@ -120,16 +120,16 @@ def pack(
 ) -> Packed:
     """Write the videos of a data set into shards, in random order, and `shards.json` beside them.
 
-    A call that was interrupted continues when it is repeated, and writes the same bytes. Files that cannot be read, or
-    that have none of the spans in use, are left out and listed in the result.
+    Repeating an interrupted call resumes it, and gives the same bytes. Files that cannot be read, or have none of the
+    spans in use, are left out and listed in the result.
 
     Args:
         out: a folder, created if needed; nothing else may have been packed into it.
         encoding: None copies the files as they are, after checking that they can be opened. Otherwise all frames are
-            encoded again, or, of a file with a single span in use, only that span.
-        shard_size: the largest size of a shard in bytes; a larger video gets a shard of its own.
+            re-encoded or, if a single span of the file is in use, only that span.
+        shard_size: the largest size of a shard in bytes; a larger video gets its own shard.
         workers: processes that read and encode; 0: this one.
-        progress: called with the number of files done, and of all files.
+        progress: called with the number of files done, and the total.
 
     Raises:
         UserError: the folder holds something else, the disk is full, no video can be read, or a file is missing.
@@ -184,7 +184,7 @@ def pack_and_tell(
     shard_size: int,
     workers: int,
 ) -> Packed:
-    """`pack` with a progress bar and a summary. Videos are encoded again if any field of `Encoding` is given."""
+    """`pack` with a progress bar and a summary. Videos are re-encoded if any field of `Encoding` is given."""
     given = {"short_side": short_side, "key_frames": key_frames, "crf": crf}
     chosen = {name: value for name, value in given.items() if value is not None}
     if is_remote(str(out)):
@@ -211,7 +211,7 @@ def pack_and_tell(
 
 
 def _files(data_set: DataSet) -> tuple[_File, ...]:
-    """The files in an order by a hash of their names, which is independent of what they show."""
+    """The files ordered by a hash of their names, so that the order is independent of their content."""
     by_source: dict[VideoSource, list[LabelledVideo]] = {}
     for video in data_set.videos:
         by_source.setdefault(video.source, []).append(video)
@@ -219,14 +219,14 @@ def _files(data_set: DataSet) -> tuple[_File, ...]:
     root = os.path.commonpath(folders) if folders else ""
     files = []
     for source, videos in by_source.items():
-        # The name is the same wherever the data lies.
+        # The name does not depend on where the data is.
         name = source.name if isinstance(source, InShard) else Path(os.path.relpath(source, root)).as_posix()
         files.append(_File(source, name, tuple(videos)))
     return tuple(sorted(files, key=lambda file: (hashlib.sha256(os.fsencode(file.name)).digest(), file.name)))
 
 
 def _claim(out: Path, digest: str) -> None:
-    """Reserve the folder for this plan. Raises UserError if it belongs to another."""
+    """Reserve the folder for this plan. Raises UserError if it belongs to another plan."""
     begun = out / UNFINISHED / "plan"
     if begun.exists():
         if begun.read_text() != digest:
@@ -251,7 +251,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _write_shards(plan: _Plan, written: Written, workers: int, progress: Progress) -> None:
-    """Write all shards that are missing."""
+    """Write the missing shards."""
     first, total = written.following, len(plan.files)
     scratch = plan.out / UNFINISHED
     tasks = [
@@ -292,7 +292,7 @@ def _write_shards(plan: _Plan, written: Written, workers: int, progress: Progres
 
 
 def _safe(name: str) -> str:
-    """The file's name up to its extension; for WebDataset that begins at the first full stop."""
+    """The file's name without extension or full stops: WebDataset's extension starts at the first full stop."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", Path(name).stem)[:NAME_LENGTH]
 
 

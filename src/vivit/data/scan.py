@@ -1,4 +1,4 @@
-"""Read files to find out what they hold, many at once, in processes that may hang or crash."""
+"""Reads files to find out what they hold, many at once, in processes that may hang or crash."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from vivit.video.isolated import IsolatedReader
 from vivit.video.source import VideoError, VideoSource, reason
 from vivit.video.span import Span, span_problem
 
-# Seconds that reading a file may take: a few frames of it, or all.
+# Seconds allowed for reading a few frames of a file, or all.
 TIMEOUT, FULL_TIMEOUT = 120.0, 3600.0
 PICTURES = "pictures"
 """The container of a folder of frames."""
@@ -28,12 +28,12 @@ AT_ONCE = 16
 def scan_files(
     sources: Mapping[VideoSource, Sequence[Span]], *, full: bool, workers: int
 ) -> Iterator[tuple[VideoSource, Scan]]:
-    """Scan files and yield each result as soon as it is there. Closing the generator stops the scan.
+    """Scan files and yield each result as soon as it is ready. Closing the generator stops the scan.
 
     Args:
-        sources: each with the spans of it that are used.
+        sources: file → its spans in use.
     """
-    own = threading.local()  # a reader for each thread; its process ends with the thread
+    own = threading.local()  # one reader per thread; its process ends with the thread
 
     def start() -> None:
         own.reader = IsolatedReader(FULL_TIMEOUT if full else TIMEOUT)
@@ -44,7 +44,7 @@ def scan_files(
         except VideoError as error:
             return source, Scan(problem=error.without(source))
 
-    # Its threads are daemons, so this process can end while one waits for its reader.
+    # The pool's threads are daemons, so this process can end while one waits for its reader.
     with ThreadPool(max(1, min(workers, len(sources))), start) as pool:
         yield from pool.imap_unordered(scan, sources)
 
@@ -53,7 +53,7 @@ def scan_file(source: VideoSource, full: bool, spans: Sequence[Span] = ()) -> Sc
     """Decode the first frame, the last and three in between, or with `full` all of them.
 
     Args:
-        spans: those that are used; if one is past the end, the end is looked for in the file itself.
+        spans: the spans in use; if one is past the end that the file states, the real end is measured.
 
     Raises:
         VideoError: the file cannot be opened.
@@ -90,7 +90,7 @@ def scan_file(source: VideoSource, full: bool, spans: Sequence[Span] = ()) -> Sc
 
 
 def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) -> tuple[str, str, str]:
-    """Return the container, what it claims but lacks, and the damage, from FFmpeg's view of stream `number`."""
+    """Return the container, what it claims but lacks, and the damage, as FFmpeg sees stream `number`."""
     with open_container(source) as container:
         stream = container.streams[number]
         assert isinstance(stream, av.VideoStream)
@@ -100,7 +100,7 @@ def _look_inside(source: VideoSource, number: int, num_frames: int, full: bool) 
             packets, damage = _decode_all(container, stream)
             if packets < stream.frames:
                 excess = f"its container counts {stream.frames} frames, but it has {packets}"
-        # FFmpeg has several names for a container, such as mov,mp4,m4a,3gp: the file's own extension is preferred.
+        # FFmpeg has several names for a container, such as mov,mp4,m4a,3gp; prefer the file's own extension.
         names, ending = container.format.name.split(","), str(source).rsplit(".", 1)[-1].lower()
         return ending if ending in names else names[0], excess, damage
 
@@ -119,9 +119,9 @@ def _excess(stream: av.VideoStream, num_frames: int, size: int) -> str:
 def _decode_all(container: InputContainer, stream: av.VideoStream) -> tuple[int, str]:
     """Count the packets, and describe the damage.
 
-    Decoding for training skips a damaged packet and repeats the frame before; here it counts.
+    Decoding for training skips a damaged packet and repeats the previous frame; here damage is counted.
     """
-    stream.codec_context.thread_type = "SLICE"  # threads for frames hide errors
+    stream.codec_context.thread_type = "SLICE"  # frame threading hides errors
     packets = damaged = 0
     first: float | None = None
     try:

@@ -1,4 +1,4 @@
-"""Write shards: tar files that are put in place when they are complete, each with a record of its content."""
+"""Writes shards: tar files that are moved into place once complete, each with a record of its content."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass
 class Written:
-    """The complete shards so far. Files are known by their number in the order of packing."""
+    """The complete shards so far. Files are identified by their number in packing order."""
 
     shards: list[Shard] = field(default_factory=list)
     members: dict[int, InShard] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Written:
 
 
 def written_before(out: Path) -> Written:
-    """The shards that an earlier run completed; its unfinished files are deleted."""
+    """The shards that an earlier call completed; its unfinished files are deleted."""
     written = Written()
     known = {"plan", "lock"}
     while (out / _shard_name(len(written.shards))).exists():
@@ -49,7 +49,7 @@ def written_before(out: Path) -> Written:
 
 
 class ShardWriter:
-    """Writes one shard after the other, each under another name until it is complete."""
+    """Writes one shard after another, each under a temporary path until it is complete."""
 
     def __init__(self, out: Path, written: Written) -> None:
         self._out, self.written = out, written
@@ -63,7 +63,7 @@ class ShardWriter:
         self.left_out: dict[int, str] = {}
 
     def size_with(self, *sizes: int) -> int:
-        """The size of the complete shard with further files of these sizes."""
+        """The size that the complete shard would have with more files of these sizes."""
         size = self._file.tell() + sum(_BLOCK + _padded(size, _BLOCK) for size in sizes)
         return _padded(size + 2 * _BLOCK, tarfile.RECORDSIZE)
 
@@ -93,7 +93,7 @@ class ShardWriter:
         self._file.write(bytes(_padded(size, _BLOCK) - size))
 
     def finish_shard(self, following: int) -> None:
-        """Complete the shard, record what it holds, put it in place and begin the next."""
+        """Complete the shard, record its content, move it into place and begin the next."""
         size = self.size_with()
         self._file.truncate(size)  # fills it with zeros, at least two blocks of them
         self._file.flush()

@@ -1,4 +1,4 @@
-"""Processes that read videos for a training or an evaluation."""
+"""Processes that read videos for training or evaluation."""
 
 import multiprocessing
 import signal
@@ -20,26 +20,26 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from vivit.errors import UserError
 from vivit.runtime import exit_after
 
-# What stops a run between two steps; its workers are needed until then.
+# These signals stop a run after its current step, which still needs the workers.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# PyTorch advises as many workers as there are cores, in three lines for each loader.
+# PyTorch advises at most one worker per core, in three lines for each loader.
 warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
-# The video that each worker is reading, by its number in the data set; NOTHING while it reads none. Shared by all.
+# In a table shared by all workers: the index of the video that each is reading, or NOTHING.
 NOTHING = -1
 _reading: tuple[Array[Any], int] | None = None
-"""In a worker: that table, and the worker's own row."""
+"""In a worker: that table, and the worker's row in it."""
 
 
 def load_items(
     dataset: Dataset[Any], workers: int, source_of: Callable[[int], object], **options: Any
 ) -> Generator[Any, None, None]:
-    """The items of a `DataLoader` over the dataset. Its workers end with this generator, also after an error.
+    """The items of a `DataLoader` over the dataset. Its workers end with this generator, even after an error.
 
     Args:
         workers: number of worker processes; 0 reads in this process.
-        source_of: what to call a video in an error, by the number that the dataset gives to `reading`.
+        source_of: maps the number that the dataset passes to `reading` to the video's name in errors.
         options: further arguments of `DataLoader`.
 
     Raises:
@@ -59,7 +59,7 @@ def load_items(
 
 @contextmanager
 def reading(video: int) -> Iterator[None]:
-    """Within this, a worker reads the video of this number; if it is killed, the message names it."""
+    """Inside this context, a worker reads the video with this number; if the worker is killed, the error names it."""
     if _reading is not None:
         table, worker = _reading
         table[worker] = video
@@ -76,7 +76,7 @@ def _items(
     items = iter(loader)
     try:
         yield from items
-    except (RuntimeError, OSError, EOFError, UnpicklingError):  # of half an answer, for example
+    except (RuntimeError, OSError, EOFError, UnpicklingError):  # for example, from an incomplete answer
         if isinstance(items, _MultiProcessingDataLoaderIter) and table is not None:
             _explain(items, table, source_of)
         raise
@@ -87,7 +87,7 @@ def _items(
 
 
 def _explain(items: _MultiProcessingDataLoaderIter, table: Array[Any], source_of: Callable[[int], object]) -> None:
-    """Raise UserError if a worker has ended, and say which video it was reading."""
+    """Raise UserError if a worker has died, and say which video it was reading."""
     dead = [(number, worker) for number, worker in enumerate(items._workers) if not worker.is_alive()]
     if not dead:
         return
@@ -103,13 +103,13 @@ def _explain(items: _MultiProcessingDataLoaderIter, table: Array[Any], source_of
 
 
 def start_worker(*ignored: signal.Signals) -> None:
-    """What a worker process does first: use one thread, ignore these signals, and end when its parent does."""
+    """Set up a worker process: use one thread, ignore these signals, and end when the parent does."""
     torch.set_num_threads(1)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # The process that forked it is a server, which lives on when the parent is killed.
+    # The worker was forked by a server, which survives if the parent is killed.
     exit_after(parent.join)
 
 
@@ -122,14 +122,14 @@ def _start(table: Array[Any] | None, worker: int) -> None:
 def _clean_processes() -> BaseContext:
     """Fork workers from a clean server process that has imported what they need and started no threads.
 
-    A worker forked from this process may hang: a lock held by one of its threads (a decoder's, PyTorch's pool) would
+    A worker forked from this process could hang: a lock held by one of its threads (a decoder's, PyTorch's pool) would
     stay locked in the worker for ever.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vivit.data.loader"])
-    # Ctrl-C and the end of a terminal reach every process in it, and a scheduler may send SIGTERM to every process of a
-    # job. The parent needs its workers to finish the step, then ends them itself. Signals blocked here stay blocked in
-    # the server and in the workers it forks; one that comes meanwhile reaches this process a moment later.
+    # Ctrl-C and SIGHUP reach every process of a terminal, and a scheduler may send SIGTERM to every process of a job.
+    # The parent needs its workers to finish the step, then ends them itself. Signals blocked here stay blocked in the
+    # server and in the workers it forks; one that arrives meanwhile reaches this process a moment later.
     if threading.current_thread() is threading.main_thread():
         resource_tracker.ensure_running()  # the server needs it, and its start would unblock signals
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)

@@ -1,4 +1,4 @@
-"""Find the annotations of a public data set, and the files of the videos that they name."""
+"""Finds the annotations of a public data set, and the files of the videos they name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from vivit.video.frame_folder import FRAME_RATE
 from vivit.video.kinds import EXTENSIONS
 from vivit.video.span import Span
 
-# Names of folders for annotations beside the videos.
+# Names of annotation folders beside the videos.
 _FOLDER = re.compile(r"annot|label|split|list|metafile|charades$|^meta$", re.IGNORECASE)
 
 
@@ -22,11 +22,11 @@ def find_annotations(data: Path, below: bool = True) -> Annotations | None:
     """Read the annotations of a public data set, or return None if there are none.
 
     Args:
-        data: one of their files, or the folder that they lie in.
-        below: also look into folders in it whose names are for annotations.
+        data: one of their files, or the folder that holds them.
+        below: also search its subfolders that are named like annotation folders.
 
     Raises:
-        UserError: they are damaged, or two files are of the same split.
+        UserError: they are damaged, or two files are for the same split.
     """
     if data.is_file():
         candidates: Iterable[list[Path]] = [[data]]
@@ -48,12 +48,12 @@ def locate(annotations: Annotations, data: Path, videos: Path | None) -> DataSet
     """Find the files of the annotated videos.
 
     Args:
-        data: as given to `find_annotations`. Its folder is searched at any depth, or, if that holds annotations only,
-            the folder above it.
+        data: as given to `find_annotations`. Its folder is searched at any depth or, if it holds only annotations, the
+            folder above it.
         videos: search this folder instead.
 
     Raises:
-        UserError: no video is there, or several files match one equally well.
+        UserError: no video is found, or several files match one equally well.
     """
     index = VideoIndex(videos or (data if data.is_dir() else data.parent))
     above = index.folder.resolve().parent

@@ -1,4 +1,4 @@
-"""Find the videos in folders. Each folder is listed once; a file is opened only if its name does not tell its kind."""
+"""Finds videos in folders. Each folder is listed once; a file is opened only if its name does not reveal its kind."""
 
 import os
 from collections import Counter, defaultdict
@@ -12,15 +12,15 @@ from vivit.errors import UserError
 from vivit.video.frame_folder import PICTURES
 from vivit.video.kinds import EXTENSIONS, holds_video, is_named_video
 
-# Files opened at once: on a network, nearly all the time is spent waiting.
+# Files to open at once: on a network, nearly all the time is spent waiting.
 AT_ONCE = 16
-# If there are more files with one unknown extension, so many of them tell what all are, unless they differ.
+# If more files than this share an unknown extension, this many decide for all of them, unless they differ.
 TELLING = 1000
-# Kinds of files named in a message, and letters of an extension that is named.
+# Kinds of files to name in a message, and the longest extension to name.
 KINDS_NAMED, LONGEST = 6, 12
-# Kinds that have a plural; extensions have none.
+# Kinds with a plural; extensions have none.
 PLURALS = {"broken link": "broken links", "pipe, socket or device": "pipes, sockets or devices"}
-# Files that desktops leave behind everywhere, and folders that systems do: what they hold are no videos of the user's.
+# Files that desktops leave behind, and folders that systems do: they hold no videos of the user's.
 LEFT_BEHIND = ("thumbs.db", "desktop.ini")
 SYSTEM_FOLDERS = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx")
 
@@ -30,20 +30,20 @@ class Found:
     """What is in a folder, at any depth."""
 
     videos: list[str]
-    """Sorted paths of files, and of folders with nothing but pictures in them, each the frames of one video."""
+    """Sorted paths of files, and of folders that hold only pictures, each the frames of one video."""
     broken: list[str]
-    """Sorted paths of links to videos that do not exist."""
+    """Sorted paths of broken links to videos."""
     passed_over: Counter[str]
-    """How many files are no videos, by their kind, such as ".txt". Files that systems leave behind are not counted."""
+    """The number of files that are not videos, by kind, such as ".txt". Files that systems leave are not counted."""
     not_followed: list[str]
-    """Links that lead to a folder above, or into the folder of another class."""
+    """Links to a folder above, or into the folder of another class."""
 
 
 def find_videos(folder: str | Path) -> Found:
     """Find the videos in a folder at any depth, except hidden ones.
 
-    A file whose extension does not tell what it is counts if FFmpeg finds a video in it. Links to files are followed,
-    and so are links to folders, except to those above. A folder that can be reached in several ways is read once.
+    A file with an unknown extension counts if FFmpeg finds a video in it. Links to files and folders are followed,
+    except to folders above. A folder that can be reached in several ways is read once.
 
     Raises:
         UserError: a folder cannot be read.
@@ -75,7 +75,7 @@ def in_words(passed_over: Counter[str]) -> str:
 
 @dataclass
 class _Unknown:
-    """A file whose name does not tell whether it is a video."""
+    """A file whose name does not reveal whether it is a video."""
 
     path: str
     video: bool = False
@@ -85,7 +85,7 @@ class _Unknown:
 
 @dataclass
 class _Listed:
-    """What lies in one folder."""
+    """The content of one folder."""
 
     path: str
     videos: list[str] = field(default_factory=list)
@@ -95,12 +95,12 @@ class _Listed:
 
 
 class _Walk:
-    """All folders below one; no file is opened yet."""
+    """A walk through all folders below one; it opens no file yet."""
 
     def __init__(self, folder: str, classes: Collection[str]) -> None:
         """
         Args:
-            classes: the real paths of the folders of all classes, with this one.
+            classes: the real paths of all class folders, including this one.
 
         Raises:
             UserError: a folder cannot be read.
@@ -129,14 +129,14 @@ class _Walk:
                 self._sort(entry, here)
             self.listed.append(here)
             self.unknown += here.unknown
-            # Sorted, so that the same path is found on every file system if links lead to one folder in several ways.
+            # Sorted, so that every file system gives the same path if links lead to one folder in several ways.
             waiting += sorted(here.folders, reverse=True)
 
     def _sort(self, entry: os.DirEntry[str], here: _Listed) -> None:
         name = entry.name
         named = is_named_video(name)
         if name.startswith("."):
-            if named and not name.startswith("._"):  # which macOS makes beside each file
+            if named and not name.startswith("._"):  # macOS creates these beside each file
                 self.passed_over[f"hidden {kind_of(name)}"] += 1
         elif is_folder(entry):
             if name.lower() in SYSTEM_FOLDERS:
@@ -167,7 +167,7 @@ class _Walk:
         return target in self.above or not self.classes.isdisjoint(set(folders_above(target)) - {self.own})
 
     def found(self) -> Found:
-        """The result, once it is known what the unknown files are."""
+        """The result, after opening the unknown files."""
         videos: list[str] = []
         passed_over = self.passed_over.copy()
         for here in self.listed:
@@ -195,7 +195,7 @@ def folders_above(path: str) -> list[str]:
 
 
 def kind_of(path: str) -> str:
-    """The extension for messages, such as ".txt" or ".mp4.part"; the end of "take.0001" is none."""
+    """The extension for messages, such as ".txt" or ".mp4.part"; "take.0001" has none."""
     stem, ending = os.path.splitext(os.path.basename(path).lower())
     before = os.path.splitext(stem)[1]
     before = before if before in EXTENSIONS else ""
@@ -255,7 +255,7 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 
 
 class Presence:
-    """Tells whether files exist, for many files: it lists each folder once."""
+    """Tells whether files exist; for many files, because it lists each folder once."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
@@ -267,7 +267,7 @@ class Presence:
                 self._names[folder] = frozenset(os.listdir(folder or "."))
             except (OSError, ValueError):
                 self._names[folder] = frozenset()
-        # The file system may ignore case, or how accents are encoded.
+        # The file system may ignore case or the encoding of accents.
         return name in self._names[folder] or os.path.exists(path)
 
 
@@ -293,7 +293,7 @@ class VideoIndex:
         Kinetics puts better copies), then videos below a folder named after the split or the label.
 
         Args:
-            parent: the name of the folder that the video must lie in; "" for any.
+            parent: the name of the folder that must contain the video; "" for any.
 
         Raises:
             UserError: several are equally likely.

@@ -1,4 +1,4 @@
-"""Read a data set in any layout: every video of every split."""
+"""Reads a data set in any layout: every video of every split."""
 
 import os
 from collections import Counter
@@ -35,19 +35,20 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
     """Read which videos a data set has, and their labels. No video is opened.
 
     DATA is one of
-    - a folder with a folder of videos (at any depth) for each class, or with `train/` and `val/` (and `test/`) made
-      like that; a folder with nothing but pictures in it is a video, each picture a frame;
+    - a folder with a folder of videos (at any depth) for each class, or with `train/` and `val/` (and `test/`) of that
+      form; a folder that holds only pictures is a video, each picture a frame;
     - a list in CSV, TSV, JSON, JSON-lines, or lines of `path label`; or a folder of the lists `train.csv` and `val.csv`
       (.tsv, .json, .jsonl, .txt). `vivit.data.readers.lists` describes the columns, with several heads, several labels
       for a video, and spans of long videos;
-    - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, in it or in its `train/`, `validation/`, `test/`;
+    - a folder with Hugging Face's `metadata.csv` or `metadata.jsonl`, or with one each in `train/`, `validation/`,
+      `test/`;
     - the annotations of Kinetics-400, -600 and -700, Something-Something v2, Moments in Time, EPIC-Kitchens-100,
       UCF-101, HMDB-51 or Charades, as `docs/data.md` shows: one of their files, or the folder that has them;
     - shards, see `vivit.data.readers.shards.open_shards`.
 
-    The names of files and columns tell which one it is; `description` of the result says what was recognised. Paths in
-    a list are relative to it. All files of a list must be there; for a public data set, half the videos of a split are
-    enough, since nobody has all of them.
+    The names of files and columns decide which one it is; `description` of the result says what was recognised. Paths
+    in a list are relative to it. All files in a list must exist; for a public data set, half the videos of a split are
+    enough, since nobody has them all.
 
     Args:
         data: the folder, file or URL.
@@ -55,8 +56,8 @@ def open_data(data: str | Path, videos: Path | None = None) -> DataSet:
             depth. None: beside the list.
 
     Raises:
-        UserError: this is no data set, a list has a mistake, a video is in train and in another split, or the name of a
-            class is no text of one line.
+        UserError: this is not a data set, a list has a mistake, a video is in train and in another split, or a class
+            name is not one line of text.
     """
     data_set = _open(data, videos)
     for names in (data_set.labels.heads, *data_set.labels.classes.values()):
@@ -69,8 +70,8 @@ def open_unlabelled(data: str | Path, videos: Path | None = None) -> VideoSet:
     """The videos to learn from without labels: all in a folder, at any depth; or a data set's training videos.
 
     Args:
-        data, videos: as for `open_data`. A folder that has neither lists, annotations or shards nor a folder for each
-            split may hold its videos as it likes.
+        data, videos: as for `open_data`. A folder without lists, annotations, shards or split folders may have any
+            layout.
 
     Raises:
         UserError: there are no videos, or the data set has a mistake.
@@ -95,7 +96,7 @@ def open_unlabelled(data: str | Path, videos: Path | None = None) -> VideoSet:
 
 @no_collection()
 def _open(data: str | Path, videos: Path | None) -> DataSet:
-    # A folder of shards needs an index to be known at once: tar files alone may lie beside videos.
+    # Only an index identifies a folder of shards at this point: tar files may also lie beside videos.
     if is_shards(data) and (not os.path.isdir(data) or os.path.exists(Path(data, "shards.json"))):
         return open_shards(data)
     data = Path(data)
@@ -138,7 +139,7 @@ def _split_parts(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
 
 @dataclass
 class _Found:
-    """What the user's own lists and folders hold."""
+    """The content of the user's own lists and folders."""
 
     videos: Path | None
     entries: list[LabelledVideo] = field(default_factory=list)
@@ -157,7 +158,7 @@ class _Found:
     presence: Presence = field(default_factory=Presence)
 
     def add_folder(self, data: Path) -> None:
-        """Read its list; or else a list or a folder for each split; or else its class folders."""
+        """Read the folder's list, else a list or folder for each split, else its class folders."""
         if metadata := _metadata(data):
             self.add_list(metadata)
             self._split_by_folder(data)
@@ -224,7 +225,7 @@ class _Found:
             self.classes.setdefault(head, set()).update(names)
 
     def _split_by_folder(self, data: Path) -> None:
-        """Take splits from the paths, as in train/1.mp4, if a list has no column of splits."""
+        """Take splits from paths such as train/1.mp4 if a list has no split column."""
         above = os.path.abspath(self.videos or data)
         below = [os.path.relpath(os.path.abspath(str(entry.source)), above) for entry in self.entries]
         splits = [split_named(path.split(os.sep)[0]) for path in below]
@@ -246,7 +247,7 @@ class _Found:
         return DataSet(str(data), tuple(entries), space, description, missing, tuple(self._remarks()))
 
     def _remarks(self) -> Iterator[str]:
-        """What lies in the class folders and beside them, and is not used."""
+        """What is in or beside the class folders but unused."""
         if self.passed_over:
             yield in_words(self.passed_over)
         if self.loose:
@@ -277,7 +278,7 @@ class _Found:
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, without what is hidden and the folders of systems."""
+    """The entries of a folder, by name, without hidden ones and system folders."""
     entries = (e for e in read_folder(folder) if not e.name.startswith(".") and e.name.lower() not in SYSTEM_FOLDERS)
     return sorted(entries, key=lambda entry: entry.name)
 
@@ -313,7 +314,7 @@ def _check_splits(data: Path, entries: Sequence[LabelledVideo]) -> None:
     for entry in entries:
         splits.setdefault(entry.source, set()).add(entry.split)
     shared = {source for source, names in splits.items() if "train" in names and len(names - {""}) > 1}
-    # The latest end so far of the spans in train, and of the others.
+    # The latest end so far of the spans in train, and of those in other splits.
     ends = {(source, trained): 0.0 for source in shared for trained in (True, False)}
     spans = [(entry.span or (0.0, float("inf")), entry) for entry in entries if entry.source in shared]
     for (start, end), entry in sorted(spans, key=lambda pair: pair[0]):

@@ -1,4 +1,4 @@
-"""Read the user's own lists of videos: tables in CSV, TSV, JSON and JSON-lines, and lines of a path and a label."""
+"""Reads the user's own lists of videos: tables in CSV, TSV, JSON and JSON-lines, and lines of a path and a label."""
 
 import ast
 import csv
@@ -33,26 +33,26 @@ class VideoList:
     entries: list[LabelledVideo] = field(default_factory=list)
     multi_label: bool = False
     missing: dict[str, list[str]] = field(default_factory=dict)
-    """split → listed files that are not there."""
+    """split → listed files that are missing."""
     classes: dict[str, set[str]] = field(default_factory=dict)
-    """head → class names, also those of missing files."""
+    """head → class names, including those of missing files."""
 
 
 @dataclass(frozen=True)
 class _Table:
     columns: Sequence[str]
     rows: Iterable[tuple[int, Mapping[str, Any]]]
-    """For each row its line number, and column → cell: text in CSV, any value in JSON."""
+    """Each row's line number, and column → cell: text in CSV, any value in JSON."""
 
 
 def read_list(file: Path, folder: Path | None = None, split: str = "", presence: Presence | None = None) -> VideoList:
     """Read a list.
 
     A .txt has lines of a path and a label. The label is the last word, or everything after a tab. A .csv without a
-    header may be the same, or have a comma between the two. Any other list is a table with these columns:
+    header may look the same, or have a comma between the two. Any other list is a table with these columns:
     - `path` (or `file_name`, `filename`, `file`, `video_path`, `video`);
-    - `label`; or `labels`, if any number of them apply to a video. Then all other columns are ignored. Without either,
-      a single other column is the label, and several are one head each, named like the column;
+    - `label`; or `labels`, if a video may have any number of them. Then all other columns are ignored. Without either,
+      a single other column is the label, and several are one head each, named after the column;
     - optionally `split`: train, val or test;
     - optionally `start` and `end`, in seconds or as HH:MM:SS.ss; both are empty for a whole video.
 
@@ -61,11 +61,11 @@ def read_list(file: Path, folder: Path | None = None, split: str = "", presence:
     Args:
         file: has one of the extensions in `LISTS`.
         folder: paths are relative to it; None: the list's folder.
-        split: the split of a list without that column.
-        presence: pass the same for all lists, so that each folder is listed once.
+        split: the split of all videos if the list has no `split` column.
+        presence: pass the same one for all lists, so that each folder is listed once.
 
     Raises:
-        UserError: this is no such list, or a row lacks something.
+        UserError: this is not such a list, or a row lacks something.
     """
     return parse_list(file, read_text(file), folder, split, presence)
 
@@ -73,7 +73,7 @@ def read_list(file: Path, folder: Path | None = None, split: str = "", presence:
 def parse_list(
     file: Path, text: str, folder: Path | None = None, split: str = "", presence: Presence | None = None
 ) -> VideoList:
-    """`read_list` of a text; the file is for messages, its extension, and the folder of the videos."""
+    """`read_list` for a text; the file is needed for messages, its extension, and the folder of the videos."""
     return _Reader(file, folder or file.parent, split, presence or Presence()).read(_table(file, text))
 
 
@@ -91,7 +91,7 @@ def read_text(file: Path) -> str:
 
 
 def csv_rows(file: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, each with its line number. Raises UserError."""
+    """The non-empty rows, each with its line number. Raises UserError."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for row in reader:
@@ -117,7 +117,7 @@ def seconds(text: str | float) -> float:
     total = 0.0
     for part in parts:
         total = total * 60 + float(part)
-    # float() reads 1_000 too, and takes a sign in each part.
+    # float() would accept 1_000, and a sign in each part.
     if not isfinite(total) or "_" in str(text) or len(parts) > 3 or "-" in "".join(parts[1:]):
         raise ValueError(f"{text} is not a time")
     return total
@@ -308,7 +308,7 @@ class _Reader:
 
 
 def _names(cell: Any) -> tuple[tuple[str, ...] | None, bool]:
-    """Return the labels of a cell, or None, and whether they are written as several."""
+    """Return a cell's labels, or None, and whether it is written as several labels."""
     if isinstance(cell, str):
         text = cell.strip()
         if text.startswith("[") and text.endswith("]"):

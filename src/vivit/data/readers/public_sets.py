@@ -1,4 +1,4 @@
-"""Read the annotations of public data sets, in the files that their authors published."""
+"""Reads the annotations of public data sets, in the files their authors published."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ class Annotated:
     split: str
     span: Span | None = None
     parent: str = ""
-    """The name of the folder that it must lie in; "" if file names are unique."""
+    """The name of the folder that must contain it; "" if file names are unique."""
     frames: tuple[int, int] | None = None
     """The first and last frame of the span, counted from 1, for a folder of frames: pictures have no times."""
 
@@ -38,7 +38,7 @@ class Annotations:
     files: tuple[Path, ...]
     videos: Sequence[Annotated]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """head → names in their official order; a head without one is sorted."""
+    """head → names in their official order; the names of other heads are sorted."""
     multi_label: bool = False
     remark: str = ""
     """Added to the description."""
@@ -49,7 +49,7 @@ class Format:
     """How to recognise and read the annotations of one public data set."""
 
     file: re.Pattern[str]
-    """Names of its files; the group is the split, or else tells them apart."""
+    """Names of its files; the group is the split, or otherwise distinguishes them."""
     opening: str
     """Matches the first lines of each file."""
     read: Callable[[Mapping[str, Path]], Annotations]
@@ -57,7 +57,7 @@ class Format:
 
 
 def _table(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """For each row, where it is (for messages), and column → cell."""
+    """Each row's position (for messages), and column → cell."""
     rows = csv_rows(file, read_text(file))
     names = [name.strip() for name in next(rows, (0, []))[1]]
     lacking = next((column for column in columns if column not in names), None)
@@ -117,7 +117,7 @@ def _read_something(files: Mapping[str, Path]) -> Annotations:
     known = {_plain(name): name for name in names}
 
     def named(where: str, template: str) -> Labels:
-        # A few templates differ from the list of labels in case.
+        # A few templates differ in case from the list of labels.
         name = known.get(_plain(template))
         if name is None:
             raise UserError(f"{where}: the template {template!r} is not in {labels_file}")
@@ -207,7 +207,7 @@ def _read_epic(files: Mapping[str, Path]) -> Annotations:
 
 
 def _read_ucf(files: Mapping[str, Path]) -> Annotations:
-    """Read UCF-101. By the usual protocol there is no validation split, and the test list is used for it."""
+    """Read UCF-101. As usual, the test list serves as the validation split, which the data set lacks."""
     number = _one_split(files, r"list0?(\d)")
     folder = next(iter(files.values())).parent
     lists = {split: folder / f"{word}list0{number}.txt" for split, word in (("train", "train"), ("val", "test"))}
@@ -235,7 +235,7 @@ def _read_ucf(files: Mapping[str, Path]) -> Annotations:
 
 
 def _read_hmdb(files: Mapping[str, Path]) -> Annotations:
-    """Read HMDB-51, with its test videos for validation, as with UCF-101."""
+    """Read HMDB-51, with its test videos as the validation split, as for UCF-101."""
     number = _one_split(files, r"split(\d)")
     folder = next(iter(files.values())).parent
     videos = []
@@ -253,7 +253,7 @@ def _read_hmdb(files: Mapping[str, Path]) -> Annotations:
 
 
 def _one_split(files: Mapping[str, Path], pattern: str) -> str:
-    """The lowest number of a train and test split among the files."""
+    """The lowest number among the files' train and test splits."""
     return min(match[1] for file in files.values() if (match := re.search(pattern, file.name)))
 
 

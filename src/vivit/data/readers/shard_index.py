@@ -1,4 +1,4 @@
-"""Read and write `shards.json`, which says where each video lies in tar files, and its labels."""
+"""Reads and writes `shards.json`, which has each video's place in the tar files, and its labels."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Shard(NamedTuple):
     size: int
     """Bytes."""
     stamp: str = ""
-    """Changes when the file does; "" for shards that `vivit data pack` wrote."""
+    """Changes when the file does; "" for shards from `vivit data pack`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Index:
     left_out: tuple[str, ...]
     """`path: reason` for each video that was left out."""
     plan: str = ""
-    """A hash of what was packed and how; "" for shards that others wrote."""
+    """A hash of what was packed and how; "" for shards from elsewhere."""
 
 
 def write_index(path: Path, index: Index, folder: str = "") -> None:
     """Write one line for each video. Raises UserError.
 
     Args:
-        folder: the videos' sources name their shard with this folder before it.
+        folder: the prefix of the shard names in the videos' sources.
     """
     data_set = index.data_set
     numbers = {join(folder, shard.name): number for number, shard in enumerate(index.shards)}
@@ -71,7 +71,7 @@ def write_index(path: Path, index: Index, folder: str = "") -> None:
 
 
 def read_index(content: bytes, folder: str) -> Index:
-    """Parse the index of the shards in a folder. Raises UserError if it is damaged or points outside the shards."""
+    """Parse the index of a folder's shards. Raises UserError if it is damaged or points outside the shards."""
     where = join(folder, INDEX)
     try:
         with no_collection():
@@ -137,7 +137,7 @@ def label_fields(video: LabelledVideo, multi_label: bool) -> dict[str, Any]:
 
 
 def labels_of(fields: Mapping[str, Any]) -> tuple[Labels, bool]:
-    """The labels in such fields, and whether a head may have several. Raises ValueError."""
+    """The labels in the fields from `label_fields`, and whether a head may have several. Raises ValueError."""
     value = fields["label"] if "label" in fields else fields.get("labels")
     by_head = value if isinstance(value, dict) else {ONLY_HEAD: value}
     labels = {}

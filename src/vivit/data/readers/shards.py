@@ -1,7 +1,7 @@
-"""Read a data set in shards, which are tar files: an index says which range of bytes each video is.
+"""Reads a data set in shards (tar files): an index has the byte range of each video.
 
 The tar files are in WebDataset's format: beside `{key}.mp4`, `{key}.json`, `{key}.cls` or `{key}.txt` has its labels.
-`vivit.data.pack` writes an index with them, `shards.json`; for other shards, it is made by reading their headers.
+`vivit.data.pack` also writes the index, `shards.json`; for other shards, it is built by reading their headers.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from vivit.video.kinds import EXTENSIONS
 from vivit.video.source import InShard, is_remote, reason
 
 UNFINISHED = ".packing"
-"""A folder inside the folder of shards, deleted when all of them are written."""
+"""A folder inside the folder of shards, deleted once all of them are written."""
 # Shards whose headers are read at once; with most stores, nearly all the time is spent waiting.
 AT_ONCE = 16
-# Bytes fetched from a store with each header: the labels mostly come right after it.
+# Bytes to fetch from a store with each header: the labels mostly follow it directly.
 WITH_HEADER = 1 << 14
 # The largest file of labels, in bytes.
 MOST_LABELS = 1 << 20
@@ -41,7 +41,7 @@ LABELS = (".json", ".cls", ".txt")
 
 
 def is_shards(data: str | Path) -> bool:
-    """Whether `open_shards` reads this: tar files, a URL, or a folder with tar files or their index."""
+    """Whether `open_shards` can read this: tar files, a URL, or a folder with tar files or their index."""
     if is_remote(str(data)) or _is_tar(str(data)) or Path(data).name == INDEX:
         return True
     folder = Path(data)
@@ -50,14 +50,14 @@ def is_shards(data: str | Path) -> bool:
 
 
 def open_shards(data: str | Path) -> DataSet:
-    """Read which videos in shards, and their labels.
+    """List the videos in shards, with their labels.
+
+    Shards without an index are indexed by reading their headers, which takes a while. The index is saved beside them
+    or, if that is not allowed, in the user's cache folder.
 
     Args:
         data: a folder of shards, its `shards.json`, or names of tar files, with braces as in
             `clips-{000000..000099}.tar` or `{train,val}.tar`. Each may be a URL that fsspec opens: s3://, gs://, https://.
-
-    For shards without an index, one is made by reading their headers, which takes a while. It is saved beside them, or,
-    if that is not allowed, in the user's cache folder.
 
     Raises:
         UserError: there are no shards, or they do not match their index.
@@ -111,7 +111,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _check_sizes(index: Index, folder: str) -> None:
-    """Check that shards on disk were all copied completely. Shards in a store are not checked: each costs a request."""
+    """Check that shards on disk are complete. Shards in a store are not checked: each would cost a request."""
     if is_remote(folder):
         return
     missing = [shard.name for shard in index.shards if not Path(folder, shard.name).is_file()]
@@ -135,7 +135,7 @@ class _Walked:
     multi_label: bool = False
 
     def add(self, source: InShard, uses: Sequence[Mapping[str, Any]], split: str) -> None:
-        """Add a video once for each set of fields: labels, split, span. Raises ValueError if one cannot be read."""
+        """Add a video once for each set of fields (labels, split, span). Raises ValueError if one cannot be read."""
         for fields in uses:
             labels, several = labels_of(fields)
             own_split = str(fields.get("split") or split)
@@ -153,7 +153,7 @@ class _Walked:
 
 
 def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | None) -> DataSet:
-    """Index shards that came without an index: reuse the one made before if they are unchanged, or make a new one."""
+    """Index shards that came without an index: reuse an earlier index if they are unchanged, or build a new one."""
     description = f"{counted(len(names), 'shard')} of {data}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
         shards = tuple(pool.map(lambda name: _stat(folder, name), names))
@@ -180,19 +180,19 @@ def _from_headers(data: str, folder: str, names: Sequence[str], known: Index | N
             write_index(path, index, folder)
             break
         except (OSError, UserError):
-            continue  # the index is made again next time
+            continue  # the index is rebuilt next time
     return replace(index.data_set, remarks=_remarks(index))
 
 
 def _remarks(index: Index) -> tuple[str, ...]:
-    """How many videos the index leaves out, and why the first of them."""
+    """How many videos the index leaves out, and why it leaves out the first."""
     if not (left_out := index.left_out):
         return ()
     return (f"passed over {counted(len(left_out), 'video')} in the shards: {shortened(left_out, 2)}",)
 
 
 def _cached(data: str) -> Path:
-    """Where to save the index of shards whose own folder cannot be written to."""
+    """Where to save the index of shards in a read-only folder."""
     named = data if is_remote(data) else os.path.abspath(data)
     return user_cache("shards") / f"{hashlib.sha256(os.fsencode(named)).hexdigest()[:32]}.json"
 
@@ -245,7 +245,7 @@ def _walk(shard: str, name: str) -> _Walked:
                     assert content is not None
                     labels[member.name] = content.read()
             end_of_sample()
-            # tarfile reads a damaged header as the end of the archive.
+            # tarfile takes a damaged header for the end of the archive.
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -272,10 +272,10 @@ def _open_tar(shard: str) -> Iterator[tarfile.TarFile]:
 
 
 def _read_labels(beside: Mapping[str, bytes]) -> tuple[str, list[Mapping[str, Any]]]:
-    """Read the files beside a video: its name before it was packed ("" if unknown), and its labels as fields.
+    """Read the files beside a video: return its name before packing ("" if unknown), and its labels as fields.
 
-    The fields are in the JSON file, if that has labels, or else the label is a number or a line. Raises ValueError if
-    there is none.
+    The fields come from the JSON file if it has labels; otherwise the label is a number or a line of text. Raises
+    ValueError if there is none.
     """
     if ".json" in beside:
         try:
@@ -308,7 +308,7 @@ def _is_tar(name: str) -> bool:
 
 @contextmanager
 def _one_line(data: str) -> Iterator[None]:
-    """Turn any error of the store into one line; errors of a damaged tar file pass."""
+    """Turn any error of the store into one line; errors from a damaged tar file pass through."""
     try:
         yield
     except (UserError, tarfile.TarError):
