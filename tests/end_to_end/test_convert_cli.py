@@ -227,6 +227,15 @@ def test_converting_a_folder_into_itself(run: InProcess, video: Path, ours: Path
     assert sorted(path.name for path in ours.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_a_run_an_exported_model_and_a_folder_of_videos_are_not_written_into(run: InProcess, ours: Path) -> None:
+    for other in ("recipe.json", "model.onnx", "clip.mp4"):
+        before = {file.name: file.read_bytes() for file in ours.iterdir()}
+        (ours / other).touch()
+        run("convert", "ours", "ours", "--num-frames", "16").one_line(f"ours: .*{other}.*choose another name")
+        (ours / other).unlink()
+        assert {file.name: file.read_bytes() for file in ours.iterdir()} == before
+
+
 def test_to_transformers_and_back(run: InProcess, video: Path, names: Path) -> None:
     source = SCENIC / "joint" / "checkpoint"
     run("convert", source, "theirs", *SMALL, "--classes", names, "--to", "huggingface").succeeded()

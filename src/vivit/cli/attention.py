@@ -55,9 +55,9 @@ def attention(
         class_: The class that the method gradient explains; by default the most probable one of each clip.
         span: Only these seconds of the video.
         json_lines: Print JSON.
-        out: Write to this file. Its ending sets the content: .mp4 (the video with the attention laid over it, and its
-            sound), .png (frames with the attention laid over them, and the attention over time), .npz or .safetensors
-            (the maps).
+        out: Write to this new file. Its ending sets the content: .mp4 (the video with the attention laid over it, and
+            its sound), .png (frames with the attention laid over them, and the attention over time), .npz or
+            .safetensors (the maps).
     """
     if out is not None:
         _check(out, video)

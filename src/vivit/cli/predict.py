@@ -104,7 +104,7 @@ def predict(
         json_lines: The same as --format jsonl.
         out: Write to this file, which must not exist yet; each answer also records its model and views.
         resume: If the --out file exists, keep its answers and add those of the other videos.
-        overlay: Also write the video, with its labels drawn on it and its sound, to this .mp4 file; for one video.
+        overlay: Also write the video, with its labels drawn on it and its sound, to this new .mp4 file; for one video.
         workers: Processes that read videos; if one crashes, only its video is lost. 0 reads in the main process. By
             default 0 for up to 16 videos, else one for each core, up to 8.
     """

@@ -52,7 +52,7 @@ def search(
         label: Find this class instead, by the model's scores; head/LABEL if its heads have names.
         top: The most answers to show.
         json_lines: Print JSON, a line for each answer.
-        sheet: Write a picture of the query and the answers to this file.
+        sheet: Write a picture of the query and the answers to this new file.
     """
     if (query is None) == (label is None):
         raise UserError("query: give a video, or a --class" + ("" if query is None else ", not both"))

@@ -80,9 +80,9 @@ def timeline(
             file.
         windows: Print each window's scores instead; for one video.
         json_lines: Print JSON, a line for each video or window.
-        out: Write the segments to this file. Its ending sets the format: .json, .jsonl, .csv, .html and .png (a page
-            and a picture), .mp4 (the video with the timeline below it), .vtt (chapters), .cues.vtt (metadata), .eaf
-            (ELAN), .otio (OpenTimelineIO), .txt (Audacity), .labelstudio.json, .activitynet.json.
+        out: Write the segments to this new file. Its ending sets the format: .json, .jsonl, .csv, .html and .png (a
+            page and a picture), .mp4 (the video with the timeline below it), .vtt (chapters), .cues.vtt (metadata),
+            .eaf (ELAN), .otio (OpenTimelineIO), .txt (Audacity), .labelstudio.json, .activitynet.json.
     """
     check_step(step)
     if windows and out is not None:

@@ -180,10 +180,9 @@ class Index:
     def _checked(self, predictor: Predictor) -> Predictor:
         about = self.files.about
         if about is not None and predictor.fingerprint() != about.fingerprint:
-            raise UserError(
-                f"{self.files.path}: was made by another model than {predictor.source.name} is ({about.model}, as it "
-                "was then); make a new index"
-            )
+            name = _name_of(predictor)
+            other = f"an earlier {name}" if name == about.model else f"{about.model}, not by {name}"
+            raise UserError(f"{self.files.path}: was made by {other}; make a new index")
         return predictor
 
     def _wanted(self, folder: Path, step: int | None) -> About:
@@ -200,11 +199,17 @@ class Index:
                 raise UserError(f"{self.files.path}: {has}; leave out the step, or make another index")
             return about.model_copy(update={"folder": str(folder)})
         predictor = self.predictor
-        name, labels = predictor.source.name, predictor.labels
+        labels = predictor.labels
         return About(
             folder=str(folder),
-            model=str(Path(name).resolve()) if Path(name).exists() else name,
+            model=_name_of(predictor),
             fingerprint=predictor.fingerprint(),
             step=step or default_step(predictor.model),
             classes={head: list(names) for head, names in labels.classes.items()},
         )
+
+
+def _name_of(predictor: Predictor) -> str:
+    """What loads the model again from any folder."""
+    name = predictor.source.name
+    return str(Path(name).resolve()) if Path(name).exists() else name

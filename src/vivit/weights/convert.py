@@ -1,5 +1,7 @@
 """Turn weights of any kind, of a video model or an image ViT, into a model folder."""
 
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,8 @@ from vivit.weights.source import Source
 from vivit.weights.store import load_video_model, save
 
 Format = Literal["vivit", "huggingface"]
+# What a model folder of either format holds; a run, an exported model or a folder of videos holds more.
+OF_A_MODEL = ("README.md", "*config.json", "answers.json", "model*.safetensors", "model.safetensors.index.json", ".*")
 
 
 def open_any(
@@ -51,9 +55,13 @@ def convert(
     """Load weights of any kind and write them as a model folder, ours or transformers'.
 
     Raises:
-        UserError: they cannot be loaded with these fields, transformers has no such model, or the folder cannot be
-            written.
+        UserError: they cannot be loaded with these fields, transformers has no such model, or the folder holds other
+            things or cannot be written.
     """
+    others = sorted(file.name for file in out.iterdir()) if out.is_dir() else []
+    others = [name for name in others if not any(map(partial(fnmatch, name), OF_A_MODEL))]
+    if others:
+        raise UserError(f"{out}: holds something else than a model ({', '.join(others[:3])}); choose another name")
     if to == "huggingface" and licence is not None:
         raise UserError("licence: goes into our model card; a folder for transformers has none")
     loaded = open_any(source, tubelet_init, classes, **fields)
