@@ -80,12 +80,12 @@ class Video(ABC):
     ) -> tuple[Tensor, list[float]]:
         """Like `frames`, and when each of them appears on screen, in seconds after the first frame.
 
-        Frames of the same time are the same stored frame.
+        Frames with the same time are the same stored frame.
         """
         height, width = size or self._scaled(short_side)
         if short_side or size:
             check_aspect(self.source, (self.info.height, self.info.width), (height, width))
-        # A file may claim frames for ages: fail before they are counted one by one.
+        # A file may claim an absurd number of frames: run out of memory here, before they are counted one by one.
         torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
         indices = [max(0, min(index, self.num_frames - 1)) for index in indices]
         wanted = sorted(set(indices))
@@ -115,7 +115,7 @@ class Video(ABC):
 
     @abstractmethod
     def measure(self) -> None:
-        """Read the file to its end if its container may have told less than its duration; `info` then has it all."""
+        """Read the file to its end if its container may state too short a duration; `info` then has the true one."""
 
     @abstractmethod
     def _read(self, times: Sequence[float], height: int, width: int) -> tuple[Tensor, list[float]]:
@@ -126,7 +126,7 @@ class Video(ABC):
         """
 
     def _read_in_turn(self, times: Sequence[float], count: int, height: int, width: int) -> Iterator[Tensor]:
-        """`_read` for `count` times after the other; a decoder that looks ahead can do better."""
+        """`_read`, for `count` of the times in each call; a decoder that looks ahead can do better."""
         for start in range(0, len(times), count):
             yield self._read(times[start : start + count], height, width)[0]
 

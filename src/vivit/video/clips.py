@@ -28,7 +28,7 @@ class ClipSpec:
     """Pixels of the shorter side before the crop."""
     short: ShortClips = "loop"
     rate: float | None = None
-    """Frames a second at which the video is seen, of which the stride counts; None: its own."""
+    """Frames a second to resample the video to, before the stride; None: its own."""
 
 
 def clip_indices(
@@ -117,18 +117,18 @@ def cut_training_clip(
 
 
 class ViewsOfVideo(NamedTuple):
-    """The evaluation views of a video: `num_clips` · `num_crops` = V of them, the crops of a clip in a row."""
+    """The evaluation views of a video: `num_clips` · `num_crops` = V of them, with the crops of a clip adjacent."""
 
     frames: Tensor
     """(V, T, C, H, W) uint8."""
     shown: int
-    """Frames that the video has, or the span. If a clip reaches past them, it repeats frames."""
+    """Frames in the video, or in the span. A clip that reaches past them repeats frames."""
     times: tuple[tuple[float, ...], ...]
     """For each view, when its T frames appear on screen, in seconds after the first frame of the video."""
 
     @property
     def distinct(self) -> int:
-        """The different frames of a view, at least, of T."""
+        """The smallest number of distinct frames, of T, in any view."""
         return min(len(set(of_view)) for of_view in self.times)
 
 

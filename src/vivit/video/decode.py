@@ -23,8 +23,8 @@ def open_video(source: VideoSource | str, decoder: Decoder = "pyav", rate: float
 
     Args:
         source: a path, or a member of a shard.
-        decoder: "pyav" is always there; "torchcodec" and, on an NVIDIA GPU, "nvdec" need the package torchcodec and
-            FFmpeg's libraries. PyAV still reads files in which torchcodec finds other frames, such as mirrored ones.
+        decoder: "pyav" is always available; "torchcodec" and, on an NVIDIA GPU, "nvdec" need torchcodec and FFmpeg's
+            libraries. PyAV still reads files in which torchcodec finds other frames, such as mirrored ones.
         rate: frames a second of the timeline on which frames are numbered, see `Video`; None: the video's own.
 
     Raises:

@@ -29,7 +29,7 @@ class PyAVVideo(Video):
         """Open the file and decode its first frame. Raises VideoError if that fails."""
         self.source = source
         self._reformatter = VideoReformatter()
-        # Not a method of this object: the two would refer to each other until garbage is collected.
+        # Not a method of this object, which would form a reference cycle.
         self._walk = FrameWalk(source, partial(open_container, source))
         try:
             self._read_info()
@@ -60,7 +60,7 @@ class PyAVVideo(Video):
     def _timeline(self) -> tuple[float, float]:
         """Duration in seconds and average frame rate. The container's frame count is not used: it may be wrong."""
         walk, stream = self._walk, self._walk.stream
-        # An MPEG program stream tells the duration between packs, which may hold many frames; ASF that of the sound.
+        # An MPEG program stream states the duration between packs, which may hold many frames; ASF that of the sound.
         if stream.duration and walk.rate and walk.container.format.name not in ("mpeg", "asf"):
             return float(stream.duration * (stream.time_base or 0)), walk.rate
         # WebM and Matroska store no duration of a stream, and the container's may be that of the sound.
@@ -123,7 +123,7 @@ class PyAVVideo(Video):
 
 
 def open_container(source: VideoSource, **options: str | int) -> InputContainer:
-    """Open a file with PyAV so that it cannot lead to another file or address. Raises VideoError.
+    """Open a file with PyAV so that it cannot lead to another file or URL. Raises VideoError.
 
     Args:
         options: further options of FFmpeg.
@@ -146,7 +146,7 @@ def _open_file(path: Path, options: dict[str, str]) -> InputContainer:
             raise VideoError(path, "is not a regular file")
         if not status.st_size:
             raise VideoError(path, "is empty")
-        # Opened by its descriptor, no name can be taken for an address or a pattern, and no file can lead to another.
+        # Opened by its descriptor: no name can be taken for a URL or a pattern, and no file can lead to another.
         limits = {"fd": str(number), "protocol_whitelist": "fd"}
         return av.open("fd:", "r", options=options | limits, metadata_errors="ignore")
     finally:

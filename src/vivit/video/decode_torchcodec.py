@@ -38,7 +38,7 @@ def check_usable(device: str) -> None:
 
 
 class TorchCodecVideo(Video):
-    """A file whose frames torchcodec decodes, while PyAV tells its properties, so that frame numbers are the same.
+    """A file decoded by torchcodec. Its properties come from PyAV, so frame numbers are the same.
 
     torchcodec reads the whole file once when it is opened, without decoding. Without this, its frames would be wrong at
     a variable rate.
@@ -95,7 +95,7 @@ class TorchCodecVideo(Video):
             raise VideoError(self.source, f"torchcodec cannot read it ({str(error).strip().splitlines()[0]})") from None
         frames, starts = played.data, [float(start) - self._start for start in played.pts_seconds]
         if frames.shape[-2:] != (height, width):
-            # On a GPU, whose bytes PyTorch does not scale.
+            # On a GPU, where PyTorch does not scale uint8.
             frames = F.interpolate(frames.float(), (height, width), mode="bilinear", antialias=True).round().byte()
         return frames.cpu(), starts
 

@@ -33,7 +33,7 @@ class Display:
         """How frames like this one are displayed. Raises FFmpegError if it cannot be converted.
 
         Args:
-            pixel_aspect: the width of a stored pixel divided by its height; None if the video does not tell.
+            pixel_aspect: the width of a stored pixel divided by its height; None if unknown.
         """
         transposed, flipped = _orientation(frame)
         aspect = float(pixel_aspect or 1)
@@ -61,7 +61,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[bool, bool]]:
     The display matrix maps (x, y), with y downwards, to (a x + c y, b x + d y); its bytes are a, b, 0, c, d, 0, ….
     """
     forget_unknown_colours(frame)
-    # A frame and its side data refer to each other until garbage is collected, so this uses a tiny copy of the frame.
+    # A frame and its side data form a reference cycle, so this uses a tiny copy of the frame.
     frame = VideoReformatter().reformat(
         frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT, threads=1
     )

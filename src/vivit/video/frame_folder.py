@@ -17,12 +17,12 @@ from vivit.video.frame_walk import MOST_PIXELS
 from vivit.video.scaling import draw, room_for
 from vivit.video.source import VideoError
 
-# Of sizes above a limit of its own, and of damage that only hides how a picture was taken.
+# Pillow's warnings of sizes above its own limit, and of damage that only hides how a picture was taken.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Pillow's names of their formats. It knows others that it gives to a program, such as PostScript.
+# Pillow's names of their formats. It runs a program for some others, such as PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Rows converted at once: a whole picture would be in memory several times.
 STRIP = 256

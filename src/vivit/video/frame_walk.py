@@ -306,7 +306,7 @@ def shown_stream(container: InputContainer, source: object) -> av.VideoStream:
 
 def prepare_decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     """The decoder of a stream, set up before its first packet."""
-    # Threads for frames hang when decoding stops early, and files are read in parallel anyway.
+    # Frame threads hang when decoding stops early, and files are read in parallel anyway.
     context = stream.codec_context
     context.thread_type, context.thread_count = "NONE", 1
     context.options = {"max_pixels": str(MOST_PIXELS)}
@@ -316,7 +316,7 @@ def prepare_decoder(stream: av.VideoStream) -> av.VideoCodecContext:
 
 
 def frame_rate(stream: av.VideoStream) -> float:
-    """Frames a second, on average; 0 if the container does not tell."""
+    """Frames a second, on average; 0 if the container does not say."""
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     return next((rate for rate in rates if 0 < rate < MOST_FRAMES), 0.0)
 

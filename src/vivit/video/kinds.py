@@ -35,8 +35,8 @@ _UNFINISHED_OR_OLD = _endings(
 _OTHERS = PICTURES | _PICTURES | _SOUND | _TEXT | _NUMBERS | _UNFINISHED_OR_OLD
 # Beginnings of pictures that FFmpeg reads like videos, after four bytes.
 _STILL = tuple(b"ftyp" + brand for brand in (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"jxl "))
-# FFmpeg's readers of single pictures (those of most kinds end in "_pipe") and of text on a terminal, and two that take
-# one random file of some thousands for theirs.
+# FFmpeg's readers of single pictures (those of most kinds end in "_pipe") and of text on a terminal, and two that
+# accept one random file in some thousands.
 _NO_VIDEO = ("image2", "ico", "tty", "bin", "xbin", "adf", "idf", "h261", "h263")
 _BEGINNING = 4096
 # Enough to recognise a format; FFmpeg would look for it in a megabyte of any file.
@@ -44,9 +44,9 @@ _LOOK_AT = 1 << 14
 
 
 def is_named_video(name: str) -> bool | None:
-    """Whether a file of this name is a video; None if the name does not tell.
+    """Whether a file of this name is a video; None if the name does not say.
 
-    What comes after the extension of a video, as in clip.mp4.part, says that it is something else.
+    A further extension after that of a video, as in clip.mp4.part, means that it is something else.
     """
     stem, ending = os.path.splitext(name.lower())
     if ending in EXTENSIONS:

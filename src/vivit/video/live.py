@@ -1,7 +1,7 @@
-"""Videos that are watched as they come: on a pipe, from a camera of this machine, from the network.
+"""Videos that are read as they arrive: from a pipe, a camera of this machine or the network.
 
 Their frames are numbered on an even timeline as those of a file are, see `vivit.video.base.Video`: number k is the
-frame on screen (k + ½) / rate seconds after the first. That is known once the next frame has come.
+frame on screen (k + ½) / rate seconds after the first. That is known once the next frame has arrived.
 """
 
 import re
@@ -30,22 +30,22 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WEB = "http,https,httpproxy,tcp,tls,crypto,data"
 PROTOCOLS = {"http": _WEB, "https": _WEB, "rtsp": "rtsp,rtp,udp,tcp", "rtsps": "rtsp,rtsps,rtp,udp,tcp,tls"}
 PROTOCOLS |= {"tcp": "tcp", "udp": "udp"}
-"""What may be in front of ://, and what FFmpeg may open for it: no playlist leads to a file of this machine."""
-# An answer over the web has an end; what comes from elsewhere goes on until it is lost.
+"""URL scheme → the protocols that FFmpeg may open for it: no playlist leads to a file of this machine."""
+# An HTTP response has an end; streams of these schemes go on until the connection is lost.
 ENDLESS = ("rtsp", "rtsps", "tcp", "udp")
-# Seconds without data after which a connection is lost, and seconds to wait before each attempt to connect again.
+# Seconds without data after which a connection is lost, and seconds to wait before each attempt to reconnect.
 SILENCE = 10.0
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# Seconds that a thread has to end what it reads; then it is left alone.
+# Seconds to wait for a reading thread to end; then it is abandoned.
 SECONDS_TO_END = 1.0
-# Frames a second, if the source does not tell.
+# Frames a second, if the source does not say.
 USUAL_RATE = 25.0
-# If the time of a frame goes back by more than a second, or ahead by more than a minute, another count has begun.
+# If the time of a frame goes back by more than a second, or ahead by more than a minute, a new count has begun.
 BACK, AHEAD = 1.0, 60.0
 
 
 def is_live(source: str) -> bool:
-    """Whether it is stdin, a device or an address, rather than a file."""
+    """Whether it is stdin, a device or a URL, rather than a file."""
     return source == STDIN or ADDRESS.match(source) is not None or _is_device(source)
 
 
@@ -64,7 +64,7 @@ class LiveFrame:
     arrived: float
     """When it had been decoded, on the clock of `time.monotonic`."""
     follows: bool
-    """Whether it is the next one after the frame before; False for the first one, and after a gap."""
+    """Whether it directly follows the previous frame; False for the first one, and after a gap."""
 
 
 class _Decoded(NamedTuple):
@@ -77,7 +77,7 @@ class _Decoded(NamedTuple):
 
 
 class LiveVideo:
-    """The frames of a live video. An address that is lost is connected again."""
+    """The frames of a live video. It reconnects to a URL when the connection is lost."""
 
     def __init__(
         self,
@@ -89,18 +89,18 @@ class LiveVideo:
     ) -> None:
         """
         Args:
-            source: `-` for stdin, a path such as /dev/video0, or an address.
+            source: `-` for stdin, a path such as /dev/video0, or a URL.
             short_side: frames are resized so that the shorter side has this many pixels.
-            say: is told when a connection is lost, in one line.
-            name: how messages call it, without passwords.
+            say: called with one line when a connection is lost.
+            name: its name in messages, without passwords.
             rate: frames a second of the timeline; None: those of the source.
 
         Raises:
-            VideoError: there are no addresses of this kind.
+            VideoError: the URL's scheme is unknown.
         """
         self.source, self.name, self.short_side = source, name or source, short_side
         self.rate = rate or 0.0
-        """Frames a second of the timeline; 0 until the first frame has come, if it is that of the source."""
+        """Frames a second of the timeline; if it is the source's, 0 until the first frame has arrived."""
         address = ADDRESS.match(source)
         self._scheme = address[1].lower() if address else ""
         if address and self._scheme not in PROTOCOLS:
@@ -136,7 +136,7 @@ class LiveVideo:
                 return
 
     def stop(self) -> None:
-        """End the wait for another attempt, and make none."""
+        """Stop reconnecting, even in the wait before an attempt."""
         self._ended.set()
 
     def _connection(self) -> Iterator[LiveFrame]:
@@ -175,7 +175,7 @@ class LiveVideo:
         """The frames as they are stored, in the order they are shown; a damaged packet is skipped.
 
         Args:
-            usual: seconds that a frame takes if the stream does not tell.
+            usual: seconds that a frame lasts if the stream does not say.
         """
         tick, moment = float(stream.time_base or 0) or 1.0, 0.0
         # AVI stores no presentation times, see `FrameWalk`.
@@ -199,7 +199,7 @@ class LiveVideo:
             yield None
 
     def _evenly(self, decoded: Iterator[_Decoded], drawing: "Drawing") -> Iterator[LiveFrame]:
-        """The same frames on the timeline; a jump of their times begins another stretch."""
+        """The same frames on the timeline; a jump in their times begins another stretch."""
         shown: _Decoded | None = None
         first = start = 0.0  # of the stretch: in seconds of the stream, and after the first frame of the video
         number = 0  # of the next frame of the stretch
@@ -221,10 +221,10 @@ class LiveVideo:
             shown = new
 
     def _start(self, arrived: float) -> float:
-        """Where a stretch that comes now starts, in seconds after the first frame of the video."""
+        """Where a stretch that arrives now starts, in seconds after the first frame of the video."""
         if self._first_arrived is None:
             self._first_arrived = arrived
-        # What comes from elsewhere has gone on meanwhile.
+        # Sources other than stdin have gone on meanwhile.
         return self._next if self.source == STDIN else max(self._next, arrived - self._first_arrived)
 
 
@@ -252,13 +252,13 @@ class Drawing:
 
 
 class LiveReader:
-    """Frames that a thread reads while others are looked at; a bounded number of them wait."""
+    """Reads frames in a thread while others are processed; a bounded number of them wait."""
 
     def __init__(self, frames: Generator[LiveFrame], most: int, drop: bool) -> None:
         """
         Args:
             most: frames that may wait.
-            drop: when more come, whether the oldest are dropped; else the source has to wait.
+            drop: whether the oldest are dropped when more arrive; else the source has to wait.
         """
         self.dropped = 0
         self._frames, self._most, self._drop = frames, most, drop
@@ -284,7 +284,7 @@ class LiveReader:
             raise self._error
 
     def stop(self) -> None:
-        """End the frames; those that wait are left out. May be called in the handler of a signal."""
+        """End the frames; those that wait are left out. May be called in a signal handler."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -304,7 +304,7 @@ class LiveReader:
                         self.dropped += 1
                     self._changed.notify_all()
             self._frames.close()
-        except BaseException as error:  # is raised where the frames are looked at
+        except BaseException as error:  # raised where the frames are iterated over
             self._error = error
         finally:
             with self._changed:

@@ -16,9 +16,9 @@ from vivit.video.source import VideoError, reason
 
 # Bytes of frames decoded at once.
 FRAMES_AT_ONCE = 1 << 26
-# A clock that divides the usual frame rates evenly.
+# Ticks a second, a multiple of the usual frame rates.
 TICKS = 90_000
-# What every player of MP4 plays; other sound is encoded as AAC.
+# Sound that every MP4 player plays; other sound is encoded as AAC.
 PLAYED = {"aac", "mp3", "ac3", "eac3", "opus", "alac"}
 AAC_RATE = 48_000
 
@@ -54,12 +54,12 @@ def redraw(video: Video, target: Path, drawn: Drawn) -> None:
                 picture = drawn(frame.permute(1, 2, 0).contiguous().numpy(), seconds)  # (H, W, C)
                 if min(picture.shape[:2]) < 2:
                     picture = picture.repeat(2, 0).repeat(2, 1)
-                height, width = (side // 2 * 2 for side in picture.shape[:2])  # H.264 halves the sides of its colours
+                height, width = (side // 2 * 2 for side in picture.shape[:2])  # H.264 stores colour at half the size
                 if not pictures.codec_context.is_open:
                     pictures.height, pictures.width = height, width
                 encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), "rgb24")
                 encoded.pts, encoded.time_base = round(seconds * TICKS), Fraction(1, TICKS)
-                # The muxer holds back what is ahead of the other stream, so both go to it side by side.
+                # The muxer buffers a stream that is ahead of the other, so the two are interleaved.
                 while ahead is not None and ahead[0] <= seconds:
                     container.mux(ahead[1])
                     ahead = next(sound, None)
@@ -103,7 +103,7 @@ def _copied(packets: Iterator[av.Packet], copy: av.AudioStream, start: float) ->
     last = None
     for packet in packets:
         if packet.pts is None or packet.dts is None or (last is not None and packet.dts <= last):
-            continue  # the end, or a packet whose place nobody can tell
+            continue  # the end, or a packet without a usable time
         last = packet.dts
         moved = round(start / packet.time_base)
         packet.pts, packet.dts, packet.stream = packet.pts - moved, packet.dts - moved, copy

@@ -65,7 +65,7 @@ def draw(
 
 
 def forget_unknown_colours(frame: av.VideoFrame) -> None:
-    """Take numbers without a meaning, which some encoders write, for "unspecified"; FFmpeg refuses to convert them."""
+    """Replace undefined values, which some encoders write, with "unspecified"; FFmpeg refuses to convert them."""
     if frame.colorspace == RESERVED_SPACE or frame.colorspace > LAST_SPACE:
         frame.colorspace = UNSPECIFIED_SPACE
     if frame.color_range > ColorRange.JPEG:

@@ -1,4 +1,4 @@
-"""Where a video is: in a file, or in a range of bytes of a shard."""
+"""Where a video is: in a file, or in a byte range of a shard."""
 
 import io
 import time

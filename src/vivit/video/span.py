@@ -1,4 +1,4 @@
-"""Which frames of a video a span of seconds means, and which spans a video does not have."""
+"""Find the frames of a video in a span of seconds, and refuse spans that a video does not have."""
 
 from math import isfinite
 
@@ -10,14 +10,14 @@ Span = tuple[float, float]
 
 # Annotations are rounded to seconds, and a copy of a video may be a little shorter than the one they were made for.
 ROUNDING = 1.0
-# A span may end further beyond the video, as the last of equal parts does, but not after this many times its length.
+# A span may end further beyond the video, as the last of equal parts does, but not after this many video lengths.
 MOST_LENGTHS = 2
 
 
 def frames_in(video: Video, span: Span | None) -> range:
     """The numbers of the frames on screen within a span, or of all frames if it is None.
 
-    What a span has beyond the video is left out, as `span_problem` allows.
+    The part of a span beyond the video, as far as `span_problem` allows it, is left out.
 
     Raises:
         VideoError: the video does not have the span.
@@ -56,7 +56,7 @@ def span_problem(span: Span, duration: float, frame_rate: float) -> str:
 
 
 def _advice(span: Span, duration: float, frame_rate: float) -> str:
-    """What the times may be instead of seconds: whatever gives a span within the video."""
+    """Suggest what the times may be instead of seconds: any unit that puts the span within the video."""
     start, end = span
     units = {"frame numbers": frame_rate, "milliseconds": 1000.0}
     fitting = [

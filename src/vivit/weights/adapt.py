@@ -78,7 +78,7 @@ def adapt(
             `adapter_size`, `attentive_pooling=True`, `multi_label`, and the rates of dropout: fields of `ModelConfig`.
 
     Raises:
-        UserError: another field, or a change that gives no consistent model.
+        UserError: a field that cannot change, or a change that gives no consistent model.
     """
     return fit(copy.deepcopy(model), Wishes.of(changes, classes, tubelet_init)).log()
 
@@ -151,7 +151,7 @@ def resize_kernel(kernel: Tensor, frames: int, how: KernelInit) -> Tensor:
 
 
 def _changed(old: ModelConfig, wishes: Wishes) -> ModelConfig:
-    """The new config. Raises UserError if the weights cannot follow, or the wishes contradict each other."""
+    """The new config. Raises UserError if the weights cannot be adapted, or the wishes contradict each other."""
     changes = dict(wishes.fields)
     for field, value in changes.items():
         if field in ModelConfig.model_fields and field not in CHANGEABLE and value != getattr(old, field):

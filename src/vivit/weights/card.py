@@ -46,7 +46,7 @@ def card(
     Args:
         licence: as the Hub names licences.
         data: what the model was trained on, if its origin does not say so.
-        scores: metric → value between 0 and 1; metrics that tell nothing are left out.
+        scores: metric → value between 0 and 1; uninformative metrics are left out.
         scored_on: the data and views of the scores.
     """
     config = model.config
@@ -138,13 +138,13 @@ def _millions(count: int) -> str:
 
 
 def _plain(words: str) -> str:
-    """A paragraph of its own, whatever it begins with."""
+    """The words as a plain paragraph of Markdown, whatever they begin with."""
     words = " ".join(words.split())
     return f"\\{words}" if words[:1] in "#`>-+*|=~<&" else words
 
 
 def _licence(written: str) -> str | None:
-    """The licence that a card names, where its metadata can still be read."""
+    """The licence that a card names, if its metadata can still be read."""
     try:
         found = ModelCard(written, ignore_metadata_errors=True).data.to_dict().get("license")
     except (ValueError, YAMLError):

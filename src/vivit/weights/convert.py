@@ -22,7 +22,7 @@ OF_A_MODEL = ("README.md", "*config.json", "answers.json", "model*.safetensors",
 def open_any(
     source: str | Path, tubelet_init: TubeletInit | None = None, classes: Classes | None = None, **fields: Any
 ) -> Loaded:
-    """Load a video model, or make one of an image ViT, depending on the source.
+    """Load a video model, or make one from an image ViT, depending on the source.
 
     Args:
         tubelet_init: by default `central_frame` from an image model, and `filter_inflation` from a video model with

@@ -1,6 +1,6 @@
-"""What a folder of an exported model says about itself. The network is in a file that its own runtime runs.
+"""The metadata in the folder of an exported model. The network is in a file that its own runtime runs.
 
-Beside that file are `config.json`, as in any model folder, `export.json`, and `parity.json`, which says how near its
+Beside that file are `config.json`, as in any model folder, `export.json`, and `parity.json`, which says how close its
 answers are to those of PyTorch.
 """
 
@@ -42,7 +42,7 @@ class Export(BaseModel):
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """What a folder says; None if it is no exported model. Raises UserError if the file is damaged."""
+        """What a folder says; None if it is not an exported model. Raises UserError if the file is damaged."""
         path = folder / EXPORT_FILE
         return read_record(path, cls) if path.is_file() else None
 
@@ -51,7 +51,7 @@ class Export(BaseModel):
 
 
 class Parity(BaseModel):
-    """The content of `parity.json`: the exported file beside the PyTorch model in float32, on the same clips."""
+    """The content of `parity.json`: the exported file against the PyTorch model in float32, on the same clips."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -179,13 +179,13 @@ class UnknownType(Exception):
 def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
     """An array's shape. Raises UnknownType, or ValueError if its size does not match the entry's."""
     with archive.open(entry) as file:
-        # No more than an honest header: a hostile one has no end.
+        # Enough for an honest header: a hostile one may be endless.
         start = BytesIO(file.read(1 << 14))
     version = np.lib.format.read_magic(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(start)
     if dtype.kind not in "fiubc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
-        # NumPy has no bfloat16: it writes two bytes without a meaning.
+        # NumPy has no bfloat16: it writes it as two bytes of no type.
         name = entry.filename.removesuffix(".npy")
         raise UnknownType(f"{name} holds NumPy's {dtype}, which is not read; save it as float32")
     if math.prod(shape) * dtype.itemsize + start.tell() != entry.file_size:

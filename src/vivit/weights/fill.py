@@ -49,8 +49,8 @@ def build(
     """Build a model and read each parameter into it, so that no second copy of all weights exists at any time.
 
     Args:
-        rules: the source's key map; its weights become float32. None: the file has our names, and its precision stays,
-            unless it is mixed, or 8 bits, in which PyTorch does not compute; then its weights become float32 too.
+        rules: the source's key map; its weights become float32. None: the file has our names and keeps its precision,
+            unless that is mixed, or 8 bits, in which PyTorch does not compute; then its weights become float32 too.
         not_needed: patterns of names in the file that may stay unused; a note lists those found.
         fresh: parameters that the file may lack; they are zero.
 
@@ -132,7 +132,7 @@ def _read(
         arrays = [array if dtype is None else array.to(dtype) for array in arrays]
         size = sum(array.numel() for array in arrays)
         for name, value in zip(rule.ours, rule.layout.read(*arrays), strict=True):
-            # Clone parts of an array, which would keep all of it alive.
+            # Clone parts of an array, which would otherwise keep all of it alive.
             kept = value.numel() >= size
             yield name, value.contiguous() if kept else value.clone(memory_format=torch.contiguous_format)
 

@@ -1,4 +1,4 @@
-"""What tells one model from another."""
+"""A hash that identifies a model."""
 
 import hashlib
 import json

@@ -57,7 +57,7 @@ def open_flax(path: Path) -> WeightFile:
     arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     if not arrays:
         raise UserError(f"{path}: no weights under optimizer/target or params")
-    # Reading an array frees it here, so that never two copies of all weights exist.
+    # Reading an array frees it here, so that two copies of all weights never exist.
     return WeightFile(str(path), {name: tuple(a.shape) for name, a in arrays.items()}, arrays.pop)
 
 

@@ -1,6 +1,6 @@
 """ViViT of `transformers`: read folders of `VivitForVideoClassification` and `VivitModel`, and write the former.
 
-It has the spatio-temporal model with a class token, and none of the other variants.
+transformers has the spatio-temporal model with a class token, and none of the other variants.
 """
 
 import re
@@ -40,7 +40,7 @@ PUBLISHED_BLOCK: Block = (
     ("intermediate.dense", "mlp.fc1"),
     ("output.dense", "mlp.fc2"),
 )
-# The names of its modules today → ours.
+# The names of its current modules → ours.
 TODAYS_BLOCK: Block = (
     ("layernorm_before", "norm1"),
     (("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attn.qkv"),
@@ -77,7 +77,7 @@ def key_map(
 
     Args:
         prefix: prefix of all names except the head's.
-        todays: use the names of its modules today, not those of the published checkpoints.
+        todays: use the names of its current modules, not those of the published checkpoints.
         dinov2: use the names of DINOv2, and fold its LayerScale into the layers before it.
         left_out: number of positions after the class token's that our models do not have.
         kernel: layout of the embedding's kernel.
@@ -108,7 +108,7 @@ def key_map(
 def from_huggingface(source: str | Path) -> ViViT:
     """Load a ViViT of transformers; the model gives the same logits for the same pixels.
 
-    Reads the key names of the published checkpoints (google/vivit-b-16x2-kinetics400) and those of today's modules,
+    Reads the key names of the published checkpoints (google/vivit-b-16x2-kinetics400) and those of the current modules,
     in one file or in several. A `VivitModel` has no head and gets a fresh one, which is logged.
 
     Args:
@@ -218,14 +218,14 @@ def to_huggingface(model: ViViT, folder: str | Path) -> None:
             folder / PROCESSOR_FILES[-1]: as_json(processor_of(model)),
         }
     )
-    # Left by a model written here before, this file would be read instead of the new one.
+    # If an earlier model left this file here, it would be read instead of the new one.
     (folder / PROCESSOR_FILES[0]).unlink(missing_ok=True)
     if not is_written_by_hand(folder):
         (folder / CARD_FILE).unlink(missing_ok=True)
 
 
 def names_of(file: WeightFile) -> tuple[str, bool]:
-    """The prefix of the names in the file, and whether they are the names of today's modules."""
+    """The prefix of the names in the file, and whether they are the names of the current modules."""
     ends = "embeddings.cls_token"
     prefix = next((name.removesuffix(ends) for name in file.shapes if name.endswith(ends)), "")
     todays = (f"{prefix}layers.", f"{prefix}encoder.layer.0.attention.q_proj.")

@@ -38,7 +38,7 @@ TIMM_SCALES = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 # (D, C, h, w) ↔ (D, C, 1, h, w)
 IMAGE_KERNEL = Layout(lambda x: (x[:, :, None],), lambda x: (x[:, :, 0],))
 
-# Parts of image models that a video model does not take: classifiers and parts for other tasks.
+# Parts of image models that a video model does not use: classifiers and parts for other tasks.
 NOT_TAKEN = (
     *("head/*", "output_projection/*", "head.*", "head_dist.*", "classifier.*", "cls_classifier.*"),
     *("distillation_classifier.*", "decoder.*", "*embeddings.mask_token", "mask_token"),
@@ -52,7 +52,7 @@ SWIGLU = "has SwiGLU MLPs, which video models here do not have; DINOv2's small, 
 # Models with LayerScale, DINOv2 above all, were trained with ImageNet's mean and deviation.
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 IMAGENET_ASSUMED = "the source does not say how its pixels were normalised; ImageNet's mean and deviation assumed"
-# DINOv2's positions are of 518 × 518 pixels, its last few steps; most of its training, and its use, is at 224 × 224.
+# DINOv2's positions are for 518 × 518 pixels, as in its last training steps; most of its training and use is at 224².
 LARGEST_BY_DEFAULT, USUAL = 448, 224
 # Heads of timm's models of each size, which their weights do not determine.
 TIMM_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}

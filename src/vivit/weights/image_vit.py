@@ -36,7 +36,7 @@ def init_from_image_vit(
     which gives the same function and learns.
 
     The form of GELU and the LayerNorms' epsilon become the image model's. If its folder says how it normalises pixels,
-    the first layer takes that over, since all video models here take pixels in [−1, 1].
+    that is folded into the first layer, since all video models here take pixels in [−1, 1].
 
     Args:
         model: any variant, with the image model's width, depth, heads and patch.
@@ -51,7 +51,7 @@ def init_from_image_vit(
         What was assumed or left out, one line each; also logged, and part of the model's `origin`.
 
     Raises:
-        UserError: the source is no image ViT, or its sizes differ from the model's; the message names both.
+        UserError: the source is not an image ViT, or its sizes differ from the model's; the message names both.
     """
     wishes = Wishes.of({}, None, tubelet_init)
     image = read_image_vit(Source.find(source), model.config.num_heads)

@@ -91,7 +91,7 @@ def position_grid(grid: Shape, class_token: bool, left_out: int = 0) -> Layout:
 def module(
     theirs: str, ours: str, weight: str = ".weight", bias: str = ".bias", layout: Layout = SAME
 ) -> tuple[Rule, Rule]:
-    """Weight, in this layout, and bias of a module; `weight` and `bias` are how the source's names end."""
+    """Weight, in this layout, and bias of a module; `weight` and `bias` are the endings of the source's names."""
     return Rule((theirs + weight,), (f"{ours}.weight",), layout), Rule((theirs + bias,), (f"{ours}.bias",), SAME)
 
 

@@ -22,18 +22,18 @@ from vivit.weights.weight_file import size_of
 MOST_NODES, MOST_NUMBERS = 50_000, 1 << 28
 # Operators that leave each number as it is, and the order of the numbers.
 SAME_NUMBERS = {"Identity", "Cast", "CastLike", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-# Inputs that tell a shape or places; all other inputs carry the numbers themselves.
+# Operators whose inputs after the first give a shape or places; all other inputs carry the numbers themselves.
 FIRST_INPUT_ALONE = {
     *("Reshape", "Expand", "Slice", "Gather", "Split", "Squeeze", "Unsqueeze", "Resize", "ReduceMean", "CastLike"),
     *("Dropout", "Tile", "Pad"),
 }
 NO_INPUT = {"Shape", "Size", "ConstantOfShape", "Range"}
-# Quantised and fused operators begin so.
+# How the names of quantised and fused operators begin.
 QUANTISED = ("Quantize", "Dequantize", "QLinear", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits")
 
 
 class UnlikeViT(Exception):
-    """The graph is not that of an image ViT that is read; the message says why."""
+    """The graph is not that of a supported image ViT; the message says why."""
 
 
 class Node(NamedTuple):
@@ -45,14 +45,14 @@ class Node(NamedTuple):
 
 
 class Graph:
-    """Nodes in order, which node makes a value, and the constants."""
+    """The nodes in order, the node that makes each value, and the constants."""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
         Raises:
             UserError: it is damaged.
-            UnlikeViT: its graph is not one of plain operators from one picture.
+            UnlikeViT: its graph does not consist of plain operators on one picture.
         """
         self.path = path
         model = _parse(path)
@@ -101,7 +101,7 @@ class Graph:
         return node
 
     def after(self, names: Iterable[str]) -> set[str]:
-        """These values and all whose numbers depend on theirs."""
+        """These values, and all others whose numbers depend on theirs."""
         reached = set(names)
         for node in self.nodes:
             if not reached.isdisjoint(carriers(node)):
@@ -124,7 +124,7 @@ class Graph:
         """Evaluate a value, given others.
 
         Raises:
-            UnlikeViT: it depends on the picture otherwise, or on an operator that is not known here.
+            UnlikeViT: it depends on the picture in another way, or on an unknown operator.
         """
         values = dict(given)
         waiting = [name]
@@ -169,7 +169,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except Exception:  # protobuf's errors are of no common kind
+    except Exception:  # protobuf's errors have no common class
         raise UserError(f"{path}: not a whole ONNX file") from None
     if not model.graph.node:
         raise UserError(f"{path}: not an ONNX file: it has no graph")
@@ -206,7 +206,7 @@ def _numbers(tensor: onnx.TensorProto, path: Path) -> Tensor:
             array = onnx.numpy_helper.to_array(tensor)
     except UserError:
         raise
-    except Exception:  # onnx and NumPy raise many kinds on what is damaged
+    except Exception:  # onnx and NumPy raise many kinds on damaged arrays
         raise UserError(f"{path}: {tensor.name}: damaged") from None
     if array.dtype.name == "bfloat16":  # unknown to NumPy
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
@@ -245,7 +245,7 @@ def _run(node: Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
 
 
 def _size(node: Node, inputs: Sequence[Tensor | None]) -> int:
-    """At most how many numbers a node makes."""
+    """An upper bound on how many numbers a node makes."""
     # Shapes are broadcast by NumPy: PyTorch would import SymPy for it, which takes a second.
     if node.kind == "ConstantOfShape":
         return math.prod(_ints(inputs[0]))

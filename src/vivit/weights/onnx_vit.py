@@ -1,7 +1,7 @@
 """An image ViT in an ONNX file, found by walking its graph from the picture to the last LayerNorm.
 
 Names in such files depend on the exporter: matrices have none, and old exporters take a LayerNorm or GELU apart. So
-nothing here goes by names. What a part of the graph does is seen by evaluating it: numbered inputs show where an
+this module ignores names, and finds out what a part of the graph does by evaluating it: numbered inputs show where an
 attention takes its queries, keys and values from, and the form of GELU is the one whose values the graph gives.
 """
 
@@ -23,7 +23,7 @@ MOVES = {*SAME_NUMBERS, "Transpose", "Split", "Gather", "Slice"}
 # What a LayerNorm consists of where the exporter takes it apart.
 OF_NORMS = {*SAME_NUMBERS, "ReduceMean", "Sub", "Mul", "Pow", "Add", "Sqrt", "Div", "Reciprocal"}
 MOST_LAYERS = 1024
-# Weights in half precision make the constants of GELU and the scale of attention that inexact.
+# With weights in half precision, the constants of GELU and the scale of attention are this inexact.
 TOLERANCE = 2e-3
 
 
@@ -42,10 +42,10 @@ class Norm(NamedTuple):
 
 
 def open_onnx(path: Path) -> OnnxViT:
-    """Open an ONNX file of an image ViT; its queries, keys and values are apart.
+    """Open an ONNX file of an image ViT; its queries, keys and values are separate.
 
     Raises:
-        UserError: the file is damaged, or holds another model than an image ViT that is read; the message says why.
+        UserError: the file is damaged, or does not hold a supported image ViT; the message says why.
     """
     try:
         return _Walk(Graph(path)).read()
@@ -279,7 +279,7 @@ class _Walk:
         if norm is None:
             raise UnlikeViT(f"it has no LayerNorm where {name} would be")
         random = torch.randn(self.batch, self.count, self.width, generator=torch.Generator().manual_seed(0)).double()
-        random = random * 10 * math.sqrt(norm.eps) + 1  # so small that epsilon counts
+        random = random * 10 * math.sqrt(norm.eps) + 1  # so small that epsilon matters
         theirs = self.graph.value(norm.output, {**self.given, tokens: random})
         ours = F.layer_norm(random, random.shape[-1:], norm.weight.double(), norm.bias.double(), norm.eps)
         limit = TOLERANCE * float(ours.abs().max().nan_to_num())
@@ -289,7 +289,7 @@ class _Walk:
         return norm
 
     def _norms(self, tokens: str) -> Iterator[Norm]:
-        """What may be a LayerNorm of these tokens, whole or in parts."""
+        """Candidates for a LayerNorm of these tokens, whole or in parts."""
         graph = self.graph
         for node in graph.users.get(tokens, ()):
             if node.kind == "LayerNormalization" and graph.root(node.inputs[0]) == tokens:
@@ -323,7 +323,7 @@ class _Walk:
     def _attention(self, merged: str, norm: str, block: str) -> int:
         """Read the queries, keys and values of an attention; return the number of its heads.
 
-        merged: what the heads put out, side by side; norm: what their layers take in.
+        merged: the heads' outputs, side by side; norm: the input of their layers.
         """
         graph = self.graph
         mixed = graph.maker(merged)
@@ -339,7 +339,7 @@ class _Walk:
         elif mixed.kind == "MatMul":
             scores, values = mixed.inputs
             softmax = graph.maker(scores)
-            while softmax.kind == "Where":  # PyTorch's guard of rows that are masked whole
+            while softmax.kind == "Where":  # PyTorch's guard against fully masked rows
                 makers = [graph.maker(name) for name in graph.varying_inputs(softmax)]
                 softmax = next((x for x in makers if x.kind == "Softmax"), makers[0])
             if softmax.kind != "Softmax":
@@ -468,7 +468,7 @@ class _Walk:
         x = torch.linspace(-6, 6, numbers.numel()).double().view_as(numbers)
         try:
             theirs = graph.value(out.input, given | {first.output: x}).reshape(x.shape)
-        except UnlikeViT:  # an operator of no GELU
+        except UnlikeViT:  # not an operator of a GELU
             theirs = torch.full_like(x, math.inf)
         errors = {
             "gelu": float((theirs - F.gelu(x)).abs().max()),

@@ -39,7 +39,7 @@ def from_scenic(path: str | Path, **overrides: Any) -> ViViT:
         overrides: fields of `ModelConfig`; those that contradict the weights are refused. `vivit.adapt` changes sizes.
 
     Raises:
-        UserError: the file is no such checkpoint, a needed keyword is missing (the message names it), or weights and
+        UserError: the file is not such a checkpoint, a needed keyword is missing (the message names it), or weights and
             keywords contradict each other.
     """
     source = Source.find(Path(path))
@@ -66,7 +66,7 @@ WISHES = (
 
 
 def load_file(source: Source, wishes: Wishes) -> tuple[Loaded, Wishes]:
-    """As `from_scenic`, but a keyword that contradicts the weights may be a wish, if the weights tell enough.
+    """As `from_scenic`, but a keyword that contradicts the weights may be a wish, if the weights determine enough.
 
     Returns:
         The model, and the wishes that remain to be followed.

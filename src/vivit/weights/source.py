@@ -26,7 +26,7 @@ IMAGE_TYPES = (
 # Files that loading reads; pickled weights are fetched only if there are no safetensors.
 HUB_FILES = ["*.json", "model*.safetensors"]
 PICKLED = ["pytorch_model*.bin*"]
-# Base classes of the Hub's errors are those of its HTTP library, such as a lost connection; bad JSON is a ValueError.
+# The Hub's errors derive from those of its HTTP library, such as a lost connection; bad JSON is a ValueError.
 HUB_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)
 
 Kind = Literal["model folder", "transformers", "image ViT", "file", "unknown"]
@@ -37,7 +37,7 @@ class Source:
     """A file or folder of weights."""
 
     name: str
-    """What the user called it, for messages."""
+    """The name that the user gave, for messages."""
     path: Path
     sampled: bool = False
     """Whether the user said how single frames are sampled; weights that embed single frames are then a video model."""
@@ -53,7 +53,7 @@ class Source:
         try:
             if not path.exists():
                 path = shipped_model(str(source)) or _fetch(source)
-        except OSError as error:  # a name that is not valid for a file
+        except OSError as error:  # not a valid file name
             raise UserError(f"{source}: {error.strerror}") from None
         if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / SCENIC_FILE).is_file():
             path = path / SCENIC_FILE

@@ -89,7 +89,7 @@ def save(
 
 
 def config_content(model: ViViT) -> Content:
-    """The model's config.json. Raises UserError if the class names could not be read again."""
+    """The model's config.json. Raises UserError if the class names could not be read back."""
     try:
         config = FolderConfig(
             architecture=model.config,
@@ -144,7 +144,7 @@ def push_to_hub(
     data: str | None = None,
     scores: Mapping[Metric, float] | None = None,
 ) -> str:
-    """Save the model, as `save` does, to a repository on the Hub and return its address.
+    """Save the model, as `save` does, to a repository on the Hub and return its URL.
 
     The repository is created if need be, and the upload is one commit. The card is named after the repository; a card
     written by hand there stays.

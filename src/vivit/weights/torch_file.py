@@ -32,7 +32,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
     try:
         with zipfile.ZipFile(path) as archive:
             plain = _has_only_weights(archive.read(pickles[0]))
-    except Exception:  # zipfile and pickletools raise many kinds on what is damaged
+    except Exception:  # zipfile and pickletools raise many kinds on damaged files
         raise UserError(f"{path}: not a whole PyTorch file") from None
     if not plain:
         raise UserError(
@@ -91,7 +91,7 @@ def _has_only_weights(pickle: bytes) -> bool:
 
 
 def _one_directory(path: Path) -> bool:
-    """Whether every reader finds the same zip directory; otherwise PyTorch might read another one than Python."""
+    """Whether every reader finds the same zip directory; otherwise PyTorch and Python might read different ones."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(size - 98, 0))

@@ -30,7 +30,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class OnnxViT(WeightFile):
-    """An image ViT in an ONNX file, under timm's names, and what else its graph tells."""
+    """An image ViT in an ONNX file, under timm's names, and other facts from its graph."""
 
     grid: tuple[int, int]
     """Positions, over height and width."""
@@ -42,7 +42,7 @@ class OnnxViT(WeightFile):
 
 
 def size_of(path: Path) -> int:
-    """A file's size in bytes. Raises UserError if there is no regular file; devices and pipes have no end."""
+    """A file's size in bytes. Raises UserError if there is no regular file; devices and pipes are endless."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
