@@ -45,7 +45,7 @@ def write_timeline_page(
         path,
         "timeline.html",
         name=Path(timeline.video).name,
-        facts=f"{timeline.duration:.1f} s, {counted(len(timeline.starts), 'window')}, "
+        facts=f"{clock(timeline.duration)}, {counted(len(timeline.starts), 'window')}, "
         f"{counted(len(segments), 'segment')}",
         source=quote(os.fsencode(source)),
         pictures=[data_uri(_jpeg(picture), "image/jpeg") for picture in pictures],
