@@ -1,8 +1,8 @@
 """The `vivit` command. To add a verb, write `vivit/cli/VERB.py` and add a line to VERBS.
 
-A verb's file defines a function, whose signature and docstring are the command and its help page, and an `app` that
-holds it (see `vivit.cli.command.verb`). The file is imported when the verb is called; the function imports what it
-needs itself, so that help pages do not wait for torch.
+A verb's file defines a function, whose signature and docstring become the command and its help page, and an `app` that
+holds it (see `vivit.cli.command.verb`). The file is imported when the verb is called; the function does its own
+imports, so help pages do not wait for torch.
 """
 
 import io
@@ -42,9 +42,9 @@ VERBS = {
     "benchmark": "Measure how fast a model is on this machine.",
     "experiment": "Run an experiment of the paper or of this project.",
 }
-# What the extra "train" installs, and what these bring along. The other verbs work without it.
+# The packages that the extra "train" installs, with their dependencies. The other verbs work without it.
 TRAIN_EXTRA = ("accelerate", "jinja2", "markupsafe", "matplotlib", "tensorboard")
-# The extra that brings them for a verb, if it is another.
+# verb → the extra that installs these packages, if it is another one.
 EXTRAS = {
     "demo": "demo",
     "search": "search",
@@ -92,8 +92,8 @@ def build_app() -> App:
 
 
 def main() -> None:
-    """Run the command line and exit; a mistake of the user is one line on stderr and exit status 2."""
-    # Otherwise the first files that are opened would take the place of what the caller has closed.
+    """Run the command line and exit; a user's mistake gives one line on stderr and exit status 2."""
+    # Otherwise the first files to be opened would get the descriptors that the caller has closed.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
@@ -112,5 +112,5 @@ def main() -> None:
             raise UserError(f"vivit {verb} needs {package}: pip install 'vivit[{extra}]'") from None
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a name
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters of a name
     sys.exit(exit_status(run))

@@ -45,19 +45,19 @@ def attention(
 ) -> None:
     """Show where and when a model looks in a video.
 
-    Consecutive clips cover the video. For each clip, the command shows how the model's attention is spread over places
-    and times. docs/attention.md has the formulas for each of the four models, and how faithful they are.
+    Consecutive clips cover the video. For each clip, the command shows how the model's attention is spread over space
+    and time. docs/attention.md has the formulas for each of the four models, and measures how faithful they are.
 
     Args:
         video: A file, or a folder of numbered frames.
-        method: raw is the last layer's attention, rollout that of all layers; gradient weights all layers by what they
-            do for a class.
-        class_: The class that the method gradient explains; by default the most probable one of each clip.
+        method: raw is the last layer's attention, rollout that of all layers; gradient weights all layers by their
+            effect on a class.
+        class_: The class for the method gradient; by default each clip's most probable one.
         span: Only these seconds of the video.
         json_lines: Print JSON.
-        out: Write to this new file. Its ending sets the content: .mp4 (the video with the attention laid over it, and
-            its sound), .png (frames with the attention laid over them, and the attention over time), .npz or
-            .safetensors (the maps).
+        out: Write to this new file. Its ending sets the content: .mp4 (the video, with its sound, overlaid with the
+            attention), .png (frames overlaid with the attention, and the attention over time), .npz or .safetensors
+            (the maps).
     """
     if out is not None:
         _check(out, video)
@@ -92,12 +92,12 @@ def _check(out: Path, video: Path) -> None:
 
         check_overlay(out, video)
     elif out.suffix.lower() == ".png":
-        import vivit.report.attention_picture  # noqa: F401, needs matplotlib: say so before the model works
+        import vivit.report.attention_picture  # noqa: F401, needs matplotlib: say so before the model runs
     check_new(out)
 
 
 def _lines(clip: "ClipAttention") -> Iterator[str]:
-    """A clip for people."""
+    """Lines that describe a clip to people."""
     labels = (clip.about or clip.labels).values()
     named = ", ".join(f"{scored.score:.1%}  {printable(scored.label)}" for scored in labels)
     yield f"  {clock(clip.start)} – {clock(clip.end)}  {named}"

@@ -44,16 +44,16 @@ def benchmark(
 ) -> None:
     """Measure how fast a model is on this machine.
 
-    Random clips go through the model in each precision, in turns with a product of two large matrices and a copy, which
-    are what the hardware can do at most. Times are medians, with quartiles in brackets. Memory is the peak of a process
-    that does nothing else; on a GPU, that of PyTorch's tensors.
+    Random clips go through the model in each precision, alternating with a product of two large matrices and a copy,
+    which show the most that the hardware can do. Times are medians, with quartiles in brackets. Memory is the peak of a
+    process that does nothing else; on a GPU, that of PyTorch's tensors.
 
     Args:
-        batch: Clips that go through the model at once.
-        rounds: Measurements of each precision, after one that warms up.
+        batch: Clips per batch.
+        rounds: Measurements of each precision, after a warm-up.
         json: Print a record with every measurement, the hardware and the versions instead of a table.
-        precision: One or more, separated by spaces; by default f32 and bf16. An exported model has that of its file.
-        threads: Threads of the processor; by default PyTorch's choice.
+        precision: One or more, separated by spaces; by default f32 and bf16. An exported model uses its file's.
+        threads: CPU threads; by default PyTorch's choice.
     """
     for name, value in {"batch": batch, "rounds": rounds, "threads": threads}.items():
         if value is not None and value < 1:

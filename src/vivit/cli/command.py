@@ -1,4 +1,4 @@
-"""What all commands have in common: how they turn words into values, and how their help pages look."""
+"""What all commands share: how they turn words into values, and how their help pages look."""
 
 import re
 import textwrap
@@ -48,7 +48,7 @@ def leave_out_none(app: App, commands: tuple[str, ...], arguments: Iterable[Argu
 
 
 class HelpPage:
-    """Prints a help page; below each title are the names of options and what they do, in two columns."""
+    """Prints a help page; below each title are two columns, option names and what they do."""
 
     def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:
         text = str(usage).strip().removeprefix("Usage: ")
@@ -99,7 +99,7 @@ def _label(entry: "HelpEntry") -> str:
 
 
 def _plain(text: Any) -> str:
-    """The words of a text that cyclopts has wrapped for rich."""
+    """The plain text of what cyclopts has wrapped for rich."""
     return str(getattr(text, "primary_renderable", text or "")).strip()
 
 

@@ -37,7 +37,7 @@ def convert(
 ) -> None:
     """Turn weights of any kind into a model folder.
 
-    The clip, the tubelets and the classes can be changed on the way; each change is printed.
+    The conversion can change the clip, tubelets and classes; it prints each change.
 
     Args:
         out: The folder to write.
@@ -45,7 +45,7 @@ def convert(
         licence: The licence of the weights, for the model card.
         tubelet_size: Size of a tubelet.
         tubelet_init: How to initialise the kernel of tubelets that span more frames.
-        num_classes: Number of classes of a fresh head.
+        num_classes: Number of classes of a new head.
         classes: A file with a class name on each line. For several heads: noun=FILE verb=FILE.
     """
     from vivit.weights.convert import convert
@@ -67,7 +67,7 @@ def convert(
 
 
 def read_fields(flags: Fields | None) -> dict[str, Any]:
-    """The fields that were given; heads such as noun=300 become numbers of classes."""
+    """The fields that were given, with heads such as noun=300 parsed into class counts."""
     fields: dict[str, Any] = {**(flags or {})}
     counts: dict[str, int] = {}
     for head in fields.pop("heads", ()):

@@ -54,10 +54,10 @@ def show(
     Args:
         split: Which videos to draw from.
         count: How many videos.
-        seed: Seed of the random choices.
+        seed: Random seed.
         recipe: The recipe whose clips and augmentation to show.
         augment: Add rows with the same clips, augmented.
-        randaugment: Use RandAugment too: operations in a row, and their magnitude up to 30.
+        randaugment: Also use RandAugment: number of operations in a row, and their magnitude, up to 30.
         out: The picture.
     """
     from vivit.data.contact_sheet import show
@@ -104,15 +104,15 @@ def check(
 ) -> int:
     """Read every file, and report what the data holds and what is wrong with it.
 
-    The exit status is 1 if something has to be fixed, and 2 if one video has two labels.
+    The exit status is 1 if something needs fixing, and 2 if one video has two labels.
 
     Args:
         full: Decode every frame; otherwise five frames of each file.
-        recipe: The recipe whose clips the videos are for.
-        num_frames: Frames of a clip, if they are not the recipe's.
-        frame_stride: Take every n-th frame of the video, if not as the recipe.
-        frame_rate: See every video at so many frames a second, if not as the recipe.
-        fix: Write a list of the videos that can be used, without the others.
+        recipe: The recipe whose clips the videos must provide.
+        num_frames: Frames in a clip, if not the recipe's.
+        frame_stride: Take every n-th frame of the video, if not as in the recipe.
+        frame_rate: Sample every video at this many frames a second, if not as in the recipe.
+        fix: Write a list of the usable videos only.
         out: The manifest; by default in the user's cache, where train looks for it.
     """
     from vivit.data.check import check
@@ -137,12 +137,12 @@ def pack(
 ) -> None:
     """Write the videos into WebDataset shards, as they are or re-encoded.
 
-    With --short-side, --key-frames or --crf the videos are re-encoded, so that training decodes less.
+    With --short-side, --key-frames or --crf, the videos are re-encoded, so training has less to decode.
 
     Args:
         out: Folder for the shards.
         short_side: Shorter side of the encoded videos, such as 320.
-        key_frames: A key frame every N frames, such as 32.
+        key_frames: At most this many frames from one key frame to the next, such as 32.
         crf: Quality of the encoded videos; lower is better.
         shard_size: Largest size of a shard, in mebibytes.
     """

@@ -25,7 +25,7 @@ def demo(
 
     Args:
         videos: Videos to make and train on.
-        out: Where videos, models and report.html go. If an earlier demo is there, it is continued.
+        out: Folder for videos, models and report.html. An earlier demo in it is resumed.
     """
     from vivit.experiments.demo import run
 

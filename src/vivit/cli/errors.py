@@ -1,4 +1,4 @@
-"""What ends a command: errors as one line on stderr, and exit statuses."""
+"""How commands end: errors as one line on stderr, and exit statuses."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status: what it returns, or 2 after printing a mistake of the user."""
+    """Run a command and return its exit status: what it returns, or 2 after printing a user's mistake."""
     status = _status_of(command)
     try:
         sys.stdout.flush()
@@ -55,7 +55,7 @@ def _status_of(command: Callable[[], int | None]) -> int:
         complain("stopped")
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, a pager) has gone.
+        # The reader of our output (head, a pager) has exited.
         _discard(sys.stdout)
         return 0
     except OSError as error:
@@ -71,13 +71,13 @@ def complain(message: str) -> int:
     try:
         sys.stderr.write(f"vivit: {f'process {rank()}: ' if rank() else ''}{printable(message)}\n")
         sys.stderr.flush()
-    except OSError:  # nobody can be told
+    except OSError:  # nowhere to report it
         _discard(sys.stderr)
     return 2
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what else is written to a stream nowhere. Python flushes the rest at exit, which must not fail."""
+    """Discard further output to a stream, so that Python's flush at exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -87,7 +87,7 @@ def rank() -> int:
 
 
 def _mistake(error: CycloptsError) -> str:
-    """What was typed wrong."""
+    """What was mistyped, in words."""
     argument, cause = error.argument, error.__cause__
     unexpected = (error.unused_tokens or [""])[0]
     if isinstance(error, UnknownCommandError) and error.app is not None:

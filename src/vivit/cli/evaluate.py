@@ -68,13 +68,13 @@ def evaluate(
     Every video counts once; one that cannot be read is listed and counts as wrong.
 
     Args:
-        split: Which split to score: val is what training held out; all is for data without splits.
+        split: The split to score: val is what training held out; all is for data without splits.
         average: What to average over the views of a video.
         timeline: Score the timeline of each whole video, as vivit timeline makes it, against the spans of a list: mAP
             at temporal IoUs, frame accuracy, edit score and F1 (docs/timeline.md). Not with views.
-        out: Where scores.json, per_video.csv and confusion matrices go; by default a folder of its own for each split,
-            views, data and weights, in MODEL/evaluation. With --timeline, timeline_scores.json goes there.
-        per_video: Also write the answer to each video to this .csv or .parquet file.
+        out: Folder for scores.json, per_video.csv and confusion matrices; by default its own folder in
+            MODEL/evaluation for each split, views, data and weights. With --timeline, timeline_scores.json goes there.
+        per_video: Also write each video's answer to this .csv or .parquet file.
     """
     if timeline:
         from vivit.evaluation.timelines import score_timelines

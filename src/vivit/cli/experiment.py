@@ -1,6 +1,6 @@
 """`vivit experiment`. To add an experiment, write `vivit/cli/experiments/NAME.py` and add it to EXPERIMENTS.
 
-As with a verb, the file defines a function, whose signature and docstring are the command and its help page, and an
+As for a verb, the file defines a function, whose signature and docstring become the command and its help page, and an
 `app` that holds it. The file is imported when the experiment is called.
 """
 

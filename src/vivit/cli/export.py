@@ -35,8 +35,8 @@ def export(
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO, torch.export or AOTInductor.
 
-    The folder has class names and preprocessing beside the exported file, so vivit predict and vivit evaluate take it
-    as --model. It also has a report of how far the file's answers, in its own runtime, are from PyTorch's.
+    The folder also has class names and preprocessing, so vivit predict and vivit evaluate take it as --model. A report
+    in it says how far the file's answers, in its own runtime, are from PyTorch's.
 
     Args:
         model: A model folder, a run, or a Hub id.

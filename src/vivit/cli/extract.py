@@ -36,17 +36,17 @@ def extract(
     """Write features of videos to a file.
 
     Each window of a video gives a row, with its times. A window is a clip as in vivit predict; one starts every few
-    frames, as in vivit timeline. If a run is stopped, the same command resumes after the last finished video and writes
-    the same file. docs/features.md says exactly what the features are, and how to read each kind of file.
+    frames, as in vivit timeline. After an interruption, the same command resumes after the last finished video and
+    writes the same file. docs/features.md defines the features, and shows how to read each kind of file.
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', - for a list on stdin, @FILE for a list in a
             file.
-        what: The output of the last encoder to write, after its LayerNorm: head is the input of the heads, token the
+        what: Which output of the last encoder to write, after its LayerNorm: head is the input of the heads, token the
             class token, pooled the mean of the other tokens, temporal their mean at each temporal index, and tokens all
             tokens.
         out: A new file, whose ending sets the format: .safetensors, .parquet or .npy (with a .csv of the times). Or a
-            folder, for a .safetensors file of each video.
+            folder, for one .safetensors file per video.
     """
     check_step(step)
     from vivit.inference.extract import FeatureStore
@@ -58,7 +58,7 @@ def extract(
     from vivit.progress import console, progress_bar
     from vivit.video.source import VideoError
 
-    FeatureStore(out, {})  # report mistakes before the model is loaded
+    FeatureStore(out, {})  # report mistakes before loading the model
     inputs = list(find_inputs(videos, sys.stdin.buffer, False, complain))
     predictor = Predictor(model, device, precision=precision)
     check_what(predictor.model, what)

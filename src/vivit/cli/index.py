@@ -34,7 +34,7 @@ def index(
     """Index a folder of videos for vivit search.
 
     The index holds features and scores of windows of every video, as in vivit extract. The same command updates it:
-    only new or changed files are computed, and deleted files leave the index. It also resumes a run that was stopped.
+    only new or changed files are computed, and deleted files leave the index. It also resumes after an interruption.
 
     Args:
         folder: The folder with the videos, searched at any depth.

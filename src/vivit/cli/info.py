@@ -12,7 +12,7 @@ app = verb("info", "vivit info run", "vivit info checkpoint --image-size 224")
 def info(source: Source, /, *, flags: FieldFlags = None) -> None:
     """Show what a model is and where its weights come from.
 
-    With options, show what `vivit convert` would make of it; nothing is written.
+    With options, show the result that `vivit convert` would write; nothing is written.
     """
     from vivit.weights.describe import describe_source
 

@@ -43,7 +43,7 @@ Source = Annotated[
 Model = Annotated[
     str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, an exported model, or a Hub id.")
 ]
-# For what an exported file cannot tell.
+# For verbs that an exported model cannot serve.
 WeightsModel = Annotated[str, Parameter(group=INPUT, metavar="FOLDER", help="A model folder, a run, or a Hub id.")]
 
 IndexModel = Annotated[
@@ -114,7 +114,7 @@ CheckpointEvery = Annotated[
     float, Parameter(group=OUTPUT, metavar="SECONDS", help="Time between checkpoints within an epoch.")
 ]
 
-# How scores over time become segments; the defaults stand in vivit.inference.timeline, too.
+# How scores over time become segments; vivit.inference.timeline repeats the defaults.
 Step = Annotated[
     int | None,
     Parameter(
@@ -137,7 +137,7 @@ Background = Annotated[
 
 
 class Fields(TypedDict, total=False):
-    """Fields of ModelConfig that weights leave open or that can be changed."""
+    """Fields of ModelConfig that weights do not determine or that can be changed."""
 
     variant: Annotated[
         Variant | None,
@@ -175,7 +175,7 @@ FieldFlags = Annotated[Fields | None, Parameter(name="*")]
 
 
 def check_new(path: Path) -> None:
-    """Raise UserError if there is such a file already, or no folder for it."""
+    """Raise UserError if the file exists already, or its folder does not."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; create it first")
     if path.exists():
@@ -183,6 +183,6 @@ def check_new(path: Path) -> None:
 
 
 def check_step(step: int | None) -> None:
-    """Raise UserError if windows cannot start so many frames apart."""
+    """Raise UserError if windows cannot start this many frames apart."""
     if step is not None and step < 1:
         raise UserError(f"step: {step} frames is out of range; give 1 or more")

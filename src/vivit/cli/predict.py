@@ -51,13 +51,13 @@ app = verb(
 )
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
-# The name of the model in the package; vivit.weights has it too, but takes seconds to import.
+# The name of the packaged model; vivit.weights has it too, but takes seconds to import.
 CAMERA_MOTION = "camera-motion"
 FORMATS: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-# Up to so many videos, starting processes takes longer than they save.
+# Up to this many videos, starting processes takes longer than they save.
 FEW = 16
 MOST_WORKERS = 8  # by default; each takes some 300 MB
-# More videos than these get a bar on a terminal, and a summary of those that cannot be read.
+# More videos than this get a progress bar on a terminal, and a summary of unreadable ones.
 SEVERAL = 3
 HASH_DIGITS = 12
 
@@ -92,19 +92,19 @@ def predict(
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', http and https URLs, - for a list on stdin,
-            @FILE for a list in a file. Folders are searched at any depth; a folder of nothing but numbered frames is a
+            @FILE for a list in a file. Folders are searched at any depth; a folder that holds only numbered frames is a
             video. A list has a file, folder or URL on each line.
-        allow_url: Download videos from URLs, too.
+        allow_url: Also download videos from URLs.
         allow_private: Also download from this machine and its private networks.
         max_size: The largest video to download.
         show_frames: Also show which frames of each clip were read, and their times.
         top: Labels to show for each video.
         format: table is for people, json is one array, jsonl has an object on each line, and csv and parquet have a row
             for each label. By default, the ending of --out decides; without --out, table.
-        json_lines: The same as --format jsonl.
+        json_lines: Same as --format jsonl.
         out: Write to this file, which must not exist yet; each answer also records its model and views.
         resume: If the --out file exists, keep its answers and add those of the other videos.
-        overlay: Also write the video, with its labels drawn on it and its sound, to this new .mp4 file; for one video.
+        overlay: Also write the video, with its sound and its labels drawn on it, to this new .mp4 file; for one video.
         workers: Processes that read videos; if one crashes, only its video is lost. 0 reads in the main process. By
             default 0 for up to 16 videos, else one for each core, up to 8.
     """
@@ -125,7 +125,7 @@ def predict(
     from vivit.video.decode import ReadOptions
     from vivit.video.source import VideoError
 
-    Parsed.parse(views)  # report mistakes before the model is loaded
+    Parsed.parse(views)  # report mistakes before loading the model
     merging = Merging(merge, merge_over)
     if out is not None:
         check_out(out, chosen)
@@ -162,7 +162,7 @@ def predict(
         visible = len(to_do) > SEVERAL and (out is not None or chosen == "table" or not sys.stdout.isatty())
         bar = progress_bar("predict", len(inputs), visible, console(stderr=True))
         progress = stack.enter_context(bar)
-        # Closed before the interpreter ends, so that nothing is being read then.
+        # Close it before the interpreter exits, so that no read is in progress then.
         answers = stack.enter_context(closing(predictor.predict_all(to_do, views, fetching)))
         for answer in answers:
             if not isinstance(answer, VideoError):
@@ -185,7 +185,7 @@ def predict(
 
 
 def say_model(name: str, predictor: "Predictor") -> None:
-    """Say on stderr which model answers, if nobody chose one, and in a terminal its precision."""
+    """Say on stderr which model answers, if the user chose none, and on a terminal its precision."""
     if name == CAMERA_MOTION and predictor.about is not None:
         print(f"{name}: {predictor.about.about}; --model NAME answers something else", file=sys.stderr)
     if sys.stderr.isatty():
@@ -193,7 +193,7 @@ def say_model(name: str, predictor: "Predictor") -> None:
 
 
 def _check_overlay(path: Path, inputs: "Sequence[Video | VideoError]") -> None:
-    """Raise UserError if no video with its labels drawn on it can be written."""
+    """Raise UserError if the overlay cannot be written."""
     from vivit.report.overlay import check_overlay
 
     if len(inputs) > 1:
@@ -211,7 +211,7 @@ def _write_overlay(path: Path, answer: "Prediction", top: int, decoder: Decoder)
 
 
 def _format(format: Format | None, json_lines: bool, out: Path | None) -> Format:
-    """The format to write. Raises UserError if what was asked for does not fit together."""
+    """The format to write. Raises UserError if the options contradict each other."""
     if json_lines and format not in (None, "jsonl"):
         raise UserError(f"json: is the same as --format jsonl, but --format is {format}; leave one out")
     chosen: Format = "jsonl" if json_lines else format or FORMATS.get(out.suffix.lower() if out else "", "table")
@@ -257,7 +257,7 @@ def _on_stdout(format: Format, layout: "Layout") -> Iterator[Callable[["Predicti
         if sys.stdout.isatty():
             print(*map(printable, text.splitlines()), sep="\n", flush=True)
             return
-        # In UTF-8 wherever it goes, with the bytes of names that are not text.
+        # Always UTF-8, keeping bytes of file names that are not valid text.
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
 
@@ -275,7 +275,7 @@ def _on_stdout(format: Format, layout: "Layout") -> Iterator[Callable[["Predicti
 
 
 def _lines(prediction: "Prediction", layout: "Layout") -> Iterator[str]:
-    """An answer for people."""
+    """Lines that show an answer to people."""
     yield printable(prediction.video)
     if prediction.note:
         yield f"  note: {prediction.note}"

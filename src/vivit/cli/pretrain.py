@@ -53,15 +53,15 @@ def pretrain(
 ) -> None:
     """Pretrain a model on videos without labels, to train it on a few labelled ones.
 
-    Most of each clip is hidden, always at the same places in all of its frames, and the model learns to predict it
-    (VideoMAE, arXiv 2203.12602). A recipe sets every option that you leave out; this page shows the defaults of the
-    recipe that --recipe names. Run the same command again to continue a run that was stopped.
+    Most of each clip is hidden, at the same places in all its frames, and the model learns to predict it (VideoMAE,
+    arXiv 2203.12602). A recipe sets every option that you leave out; this page shows the defaults of the recipe that
+    --recipe names. Run the same command again to resume an interrupted run.
 
     Args:
-        data: Videos: a folder, whose videos may lie at any depth, or a data set, whose training videos are taken.
+        data: A folder, searched for videos at any depth, or a data set, whose training videos are used.
         recipe: The recipe; docs/training.md lists them.
-        out: The run's folder; by default runs/ plus the name of the data, then -pretrained. An unfinished run in it is
-            continued.
+        out: The run folder; by default runs/ plus the name of the data, then -pretrained. An unfinished run in it is
+            resumed.
     """
     settings = change_recipe(named_recipe(recipe, PRETRAIN_RECIPES), flags or {})
     from vivit.report.run_page import write_report

@@ -42,7 +42,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     ARCHITECTURE: ("architecture",),
 }
 GROUP_OF = {field: group for group, fields in GROUPS.items() for field in fields}
-# Of these fields, those that pretraining without labels has no use for.
+# Fields that pretraining without labels does not use.
 OF_LABELS = {
     *("freeze_spatial", "probe", "cached_clips", "layer_decay", "ema", "label_smoothing", "token_dropping"),
     *("mirrored", "mixup", "cutmix"),
@@ -51,7 +51,7 @@ PRETRAIN_GROUP_OF = {
     **{field: MODEL for field in ("mask_ratio", "decoder_layers", "decoder_size")},
     **{field: group for field, group in GROUP_OF.items() if field not in OF_LABELS},
 }
-# What the help page calls the values of an option, if the type does not say it.
+# An option's value on the help page, if its type does not determine it.
 METAVARS = {
     "model": "NAME",
     "scale_jitter": "LOWEST HIGHEST",
@@ -68,7 +68,7 @@ RecipeName = Annotated[str, Parameter(metavar="NAME", completer=lambda context: 
 
 
 def _flags(model: type[BaseModel], groups: Mapping[str, Group], prefix: str = "", **types: Any) -> Any:
-    """A TypedDict that holds those fields of a model that are given as flags; the model checks their values."""
+    """A TypedDict for the model's fields that are given as flags; the model checks their values."""
     flags = {}
     for name, group in groups.items():
         field = model.model_fields[name]
@@ -171,7 +171,7 @@ class PretrainPage(RecipePage):
 
 @cache
 def _name_on_command_line(arguments: tuple[str, ...]) -> tuple[str | None, str]:
-    """The recipe that the user names, if any, and what `vivit train` takes otherwise."""
+    """The recipe that the user names, if any, and the one that `vivit train` uses otherwise."""
     app = App(help_flags=(), version_flags=(), exit_on_error=False, print_error=False)
 
     @app.default

@@ -22,11 +22,11 @@ def report(
 ) -> None:
     """Write a run's page: curves, scores, mistakes, settings and cost.
 
-    The page is RUN/report.html. `vivit train` writes it at the end; use this verb while a run is under way, or after
-    its data has moved.
+    The page is RUN/report.html. `vivit train` writes it at the end; use this verb during a run, or after its data has
+    moved.
 
     Args:
-        run: The run's folder.
+        run: The run folder.
         data: The run's data, if it has moved.
     """
     from vivit.report.run_page import write_report

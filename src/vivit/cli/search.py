@@ -42,15 +42,15 @@ def search(
 ) -> int:
     """Find the videos of an index that look like a video, or that have a label.
 
-    Each answer is a stretch of a video, shown by its best window. The query itself is not an answer: whatever overlaps
-    it in its own file is left out.
+    Each answer is a span of a video, shown by its best window. The query itself is not an answer: windows of its file
+    that overlap it are left out.
 
     Args:
         index: A folder that vivit index made.
         query: The video to compare with.
-        span: Compare with these seconds of the query only.
+        span: Compare only with these seconds of the query.
         label: Find this class instead, by the model's scores; head/LABEL if its heads have names.
-        top: The most answers to show.
+        top: Answers to show, at most.
         json_lines: Print JSON, a line for each answer.
         sheet: Write a picture of the query and the answers to this new file.
     """
@@ -87,7 +87,7 @@ def search(
 
 
 def _check_sheet(path: Path) -> None:
-    """Raise UserError if the picture can never be written; ModuleNotFoundError if matplotlib is missing."""
+    """Raise UserError if the picture cannot be written, ModuleNotFoundError if matplotlib is missing."""
     import vivit.report.search_sheet  # noqa: F401
 
     if path.suffix.lower() != ".png":

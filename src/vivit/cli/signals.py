@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def on_signals(handle: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
-    """Handle these signals so; one that is ignored stays so: nohup ignores SIGHUP."""
+    """Handle these signals with `handle`; ignored ones stay ignored, as nohup does with SIGHUP."""
     heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:

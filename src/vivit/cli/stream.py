@@ -43,7 +43,7 @@ app = verb(
     "ffmpeg -loglevel error -i holiday.mp4 -f mpegts - | vivit stream -",
 )
 STDIN = "@-"  # what `vivit.cli.main` makes of -
-# Seconds from one line about dropped frames to the next.
+# Seconds between lines about dropped frames.
 NOW_AND_THEN = 10.0
 
 
@@ -65,14 +65,14 @@ def stream(
 ) -> int:
     """Label a video as it arrives.
 
-    A line is printed when the labels change: the time, and each label with its score. Ctrl-C ends the stream; the last
-    frames are still labelled. At the end, the latency and the number of dropped frames go to stderr. A lost connection
-    is tried again six times within a minute. docs/stream.md has the details.
+    When the labels change, a line shows the time, and each label with its score. Ctrl-C ends the stream; the last
+    frames are still labelled. At the end, the latency and the number of dropped frames go to stderr. If the connection
+    is lost, it is retried six times within a minute. docs/stream.md has the details.
 
     Args:
         source: A file, - for stdin, a camera such as /dev/video0, or a URL: rtsp, rtsps, http, https, udp, tcp.
-        buffer: If frames come faster than the model works, make the source wait, or drop the oldest frames. By default,
-            cameras and URLs drop and stdin waits; files always wait.
+        buffer: If frames arrive faster than the model runs, make the source wait, or drop the oldest frames. By
+            default, cameras and URLs drop and stdin waits; files always wait.
         json_lines: Print each window's scores as JSON, one line per window.
     """
     check_step(step)
@@ -92,7 +92,7 @@ def stream(
     heard: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if heard:  # for the second time: at once
+        if heard:  # a second Ctrl-C ends at once
             raise KeyboardInterrupt
         heard.append(number)
         windows.stop()
@@ -114,7 +114,7 @@ def stream(
 
 
 def _watched(windows: "LiveWindows") -> "Iterator[ScoredWindow]":
-    """The same windows; says now and then that more frames were dropped."""
+    """Pass the windows on, and report from time to time that more frames were dropped."""
     told, at = 0, time.monotonic() + NOW_AND_THEN
     for window in windows:
         yield window
@@ -132,7 +132,7 @@ def _report(windows: "LiveWindows") -> str:
 
 
 def _line(change: "Change", labels: "LabelSpace") -> str:
-    """When, and each label with its score."""
+    """The time, and each label with its score."""
     title = labels.title(change.head)
     answers = "  ".join(f"{scored.score:6.1%}  {printable(scored.label)}" for scored in change.labels)
     return f"{clock(change.time)}  {f'{printable(title)}  ' if title else ''}{answers or '     –'}"

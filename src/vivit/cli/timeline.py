@@ -46,7 +46,7 @@ app = verb(
     "vivit timeline clip.mp4 --windows --json > scores.jsonl",
 )
 PAGES = (".html", ".png", ".mp4")
-# Letters of the strip; a label without one is shown as the last.
+# Letters in the strip; labels beyond them share the last.
 LETTERS = f"{ascii_uppercase}*"
 WIDEST = 100  # columns of the strip
 PICTURES, PICTURE_SIDE = 8, 96  # of the video, in a page
@@ -72,8 +72,8 @@ def timeline(
     """Divide a video into labelled segments.
 
     The model labels a window of the video every few frames. Its scores over time become segments with a start, an end
-    and a label; where no label is likely enough, there is no segment. All times are seconds after the first frame, also
-    if the frame rate is not constant. docs/timeline.md has the details and the formats.
+    and a label; where no label is likely enough, there is no segment. All times are seconds after the first frame, even
+    if the frame rate varies. docs/timeline.md has the details and the formats.
 
     Args:
         videos: Files, folders, quoted patterns such as 'clips/**/*.mp4', - for a list on stdin, @FILE for a list in a
@@ -141,7 +141,7 @@ def timeline(
 
 
 def say_cost(predictor: "Predictor", step: int) -> None:
-    """Say on stderr what windows cost, if they overlap and share nothing."""
+    """Say on stderr what windows cost, if they overlap but share no computation."""
     from vivit.inference.streaming import span_of, window_cost
     from vivit.inference.views import clip_spec
     from vivit.model.vivit import ViViT
@@ -166,11 +166,11 @@ def _check_page(path: Path, videos: "Sequence[Video | VideoError]") -> None:
 
         check_overlay(path, Path(str(videos[0])))
     else:
-        import vivit.report.timeline_page  # noqa: F401, needs matplotlib and jinja2: say so before the model works
+        import vivit.report.timeline_page  # noqa: F401, needs matplotlib and jinja2: say so before the model runs
 
 
 def _write_page(path: Path, found: "Segmented", rule: "Rule", decoder: Decoder) -> None:
-    """Write the page or the picture, with pictures of the video; or the video with the timeline below it."""
+    """Write the page or picture, with frames of the video; or the video with the timeline below it."""
     if path.suffix.lower() == ".mp4":
         from vivit.report.overlay import with_timeline, write_overlay
 
@@ -189,7 +189,7 @@ def _write_page(path: Path, found: "Segmented", rule: "Rule", decoder: Decoder) 
 
 
 def window_line(window: "ScoredWindow", labels: "LabelSpace", as_json: bool) -> str:
-    """{"start": …, "end": …, "scores": {class: …}}, for named heads head → such scores; or the best label of each."""
+    """{"start": …, "end": …, "scores": {class: …}}, or with named heads head → such scores; or each best label."""
     from vivit.tables import json_text
 
     named = {
@@ -224,7 +224,7 @@ def _lines(found: "Segmented", width: int) -> Iterator[str]:
 
 
 def _strip(segments: "Sequence[Segment]", letters: dict[str, str], duration: float, width: int) -> str:
-    """The label in the middle of each of `width` equal parts; a dot where there is none."""
+    """The letter at the middle of each of `width` equal parts; a dot where there is no label."""
     middles = [(column + 0.5) * duration / width for column in range(width)]
     labels = (next((s.label for s in segments if s.start <= middle < s.end), None) for middle in middles)
     return "".join("·" if label is None else letters[label] for label in labels)

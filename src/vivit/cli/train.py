@@ -67,18 +67,18 @@ def train(
     """Train a model on labelled videos.
 
     A recipe sets every option that you leave out; this page shows the defaults of the recipe that --recipe names. Run
-    the same command again to continue a run that was stopped.
+    the same command again to resume an interrupted run.
 
     Args:
-        init: Weights to start from: a ViViT or an image ViT, from any source that `vivit convert` accepts.
+        init: Initial weights: a ViViT or an image ViT, from any source that `vivit convert` accepts.
         recipe: The recipe; by default small, finetune with --init, or probe with --probe. docs/training.md lists them.
         overfit: Overfit this many batches, to check the model and the data.
-        out: The run's folder; by default runs/ plus the name of the data. An unfinished run in it is continued.
+        out: The run folder; by default runs/ plus the name of the data. An unfinished run in it is resumed.
         keep: Which weights to leave in the folder: those with the best validation score or the last; the others are in
-            best/ or last/ within it. By default the best, or the last if the data has no validation split of its own.
+            best/ or last/ within it. By default the best, or the last if the data has no validation split.
         track: Log to this service, in addition to TensorBoard.
         compile: Compile each transformer block.
-        activation_checkpointing: Save memory by computing activations again in the backward pass.
+        activation_checkpointing: Save memory by recomputing activations in the backward pass.
         shard: With torchrun: shard parameters, gradients and optimiser state over the processes (FSDP2).
     """
     default = default_recipe(init, (flags or {}).get("probe"))
@@ -120,7 +120,7 @@ def train(
 
 
 def _from_weights_of(run: Path, recipe: str) -> str:
-    """The command that was given, for another run that starts from the weights of a run."""
+    """The given command, changed to start another run from this run's weights."""
     words, last = [], ""
     for word in sys.argv[1:]:
         if word.partition("=")[0] not in ("--init", "--out") and last not in ("--init", "--out"):

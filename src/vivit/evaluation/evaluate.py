@@ -1,4 +1,4 @@
-"""How well a model does on labelled videos. Every video counts once; one without an answer counts as wrong."""
+"""Scores a model on labelled videos. Every video counts once; one without an answer counts as wrong."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from vivit.video.source import VideoError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's logits on a set of videos, the true labels, and the scores that follow from them."""
+    """A model's logits on a set of videos, the true labels, and the resulting scores."""
 
     space: LabelSpace
     logits: Mapping[str, Tensor]
@@ -32,7 +32,7 @@ class Evaluation:
     truth: Mapping[str, Tensor]
     """head → true labels: (videos,) int64, or (videos, K) bool if multi_label."""
     failures: Mapping[int, str]
-    """Index of each video without an answer, in order → why: it cannot be read, or the answer is not finite."""
+    """Index of each video without an answer, ascending → why: it is unreadable, or the answer is not finite."""
 
     @property
     def num_videos(self) -> int:
@@ -48,7 +48,7 @@ class Evaluation:
         return _fraction(top_k_hits(self.logits[head], self.truth[head], k))
 
     def joint_accuracy(self, k: int) -> float:
-        """The fraction of all videos whose labels, of all heads, are among the k most probable combinations."""
+        """The fraction of all videos whose labels on all heads are among the k most probable combinations."""
         logits, truth = ([values[head] for head in self.space.heads] for values in (self.logits, self.truth))
         return _fraction(joint_top_k_hits(logits, truth, k))
 
@@ -69,7 +69,7 @@ class Evaluation:
         return {metric: value(metric) for metric in self.space.metrics()}
 
     def scores(self) -> dict[str, float | int]:
-        """What files record: the metrics under their keys, the number of videos and of unreadable ones."""
+        """The scores as recorded in files: metrics under their keys, and the numbers of videos and unreadable ones."""
         values = {metric.key: value for metric, value in self.metrics().items()}
         return {**values, "videos": self.num_videos, "unreadable": len(self.failures)}
 
@@ -82,10 +82,10 @@ class Evaluation:
     def calibration(self, head: str = ONLY_HEAD, at_least: int = 1) -> Calibration | None:
         """Calibration of the most probable class, over the readable videos; None if multi_label.
 
-        Args:
-            at_least: None for fewer readable videos than that.
+        With multi_label, nearly every class is rightly improbable in nearly every video, so any model would score well.
 
-        With many labels, nearly every class is rightly improbable in nearly every video, so any model would score well.
+        Args:
+            at_least: with fewer readable videos than this, return None.
         """
         if self.space.multi_label or self.readable.sum() < at_least:
             return None
@@ -95,7 +95,7 @@ class Evaluation:
     def per_class(self, head: str = ONLY_HEAD) -> list[dict[str, Any]]:
         """A row for each class: "class", "videos", and "accuracy" or (multi_label) "average_precision".
 
-        The accuracy is the fraction of the class's videos that are predicted right; None for a class without videos.
+        Accuracy is the fraction of the class's videos that are predicted correctly; None for a class without videos.
         """
         truth, names = self.truth[head], self.space.classes[head]
         if self.space.multi_label:
@@ -133,9 +133,9 @@ def evaluate(
         model: has the heads of `videos`, with as many classes; put into eval mode.
         ranks: each rank evaluates every `world_size`-th video, and all of them return the same evaluation.
         partial: logits saved by an interrupted evaluation of the same model, videos and views; new ones are added.
-            Videos that could not be read then are tried again.
-        progress: called with the number of this rank's videos that are done.
-        stopping: asked after each video of this rank.
+            Videos that could not be read then are retried.
+        progress: called with the number of videos this rank has finished.
+        stopping: checked after each video of this rank.
 
     Raises:
         Interrupted: in every rank, once `stopping` is true in one.
@@ -176,7 +176,7 @@ def evaluate(
             failures[index] = found
         else:
             waiting[index] = found
-        # Batches hold the same videos after an interruption as without one, so the logits are equal to the last bit.
+        # Batches hold the same videos with and without an interruption, so the logits are bitwise equal.
         if len(waiting) * views.count >= BATCH:
             run_waiting()
         progress(number)

@@ -1,8 +1,8 @@
-"""Whether a map of attention shows what a model needs: deletion and insertion (Petsiuk et al. 2018, arXiv 1806.07421).
+"""Whether an attention map shows what a model needs: deletion and insertion (Petsiuk et al. 2018, arXiv 1806.07421).
 
-Tubelets lose their content in the order of the map, those with most attention first, and the probability of the class
-is followed (deletion); or a clip without content gets it back in that order (insertion). The sooner the one falls and
-the other rises, the more faithful is the map. Tubelets without content have the mean colour of the clip.
+Deletion removes the content of tubelets in the order of the map, most attention first, and records the probability of
+the class; insertion restores the content of an empty clip in that order. The sooner the probability falls or rises, the
+more faithful the map. Tubelets without content have the mean colour of the clip.
 """
 
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from vivit.model.vivit import ViViT
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """The probability of a class over the part of the tubelets that are changed, P points each."""
+    """The probability of a class against the fraction of changed tubelets, P points each."""
 
     parts: np.ndarray
     """(P,) from 0 to 1."""
     deletion: np.ndarray
-    """(P,) with these parts removed."""
+    """(P,) with these fractions removed."""
     insertion: np.ndarray
-    """(P,) with nothing but these parts."""
+    """(P,) with only these fractions present."""
 
     @property
     def deletion_area(self) -> float:
-        """Below the curve, 0 to 1: the lower, the better."""
+        """The area under the deletion curve, 0 to 1; lower is better."""
         return _area(self.deletion, self.parts)
 
     @property
     def insertion_area(self) -> float:
-        """Below the curve, 0 to 1: the higher, the better."""
+        """The area under the insertion curve, 0 to 1; higher is better."""
         return _area(self.insertion, self.parts)
 
 
@@ -46,14 +46,14 @@ def _area(values: np.ndarray, parts: np.ndarray) -> float:
 def faithfulness(
     model: ViViT, clip: Tensor, attention: Tensor, head: str, number: int, points: int = 17
 ) -> Faithfulness:
-    """Follow the probability of a class while tubelets are removed, and while they come back.
+    """Record the probability of a class as tubelets are removed, and as they are restored.
 
     Args:
         model: in eval mode.
         clip: (frames, C, H, W) uint8 of the model's size, on its device.
         attention: (T, n_h, n_w), see `vivit.inference.attention_maps`; only its order counts.
         head, number: the class.
-        points: of each curve, P.
+        points: the number of points of each curve, P.
     """
     order = attention.flatten().argsort(descending=True, stable=True)
     rank = torch.empty_like(order)

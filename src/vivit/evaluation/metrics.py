@@ -1,6 +1,6 @@
 """Accuracy of one head or of several jointly, average precision, and calibration.
 
-An unreadable video has NaN logits. It is never right, and it ranks below all others.
+An unreadable video has NaN logits. It is never correct, and ranks below all others.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ CALIBRATION_BINS = 15
 
 
 def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """The rank of the true class: 1 for the highest logit; of equal logits, the lower class number comes first.
+    """The rank of the true class: 1 for the highest logit; among equal logits, the lower class index comes first.
 
     Args:
         logits: (N, K).
@@ -60,10 +60,10 @@ def joint_top_k_hits(logits: Sequence[Tensor], labels: Sequence[Tensor], k: int)
 
 
 def average_precision(scores: Tensor, relevant: Tensor) -> float | None:
-    """The area under the steps of precision over recall, without interpolation.
+    """The area under the precision-recall step curve, without interpolation.
 
-    It is the mean, over the relevant videos, of the precision among all videos that score at least as high; equal
-    scores enter together (scikit-learn's `average_precision_score`).
+    This is the mean, over the relevant videos, of the precision among all videos that score at least as high; equal
+    scores count together (as in scikit-learn's `average_precision_score`).
 
     Args:
         scores: (N,).
@@ -90,7 +90,7 @@ class Calibration:
     error: float
     """The expected calibration error, 0 to 1."""
     counts: tuple[int, ...]
-    """Predictions in each bin of confidence; the bins have equal widths and reach from 0 to 1."""
+    """Predictions in each confidence bin; the bins have equal widths and span 0 to 1."""
     confidence: tuple[float | None, ...]
     """Mean confidence of each bin; None if it is empty."""
     accuracy: tuple[float | None, ...]
@@ -105,7 +105,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = CALIBRATION_BINS)
 
     Args:
         confidence: (N,) probabilities of the predicted classes.
-        right: (N,) bool, whether the predictions are right.
+        right: (N,) bool, whether the predictions are correct.
 
     Returns:
         None if there are no predictions.

@@ -1,4 +1,4 @@
-"""The logits that an evaluation has so far, on disk, so that an interrupted one can continue."""
+"""The logits of an evaluation so far, saved on disk so that it can resume after an interruption."""
 
 import shutil
 import time
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vivit.files import as_weights, make_folder, write_files
 
-# Seconds between two files: at most this much work is lost.
+# Seconds between saves; at most this much work is lost.
 SAVE_EVERY = 20.0
-# Tensors in a file: the videos' indices, and the logits of each head under this prefix.
+# Tensors in a file: the videos' indices, and each head's logits under this prefix.
 INDICES, HEAD = "indices", "logits."
 
 
@@ -22,11 +22,11 @@ class PartialLogits:
     """The logits of the finished videos, in a folder of files; several ranks may write, each for its own videos."""
 
     def __init__(self, out: Path, key: str) -> None:
-        """Read what has been saved; damaged files are ignored.
+        """Read the saved logits; damaged files are ignored.
 
         Args:
             out: the folder of the evaluation.
-            key: names everything the logits depend on; logits under another key are not seen.
+            key: identifies everything the logits depend on; logits under another key are ignored.
         """
         self.folder = out / f"unfinished-{key}"
         self.done = _read(self.folder)
@@ -45,7 +45,7 @@ class PartialLogits:
         if time.monotonic() - self._saved_at >= SAVE_EVERY:
             rows = {HEAD + head: torch.stack([row[head] for row in self._unsaved.values()]) for head in logits}
             make_folder(self.folder)
-            # No other file has this video.
+            # The name is unique: no other file has this video.
             file = self.folder / f"{next(iter(self._unsaved)):09d}.safetensors"
             write_files({file: as_weights({INDICES: torch.tensor(list(self._unsaved)), **rows})})
             self._unsaved.clear()

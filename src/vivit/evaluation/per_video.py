@@ -11,13 +11,13 @@ from vivit.evaluation.metrics import label_ranks
 from vivit.labels import LabelSpace
 from vivit.tables import write_table
 
-# If multi_label: how many labels are named with their probabilities, predicted or not.
+# With multi_label: how many labels to list with their probabilities, predicted or not.
 TOP_LABELS = 5
 NO_NUMBERS = "the model's answer is not a number (NaN)"
 
 
 def per_video_rows(evaluation: Evaluation, videos: VideoSet) -> list[dict[str, Any]]:
-    """A row for each video, in their order.
+    """A row for each video, in the given order.
 
     Every row has `video`, `start` and `end` (seconds; None for a whole video), and `error` (why there is no answer, or
     ""). Each head adds columns, prefixed by "verb_" for the head "verb" if there are several:
@@ -43,7 +43,7 @@ def per_video_rows(evaluation: Evaluation, videos: VideoSet) -> list[dict[str, A
 
 
 def write_per_video(evaluation: Evaluation, videos: VideoSet, path: Path) -> None:
-    """Write `per_video_rows` as `write_table` does. Raises UserError."""
+    """Write `per_video_rows` with `write_table`. Raises UserError."""
     rows = per_video_rows(evaluation, videos)
     write_table(path, rows, {column: _type(column) for column in rows[0]})
 

@@ -1,4 +1,4 @@
-"""`vivit evaluate`: score a model; print the scores and write them, pictures and a table of all videos."""
+"""`vivit evaluate`: score a model, print the scores, and write them with pictures and a table of all videos."""
 
 import hashlib
 import json
@@ -43,8 +43,8 @@ SCORES_FILE = "scores.json"
 SHOWN_CLASSES = 20
 # Hexadecimal digits of hashes in the names of folders.
 NAME_DIGITS = 8
-# Readable videos from which on calibration is reported. With 200 of them, and confidences spread evenly, the expected
-# calibration error of a perfectly calibrated model is about 8 %; with 20 it is 24 %.
+# Calibration is reported for at least this many readable videos. With 200 videos and evenly spread confidences, the
+# expected calibration error of a perfectly calibrated model is about 8 %; with 20, it is 24 %.
 CALIBRATED_FROM = 200
 
 
@@ -64,13 +64,13 @@ def score_model(
 ) -> Evaluation:
     """Score a model folder, an exported one, or a Hub id; write scores.json, per_video.csv and pictures to `out`.
 
-    Has one parameter for each option of `vivit evaluate`. If an evaluation was interrupted, the same call continues it.
-    Under torchrun each rank evaluates its slice of the videos, and rank 0 writes.
+    Has one parameter for each option of `vivit evaluate`. After an interruption, the same call resumes. Under torchrun,
+    each rank evaluates its slice of the videos, and rank 0 writes.
 
     Args:
-        out: by default a folder in `evaluation/` of the model's folder, whose name differs for other videos, views,
+        out: by default a folder in `evaluation/` of the model's folder, with a different name for other videos, views,
             precision, merging or weights.
-        per_video: another file for the table of all videos, in a format that `write_table` knows.
+        per_video: another file for the table of all videos, in a format that `write_table` supports.
         videos_in: the folder of the videos, if they are not where the data lists them.
 
     Raises:
@@ -98,7 +98,7 @@ def score_model(
         say(remark)
     if main and not videos.labels.multi_label:
         say_contradictions(say, videos.videos, check_command(data, videos_in))
-    # The first rank's: others may have the data on a disk of their own.
+    # Use rank 0's key: other ranks may have the data on their own disks.
     key = ranks.gather([_key(model_hash, computed, videos, hashed, views, read.decoder)])[0]
     folder = out or _default_folder(model_source, split, views, hashed, key)
     make_folder(folder)
@@ -149,7 +149,7 @@ def score_model(
 
 
 def _default_folder(model_source: Path | str, split: str, views: Views, hashed: str, key: str) -> Path:
-    """The folder of an evaluation: no two that may differ in their results have the same."""
+    """The folder of an evaluation; evaluations whose results may differ have different folders."""
     model = Path(model_source)
     averaged = "-probabilities" if views.average == "probabilities" else ""
     name = f"{split}-{views}{averaged}-{hashed[:NAME_DIGITS]}-{key[:NAME_DIGITS]}"
@@ -157,7 +157,7 @@ def _default_folder(model_source: Path | str, split: str, views: Views, hashed: 
 
 
 def _other_results(out: Path, key: str) -> str:
-    """What is wrong with a folder that the user gave, because it has files that are not of this evaluation; or ""."""
+    """Why a folder that the user gave cannot be used: it has files from another evaluation; "" if it can."""
     names = (SCORES_FILE, "per_video.csv", "confusion*.png", "reliability*.png")
     there = [file.name for name in names for file in out.glob(name)]
     if unfinished := [file.name for file in out.glob("unfinished-*") if file.name != f"unfinished-{key}"]:
@@ -175,7 +175,7 @@ def _other_results(out: Path, key: str) -> str:
 def _write(
     evaluation: Evaluation, videos: VideoSet, out: Path, tables: Sequence[Path], about: Mapping[str, Any]
 ) -> dict[str, Sequence[Path]]:
-    """Write pictures, tables and, at last, scores.json. Returns the pictures and tables by what they show."""
+    """Write pictures, tables and, last, scores.json. Returns the pictures and tables by what they show."""
     confusions = draw_confusions(evaluation, out)
     reliabilities = draw_reliabilities(evaluation, out, CALIBRATED_FROM)
     for table in tables:
@@ -193,7 +193,7 @@ def _write(
 
 
 def _summary(evaluation: Evaluation, scored_on: str, cure: str) -> Iterator[str]:
-    """Unreadable videos and how to leave them out, metrics and calibration, a line each."""
+    """Unreadable videos and how to leave them out, metrics and calibration, one line each."""
     for failure in evaluation.failures.values():
         yield f"not read, counted as wrong: {failure}"
     if evaluation.failures:
@@ -210,10 +210,10 @@ def _summary(evaluation: Evaluation, scored_on: str, cure: str) -> Iterator[str]
 
 
 def class_lines(evaluation: Evaluation, head: str, everything: Path) -> Iterator[str]:
-    """A table of the classes with the lowest scores, a line each.
+    """A table of the classes with the lowest scores, one line each.
 
     Args:
-        everything: the file that has the scores of all classes.
+        everything: the file with the scores of all classes.
     """
     metric = "average_precision" if evaluation.space.multi_label else "accuracy"
     rows = evaluation.per_class(head)
@@ -230,7 +230,7 @@ def class_lines(evaluation: Evaluation, head: str, everything: Path) -> Iterator
 
 
 def _key(model_hash: str, computed: str, videos: VideoSet, hashed: str, views: Views, decoder: Decoder) -> str:
-    """A hash of all that the saved logits depend on, with the videos' order and times, which `data_hash` ignores."""
+    """A hash of everything the saved logits depend on, including the videos' order and times, unlike `data_hash`."""
     states = file_states(video.source for video in videos.videos)
     order = [[str(video.source), video.span, *states[video.source][:3]] for video in videos.videos]
     depends_on = [model_hash, computed, hashed, order, list(videos.labels.heads), str(views), views.average, decoder]

@@ -1,6 +1,6 @@
-"""Scores of segments: detection (mAP at temporal IoU), and how well labels follow each other over a video.
+"""Scores of segments: detection (mAP at temporal IoU), and segmentation (frame accuracy, edit score, F1).
 
-A segment is (start, end, label) in seconds. What no segment covers is background. All scores are between 0 and 1.
+A segment is (start, end, label) in seconds. Time that no segment covers is background. All scores are from 0 to 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Stretch(NamedTuple):
     end: float
     label: str
     score: float = 1.0
-    """How sure a model is of it."""
+    """The model's confidence."""
 
 
 Stretches = Mapping[str, Sequence[Stretch]]
@@ -26,7 +26,7 @@ Stretches = Mapping[str, Sequence[Stretch]]
 
 
 def iou(one: Stretch, other: Stretch) -> float:
-    """Seconds in both, of those in either."""
+    """Intersection over union of their times."""
     both = min(one.end, other.end) - max(one.start, other.start)
     return max(0.0, both) / (max(one.end, other.end) - min(one.start, other.start))
 
@@ -34,12 +34,12 @@ def iou(one: Stretch, other: Stretch) -> float:
 def average_precision(truth: Stretches, found: Stretches, label: str, least: float) -> float:
     """The average precision of one class, as ActivityNet's evaluation computes it.
 
-    The answers of all videos, the surest first, each take the true segment of their video with the highest IoU that no
-    other has taken; they are right if that is `least` or more. The precision at a recall is the highest at this recall
-    or a higher one.
+    In order of falling score, the answers of all videos each take the free true segment of their video with the highest
+    IoU; they are correct if this IoU is at least `least`. The precision at a recall is the highest at this recall or a
+    higher one.
 
     Args:
-        truth: has a segment of this class.
+        truth: must have a segment of this class.
     """
     true = {video: [s for s in segments if s.label == label] for video, segments in truth.items()}
     answers = [(video, s) for video, segments in found.items() for s in segments if s.label == label]
@@ -65,7 +65,7 @@ def mean_average_precision(truth: Stretches, found: Stretches, least: float) -> 
 
 
 def time_accuracy(truth: Stretches, found: Stretches, durations: Mapping[str, float]) -> float:
-    """The share of all time at which the label is right, background included: frame accuracy without frames.
+    """The fraction of time with the correct label, including background: frame accuracy in continuous time.
 
     Segments of one video must not overlap.
     """
@@ -87,7 +87,7 @@ def _label_at(segments: Sequence[Stretch], time: float) -> str | None:
 
 
 def edit_score(truth: Stretches, found: Stretches) -> float:
-    """Whether the labels come in the right order, whatever their times (Lea et al. 2017, arXiv 1611.05267).
+    """Whether the labels come in the right order, regardless of times (Lea et al. 2017, arXiv 1611.05267).
 
     1 − the edit distance of the two sequences of labels ÷ the length of the longer one; the mean over videos.
     """
@@ -100,7 +100,7 @@ def edit_score(truth: Stretches, found: Stretches) -> float:
 
 
 def _edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """The fewest insertions, deletions and changes that make one sequence of the other."""
+    """The fewest insertions, deletions and substitutions that turn one sequence into the other."""
     row = list(range(len(other) + 1))
     for number, label in enumerate(one, start=1):
         before, row[0] = row[0], number
@@ -111,9 +111,9 @@ def _edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def f1(truth: Stretches, found: Stretches, least: float) -> float:
-    """F1 of segments (Lea et al. 2017): one is right if its IoU with a true one of its label is `least` or more.
+    """F1 of segments (Lea et al. 2017): one is correct if its IoU with a true one of its label is at least `least`.
 
-    A true segment counts once; a second answer to it is wrong.
+    A true segment counts once; a second match to it is wrong.
     """
     right, answers = 0, 0
     for video, segments in truth.items():
@@ -134,8 +134,8 @@ def segment_scores(
     """All scores by name.
 
     Args:
-        truth, found, durations: of the same videos; durations in seconds.
-        overlapping: whether several labels may hold at once; then only detection is scored.
+        truth, found, durations: for the same videos; durations in seconds.
+        overlapping: whether several labels may apply at once; then only detection is scored.
     """
     scores = {f"mAP@{least:g}": mean_average_precision(truth, found, least) for least in IOUS}
     scores["mAP"] = float(np.mean(list(scores.values())))

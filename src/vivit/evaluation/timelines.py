@@ -33,14 +33,14 @@ def score_timelines(
     videos_in: Path | None = None,
     decoder: Decoder = "pyav",
 ) -> Scores:
-    """Make the timeline of every video of a split and score its segments; print the scores.
+    """Compute the timeline of every video of a split, score its segments, and print the scores.
 
-    A video that cannot be read has no segments, and no time at which its label could be right.
+    A video that cannot be read has no segments, and no time with a correct label.
 
     Args:
-        data: a list whose videos have spans; what none of them covers is background.
+        data: a list whose videos have spans; time that no span covers is background.
         step: as for `timeline`.
-        out: a folder for timeline_scores.json, which has the segments, too.
+        out: a folder for timeline_scores.json, which also has the segments.
 
     Raises:
         UserError: the data has no spans, does not fit the model, or lies in shards; the rule does not fit; no video
@@ -101,7 +101,7 @@ def _scores_of(
         spans = [(video.span, video.labels.get(head, ())) for video in videos]
         true = [Stretch(*span, name) for span, names in spans if span for name in names if name not in rule.background]
         truth[str(path)] = sorted(true)
-        # A file that cannot be read lasts as long as its spans.
+        # Take an unreadable file to last until the end of its last span.
         last = max((stretch.end for stretch in true), default=0.0)
         durations[str(path)] = lines[path].duration if path in lines else last
         found[str(path)] = [Stretch(s.start, s.end, s.label, s.score) for s in segments.get(path, ()) if s.head == head]
