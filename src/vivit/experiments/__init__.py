@@ -1,1 +1,1 @@
-"""Experiments that use the package: nothing else of it imports from here."""
+"""Experiments that use the package; nothing else in it imports from here."""

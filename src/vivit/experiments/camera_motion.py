@@ -1,13 +1,13 @@
-"""Short videos of nine camera motions, made on the spot. Labelling them is a real task: shot annotation.
+"""Short generated videos of nine camera motions. Labelling them is a real task: shot annotation.
 
-A class is named after what the *camera* does: `pan_right` moves the scene to the left in the picture, `tilt_up` moves
+Classes are named after what the *camera* does: `pan_right` moves the scene to the left in the picture, `tilt_up` moves
 it down, `zoom_in` makes it grow, and `roll_clockwise` turns it counter-clockwise. Played backwards, each motion becomes
-its opposite (`static` stays `static`), and everything else about a video is as likely backwards as forwards, but for
-faint traces of compression. So a model that ignores the order of the frames can tell five groups apart at best, not
-the nine classes: it must guess the direction.
+its opposite (`static` stays `static`), and everything else about a video is as likely backwards as forwards, except for
+faint traces of compression. So a model that ignores the order of the frames can at best tell five groups apart, not
+nine classes: it must guess the direction.
 
-A video looks at one still picture through a moving window. Like a real shot, it has uneven speed, a shaking hand,
-moving objects, changing light, sensor noise and compression.
+A video shows one still picture through a moving window. Like a real shot, it has uneven speed, a shaking hand, moving
+objects, changing light, sensor noise and compression.
 """
 
 from collections.abc import Callable
@@ -59,13 +59,13 @@ def generate(
 ) -> None:
     """Write `folder`/train/<class>/<number>.mp4 and `folder`/val/<class>/<number>.mp4: H.264 of about a second each.
 
-    A video depends only on the seed, its split and its number. Numbers go through the classes in turn, so the set is
+    A video depends only on the seed, its split and its number. Numbers cycle through the classes, so the set is
     balanced. After an interruption, the same call makes the missing videos.
 
     Args:
         folder: created if missing.
         train_videos, val_videos: how many in total, at least 0.
-        workers: processes; by default one for each core, at most 8. 1 makes the videos in this process.
+        workers: processes; by default one per core, at most 8. 1 makes the videos in this process.
         progress: called with (finished videos, all videos) before the first and after each video.
 
     Raises:
@@ -130,8 +130,8 @@ def render(class_name: str, rng: np.random.Generator, picture: np.ndarray) -> np
 def _camera_path(class_name: str, rng: np.random.Generator, frames: int) -> np.ndarray:
     """(T, 4): the camera's window in each frame, with the columns of DIRECTIONS, in heights of the video.
 
-    A path is as likely as its reverse is in the opposite class: position and tilt in the middle of the video do not
-    depend on the direction.
+    A path is as likely as its reverse in the opposite class: position and tilt in the middle of the video do not depend
+    on the direction.
     """
     speed = SLOWEST * (QUICKEST / SLOWEST) ** rng.random()
     pace = 1 + rng.uniform(0, 0.6) * wander(rng, frames, slowest=0.25, quickest=1.0)
@@ -145,8 +145,8 @@ def _camera_path(class_name: str, rng: np.random.Generator, frames: int) -> np.n
 def _light(rng: np.random.Generator, height: int, width: int, video_height: int) -> torch.Tensor:
     """(height, width) factors: most scenes are lit from above, and their subject is brighter than its surroundings.
 
-    The light belongs to the scene, so it moves with it. It makes zooms and rolls learnable in minutes; a model may
-    follow the light rather than the objects.
+    The light is part of the scene and moves with it. It makes zooms and rolls learnable in minutes; a model may follow
+    the light rather than the objects.
     """
     y = (torch.arange(height) - height / 2)[:, None] / video_height
     x = (torch.arange(width) - width / 2) / video_height

@@ -52,13 +52,13 @@ TABLE_2 = dict(
 )
 # Crop → GFLOPs of the paper's table 5.
 TABLE_5 = {224: 1446, 288: 2919, 320: 3992}
-# Operations for each number that a module puts out. As XLA counts them: an addition, a multiplication, a division and
-# a comparison are one each; exponentials, tanh and square roots are none.
+# Operations per number that a module outputs, counted like XLA: additions, multiplications, divisions and comparisons
+# are one each; exponentials, tanh and square roots are none.
 OPERATIONS: tuple[tuple[type[nn.Module], int], ...] = (
     (nn.LayerNorm, 7),  # mean, square, mean of squares, subtract, scale twice, shift
     (nn.GELU, 8),  # x · ½ (1 + tanh(c (x + 0.044715 x³)))
     (nn.Linear, 1),  # bias
-    (FactorisedDotProductAttention, 5),  # as the next, and three biases, since it calls no Linear for its queries
+    (FactorisedDotProductAttention, 5),  # as the next, plus three biases, since it calls no Linear for its queries
     (SelfAttention, 2),  # queries scaled, residual
     (MLP, 1),  # residual
     (TubeletEmbedding, 1),  # bias
@@ -68,7 +68,7 @@ OF_SOFTMAX = 4  # maximum, subtract, sum, divide; for each score
 
 
 class Cost(NamedTuple):
-    """What one clip costs."""
+    """The cost of one clip."""
 
     parameters: int
     products: int
@@ -83,7 +83,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(config: ModelConfig) -> Cost:
-    """Count parameters and operations of a model that runs on one clip of nothing but shapes."""
+    """Count parameters and operations of a model on one clip, with shapes but no data."""
     with torch.device("meta"):
         model = ViViT(config).eval()
         video = torch.empty(1, config.num_frames, CHANNELS, *config.image_size)
@@ -114,7 +114,7 @@ def base_model(row: str, **fields: Any) -> ModelConfig:
 def seconds_of(
     configs: Mapping[str, ModelConfig], repeats: int, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, list[float]]:
-    """Time one clip in float32 through each model, after one that does not count; the models take turns.
+    """Time one clip in float32 through each model, after a warm-up clip; the models take turns.
 
     Args:
         progress: called with the number of clips done, of `(repeats + 1) * len(configs)`.
@@ -137,7 +137,7 @@ def seconds_of(
 
 
 def table2(times: Mapping[str, Sequence[float]] | None = None) -> list[dict[str, Any]]:
-    """The rows of table 2. times: row → seconds of each repeat, if they were measured."""
+    """The rows of table 2. times: row → seconds of each repeat, if measured."""
     rows = []
     for row in MODELS:
         cost, paper = cost_of(base_model(row)), TABLE_2[row]
@@ -170,7 +170,7 @@ def table5(crops: Sequence[int] = tuple(TABLE_5)) -> list[dict[str, Any]]:
 
 
 def figure9(frames: Sequence[int] = (32, 64, 128, 256)) -> list[dict[str, Any]]:
-    """The costs of figure 9: each model of table 2 on one view of so many frames."""
+    """The costs of figure 9: each model of table 2 on one view of each number of frames."""
     return [
         {"model": row, "frames": count, **_giga(cost_of(base_model(row, num_frames=count)))}
         for row in MODELS

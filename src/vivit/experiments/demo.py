@@ -1,4 +1,4 @@
-"""`vivit demo`: train two models on camera motions that are made on the spot, and write a page about it.
+"""`vivit demo`: train two models on generated camera motions, and write a page about it.
 
 A factorised encoder learns them. An average-pooling baseline ignores the order of the frames, so it cannot tell a
 motion from its opposite.
@@ -28,14 +28,14 @@ from vivit.training.train import train
 from vivit.video.decode import ReadOptions
 
 VIEWS = "4x1"
-MOST_WRONG = 9  # wrong answers that are shown
+MOST_WRONG = 9  # wrong answers shown
 ANSWERS = 3  # classes shown for a video
 
 
 def run(out: Path, videos: int, device: str, workers: int) -> None:
     """Make the videos, train and evaluate both models, and write `out`/report.html.
 
-    Continues what an earlier call left in `out`.
+    Resumes what an earlier call left in `out`.
 
     Raises:
         UserError: `videos` is less than 1, `out` holds something else, or scikit-image is not installed.
@@ -56,7 +56,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
     for name, recipe in recipes.items():
         folder = out / name.replace(" ", "_")
         begin(name)
-        # The last weights, so that both models have had as many steps.
+        # The last weights, so that both models are trained for the same number of steps.
         train(data, folder, recipe, device=device, workers=workers, keep_decoded=True, keep="last")
         write_report(folder)
         read = ReadOptions(workers=workers)
@@ -87,7 +87,7 @@ def run(out: Path, videos: int, device: str, workers: int) -> None:
 
 
 def average_pooling(recipe: Recipe) -> Recipe:
-    """The same recipe for a model that averages over single frames: three, over the same span of each video."""
+    """The same recipe for a model that averages over single frames: three, from the same span of each video."""
     assert recipe.num_frames is not None and recipe.frame_stride is not None
     span = (recipe.num_frames - 1) * recipe.frame_stride
     _, *patch = recipe.architecture["tubelet_size"]
@@ -118,7 +118,7 @@ def choose_examples(evaluation: Evaluation, videos: Sequence[LabelledVideo]) -> 
 
 
 def next_commands(model: Path, video: Path) -> Iterator[str]:
-    """What to run next, as it can be typed here."""
+    """Commands to run next, quoted for the shell."""
     vivit = "vivit" if shutil.which("vivit") else os.path.relpath(sys.argv[0])
     yield f"{vivit} predict {video} --model {model}"
     yield f"{vivit} data check my_videos"

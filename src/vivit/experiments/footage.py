@@ -1,7 +1,7 @@
 """Real scenes filmed by a virtual camera that moves at everyday speeds.
 
-A scene is a photograph, with cut-outs that move through it, or a stretch of a real video that plays meanwhile. Such a
-stretch is looked for where the video's own camera stands still, since any motion of its own would make the label wrong.
+A scene is a photograph, with cut-outs that move through it, or a span of a real video that plays meanwhile. Only spans
+with a still camera are used, because any motion of the video's own camera would make the label wrong.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from vivit.files import write_files
 
 Part = Literal["train", "test"]
 
-# Everyday speeds in a second, in the units of a camera path: heights of the picture, log of the size, radians.
+# Everyday speeds per second, in the units of a camera path: heights of the picture, log of the size, radians.
 SLOWEST = np.array([0.2, 0.2, np.log(1.2), np.radians(10)])
 QUICKEST = np.array([0.8, 0.8, np.log(1.6), np.radians(40)])
 SHAKE = np.array([0.012, 0.012, 0.005, np.radians(0.6)])  # of a hand, at most
@@ -36,7 +36,7 @@ WIDTH, HEIGHT = 320, 240
 FRAME_RATES = (24, 25, 30)
 QUALITIES = (20, 30)  # x264's constant rate factor
 
-HELD_OUT = 38 / 256  # the share of the pictures that are never trained on
+HELD_OUT = 38 / 256  # the fraction of the pictures never used for training
 PICTURE_SIDE, SMALLEST_PICTURE = 640, 120  # of the shorter side, in pixels
 CUT_OUT_SIDE = 128  # of the longer side
 VIDEO_HEIGHT = 288
@@ -50,7 +50,7 @@ _VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph (one frame) or a stretch of a video, at its size and at halves of it."""
+    """A photograph (one frame) or a span of a video, at its size and repeatedly halved."""
 
     levels: Sequence[Tensor]
     """(N, 3, height, width) uint8 each."""
@@ -77,7 +77,7 @@ class Scenery:
     video_chances: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # By the square root of their length: a long one has more to show, but all should be seen.
+        # Weighted by the square root of length: a long one has more to show, but all should be seen.
         lengths = np.array([len(video.levels[0]) / video.frame_rate for video in self.videos]) ** 0.5
         object.__setattr__(self, "video_chances", lengths / lengths.sum())
 
@@ -92,12 +92,12 @@ class Scenery:
 def open_scenery(pictures: Path | None, videos: Path | None, part: Part) -> Scenery:
     """Read photographs, cut-outs and videos into memory.
 
-    Pictures are dealt to training and test by their names; a folder of videos must be one or the other as a whole.
+    Pictures are split between training and test by their names; a folder of videos must belong to one as a whole.
 
     Args:
         pictures: a folder, searched at any depth; pictures with transparency are cut-outs. None: scikit-image's.
-        videos: a folder, searched at any depth: the stretches in which the camera stands still are taken, and whole
-            videos from folders that are named "still". None: no videos.
+        videos: a folder, searched at any depth, for spans in which the camera stands still; videos in folders named
+            "still" are used whole. None: no videos.
 
     Raises:
         UserError: a folder is missing, nothing in it can be filmed, or scikit-image is not installed.
@@ -159,7 +159,7 @@ def _as_tensor(image: Image.Image) -> Tensor:
 
 
 def _read_video(path: Path) -> list[Scene]:
-    """The stretches of a video in which the camera stands still."""
+    """The spans of a video in which the camera stands still."""
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -179,8 +179,8 @@ def _read_video(path: Path) -> list[Scene]:
 def still_spans(video: Tensor, frame_rate: float) -> list[tuple[int, int]]:
     """The spans (first frame, last + 1) of SECONDS or more in which the camera stands still.
 
-    It does if most parts of the picture that have any detail match what they show a while later without a shift
-    (phase correlation). People who move are in the other parts.
+    It does if most parts of the picture with any detail still match, without a shift, a while later (phase
+    correlation). Moving people are in the other parts.
 
     Args:
         video: (N, 3, height, width) uint8.
@@ -221,16 +221,16 @@ def _shift(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 
 def camera_path(rates: np.ndarray, shake: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Where the camera's window is at some times.
+    """Where the camera's window is at these times.
 
     Args:
-        rates: (N, 4): how it moves in a second, as the camera sees it (x and y in heights of the picture, log of the
-            size, radians clockwise), at every FINE_STEP from the first of the times on.
+        rates: (N, 4): its movement per second, as the camera sees it (x and y in heights of the picture, log of the
+            size, radians clockwise), at every FINE_STEP from the first time on.
         shake: (N, 4), added to the path.
         times: (T,) in seconds.
 
     Returns:
-        (T, 4), as `Window.along` takes it. The window has size 1 in the middle.
+        (T, 4), for `Window.along`. The window has size 1 in the middle.
     """
     path = np.zeros_like(rates)
     path[:, 2:] = np.cumsum(rates[:, 2:], axis=0) * FINE_STEP
@@ -243,12 +243,12 @@ def camera_path(rates: np.ndarray, shake: np.ndarray, times: np.ndarray) -> np.n
 
 
 def fine_times(times: np.ndarray) -> np.ndarray:
-    """(N,) seconds from 0 on, in steps of FINE_STEP, over these times: the points of a camera path."""
+    """(N,) seconds from 0, in steps of FINE_STEP, that cover these times: the points of a camera path."""
     return np.arange(0, times[-1] - times[0] + 2 * FINE_STEP, FINE_STEP)
 
 
 def waves(rng: np.random.Generator, times: np.ndarray, slowest: float, quickest: float) -> np.ndarray:
-    """Values at times, within [−1, 1]: the mean of three waves with random phases, and periods a second in a range."""
+    """Values at times, within [−1, 1]: the mean of three waves with random phases, and frequencies (Hz) in a range."""
     periods, phases = rng.uniform(slowest, quickest, size=(3, 1)), rng.random((3, 1))
     return np.sin(2 * np.pi * (periods * times + phases)).mean(axis=0)
 
@@ -260,7 +260,7 @@ def shoot(scene: Scene, window: Window, times: np.ndarray, rng: np.random.Genera
     """
     height, width = scene.levels[0].shape[-2:]
     across, down = 2 * window.reach
-    # How many pixels of the scene a height of the window has: at most as many as let all windows see the scene only.
+    # Pixels of the scene per height of the window: at most so many that no window sees beyond the scene.
     most = min(width / across, height / down)
     scale = most * rng.uniform(0.45 if most > 140 else 0.8, 1)
     shown = window.positions.shape[1]
@@ -271,7 +271,7 @@ def shoot(scene: Scene, window: Window, times: np.ndarray, rng: np.random.Genera
     rows, columns = source.shape[-2:]
     pixels = scale * columns / width
     left, top = rng.uniform(0, max(0, columns - across * pixels)), rng.uniform(0, max(0, rows - down * pixels))
-    # Only the part that is seen is converted to floating point.
+    # Convert only the visible part to floating point.
     x0, y0 = int(max(0, left - 1)), int(max(0, top - 1))
     x1, y1 = int(min(columns, left + across * pixels + 2)), int(min(rows, top + down * pixels + 2))
     if len(source) == 1:
@@ -294,7 +294,7 @@ def pass_by(
     """Let one or more things move through the picture, in place: most in the scene, some along with the camera.
 
     Args:
-        clip: (T, 3, H, W), as `shoot` gives it.
+        clip: (T, 3, H, W), from `shoot`.
     """
     frames, _, height, width = clip.shape
     still = Window.along(np.zeros((1, 4)), width, height).positions
@@ -349,12 +349,12 @@ def make_footage(
     seed: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
-    """Write `folder`/<class>/<number>.mp4: H.264 of 320 × 240, SECONDS long, from pictures that are not trained on.
+    """Write `folder`/<class>/<number>.mp4: H.264 of 320 × 240, SECONDS long, from pictures not used for training.
 
-    A clip depends only on the seed, its number and the material. Numbers go through the classes in turn.
+    A clip depends only on the seed, its number and the material. Numbers cycle through the classes.
 
     Raises:
-        UserError: as `open_scenery`; or the folder holds other footage.
+        UserError: as for `open_scenery`; or the folder holds other footage.
     """
     scenery = open_scenery(pictures, videos, "test")
     counted = {"photographs": len(scenery.photographs), "stretches of videos": len(scenery.videos)}

@@ -1,6 +1,6 @@
 """Photographs and cut-outs that share nothing between train, val and test.
 
-Files are dealt out by their content, so their names, their places and their order do not matter.
+Files are assigned by their content, so their names, locations and order do not matter.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from vivit.experiments.pictures import PHOTOGRAPHS, photograph_folder
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-HELD_OUT = 0.2  # the share of val, and that of test
+HELD_OUT = 0.2  # the fraction for val, and for test
 
 PHOTOGRAPH_SIDE = 480  # the shorter side of a photograph in memory
 SMALLEST_PHOTOGRAPH = 160
@@ -48,7 +48,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class CutOut:
-    """An object with nothing around it: a picture with transparency, or a drawing."""
+    """An object without background: a picture with transparency, or a drawing."""
 
     noun: str
     path: Path | None = None
@@ -57,7 +57,7 @@ class CutOut:
 
     @lru_cache(maxsize=600)  # noqa: B019
     def pixels(self) -> np.ndarray:
-        """(height, width, 4) uint8, cropped to what can be seen."""
+        """(height, width, 4) uint8, cropped to the visible part."""
         if self.path is None:
             image = draw(self.noun, self.number)
         else:
@@ -69,13 +69,13 @@ class CutOut:
 
 @dataclass(frozen=True)
 class Material:
-    """What videos can be made of."""
+    """The photographs and cut-outs to make videos from."""
 
     photographs: Mapping[Split, Sequence[Photograph]]
     cut_outs: Mapping[Split, Mapping[str, Sequence[CutOut]]]
     """split → noun → its cut-outs; the nouns are the same in each split."""
     digest: str
-    """Tells these files from others."""
+    """Identifies these files."""
 
     @property
     def nouns(self) -> tuple[str, ...]:
@@ -83,15 +83,15 @@ class Material:
 
 
 def open_material(pictures: Path | None, objects: Path | None) -> Material:
-    """Deal out photographs and cut-outs.
+    """Assign photographs and cut-outs to splits.
 
     Args:
-        pictures: a folder of photographs, at any depth. None: those of scikit-image.
-        objects: a folder with a folder of cut-outs (PNG or WebP with transparency) for each noun; a folder in that of a
-            noun belongs to it. The nouns with the most cut-outs are taken. None: drawings.
+        pictures: a folder of photographs, at any depth. None: scikit-image's.
+        objects: a folder with a folder of cut-outs (PNG or WebP with transparency) for each noun; subfolders of a
+            noun's folder belong to the noun. The nouns with the most cut-outs are used. None: drawings.
 
     Raises:
-        UserError: a folder is missing or has too little in it, or scikit-image is not installed.
+        UserError: a folder is missing or holds too little, or scikit-image is not installed.
     """
     if pictures is None:
         names = {name for names in PHOTOGRAPHS.values() for name in names} - {"motorcycle_right.png"}
@@ -121,7 +121,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _deal(files: Iterable[Path]) -> tuple[dict[Split, list[Path]], list[str]]:
-    """Deal files out by the hash of their content, equal ones once; also all hashes, sorted."""
+    """Assign files to splits by the hash of their content, equal ones once; also return all hashes, sorted."""
     by_hash = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in files}
     hashes = sorted(by_hash)
     order = [by_hash[one] for one in hashes]
@@ -138,7 +138,7 @@ def _is_photograph(path: Path) -> bool:
 
 
 def _nouns(objects: Path) -> dict[str, list[Path]]:
-    """noun → its files. A noun is a folder, or a folder in one that holds nothing but folders."""
+    """noun → its files. A noun is a folder, or a subfolder of one that holds only folders."""
     found: dict[str, list[Path]] = {}
     for path in _files(objects):
         parts = path.relative_to(objects).parts[:-1]

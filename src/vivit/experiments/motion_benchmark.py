@@ -1,10 +1,10 @@
-"""A motion benchmark: an object (the noun) does something (the verb) in front of a background that moves too.
+"""A motion benchmark: an object (the noun) does something (the verb) in front of a background that also moves.
 
 The labels have two heads, as in EPIC-Kitchens: a model must see what acts and how it moves. A verb says how the object
 moves in its scene, while the camera wanders over that scene, so the motion in the picture is the sum of both. Verbs
 come in groups that share their single frames: a motion and its opposite, an action and its reverse, two events in
-either order, and one to three hops that take as much time together. Backwards, a video of a verb looks like a video
-of its opposite, so a model that ignores the order of the frames can find the group at best and guesses within it.
+either order, and one to three hops with the same total time. Backwards, a video of a verb looks like a video of its
+opposite, so a model that ignores the order of the frames can at best find the group and guess within it.
 
 Photographs and objects are split between train, val and test.
 """
@@ -29,7 +29,7 @@ from vivit.files import as_text, write_files
 Difficulty = Literal["easy", "medium", "hard"]
 Thing = TypeVar("Thing")
 
-# A group holds verbs whose frames look alike as a set; one verb is another one played backwards.
+# A group holds verbs whose frames look alike as a set.
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("moves_left", "moves_right"),
     ("moves_up", "moves_down"),
@@ -60,8 +60,8 @@ FRAMES = 32
 FRAME_RATES = (24, 25, 30)
 QUALITIES = (22, 30)  # x264's constant rate factor
 
-# Columns of the path of an object: x to the right and y downwards in heights of the video, log of its size, clockwise
-# angle, gap between its four quarters and how deep it has sunk, both in halves of the object.
+# Columns of an object's path: x to the right and y downwards in heights of the video, log of its size, clockwise angle,
+# gap between its four quarters and how deep it has sunk, both in halves of the object.
 X, Y, SIZE, ANGLE, GAP, SUNK = range(6)
 
 
@@ -74,7 +74,7 @@ class _Level:
     travel: tuple[float, float]
     """How far an object moves in its scene."""
     camera: float
-    """How far the camera moves at most."""
+    """The most that the camera moves."""
     camera_zoom: float
     """Largest change of the log of the window's size."""
     camera_roll: float
@@ -82,7 +82,7 @@ class _Level:
     background_light: tuple[float, float]
     """The light on the background, as a factor. Less than 1 sets the object off against it, as on a stage."""
     object_light: float
-    """How far the dark parts of an object are lit up: from 0, not at all, to 1, all white."""
+    """How much the dark parts of an object are lightened: from 0, not at all, to 1, all white."""
     bystander: bool
     """Whether a second object stays in the scene; it is smaller and does nothing."""
 
@@ -96,7 +96,7 @@ LEVELS: dict[Difficulty, _Level] = {
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What decides every byte of a benchmark."""
+    """Everything that determines the bytes of a benchmark."""
 
     difficulty: Difficulty = "medium"
     train_videos: int = 2000
@@ -124,13 +124,13 @@ def generate(
 ) -> None:
     """Write `folder`/train.csv, val.csv and test.csv with columns path, verb and noun, and the videos beside them.
 
-    Videos are H.264 of FRAMES frames. Each depends only on the settings, its split and its number; every verb is as
-    frequent, and so is every noun. After an interruption, the same call makes the missing videos.
+    Videos are H.264 of FRAMES frames. Each depends only on the settings, its split and its number; verbs are equally
+    frequent, and so are nouns. After an interruption, the same call makes the missing videos.
 
     Args:
         folder: created if missing.
         progress: called with (finished videos, all videos) before the first and after each video.
-        workers: processes; by default one for each core, at most 8. 1 makes the videos in this process.
+        workers: processes; by default one per core, at most 8. 1 makes the videos in this process.
 
     Raises:
         UserError: the settings are impossible, a folder of material is missing or has too little in it, `folder` holds
@@ -166,7 +166,7 @@ class _Video:
 
 
 def _plan(folder: Path, split: Split, number: int, settings: BenchmarkSettings, material: Material) -> _Video:
-    """What a video is made of. Counting through verbs and, more slowly, nouns gives each pair as often."""
+    """What a video is made of. Numbers cycle through verbs and, more slowly, nouns; all pairs are equally frequent."""
     seed = (settings.seed, SPLITS.index(split), number)
     rng = np.random.default_rng([*seed, 1])
     rounds, verb = divmod(number, len(VERBS))
@@ -214,7 +214,7 @@ def render(
     Args:
         background: (height, width, 3) uint8, any size.
         objects: the one that acts, and any bystanders: (height, width, 4) uint8, any sizes.
-        settings: those that matter are difficulty and size.
+        settings: only difficulty and size matter.
 
     Returns:
         (FRAMES, height, width, 3) uint8.
@@ -297,7 +297,7 @@ def _ramp(rng: np.random.Generator) -> np.ndarray:
 def _bumps(rng: np.random.Generator, count: int) -> np.ndarray:
     """(FRAMES, count): excursions from 0 to 1 and back, one after another.
 
-    Together they take as much time whatever their count, so that the set of frames does not tell it.
+    Their total time does not depend on their count, so the set of frames does not reveal it.
     """
     busy = rng.uniform(0.6, 0.85)
     lengths = 1 + rng.uniform(-0.25, 0.25, count)
@@ -309,7 +309,7 @@ def _bumps(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _place(path: np.ndarray, window: Window, size: float, rng: np.random.Generator, aspect: float) -> None:
-    """Shift the path, in place, so that the object stays in the picture as far as it can."""
+    """Shift the path, in place, so that the object stays in the picture as far as possible."""
     seen = path[:, :2] - window.positions.mean(dim=(1, 2)).numpy()
     low, high = seen.min(axis=0), seen.max(axis=0)
     reach = 0.4 * size * (1 + path[:, GAP].max()) * np.exp(path[:, SIZE].max())
@@ -337,17 +337,17 @@ def paste(clip: torch.Tensor, window: Window, pixels: np.ndarray, path: np.ndarr
     """
     stretch = np.sqrt(pixels.shape[1] / pixels.shape[0])
     half = size / 2 * np.array([stretch, 1 / stretch])
-    half *= min(1, 0.75 * size / half.max())  # a long object is not as long as the picture
+    half *= min(1, 0.75 * size / half.max())  # a long object must stay shorter than the picture
     rgba = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     rgba[:, :3] *= rgba[:, 3:] / 255
-    # Shrunk to the size at which it is seen first, so that fine detail does not flicker.
+    # Shrink it to its largest visible size first, so that fine detail does not flicker.
     across, down = np.ceil(2 * half * np.exp(path[:, SIZE].max()) * clip.shape[-2]).astype(int).tolist()
     rgba = F.pad(F.interpolate(rgba, (down, across), mode="bilinear", antialias=True), (1, 1, 1, 1))
     half = half * np.array([across + 2, down + 2]) / np.array([across, down])
 
     cosine, sine = np.cos(path[:, ANGLE]), np.sin(path[:, ANGLE])
     turn = np.stack([cosine, sine, -sine, cosine], axis=1).reshape(-1, 2, 2) / np.exp(path[:, SIZE])[:, None, None]
-    # (T, H, W, 2): where in the object a pixel lies; its edges are at −1 and 1.
+    # (T, H, W, 2): each pixel's position in the object, whose edges are at −1 and 1.
     away = window.positions - torch.from_numpy(path[:, None, None, :2]).float()
     inside = torch.einsum("tij,thwj->thwi", torch.from_numpy(turn / half[:, None]).float(), away)
     gap, sunk = (torch.from_numpy(path[:, column]).float()[:, None, None] for column in (GAP, SUNK))

@@ -1,7 +1,7 @@
 """Still pictures for the camera-motion videos: photographs and random textures.
 
 The photographs come with scikit-image's wheel, so nothing is downloaded. Training and validation use different ones.
-Textures never repeat exactly, because over a repeating pattern a moving camera can seem to stand still or to move back.
+Textures never repeat exactly: over a repeating pattern, a moving camera can seem to stand still or move backwards.
 """
 
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def draw_texture(rng: np.random.Generator) -> np.ndarray:
     """A random texture, (TEXTURE_HEIGHT, TEXTURE_WIDTH, 3) uint8."""
     draw = _TEXTURES[rng.integers(len(_TEXTURES))]
     texture = draw(rng)
-    # Clouds over everything keep any two tiles, and any two points of a plain area, from being equal.
+    # Clouds over everything make any two tiles, and any two points of a plain area, differ.
     texture += rng.uniform(10, 50) * _clouds(rng, coarsest=4)[..., None]
     return texture.clip(0, 255).astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""A quiz on a data set: what does a person, or anybody who reads pictures, make of its videos?
+"""A quiz on a data set: how well does a person, or another reader of pictures, label its videos?
 
-The videos are copied under numbers that say nothing of their labels, beside a page that asks for the labels and
-contact sheets for those who cannot play videos. The key is not among them.
+The videos are copied under numbers that do not reveal their labels, beside a page that asks for the labels, and contact
+sheets for those who cannot play videos. The answer key is not included.
 """
 
 import csv
@@ -27,7 +27,7 @@ def write_quiz(data: Path, out: Path, count: int) -> Path:
     """Write `out`/index.html, the videos that it asks about, and contact sheets. Returns the page.
 
     Args:
-        data: a data set of video files with a split test.
+        data: a data set of video files with a test split.
         count: how many videos.
 
     Raises:
@@ -51,14 +51,14 @@ def write_quiz(data: Path, out: Path, count: int) -> Path:
 
 
 def score_quiz(data: Path, answers: Path) -> dict[str, float | int]:
-    """The fraction of right answers for each head, and for all heads of a video at once.
+    """The fraction of correct answers for each head, and for all heads of a video at once.
 
     Args:
-        answers: a CSV with a column number and one for each head, as the page saves it. Videos that it leaves out are
+        answers: a CSV with a column `number` and one for each head, as saved by the page. Videos that it leaves out are
             left out of the score.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is not such a file.
     """
     try:
         with answers.open(newline="", encoding="utf-8") as file:
@@ -77,7 +77,7 @@ def score_quiz(data: Path, answers: Path) -> dict[str, float | int]:
 
 
 def _choose(data: Path, count: int) -> tuple[VideoSet, list[LabelledVideo]]:
-    """The first so many of the test videos in an order that is always the same."""
+    """The first `count` test videos in a fixed order."""
     videos = open_data(data).split("test")
     if not 1 <= count <= len(videos.videos):
         raise UserError(f"count: {count} is out of range; {data} has {len(videos.videos)} test videos")

@@ -1,4 +1,4 @@
-"""The file that an experiment leaves: its values, and all that is needed to make them again."""
+"""The file that an experiment writes: its values, and everything needed to reproduce them."""
 
 import datetime
 import importlib.metadata
@@ -35,12 +35,12 @@ def write_record(
 def record(
     values: Mapping[str, Any], *, seed: int | None = None, device: str = "cpu", packages: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The values of an experiment, after the command, commit, seed, hardware, versions and day that they come from.
+    """The values of an experiment, after the command, commit, seed, hardware, versions and date that produced them.
 
     Args:
-        values: what was measured; anything that JSON can hold.
+        values: the results; anything that JSON can hold.
         device: the device that computed them, such as cpu or cuda.
-        packages: whose versions matter besides those of Python, PyTorch and this package; some may not be installed.
+        packages: packages whose versions matter, besides Python, PyTorch and this one; some may not be installed.
     """
     return {
         "command": command(),
@@ -65,7 +65,7 @@ def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def command() -> str:
-    """The command line of this process. Of a path from the root, only the last name: the rest is this machine's."""
+    """The command line of this process, with absolute paths cut to their last name: the rest is this machine's."""
 
     def shown(word: str) -> str:
         option, equals, value = word.rpartition("=")
@@ -76,7 +76,7 @@ def command() -> str:
 
 
 def commit() -> str:
-    """What `git describe` says of the checkout that this code runs from; without one, the version."""
+    """The output of `git describe` for the checkout that this code runs from; without one, the version."""
     here = Path(__file__)
 
     def git(*words: str) -> str:
@@ -86,7 +86,7 @@ def commit() -> str:
         return ran.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # an environment may lie in a checkout of something else
+        git("ls-files", "--error-unmatch", here.name)  # an environment may be inside a checkout of something else
         return git("describe", "--always", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return f"vivit {vivit.__version__}"
@@ -105,7 +105,7 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def instructions() -> list[str]:
-    """The instructions of the processor that decide how fast its products are."""
+    """The CPU's instruction sets that determine the speed of matrix products."""
     asked = {
         "avx2": torch.cpu._is_avx2_supported,
         "avx512": torch.cpu._is_avx512_supported,

@@ -1,4 +1,4 @@
-"""What can be told from single frames: logistic regression on an image ViT's features of a data set's frames."""
+"""What single frames reveal: logistic regression on an image ViT's features of a data set's frames."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +18,13 @@ from vivit.video.clips import view_crops
 from vivit.video.decode import open_video
 from vivit.weights.image_vit import from_image_vit
 
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)  # the one that is best on val is taken
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)  # the best one on val is used
 MOST_VAL = 200
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames that are looked at."""
+    """The frames to use."""
 
     count: int
     """Spread evenly over the video; 1 is the middle one. Their features are averaged, so their order is lost."""
@@ -98,7 +98,7 @@ def _features(model: ViViT, videos: Sequence[LabelledVideo], frames: Frames, doi
 
 
 def _probe(features: dict[str, Tensor], labels: dict[str, Tensor], classes: int) -> Tensor:
-    """The answers for test of the multinomial regression on train whose weight decay is best on val."""
+    """The answers on test of a multinomial regression trained on train, with the weight decay that is best on val."""
     mean, deviation = features["train"].mean(dim=0), features["train"].std(dim=0) + 1e-6
     inputs = {split: (of - mean) / deviation for split, of in features.items()}
     best = (-1.0, torch.empty(0))

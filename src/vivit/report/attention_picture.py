@@ -1,6 +1,6 @@
-"""Where a model looked, over the pictures of the video: dark where it did not look, bright where it did.
+"""A model's attention over the frames of the video: dark where it did not look, bright where it did.
 
-Attention is told in times the even share: 1 is what each tubelet would have if the model looked everywhere alike.
+Attention is relative to an even share: 1 is what each tubelet would have if the model looked everywhere equally.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from vivit.report.overlay import FONT, text_size
 from vivit.text import printable
 from vivit.video.redraw import Drawn
 
-# Perceptually uniform, and its brightness alone tells the value.
+# Perceptually uniform, and its brightness alone shows the value.
 COLOURS = matplotlib.colormaps["inferno"]
 FAINTEST, STRONGEST = 0.5, 0.75
 """How opaque the colours are, for no attention and for the most."""
-# The percentile of the tubelets that has the brightest colour; a few may have more attention.
+# The percentile of the tubelets that gets the brightest colour; a few may have more attention.
 TOP = 99.5
 MOST_FRAMES = 6
 
 
 def top_of(clips: Sequence[ClipAttention]) -> float:
-    """The attention that has the brightest colour, for all clips."""
+    """The attention that gets the brightest colour, for all clips."""
     return max(1.0, float(np.percentile(np.concatenate([clip.map.ravel() * clip.map.size for clip in clips]), TOP)))
 
 
@@ -39,9 +39,9 @@ def overlaid(picture: np.ndarray, attention: np.ndarray, box: Box, top: float) -
 
     Args:
         picture: (height, width, 3) uint8.
-        attention: (n_h, n_w), in times the even share.
+        attention: (n_h, n_w), relative to an even share.
         box: the part of the picture that the model saw; there is no attention elsewhere.
-        top: the attention that has the brightest colour.
+        top: the attention that gets the brightest colour.
 
     Returns:
         A new picture of the same size.
@@ -60,7 +60,7 @@ def overlaid(picture: np.ndarray, attention: np.ndarray, box: Box, top: float) -
 def with_attention(clips: Sequence[ClipAttention], method: str) -> Drawn:
     """Lay attention over each picture, and add a panel below with the label and the scale.
 
-    Pictures that are shown at no time of a clip stay as they are.
+    Pictures outside all clips stay as they are.
     """
     top = top_of(clips)
     panels: dict[str, np.ndarray] = {}

@@ -39,7 +39,7 @@ def worst_mistakes(run: RunFiles, data: str | None = None, videos: Path | None =
     """The worst mistakes, and a remark if they have no clips or if the data has changed.
 
     Args:
-        data, videos: where the user says the data is; None looks where the run found it.
+        data, videos: where the user says the data is; None: where the run found it.
 
     Raises:
         UserError: the data is not where the user says.

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 def run_curves(
     steps: Sequence[Row], epochs: Sequence[Row], metrics: Sequence[Metric], clip_norm: float | None = None
 ) -> list[Chart]:
-    """A chart for everything that has a number.
+    """A chart for each quantity that has a number.
 
     Args:
         steps: step, loss, learning_rate, gradient_norm, clips_per_second, waiting.
@@ -54,13 +54,13 @@ def run_curves(
 
 
 def column(rows: Sequence[Row], position: str, field: str, **style: Any) -> Curve:
-    """One field of the rows over another."""
+    """One field of the rows against another."""
     positions, values = (np.array([number(row.get(name)) for row in rows]) for name in (position, field))
     return Curve(style.pop("name", field), positions, values, **style)
 
 
 def number(value: Any) -> float:
-    """A number out of a file; NaN if it is missing or not finite."""
+    """A number from a file; NaN if it is missing or not finite."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else math.nan
 

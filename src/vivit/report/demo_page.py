@@ -41,12 +41,12 @@ class Comparison:
     """What the page says about the models besides their scores."""
 
     steps: int
-    """That each was trained for."""
+    """Training steps of each model."""
     views: str
     chance: float
     """The accuracy of guessing."""
     order_blind: float
-    """The accuracy that a model without the order of the frames reaches at best."""
+    """The best accuracy that a model without the order of the frames can reach."""
 
 
 def write_demo(
@@ -60,7 +60,7 @@ def write_demo(
 
     Args:
         trained: the model that knows the order of the frames, then the one that does not.
-        examples: predictions of the first model: of each class one that is right, and the most confident wrong ones.
+        examples: predictions of the first model: a correct one for each class, and the most confident wrong ones.
         commands: what to run next.
     """
     space = trained[0].evaluation.space

@@ -1,4 +1,4 @@
-"""Curves, confusion matrices and calibration: as PNG files, or as SVG in the colours of a page."""
+"""Curves, confusion matrices and calibration, as PNG files or as SVG in the colours of a page."""
 
 import io
 import math
@@ -20,10 +20,10 @@ from vivit.files import write_files
 
 PRINT = {"ink": "#1b1f24", "faint": "#656d76", "rule": "#d8dee4", "one": "#266edc"}
 LINES = ("one", "two", "three", "four")
-# Matplotlib needs numbers. Each of these stands for a colour that the page defines, once for light and once for dark.
+# Matplotlib needs numbers. Each stands for a colour that the page defines, once for light and once for dark mode.
 PAGE = {name: f"#00000{i}" for i, name in enumerate(("ink", "faint", "rule", *LINES), start=1)}
 
-# A longer curve is drawn by the lowest and highest point of each of its spans.
+# A longer curve is drawn with the lowest and highest point of each interval.
 MOST_POINTS = 800
 # Steps of the widest running mean; it takes a second or two for a million steps.
 WIDEST = 2001
@@ -60,7 +60,7 @@ class Chart:
 
 @contextmanager
 def any_text() -> Iterator[None]:
-    """Class names are not formulas, and characters that no font has are drawn as boxes without a warning."""
+    """Draw class names as text, not formulas, and characters that no font has as boxes, without a warning."""
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -80,9 +80,9 @@ def draw_curves(
     """Draw curves over steps or epochs; None if none of them has a number.
 
     Args:
-        note: parts of the note; how the curves are drawn is added.
+        note: parts of the note; a description of how the curves are drawn is added.
         smooth: draw a running mean over faint values.
-        percent: values are fractions of 1, and the axis reaches from 0 to 100.
+        percent: values are fractions of 1, and the axis runs from 0 to 100.
         threshold: a dashed line that values are clipped to.
     """
     curves = [curve for curve in curves if np.isfinite(curve.values).any()]
@@ -111,7 +111,7 @@ def draw_curves(
             linewidth=1.6,
             marker="." if longest <= 20 else "",  # a line of one point is invisible
         )
-        # A few spikes may leave the picture; the line itself may not.
+        # A few spikes may leave the picture, but the line itself may not.
         highest = max(highest, float(np.nanpercentile(values, 99)), float(np.nanmax(middle)))
     # Positions without a number count too.
     first, last = (limit(float(limit(curve.positions)) for curve in curves) for limit in (min, max))
@@ -133,7 +133,7 @@ def draw_curves(
 def confusion_figure(
     confusion: np.ndarray, classes: Sequence[str], colours: Mapping[str, str] = PRINT, listed: bool = True
 ) -> Figure:
-    """Draw counts: blue is right, red is wrong; the stronger, the larger the fraction of the true class's videos.
+    """Draw counts: blue is correct, red is wrong; stronger colours mean larger fractions of the true class's videos.
 
     Args:
         confusion: (K, K); rows are the true classes.
@@ -146,7 +146,7 @@ def confusion_figure(
     cell = 0.3 if counted else 0.2 if named else max(9 / number, 3 / DPI)  # inches
     figure = Figure(figsize=(cell * number, cell * number))
     axes = figure.add_axes((0, 0, 1, 1))
-    # Enlarged here, because viewers blur what they enlarge.
+    # Enlarge it here, because viewers blur what they enlarge.
     scale = max(1, round(900 / number))
     pixels = confusion_pixels(confusion, counted).repeat(scale, axis=0).repeat(scale, axis=1)
     axes.imshow(pixels, interpolation="none", extent=(-0.5, number - 0.5, number - 0.5, -0.5))
@@ -177,7 +177,7 @@ def confusion_figure(
 
 
 def confusion_pixels(confusion: np.ndarray, counted: bool) -> np.ndarray:
-    """(K, K, 4) RGBA uint8; transparent without videos. A cell without a count is strong enough to be seen."""
+    """(K, K, 4) RGBA uint8; transparent without videos. Cells without a printed count are strong enough to be seen."""
     fractions = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
     faintest, strongest = (0.12, 0.67) if counted else (0.47, 1.0)
     pixels = np.empty((*confusion.shape, 4), np.uint8)
@@ -188,14 +188,14 @@ def confusion_pixels(confusion: np.ndarray, counted: bool) -> np.ndarray:
 
 
 def confusion_svg(confusion: np.ndarray, classes: Sequence[str], title: str) -> str:
-    """`confusion_figure` for a page; no two drawings of a page may have the same title."""
+    """`confusion_figure` for a page; drawings on one page must have different titles."""
     return _svg(confusion_figure(confusion, classes, PAGE, listed=False), title, bbox_inches="tight")
 
 
 def reliability_figure(
     error: float, counts: Sequence[int], confidence: Sequence[float | None], accuracy: Sequence[float | None]
 ) -> Figure:
-    """Draw accuracy over confidence, above a histogram of the confidence.
+    """Draw accuracy against confidence, above a histogram of the confidence.
 
     Args:
         error: the expected calibration error.
@@ -256,7 +256,7 @@ def write_png(path: Path, figure: Figure) -> None:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the `width` values around each, or of fewer at the ends; NaN stays NaN and is left out of the means.
+    """The mean of the `width` values around each, or of fewer at the ends; NaN stays NaN and does not enter the means.
 
     Args:
         values: (N,).
@@ -272,7 +272,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def extremes(positions: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MOST_POINTS of the points, (N,) each: the lowest and the highest of each span, in order."""
+    """At most MOST_POINTS of the points, (N,) each: the lowest and the highest of each interval, in order."""
     if len(values) <= MOST_POINTS:
         return positions, values
     chosen: set[int] = set()
@@ -300,7 +300,7 @@ def _set_logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _list_confusions(confusion: np.ndarray, names: Sequence[str]) -> Iterator[str]:
-    """The most frequent confusions, a line each."""
+    """The most frequent confusions, one line each."""
     wrong = confusion.flatten()
     wrong[:: len(names) + 1] = 0
     of_class = confusion.sum(axis=1)
@@ -311,7 +311,7 @@ def _list_confusions(confusion: np.ndarray, names: Sequence[str]) -> Iterator[st
 
 
 def shortened(name: str, longest: int) -> str:
-    """At most so many characters of a name. Long names often differ only in their last words, so both ends stay."""
+    """At most `longest` characters of a name. Long names often differ only in their last words, so both ends stay."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]} … {name[-half + 2 :]}"
 
@@ -337,5 +337,5 @@ def _svg(figure: Figure, title: str, bbox_inches: str | None = None) -> str:
         svg = svg.replace(colour, f"var(--{name})")
     # Matplotlib asks for nearest-neighbour scaling, which would drop cells of a matrix that is shown smaller.
     svg = svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
-    # Several drawings share a page, and ids with it: only those in use stay.
+    # Several drawings share a page and its ids, so only ids in use stay.
     return re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)

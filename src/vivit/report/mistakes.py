@@ -1,4 +1,4 @@
-"""What a model got wrong, from val_predictions.csv: classes, confusions, single videos."""
+"""A model's mistakes, from val_predictions.csv: classes, confusions, single videos."""
 
 import csv
 import io
@@ -40,19 +40,19 @@ class ScoredVideo:
     video: str
     span: tuple[float, float] | None
     error: str
-    """Why it could not be read, or ""."""
+    """Why it could not be read; "" if it could."""
     answers: dict[str, Answer]
     """head → answer."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many videos of a class are found; unreadable ones are not."""
+    """How many videos of a class are found; unreadable ones count as not found."""
 
     name: str
     videos: int
     found: int
-    """Videos of this class that are predicted as such."""
+    """Videos of this class that are predicted correctly."""
     predicted: int
     """Videos of any class that are predicted as this one."""
     taken_for: tuple[str, int] | None = None

@@ -1,4 +1,4 @@
-"""What a model says, on the pictures of the video: its labels, or the timeline below the picture."""
+"""A model's answers drawn on the video: its labels, or the timeline below the picture."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -21,7 +21,7 @@ from vivit.video.decode import Decoder, open_video
 from vivit.video.redraw import Drawn, redraw
 
 FONT = "DejaVuSans"
-# Of the shorter side of the picture, and in pixels.
+# A fraction of the picture's shorter side, and pixels.
 TEXT_SIZE, LEAST_TEXT = 1 / 22, 10
 SHADE = (0, 0, 0, 150)
 MOST_TRACKS = 8
@@ -40,7 +40,7 @@ def check_overlay(path: Path, source: Path) -> None:
 
 
 def write_overlay(path: Path, source: Path, drawn: Drawn, decoder: Decoder) -> None:
-    """Write a video with what is drawn on it, with a progress bar in a terminal. Raises VideoError or UserError."""
+    """Write the video with the drawing on it, with a progress bar on a terminal. Raises VideoError or UserError."""
     with (
         open_video(source, decoder) as video,
         progress_bar("draw", video.info.num_frames, screen=console(stderr=True)) as update,
@@ -55,9 +55,9 @@ def write_overlay(path: Path, source: Path, drawn: Drawn, decoder: Decoder) -> N
 
 
 def with_labels(prediction: Prediction, top: int) -> Drawn:
-    """Draw the labels of a video, the most probable first, into the upper left corner of each picture.
+    """Draw the labels of a video, the most probable first, in the upper left corner of each picture.
 
-    Labels that would read 0 % are left out, but not the first: they would only hide the picture.
+    Labels that would read 0 % are left out, except the first: they would only hide the picture.
     """
     lines = [
         f"{'' if head == ONLY_HEAD else f'{head}  '}{percent(scored.score)}  {printable(scored.label)}"
@@ -80,12 +80,12 @@ def with_labels(prediction: Prediction, top: int) -> Drawn:
 
 
 def percent(score: float) -> str:
-    """Of the same width for all scores; a plain space is narrower than a digit."""
+    """A percentage, equally wide for all scores; a plain space would be narrower than a digit."""
     return f"{score:4.0%}".replace(" ", FIGURE_SPACE)
 
 
 def _box(lines: Sequence[str], picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lines on a shade, as large as they need within the picture: (h, w, 3) RGB and (h, w, 1) opacity, 0 to 1."""
+    """Lines on a shaded box no larger than the picture: (h, w, 3) RGB and (h, w, 1) opacity, 0 to 1."""
     height, width = picture.shape[:2]
     size = text_size(height, width)
     font, pad = font_of(FONT, size), size // 2
@@ -101,7 +101,7 @@ def _box(lines: Sequence[str], picture: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def with_timeline(timeline: Timeline, segments: Sequence[Segment]) -> Drawn:
-    """Add a panel below each picture: the labels of the moment, and all segments with a mark where it is."""
+    """Add a panel below each picture: the current labels, and all segments with a mark at the current time."""
     colours = {key: ImageColor.getrgb(colour) for key, colour in colours_of(segments, list(INKS)).items()}
     tracks = _tracks(timeline, segments)
     panels: list[Image.Image] = []
@@ -139,7 +139,7 @@ def _panel(
     width: int,
     size: int,
 ) -> Image.Image:
-    """The panel without what changes from picture to picture."""
+    """The part of the panel that is the same for every picture."""
     pad, bar = _pad(size, width), size // 2
     height = 3 * pad + size + len(tracks) * (bar + pad) - pad
     panel = Image.new("RGB", (width, height), "white")

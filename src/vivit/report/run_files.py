@@ -1,4 +1,4 @@
-"""The files of a run's folder, as its page needs them."""
+"""The files of a run folder, as its page needs them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from vivit.weights.files import read_json
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What each file holds; empty if it is missing."""
+    """The content of each file; empty if it is missing."""
 
     path: Path
     config: Row

@@ -1,4 +1,4 @@
-"""A run's page: the whole run in one file, for a run that is over, interrupted or under way."""
+"""A run's page: the whole run in one file, whether finished, interrupted or in progress."""
 
 import math
 from collections import defaultdict
@@ -19,11 +19,11 @@ from vivit.training.recipe import PretrainRecipe, Recipe
 from vivit.training.recipes import PRETRAIN_RECIPES, RECIPES
 from vivit.training.records import Row
 
-# Rows of a table that are shown at once; the others are folded away.
+# Rows of a table shown at once; the others are folded away.
 SHOWN = 12
 # Classes of the largest confusion matrix.
 MOST_DRAWN = 2000
-# Fields of recipe.json that are not the recipe's.
+# Fields of recipe.json that do not belong to the recipe.
 NOT_OF_RECIPE = ("data", "videos", "init", "keep", "keep_decoded", "overfit", "train_hash", "val_hash")
 
 
@@ -31,9 +31,9 @@ def write_report(run: Path, data: str | None = None, videos: Path | None = None)
     """Write RUN/report.html.
 
     Args:
-        run: the run's folder.
-        data: the data that it was trained on, if that has moved.
-        videos: the folder of the videos that the data lists, if that has moved.
+        run: the run folder.
+        data: the training data, if it has moved.
+        videos: the folder of the videos that the data lists, if it has moved.
 
     Returns:
         The page's path.
@@ -114,7 +114,7 @@ def _model(run: RunFiles) -> list[str]:
 
 
 def _parameters(weights: Path) -> int:
-    """The number of parameters in a file; 0 if it cannot be read, as while it is being written."""
+    """The number of parameters in a file; 0 if it cannot be read, for example while it is being written."""
     try:
         with safe_open(weights, "pt") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
@@ -141,7 +141,7 @@ def _scores(run: RunFiles) -> list[Row]:
 def _head(run: RunFiles, head: str) -> Row:
     """A head's classes and, unless multi_label, its confusions.
 
-    "pairs" are true class, predicted class, how often, of how many videos of the class; the most frequent first.
+    "pairs" are true class, predicted class, count, and the class's number of videos; the most frequent first.
     "commonest" is the accuracy of always predicting the most frequent class.
     """
     predictions, names = run.predictions, run.space.classes[head]
@@ -164,7 +164,7 @@ def _head(run: RunFiles, head: str) -> Row:
 
 
 def _differences(settings: Row) -> Row | None:
-    """The settings of a run beside the named recipe that differs least.
+    """The settings of a run compared with the named recipe that differs least.
 
     "changed" are field, its value in this run, and in that recipe; "same" are field and value.
     """

@@ -29,7 +29,7 @@ def write_timeline_page(
 
     Args:
         pictures: (height, width, 3) uint8 each, evenly spread over the video.
-        smooth: seconds over which the scores that are drawn are averaged.
+        smooth: seconds over which the drawn scores are averaged.
     """
     colours = colours_of(segments, [f"var(--{name})" for name in LINES])
     rows = [_row(segment, timeline, colours) for segment in segments]
@@ -75,7 +75,7 @@ def _row(segment: Segment, timeline: Timeline, colours: dict[tuple[str, str], st
 
 
 def _charts(timeline: Timeline, segments: Sequence[Segment], smooth: float) -> list[Chart]:
-    """The scores of the labels that hold longest."""
+    """The scores of the labels with the longest total time."""
     charts = []
     for head in timeline.labels.heads:
         scores, names = timeline.smoothed(head, smooth), timeline.labels.classes[head]
@@ -129,7 +129,7 @@ def write_timeline_png(
 
 
 def _longest(segments: Sequence[Segment]) -> list[tuple[str, str]]:
-    """(head, label), those first that hold longest."""
+    """(head, label), by falling total time."""
     seconds: dict[tuple[str, str], float] = {}
     for segment in segments:
         key = segment.head, segment.label
@@ -138,7 +138,7 @@ def _longest(segments: Sequence[Segment]) -> list[tuple[str, str]]:
 
 
 def colours_of(segments: Sequence[Segment], first: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(head, label) → a colour of its own; further ones are steps of the golden angle apart."""
+    """(head, label) → its own colour; after the first few, colours are steps of the golden angle apart."""
     labels = _longest(segments)
     more = [_hex(137.5 * number) for number in range(len(labels))]
     return dict(zip(labels, [*first, *more], strict=False))
