@@ -93,7 +93,7 @@ def test_a_strip_of_frames(here: InProcess, tmp_path: Path) -> None:
         (("--out", "clip.mp4"), "clip.mp4: is the video itself"),
         (("--out", "model/maps.npz"), "model/maps.npz: exists already"),
         (("--class", "vv"), "class: the model has no class 'vv'"),
-        (("--class", "v", "--method", "raw"), "class: the method raw knows no classes"),
+        (("--class", "v", "--method", "raw"), "class: the method raw ignores classes"),
         (("--span", "5", "6"), "clip.mp4: .*the span 5 to 6 s"),
         (("--span", "1", "0"), "clip.mp4: .*the span 1 to 0 s has no length"),
     ],
@@ -106,11 +106,10 @@ def test_mistakes_are_one_line(here: InProcess, words: tuple[str, ...], said: st
 def test_the_installed_command_with_two_variants(here: InProcess, tmp_path: Path) -> None:
     for variant in ("factorised_encoder", "factorised_dot_product"):
         save(tmp_path / variant, variant=variant)
-        ran = run_vivit(
-            "attention", "clip.mp4", "--model", variant, "--out", "maps.safetensors", "--json", folder=tmp_path
-        )
+        maps = f"{variant}.safetensors"
+        ran = run_vivit("attention", "clip.mp4", "--model", variant, "--out", maps, "--json", folder=tmp_path)
         assert ran.status == 0, ran
         clips = json.loads(ran.out)["clips"]
-        with safe_open(tmp_path / "maps.safetensors", "pt") as file:
+        with safe_open(tmp_path / maps, "pt") as file:
             assert json.loads(file.metadata()["about"])["clips"][0] == {key: clips[0][key] for key in ("best", "about")}
             assert file.get_tensor("map").sum(dim=(2, 3))[0].tolist() == pytest.approx(clips[0]["curve"], abs=1e-5)

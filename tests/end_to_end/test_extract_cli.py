@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same_file(
 
     monkeypatch.setattr(FeatureStore, "add", stopped_at_the_second)
     told = here(*words, "out.safetensors")
-    assert told.status == 130 and "stopped after 1 of 2 videos; the same command goes on from there" in told.err
+    assert told.status == 130 and "stopped after 1 of 2 videos; the same command continues from there" in told.err
     assert not (tmp_path / "out.safetensors").exists()
     here(*words, "out.safetensors")
     assert added == ["clip.mp4", "stopped", "=other.mp4"]
@@ -154,5 +154,5 @@ def test_a_model_without_class_token_says_so(here: InProcess) -> None:
 def test_the_installed_command_with_the_model_of_the_package(tmp_path: Path) -> None:
     encode(tmp_path / "clip.mp4", noisy(90, frames=60))
     ran = run_vivit("extract", "clip.mp4", "--out", "out.npy", folder=tmp_path)
-    assert ran.status == 0 and ran.err.endswith("3 windows of 1 video in out.npy\n")
+    assert ran.status == 0 and ran.err.endswith("4 windows of 1 video in out.npy\n")
     assert np.load(tmp_path / "out.npy").shape == (3, 160)

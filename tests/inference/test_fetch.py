@@ -48,7 +48,7 @@ PROBLEMS = {
     "cut": "ended before the video did",
     "cut-chunk": "ended before the video did",
     "negative-chunk": "no proper answer",
-    "to-nowhere": "names no URL",
+    "to-nowhere": "gives no URL",
     "page": "a web page, not a video",
     "to?file:///etc/passwd": "redirects to file:///etc/passwd, which is not fetched",
     "to?ftp://127.0.0.1/x": "redirects to ftp://",

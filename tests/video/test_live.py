@@ -141,8 +141,8 @@ def test_a_lost_connection_is_made_again_and_given_up_in_the_end(
 
         refused(read, "^the camera: cannot be opened .*404")
     assert [line.rpartition("; ")[2] for line in said] == [
-        *("connecting again in 0.01 s, attempt 1 of 2", "connecting again in 0.02 s, attempt 2 of 2"),
-        *("connecting again in 0.01 s, attempt 1 of 2", "connecting again in 0.02 s, attempt 2 of 2"),
+        *("reconnecting in 0.01 s, attempt 1 of 2", "reconnecting in 0.02 s, attempt 2 of 2"),
+        *("reconnecting in 0.01 s, attempt 1 of 2", "reconnecting in 0.02 s, attempt 2 of 2"),
     ]
     numbers = read_numbers(torch.stack([frame.picture for frame in found]))
     assert numbers == 2 * list(range(40))
@@ -159,7 +159,7 @@ def test_a_refused_address_is_not_tried_again() -> None:
             video = LiveVideo(f"{scheme}://127.0.0.1:{unused.getsockname()[1]}/x", SIDE, said.append)
             refused(partial(list, video.frames()), "cannot be opened .connection refused")
             assert not said
-    refused(lambda: LiveVideo("ftp://host/clip.mp4", SIDE, print), "addresses start with http")
+    refused(lambda: LiveVideo("ftp://host/clip.mp4", SIDE, print), "URLs start with http")
     refused(lambda: list(LiveVideo("/dev/video99", SIDE, print).frames()), "/dev/video99: no such device")
 
 
@@ -241,7 +241,7 @@ def test_a_sender_that_falls_silent_is_lost(tmp_path: Path, monkeypatch: pytest.
     finally:
         enough.set()
         thread.join()
-    assert len(said) == 1 and "was lost (no data for 0.5 s); connecting again in 0.01 s, attempt 1 of 1" in said[0]
+    assert len(said) == 1 and "was lost (no data for 0.5 s); reconnecting in 0.01 s, attempt 1 of 1" in said[0]
 
 
 def made(total: int, gate: Callable[[int], object]) -> Generator[LiveFrame]:

@@ -70,7 +70,7 @@ def extract(
     screen, unreadable = console(stderr=True), 0
 
     def how_far() -> str:
-        return f"stopped after {len(done)} of {counted(len(inputs), 'video')}; the same command goes on from there"
+        return f"stopped after {len(done)} of {counted(len(inputs), 'video')}; the same command continues from there"
 
     with stopping(how_far), progress_bar("extract", len(inputs), len(inputs) > SEVERAL, screen) as progress:
         for number, video in enumerate(inputs):

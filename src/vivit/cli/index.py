@@ -54,7 +54,7 @@ def index(
     made = Index(out, predictor)
     if model is None and held is None:
         say_model(name, predictor)
-    with stopping(lambda: "stopped; the same command goes on from there"):
+    with stopping(lambda: "stopped; the same command continues from there"):
         with progress_bar("index", visible=True, screen=console(stderr=True)) as progress:
             changes = made.update(folder, step, decoder, lambda error: complain(str(error)), progress)
         count, videos = len(made.files.times), len(made.files.videos)

@@ -114,7 +114,7 @@ def predict(
         raise UserError(f"max_size: {max_size} MB is out of range; give 1 or more")
     chosen = _format(format, json_lines, out)
     if resume and out is None:
-        raise UserError("resume: goes on after the answers in a file; name it with --out")
+        raise UserError("resume: continues after the answers in a file; name it with --out")
     from vivit.inference.answers import AnswerFile, Layout, check_out
     from vivit.inference.fetch import Fetching
     from vivit.inference.inputs import find_inputs
@@ -147,7 +147,7 @@ def predict(
     unreadable = 0
 
     def how_far() -> str:
-        where = f"; --resume goes on after the answers in {out}" if out is not None else ""
+        where = f"; --resume continues after the answers in {out}" if out is not None else ""
         return f"stopped after {done} of {counted(len(inputs), 'video')}{where}"
 
     with ExitStack() as stack:

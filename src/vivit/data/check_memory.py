@@ -79,7 +79,7 @@ class Memory:
         except OSError as error:
             raise UserError(
                 f"{self.unfinished}: not written ({error.strerror}); make room, or choose another file with --out; the "
-                "same command goes on from there"
+                "same command continues from there"
             ) from None
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class AnswerFile:
         check_out(path, format)
         there = [file for file in (self._growing, path) if os.path.lexists(file)]
         if there and not resume:
-            raise UserError(f"{there[0]}: exists; --resume goes on after its answers, or choose another --out")
+            raise UserError(f"{there[0]}: exists; --resume continues after its answers, or choose another --out")
         try:
             if there:
                 self._take_up(there[0])
@@ -186,7 +186,7 @@ class AnswerFile:
             self._file.write(text)
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self._growing}: not written ({error.strerror}); --resume goes on from there") from None
+            raise UserError(f"{self._growing}: not written ({error.strerror}); --resume continues from there") from None
 
     def _take_up(self, file: Path) -> None:
         """Note the answers in the file, and drop an incomplete one that an interruption may have left."""

@@ -133,10 +133,10 @@ def attention(
     model, labels = predictor.model, predictor.labels
     if isinstance(model, ExportedModel):
         raise UserError(
-            f"{model.folder}: an exported model does not tell its attention; give the model that it was made from"
+            f"{model.folder}: an exported model does not expose its attention; give the model that it was exported from"
         )
     if label is not None and method != "gradient":
-        raise UserError(f"class: the method {method} knows no classes; use the method gradient")
+        raise UserError(f"class: the method {method} ignores classes; use the method gradient")
     chosen = None if label is None else find_class(labels, label)
     spec = clip_spec(model)
     frames_of_index = _frames_of_index(model)

@@ -89,7 +89,7 @@ def attention_maps(
         ValueError: the clips have another size.
     """
     if any(encoder.merging is not None for encoder in encoders_of(model)):
-        raise UserError("merge: merged tokens have no place in a map; leave merging out")
+        raise UserError("merge: merged tokens have no position in a map; leave merging out")
     with torch.set_grad_enabled(method == "gradient"), _watching(model, method) as (encoders, shares):
         logits = dict(by_head(model(clips)))
         if method == "gradient":
@@ -98,7 +98,7 @@ def attention_maps(
         found = _map(model, encoders, shares, method, len(clips))
     total = found.flatten(1).sum(dim=1)
     if not bool((total > 0).all()):
-        raise UserError("gradient: nothing in a clip speaks for its class; choose another class, or the method rollout")
+        raise UserError("gradient: nothing in a clip counts towards its class; choose another class, or rollout")
     found = found / total[:, None, None]
     return found.unflatten(2, model.config.grid[1:]), {head: values.detach() for head, values in logits.items()}
 

@@ -57,7 +57,7 @@ def check_feature_file(path: Path) -> None:
     """Raise UserError if a file of features could never be written to this path, or would replace another."""
     if path.suffix not in ENDINGS:
         endings = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
-        raise UserError(f"{path}: its name must end in {endings}; a folder's name has no ending")
+        raise UserError(f"{path}: its name must end in {endings}, or have no ending for a folder")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; create it first")
     for file in (path, *([_rows_of(path)] if path.suffix == ".npy" else [])):

@@ -110,7 +110,7 @@ def _follow(url: Url, file: IO[bytes], fetching: Fetching) -> None:
                 return
             place = response.headers.get("Location", "").strip()
             if not place:
-                raise VideoError(url, "cannot be fetched: the server redirects, but names no URL")
+                raise VideoError(url, "cannot be fetched: the server redirects, but gives no URL")
             following = urlsplit(urljoin(here.geturl(), place))
         if following.scheme not in ("https", here.scheme):
             raise VideoError(url, f"redirects to {Url(following.geturl())}, which is not fetched")

@@ -42,7 +42,7 @@ class Merge:
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= MOST:
-            raise UserError(f"merge: {self.ratio:g} is not a part of the tokens; use 0 to {MOST}")
+            raise UserError(f"merge: {self.ratio:g} is not a fraction of the tokens; use 0 to {MOST}")
 
     def __str__(self) -> str:
         return f"{self.ratio:g} ({self.over})" if self.over else f"{self.ratio:g}"

@@ -160,7 +160,9 @@ def _activitynet(videos: Sequence[Segmented]) -> Content:
     for video in videos:
         name = Path(video.name).stem
         if name in results:
-            raise UserError(f"{video.name}: another video is called {name}, too, and ActivityNet knows names alone")
+            raise UserError(
+                f"{video.name}: another video is called {name}, too; ActivityNet files need different names"
+            )
         results[name] = [
             {"label": segment.label, "score": round(segment.score, 4), "segment": [round(t, 3) for t in times]}
             for segment in video.segments

@@ -94,7 +94,7 @@ class Rule:
         if not self.shortest >= 0:
             raise UserError(f"shortest: {self.shortest:g} seconds is out of range; give 0 or more")
         if not 0 <= self.threshold <= 1:
-            raise UserError(f"threshold: {self.threshold:g} is no probability; give 0 to 1")
+            raise UserError(f"threshold: {self.threshold:g} is not a probability; give 0 to 1")
         for name in sorted(self.background):
             if not any(name in names for names in labels.classes.values()):
                 raise no_class("background", name, chain.from_iterable(labels.classes.values()))

@@ -131,7 +131,7 @@ class LiveVideo:
             if not (attempt and self._scheme):
                 raise VideoError(self.name, problem)
             of = f"attempt {attempt} of {len(RETRY_DELAYS)}"
-            self._say(f"{self.name}: {problem}; connecting again in {delay:g} s, {of}")
+            self._say(f"{self.name}: {problem}; reconnecting in {delay:g} s, {of}")
             if self._ended.wait(delay):
                 return
 

@@ -29,7 +29,7 @@ def describe_source(source: str | Path, **fields: Any) -> list[tuple[str, str]]:
     found = Source.find(source)
     if (exported := Export.of(found.folder)) is not None:
         if any(fields.values()):
-            raise UserError(f"{source}: an exported model cannot be changed; change the model that it was made of")
+            raise UserError(f"{source}: an exported model cannot be changed; change the one that it was exported from")
         return _describe_exported(found.folder, exported)
     if not any(fields.values()) and found.kind == "image ViT":
         image = read_image_vit(found)

@@ -142,11 +142,11 @@ def _open_zip(path: Path) -> WeightFile:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception:  # zipfile raises many kinds on damaged files
-        raise UserError(f"{path}: not a whole .npz or PyTorch file") from None
+        raise UserError(f"{path}: not an .npz or PyTorch file, or incomplete") from None
     if sum(entry.file_size for entry in entries) > max(BOMB_BYTES, BOMB_RATIO * size):
         raise UserError(f"{path}: would unpack to many times its size")
     if len({entry.filename.removesuffix(".npy") for entry in entries}) < len(entries):
-        raise UserError(f"{path}: not a whole .npz or PyTorch file: two arrays have the same name")
+        raise UserError(f"{path}: damaged .npz or PyTorch file: two arrays have the same name")
     if any(entry.filename.endswith("data.pkl") for entry in entries):
         return open_torch(path, entries)
     return _open_npz(path)
@@ -159,7 +159,7 @@ def _open_npz(path: Path) -> WeightFile:
     except UnknownType as error:
         raise UserError(f"{path}: {error}") from None
     except Exception:  # zipfile, zlib and NumPy raise many kinds on damaged files
-        raise UserError(f"{path}: not a whole .npz file of plain arrays of numbers") from None
+        raise UserError(f"{path}: not an .npz file of plain arrays of numbers, or incomplete") from None
 
     def read(name: str) -> Tensor:
         try:

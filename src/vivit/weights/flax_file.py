@@ -52,7 +52,7 @@ def open_flax(path: Path) -> WeightFile:
                 raise ValueError("more follows")
         arrays = _flatten(tree) if isinstance(tree, dict) else {}
     except Exception:  # msgpack and what it calls raise many kinds on damaged files
-        raise UserError(f"{path}: not a whole Scenic checkpoint (flax msgpack)") from None
+        raise UserError(f"{path}: not a Scenic checkpoint (flax msgpack), or incomplete") from None
     # Old files of image models have another "params" inside.
     arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     if not arrays:

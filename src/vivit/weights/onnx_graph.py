@@ -170,7 +170,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except Exception:  # protobuf's errors have no common class
-        raise UserError(f"{path}: not a whole ONNX file") from None
+        raise UserError(f"{path}: not an ONNX file, or incomplete") from None
     if not model.graph.node:
         raise UserError(f"{path}: not an ONNX file: it has no graph")
     if len(model.graph.node) > MOST_NODES:
@@ -222,7 +222,7 @@ def _outside(tensor: onnx.TensorProto, path: Path, size: int, kind: np.dtype[Any
     file = path.parent / location
     folder = path.parent.resolve()
     if not location or not file.resolve().is_relative_to(folder):
-        raise UserError(f"{path}: {tensor.name}: its data lie outside the model's folder, in {location!r}: not read")
+        raise UserError(f"{path}: {tensor.name}: its data, in {location!r}, are outside the model's folder; not read")
     if not file.is_file():
         raise UserError(f"{path}: {file}, which holds its data, is missing")
     offset, length = int(entries.get("offset", 0)), size * kind.itemsize
@@ -380,7 +380,7 @@ def _resize(node: Node, x: Tensor, *others: Tensor | None) -> Tensor:
     way, place = node.options.get("mode", b"nearest"), node.options.get("coordinate_transformation_mode", b"half_pixel")
     mode = {b"cubic": "bicubic", b"linear": "bilinear"}[way]
     if way == b"cubic" and not math.isclose(node.options.get("cubic_coeff_a", -0.75), -0.75):
-        raise UnlikeViT("its positions are resized in a way that PyTorch has not")
+        raise UnlikeViT("its positions are resized in a way that PyTorch does not support")
     corners = {b"half_pixel": False, b"pytorch_half_pixel": False, b"align_corners": True}[place]
     if target[:2] != list(x.shape[:2]):
         raise UnlikeViT("its positions are resized over more than height and width")

@@ -50,10 +50,10 @@ def open_onnx(path: Path) -> OnnxViT:
     try:
         return _Walk(Graph(path)).read()
     except UnlikeViT as error:
-        raise UserError(f"{path}: not an image ViT that is read: {error}") from None
+        raise UserError(f"{path}: not a supported image ViT: {error}") from None
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError):
         # Nodes without the inputs, options or shapes that their kind has; PyTorch's exporters write none.
-        raise UserError(f"{path}: not an image ViT that is read: its graph is damaged") from None
+        raise UserError(f"{path}: not a supported image ViT: its graph is damaged") from None
 
 
 class _Walk:
@@ -147,7 +147,7 @@ class _Walk:
             raise UnlikeViT(f"its first layer's kernel has the shape {tuple(kernel.shape)}")
         whole = {"strides": list(kernel.shape[2:]), "group": 1}
         if any(options.get(name, value) != value for name, value in whole.items()) or any(options.get("pads", ())):
-            raise UnlikeViT("its first layer is no embedding of patches side by side")
+            raise UnlikeViT("its first layer does not embed adjacent patches")
         return node
 
     def _given(self, picture: tuple[int, int]) -> dict[str, Tensor]:

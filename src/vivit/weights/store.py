@@ -244,7 +244,7 @@ def _load_folder(source: Source) -> Loaded:
     if (exported := Export.of(folder)) is not None:
         raise UserError(
             f"{folder}: an exported model ({exported}), which vivit predict, vivit evaluate and vivit.Predictor run; "
-            "for all else use the model that it was made of"
+            "for anything else use the model that it was exported from"
         )
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(f"{folder}: no {WEIGHTS_FILE}; not a complete model folder")

@@ -33,7 +33,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         with zipfile.ZipFile(path) as archive:
             plain = _has_only_weights(archive.read(pickles[0]))
     except Exception:  # zipfile and pickletools raise many kinds on damaged files
-        raise UserError(f"{path}: not a whole PyTorch file") from None
+        raise UserError(f"{path}: not a PyTorch file, or incomplete") from None
     if not plain:
         raise UserError(
             f"{path}: holds more than weights of 16, 32 or 64 bits, and reading it might execute code; "
@@ -59,7 +59,7 @@ def open_torch(path: Path, entries: list[zipfile.ZipInfo]) -> WeightFile:
         )
         total = sum(Tensor.numel(value) * Tensor.element_size(value) for value in weights.values()) if plain else 0
     except Exception:  # PyTorch raises many kinds on damaged files
-        raise UserError(f"{path}: not a whole PyTorch file of weights") from None
+        raise UserError(f"{path}: not a PyTorch file of weights, or incomplete") from None
     # Tied weights count twice; a view that repeats one number may do so a billion times.
     if not plain or total > 2 * path.stat().st_size:
         raise UserError(f"{path}: not a PyTorch file of weights alone: a state_dict is needed")
