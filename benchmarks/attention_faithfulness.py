@@ -1,15 +1,15 @@
-"""How faithful attention maps are: on made clips whose moving object is known, and by deletion and insertion.
+"""How faithful attention maps are: on generated clips whose moving object is known, and by deletion and insertion.
 
     .venv/bin/python -m benchmarks.attention_faithfulness FOLDER [--variants spatiotemporal] [--steps 500]
 
-In a clip, one coloured drawing moves over a still texture on which drawings of all colours lie. A model must name the
-colour of the one that moves. A small model of each variant learns this, some minutes each, and stays in FOLDER/VARIANT;
-one that is there already is taken. Then, for each method, the mean over clips that no model has seen:
+In a clip, one coloured drawing moves over a still texture with still drawings of all colours. A model must name the
+colour of the moving one. A small model of each variant learns this in a few minutes and stays in FOLDER/VARIANT, where
+later calls reuse it. Then, for each method, the mean over clips that no model has seen:
 
-- in the box: the part of the attention on the tubelets that the moving object touches. An even map has their share.
-- above even: the same of what each tubelet has more than an even share, which is what pictures show as bright.
-- brightest: the part of the clips whose tubelet with most attention is in the box.
-- deletion and insertion: the area below the curve, see `vivit.evaluation.faithfulness`; beside it that of random maps.
+- in the box: the fraction of the attention on the tubelets that the moving object touches. An even map has their share.
+- above even: the same for the attention above an even share, which pictures show as bright.
+- brightest: the fraction of clips whose tubelet with the most attention is in the box.
+- deletion and insertion: the area under the curve, see `vivit.evaluation.faithfulness`; beside it that of random maps.
 
 FOLDER/example.mp4 is one of the clips, four times as large.
 """
@@ -60,7 +60,7 @@ class Clip:
 
 
 class Clips:
-    """An endless row of clips."""
+    """An endless series of clips."""
 
     def __init__(self, seed: int, held_out: bool) -> None:
         self.rng = np.random.default_rng([seed, held_out])
@@ -170,7 +170,7 @@ def rows_of(model: ViViT, clips: list[Clip]) -> Iterator[str]:
 
 
 def _inside(maps: Tensor, touched: Tensor) -> float:
-    """The part of the sum of each (T, H, W) map that is where the object is; the mean over maps."""
+    """The fraction of each (T, H, W) map's sum that lies on the object; the mean over maps."""
     sums = maps.sum(dim=(1, 2, 3))
     return float(((maps * touched).sum(dim=(1, 2, 3)) / sums).mean())
 

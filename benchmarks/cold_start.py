@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.cold_start [--rounds 3] [--threads 1] [--precisions auto,f32]
 
-ViViT-B/16x2, model 1, has random weights and lies in a folder of each format; the clip is in the page cache. Each
-answer is given by a process of its own, from the start of Python to the label. The ways take turns. Seconds are those
-of processors, which depend little on what else the machine does; memory is the most that the process holds.
+ViViT-B/16x2, model 1, has random weights and is stored in a folder of each format; the clip is in the page cache. Each
+measurement is a new process, from the start of Python to the label. The ways take turns. Seconds are CPU time, which
+depends little on other work on the machine; memory is the peak of the process.
 """
 
 import json
@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.videos import generated
 from vivit.inference.speed import spread
 
-# What a process says when it is done: seconds of processors, its children's too, and its peak.
+# What a process reports at its end: CPU seconds, including its children's, and peak memory.
 ENDING = """
 import json, resource, time
 children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,7 +47,7 @@ print(pipeline("video-classification", model=folder)(clip, num_frames=frames)[0]
 
 
 def measured(code: str, threads: int, **values: object) -> dict[str, Any]:
-    """Seconds and memory of a process that runs this code with these names set."""
+    """CPU seconds and memory of a process that runs this code with these names set."""
     names = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", names + code + ENDING]
@@ -67,8 +67,8 @@ def main(
     """Measure, print a table and write a record.
 
     Args:
-        precisions: of ours, separated by commas; the pipeline computes in f32.
-        clip: a video; by default one of 340 × 256 is made.
+        precisions: of our model, separated by commas; the pipeline computes in f32.
+        clip: a video; by default a generated one of 340 × 256.
         quick: a toy model, to check that it works.
     """
     clip = clip or generated("320", seconds=4)

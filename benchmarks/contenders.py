@@ -1,4 +1,4 @@
-"""The models that are measured: this package's, plain ones, and those of other packages, all with random weights."""
+"""The models to measure: this package's, plain ones, and those of other packages, all with random weights."""
 
 import importlib.util
 from collections.abc import Callable
@@ -32,19 +32,19 @@ QUICK: dict[str, Any] = {
 @dataclass(frozen=True)
 class Contender:
     words: str
-    """How tables name it."""
+    """Its name in tables."""
     build: Callable[[ModelConfig], nn.Module]
     """A network that takes (B, T, C, H, W) floats and returns logits."""
     variants: tuple[Variant, ...] = VARIANTS
     package: str = "torch"
-    """What must be installed."""
+    """The package that must be installed."""
 
     def installed(self) -> bool:
         return importlib.util.find_spec(self.package) is not None
 
 
 class _Logits(nn.Module):
-    """A network of transformers, without what is around its logits."""
+    """A network of transformers that returns only logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class _ChannelsFirst(nn.Module):
 
 
 def vit_pytorch(config: ModelConfig) -> nn.Module:
-    # The file alone, because the package imports torchvision, which this model does not need.
+    # Load only the file, because the package imports torchvision, which this model does not need.
     package = importlib.util.find_spec("vit_pytorch")
     assert package is not None and package.submodule_search_locations is not None
     place = Path(package.submodule_search_locations[0]) / "vivit.py"
@@ -129,7 +129,7 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def build(name: str, config: ModelConfig) -> nn.Module:
-    """The same random weights in every process."""
+    """Build a model with the same random weights in every process."""
     torch.manual_seed(0)
     return CONTENDERS[name].build(config)
 

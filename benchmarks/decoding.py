@@ -5,9 +5,9 @@
 One process on one core reads files from the page cache. The contenders take turns in every round, and each opens the
 file anew. For training, they read four clips of 32 frames at stride 2, shorter side 256, one by one, from random starts
 in the quarters of the video; the starts are the same for all contenders and rounds. For evaluation, they read four
-evenly spread clips in one pass, with three crops each. Results are medians of the rounds; a ratio is the median of each
-round's ratio, with its quartiles. Processor seconds stand beside wall-clock seconds, because other work on the machine
-changes them less. The frames of each contender are compared with plain decoding and resizing in float64; the command
+evenly spread clips in one pass, with three crops each. Results are medians over rounds; a ratio is the median of the
+rounds' ratios, with its quartiles. CPU seconds stand beside wall-clock seconds, because other work on the machine
+affects them less. The frames of each contender are compared with plain decoding and resizing in float64; the command
 fails if ours differ.
 """
 
@@ -35,7 +35,7 @@ from vivit.video.decode import open_video
 NUM_FRAMES, STRIDE, SHORT_SIDE, CROP = 32, 2, 256, 224
 CLIPS, CROPS = 4, 3
 LIMIT = 2.0  # of 255: the largest mean difference between our frames and plainly decoded ones
-COMPARED = 8  # every so many frames of a clip
+COMPARED = 8  # compare every eighth frame of a clip
 
 CPU = torch.device("cpu")
 Workload = Literal["training", "evaluation"]
@@ -95,7 +95,7 @@ def _torchcodec(path: Path, numbers: list[int], size: tuple[int, int], seek: Lit
 
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode=seek)
     frames = decoder.get_frames_at([min(number, len(decoder) - 1) for number in numbers]).data
-    # PyTorch's quickest: bytes with channels last, as they are in memory.
+    # PyTorch's fastest way: bytes with channels last, as they are in memory.
     return frames if frames.shape[-2:] == size else F.interpolate(frames, size, mode="bilinear", antialias=True)
 
 
@@ -176,7 +176,7 @@ def differences(path: Path, names: Sequence[str]) -> dict[str, float]:
         frames, expected = CONTENDERS[name][0](path, numbers, size)[::COMPARED].double(), plain
         if frames.shape[-2:] != size:
             expected = view_crops(plain, (CROP, CROP), 1)[0]
-            # transformers' processor rescales to [-1, 1], and then again as if those values were in [0, 1].
+            # transformers' processor rescales to [-1, 1], then rescales again as if those values were in [0, 1].
             frames = ((frames * 0.5 + 0.5) + 1) * 127.5
         found[name] = float((frames - expected).abs().mean())
     return found

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.decoding_profile [FILES ...] [--rounds 5]
 
-Reads training clips of FILES and of the generated videos, as `benchmarks.decoding` does. Prints processor milliseconds
-per clip on one core: the mean of four clips, and the median of the rounds.
+Reads training clips of FILES and of the generated videos, as `benchmarks.decoding` does. Prints CPU milliseconds per
+clip on one core: the mean of four clips, and the median of the rounds.
 """
 
 import time

@@ -1,11 +1,11 @@
-"""The forward pass of exported models, each run by its own runtime, beside this package's in turns.
+"""The forward pass of exported models, each in its own runtime, alternating with this package's.
 
     .venv/bin/python -m benchmarks.exported [--only factorised_encoder] [--threads 2] [--rounds 5]
 
-ViViT-B/16x2 with random weights, a clip of 32 × 224 × 224 of a made video in memory, in uint8. `vivit` is PyTorch, in
-float32 and with its weights converted to bf16. int8 is calibrated on the same clip, and computes the rest in bf16 where
-the processor makes that quicker. Every round runs each once, after a round that warms up; ratios compare the same
-round. Exporting takes some minutes; `--folder` keeps what is exported for the next call.
+ViViT-B/16x2 with random weights, on a uint8 clip of 32 × 224 × 224 of a generated video in memory. `vivit` is PyTorch,
+in float32 and with its weights converted to bf16. int8 is calibrated on the same clip, and computes the rest in bf16
+where the CPU makes that faster. Every round runs each once, after a warm-up round; ratios are within a round. Exporting
+takes some minutes; `--folder` keeps the exported models for the next call.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ from vivit.weights.store import load, save
 
 CPU = torch.device("cpu")
 F32 = (OURS, "f32")
-# What is measured: a format, and the precision in which it runs.
+# The formats to measure, and the precision in which each runs.
 EXPORTED: tuple[tuple[Format, Precision], ...] = (
     ("onnx", "f32"),
     ("openvino", "f32"),
@@ -110,9 +110,9 @@ def main(
 
     Args:
         only: variants, separated by commas.
-        formats: separated by commas; aotinductor is compiled for minutes.
+        formats: separated by commas; compiling aotinductor takes minutes.
         threads: of each runtime; by default PyTorch's own choice.
-        folder: where exported models are kept; by default nowhere.
+        folder: where to keep exported models; by default nowhere.
         quick: toy models, to check that it works.
     """
     torch.set_num_threads(threads or torch.get_num_threads())

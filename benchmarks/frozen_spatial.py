@@ -2,19 +2,19 @@
 
     .venv/bin/python -m benchmarks.frozen_spatial [--clips 4] [--videos 1350] [--seeds 1] [--threads 1]
 
-Time: ViViT-B/16x2 with fresh weights on 32 frames of 224 × 224, one clip per video, read from videos or from the cache,
+Time: ViViT-B/16x2 with random weights on 32 frames of 224 × 224, one clip per video, read from videos or the cache,
 with forward pass, loss, backward pass and AdamW, in batches of two. An epoch of the whole model is measured after one
-step of warm-up. The frozen model computes its features in the first epoch, and reads them in later ones.
+warm-up step. The frozen model computes its features in the first epoch, and reads them in later ones.
 
-Accuracy: the demo's model and recipe on camera motion, with the same number of epochs in every row; scores are of one
-view of each held-out video. Without ImageNet, the frozen spatial encoder comes from one of two models that the
-benchmark trains:
+Accuracy: the demo's model and recipe on camera motion, with the same number of epochs in every row, scored on one view
+of each held-out video. Without ImageNet, the frozen spatial encoder comes from one of two models that the benchmark
+trains:
 
-- on the same nine motions and videos: what freezing costs if the features are as good as training can make them;
+- on the same nine motions and videos: the cost of freezing if the features are as good as training can make them;
 - on pans, tilts and static cameras, to learn zooms and rolls, which it never saw.
 
-A temporal encoder that starts "as the spatial one" is what `vivit train --freeze-spatial` makes of an image ViT. The
-heads are fresh in every row.
+A temporal encoder that starts "as the spatial one" is what `vivit train --freeze-spatial` makes from an image ViT. The
+heads are new in every row.
 """
 
 import shutil
@@ -54,7 +54,7 @@ from vivit.training.update import loss_of
 from vivit.weights.adapt import adapt
 
 ADAPTER = 64
-BATCH = 2  # of the time
+BATCH = 2  # for measuring time
 LATER_EPOCHS = 5  # with features from the cache
 EPOCHS = 16  # of learning camera motions
 BEFORE = ("pan_left", "pan_right", "static", "tilt_down", "tilt_up")
@@ -135,7 +135,7 @@ class Way:
     words: str
     temporal: Literal["fresh", "kept", "as the spatial one"]
     spatial_kept: bool = True
-    """From the model that was trained before, or fresh."""
+    """Whether the spatial encoder comes from the model trained before; else it is new."""
     frozen: bool = True
     adapter: bool = False
     clips: int = 1
@@ -240,7 +240,7 @@ def main(
     """Measure and print tables in Markdown.
 
     Args:
-        clips: in an epoch of ViViT-B/16x2; the whole model takes about twenty seconds for each.
+        clips: in an epoch of ViViT-B/16x2; the whole model takes about twenty seconds per clip.
         videos: training videos of all nine camera motions.
         seeds: repetitions of the accuracy part.
         quick: tiny sizes, to check that it works.

@@ -1,17 +1,17 @@
-"""All that is to be measured on a GPU, in at most eight minutes on one H100 or H200, without a network.
+"""All GPU measurements, in at most eight minutes on one H100 or H200, without network access.
 
     python -m benchmarks.gpu [--out docs/performance/gpu.json]
     python -m benchmarks.tables
 
-Weights are random and clips are made. The sections are: the peaks of products and copies; attention by each kernel of
-PyTorch at the shapes of the four models, and by `benchmarks.short_attention` where there are few tokens; inference in
-bf16, eager, compiled block by block, and with the best kernel for each shape, beside transformers as it is shipped; a
-training step; the temporal encoder of model 2 as a CUDA graph; a product in FP8; and decoding by NVDEC, with and
+Weights are random and clips are generated. The sections are: the peaks of products and copies; attention with each of
+PyTorch's kernels at the shapes of the four models, and with `benchmarks.short_attention` for few tokens; inference in
+bf16, eager, compiled block by block, and with the best kernel for each shape, beside transformers as shipped; a
+training step; the temporal encoder of model 2 as a CUDA graph; a product in FP8; and decoding with NVDEC, with and
 without a copy to the host. Triton and compiled blocks need a C compiler.
 
-A failure costs its own rows, which then say why. After `--minutes` no more rows are begun, and they say so. MFU is the
-share of the bf16 peak in NVIDIA's data sheet, without sparsity. The record is written after each section, and the table
-is printed at the end.
+A failure costs only its own rows, which then say why. After `--minutes`, no new rows start, and they say so. MFU is the
+fraction of the bf16 peak in NVIDIA's data sheet, without sparsity. The record is written after each section, and the
+table is printed at the end.
 """
 
 import time
@@ -41,7 +41,7 @@ from vivit.video.clips import clip_indices
 from vivit.video.decode import open_video
 from vivit.weights.describe import multiply_adds
 
-# bf16 FLOP/s without sparsity, by a part of the device's name.
+# Part of the device's name → bf16 FLOP/s without sparsity.
 DATASHEET = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -50,14 +50,14 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 BY_TRITON = "triton for few tokens"
-FEW = 32  # tokens, and fewer, for which this project has a kernel
+FEW = 32  # the most tokens for which this project has a kernel
 TILES = 16, 32, 64, 128  # rows of that kernel's tile
-TOLERANCE = 0.05  # of attention in bf16, to values of deviation 1
+TOLERANCE = 0.05  # of attention in bf16, for values with standard deviation 1
 REPEATS = 10  # of a step that takes less than a millisecond
 FP8_MAX = 448.0
 LONGEST = 160  # characters of an error
 Attend = Callable[..., Tensor]
-"""Takes queries, keys and values of (B, H, N, d), and what else `scaled_dot_product_attention` does."""
+"""Takes queries, keys and values of (B, H, N, d), and the other arguments of `scaled_dot_product_attention`."""
 
 
 @dataclass
@@ -68,14 +68,14 @@ class Run:
     quick: bool
     rounds: int
     until: float
-    """By `time.monotonic`, when no more rows are begun."""
+    """The `time.monotonic` after which no new rows start."""
     out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     peaks: dict[str, float] = field(default_factory=dict)
     best: dict[int, Attend] = field(default_factory=dict)
-    """Tokens → attention by the fastest kernel of PyTorch."""
+    """Tokens → attention with PyTorch's fastest kernel."""
     few: dict[int, Attend] = field(default_factory=dict)
-    """Few tokens → attention by this project's kernel, with the fastest number of rows."""
+    """Few tokens → attention with this project's kernel and its fastest number of rows."""
 
     def with_few(self, tokens: int) -> "BestKernels":
         """The best kernels, and this project's for few tokens, which must have run for this number of them."""
@@ -99,7 +99,7 @@ class Run:
 
     @contextmanager
     def row(self, section: str, **labels: Any) -> Iterator[dict[str, Any]]:
-        """A row to be filled; an error within it becomes its content, and is printed."""
+        """A row to fill; an error within it becomes its content, and is printed."""
         row: dict[str, Any] = {"section": section, **labels}
         try:
             yield row
@@ -112,12 +112,12 @@ class Run:
             torch.cuda.empty_cache()
 
     def begin(self) -> None:
-        """Raise TimeoutError, so that nothing is built for a row that would come too late."""
+        """Raise TimeoutError if it is too late to start a row, so that nothing is built for it."""
         if time.monotonic() > self.until:
             raise TimeoutError("the time was over")
 
     def time(self, row: dict[str, Any], step: speed.Step, flops: float = 0.0, repeats: int = 1) -> None:
-        """Time a step without gradients, and fill in a row. flops: of the step, to which rates belong."""
+        """Time a step without gradients, and fill in a row. flops: of the step, for its rate."""
         with torch.inference_mode():
             self.time_step(row, step, flops, repeats)
 
@@ -157,7 +157,7 @@ def measure_peaks(run: Run) -> None:
 
 
 def attention_shapes(run: Run) -> dict[str, tuple[int, ...]]:
-    """What attends → (B, N, H, 3, d) of the fused queries, keys and values, as this package's models have them."""
+    """Name of an attention → (B, N, H, 3, d) of its fused queries, keys and values in this package's models."""
     config = run.config("spatiotemporal")
     times, places = config.grid[0], config.grid[1] * config.grid[2]
     heads, width = config.num_heads, config.hidden_size // config.num_heads
@@ -223,7 +223,7 @@ def by_backend(backend: SDPBackend) -> Attend:
 
 
 class BestKernels(TorchFunctionMode):
-    """Within it, each attention runs by the kernel for its number of tokens."""
+    """Inside this mode, each attention runs with the kernel for its number of tokens."""
 
     def __init__(self, best: Mapping[int, Attend]) -> None:
         super().__init__()
@@ -236,11 +236,11 @@ class BestKernels(TorchFunctionMode):
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """All blocks of an encoder share the code that is compiled for the first."""
-    torch._dynamo.reset()  # PyTorch compiles a function a few times at most, and the models share theirs
+    """Compile the blocks of each encoder, which share the code compiled for the first."""
+    torch._dynamo.reset()  # PyTorch compiles a function only a few times, and the models share functions
     for encoder in encoders_of(network):
         for block in encoder.blocks:
-            # Otherwise the temporal encoder of model 2 gets code for all sizes, which its spatial one would run, too.
+            # Otherwise the temporal encoder of model 2 gets code for all sizes, which its spatial one would also run.
             block.compile(fullgraph=True, dynamic=False)
 
 
@@ -312,7 +312,7 @@ def measure_training(run: Run, compiled: bool) -> None:
 
 
 def graphed(call: Callable[[Tensor], Tensor], example: Tensor) -> speed.Step:
-    """The call as a CUDA graph, which starts all of its kernels at once."""
+    """The call as a CUDA graph, which launches all its kernels at once."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # memory is reserved and kernels are chosen before the capture
@@ -326,7 +326,7 @@ def graphed(call: Callable[[Tensor], Tensor], example: Tensor) -> speed.Step:
 
 
 def measure_graphs(run: Run) -> None:
-    """The temporal encoder of model 2, whose kernels are so small that starting them takes longer."""
+    """The temporal encoder of model 2, whose kernels take less time to run than to launch."""
     config = run.config("factorised_encoder")
     network, _ = forward_of(run, OURS, "factorised_encoder", "bf16", 1)
     encoder = network.get_submodule("encoder")
@@ -376,7 +376,7 @@ def measure_decoding(run: Run) -> None:
     """A clip of 32 frames at stride 2, of 340 × 256 and of 1080p, with a shorter side of 256."""
     for size in ("320", "1080"):
         run.begin()
-        path = generated(size, FOLDER, 2.5)  # longer ones of 1080p take a minute to make
+        path = generated(size, FOLDER, 2.5)  # longer 1080p videos take a minute to make
         with open_video(path) as video:
             numbers = clip_indices(video.info.num_frames, 32, 2, 0)
             scaled = video.frames(numbers[:1], 256).shape[-2:]
@@ -429,16 +429,16 @@ def main(
     Args:
         only: sections, separated by commas: peaks, attention, inference, training, graphs, fp8, compiled inference,
             compiled training, decoding.
-        minutes: after which no more rows are begun.
-        rounds: measurements of each row, after one that warms up.
-        quick: toy models, to check that it works, also on a CPU.
+        minutes: after which no new rows start.
+        rounds: measurements of each row, after a warm-up.
+        quick: toy models, to check that it works, even on a CPU.
     """
     begun = time.monotonic()
     run = Run(torch.device(device), quick, rounds, begun + 60 * minutes, out)
     for name in only.split(","):
         try:
             SECTIONS[name](run)
-        except Exception as error:  # of what comes before a row
+        except Exception as error:  # from code outside a row
             run.rows.append({"section": name, "error": f"{type(error).__name__}: {error}"[:LONGEST]})
             print(f"{name}: {error}", flush=True)
         run.write()

@@ -1,12 +1,12 @@
-"""What all benchmarks share: their setting, processes of their own, and the record that they leave.
+"""What all benchmarks share: their setting, fresh processes, and the record they write.
 
-How steps are timed is in `vivit.inference.speed`, because `vivit benchmark` does it too.
+The timing of steps is in `vivit.inference.speed`, because `vivit benchmark` uses it too.
 
-A record is what `vivit.experiments.record` makes, in a file of docs/performance/ named like the benchmark. Its values
-are the "load" of the machine before, a "task", the settings that all rows share, and "rows", one for each thing
-measured. A row names its "model" (a key of `benchmarks.contenders.CONTENDERS`), "variant" and "precision" where it has
-them; a time is `vivit.inference.speed.spread` of seconds, and what could not be measured is an "error" in words.
-`benchmarks.tables` makes all tables and plots from these files alone.
+A record comes from `vivit.experiments.record`, in a file in docs/performance/ named after the benchmark. Its values are
+the machine's "load" beforehand, a "task" (the settings that all rows share), and "rows", one per measurement. A row
+names its "model" (a key of `benchmarks.contenders.CONTENDERS`), "variant" and "precision" where it has them; a time is
+`vivit.inference.speed.spread` of seconds, and a failed measurement has an "error" in words. `benchmarks.tables` makes
+all tables and plots from these files alone.
 """
 
 import ctypes
@@ -67,7 +67,7 @@ def _version(package: str) -> str:
 
 
 def fresh_process() -> ProcessPoolExecutor:
-    """A process of its own, which imports what it needs anew."""
+    """A fresh process, which imports everything anew."""
     return ProcessPoolExecutor(1, get_context("spawn"))
 
 
@@ -77,13 +77,13 @@ def in_fresh_process(call: Callable[..., Result], *args: Any) -> Result:
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most (Linux). `getrusage` may return the peak of its parent."""
+    """Bytes of this process: VmRSS now, VmHWM at its peak (Linux). `getrusage` may return the parent's peak."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{field}:"))
 
 
 def write(path: Path, values: Mapping[str, Any], *, device: str = "cpu", packages: Sequence[str] = ()) -> None:
-    """Write a record, with the versions of those of these packages that are installed.
+    """Write a record, with the versions of these packages if installed.
 
     Args:
         values: with "task" and "rows"; see above.
@@ -96,7 +96,7 @@ def write(path: Path, values: Mapping[str, Any], *, device: str = "cpu", package
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record; without a file, one without rows."""
+    """Read a record; without a file, return one without rows."""
     if not path.exists():
         return {"values": {"task": {}, "rows": []}}
     record: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -104,14 +104,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def forget_peak() -> None:
-    """Give freed memory back to the system, and let VmHWM start again from what is resident now (Linux)."""
+    """Return freed memory to the system, and reset VmHWM to what is resident now (Linux)."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def end_above(limit: float) -> None:
-    """End this process as soon as it holds more than so many bytes; whoever waits for it sees a broken pool."""
+    """End this process as soon as it holds more than this many bytes; whoever waits for it sees a broken pool."""
 
     def watch() -> None:
         while resident("VmRSS") < limit:

@@ -1,14 +1,14 @@
-"""The forward pass of ViViT-B/16x2: this package's models, plain ones and those of other packages, in turns.
+"""The forward pass of ViViT-B/16x2: this package's models, plain ones and those of other packages, alternating.
 
     .venv/bin/python -m benchmarks.inference [--only factorised_encoder] [--threads 2] [--budget 180]
     .venv/bin/python -m benchmarks.tables
 
 One clip of 32 × 224 × 224 is in memory, as each model's own loader yields it, and goes through the model without
-gradients, in float32 or with all weights converted to bf16. All take turns, after a round that warms up: the models of
-one variant, products of two large matrices in each precision, and a copy within memory. Each variant has its own
-rounds; they end when its budget of seconds is spent, but there are at least two. Peers that are not installed are left
-out: `pip install transformers vit-pytorch` for those of PyTorch. vit-pytorch has neither biases in its attention nor
-the tanh form of GELU, and so computes less.
+gradients, in float32 or with all weights converted to bf16. The models of one variant, products of two large matrices
+in each precision, and a copy within memory take turns, after a warm-up round. Each variant has its own rounds, which
+end when its budget of seconds is spent, but there are at least two. Peers that are not installed are skipped: `pip
+install transformers vit-pytorch` for PyTorch's. vit-pytorch has neither biases in its attention nor the tanh form of
+GELU, so it computes less.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def measure(variant: Variant, names: list[str], rounds: int, budget: float, quic
     rates = {name: peak.rate(taken[name]) for name, peak in peaks.items()}
     flops = 2 * multiply_adds(config)
     rows = []
-    # All layers are alike, so that one of them tells which attention runs.
+    # All layers are alike, so one of them shows which attention runs.
     shallow = config.model_copy(update={"num_layers": 1, "temporal_layers": config.temporal_layers and 1})
     for name, precision in steps:
         seconds = speed.spread([each.clock for each in taken[name, precision]])
@@ -101,8 +101,8 @@ def main(
     Args:
         only: variants, separated by commas.
         models: keys of CONTENDERS, separated by commas.
-        rounds: at most so many that count, for each variant.
-        budget: seconds of each variant after which no further round begins.
+        rounds: the most measured rounds of each variant.
+        budget: seconds after which a variant starts no further round.
         threads: of PyTorch; by default its own choice.
         quick: toy models, to check that it works.
     """

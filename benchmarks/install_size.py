@@ -1,4 +1,4 @@
-"""What `pip install` brings: the packages and the disk space that vivit takes without and with its extras.
+"""What `pip install` installs: the packages and the disk space of vivit without and with its extras.
 
 .venv/bin/python -m benchmarks.install_size
 """
@@ -27,7 +27,7 @@ def requirements(*extras: str) -> list[str]:
 
 
 def packages(wanted: Iterable[str]) -> dict[str, Distribution]:
-    """The installed packages that these requirements bring, and all that they need, by canonical name."""
+    """The installed packages for these requirements, with all their dependencies, by canonical name."""
     found: dict[str, Distribution] = {}
     waiting = [(Requirement(each), "") for each in wanted]
     seen: set[tuple[str, str]] = set()
@@ -49,7 +49,7 @@ def packages(wanted: Iterable[str]) -> dict[str, Distribution]:
 
 
 def megabytes(installed: Iterable[Distribution]) -> float:
-    """Their files, with compiled ones."""
+    """The size of their files, including compiled ones."""
     files = (Path(str(each.locate_file(file))) for each in installed for file in each.files or ())
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 

@@ -1,10 +1,10 @@
-"""The time that a training loop waits for clips: this package's loader, and PyTorch's with transformers.
+"""The time a training loop waits for clips: this package's loader, and PyTorch's with transformers.
 
     .venv/bin/python -m benchmarks.loader [--tasks demo,b16x2] [--workers 0,1,2] [--step SECONDS] [--rounds 3]
 
-The step is a sleep, which leaves all cores to the loader, as training on a GPU does. Measurement starts after the first
-batch. Every kind of loader is measured with every number of workers in each round; results are medians of the rounds.
-The videos are in the page cache.
+The step is a sleep, which leaves all cores to the loader, like training on a GPU. Measurement starts after the first
+batch. Each round measures every kind of loader with every number of workers; results are medians over rounds. The
+videos are in the page cache.
 """
 
 import shutil
@@ -47,7 +47,7 @@ class Task:
     step: float
     """Seconds."""
     assumed: str
-    """Where that time comes from."""
+    """The source of that time."""
     make_videos: Callable[[Path], None]
     encoding: Encoding
     """How the re-encoded shards are encoded."""

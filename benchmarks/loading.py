@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py [FOLDER]
 
-Random weights are written once to FOLDER (a temporary one by default), in every layout that is loaded. Each measurement
-runs in its own process, the kinds take turns, and files are in the page cache. Time lasts from the call until every
-parameter has been read in full, because a memory-mapped file is read only then. Memory is the peak of the process's
-resident set, minus its size before the call. Imports come first and do not count.
+Random weights are written once to FOLDER (a temporary one by default), in every layout to load. Each measurement runs
+in its own process, the kinds take turns, and files are in the page cache. Time is from the call until every parameter
+has been read in full, because a memory-mapped file is read only then. Memory is the process's peak resident set, minus
+its size before the call. Imports come first and do not count.
 """
 
 import gc
@@ -48,7 +48,7 @@ def write_all(folder: Path) -> None:
 
 
 def write_scenic(model: vivit.ViViT, path: Path) -> None:
-    """As flax serialises it, with an optimiser's momentum, which the released files also contain."""
+    """Serialise it like flax, with an optimiser's momentum, which the released files also contain."""
     packer = msgpack.Packer()
     arrays = write(model.state_dict(), flax_keys.key_map(model.config))
 

@@ -1,12 +1,11 @@
-"""Hours of video through the commands that take long videos: their time, and memory that does not grow. Linux only.
+"""Hours of video through the commands for long videos: their time, and whether memory grows. Linux only.
 
     .venv/bin/python -m benchmarks.long_videos [--hours 1,2] [--ways timeline,stream,extract,index,search] [--threads 1]
 
-A scene of a minute at 320 × 240 and 30 frames a second is repeated by copying its packets. The model is that of the
-package. "timeline" is `vivit timeline FILE`; "stream" is `vivit stream - < FILE`, which takes the frames one by one as
-from a camera, but as fast as it can. "index" makes an index of the video, and "search" asks that index with the whole
-video. Each command is a process of its own. "early" is the memory that it holds after a
-quarter of its time, "late" the most in the last quarter.
+A scene of a minute at 320 × 240 and 30 frames a second is repeated by copying its packets. The model is the package's.
+"timeline" is `vivit timeline FILE`; "stream" is `vivit stream - < FILE`, which takes the frames one by one as from a
+camera, but as fast as it can. "index" indexes the video, and "search" queries that index with the whole video. Each
+command runs in its own process. "early" is its memory after a quarter of its time, "late" the most in the last quarter.
 """
 
 import os
@@ -36,7 +35,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def repeated(path: Path, times: int, out: Path) -> Path:
-    """A file that shows another one so many times, from its packets."""
+    """A file that repeats another one this many times, by copying its packets."""
     with av.open(str(out), "w") as copy:
         stream, offset = None, 0
         for _ in range(times):
@@ -54,7 +53,7 @@ def repeated(path: Path, times: int, out: Path) -> Path:
 
 
 def watch(words: list[str], video: Path, threads: int, every: float) -> dict[str, Any]:
-    """Run a command with the video on stdin: clock and processor seconds, lines printed, bytes of memory over time."""
+    """Run a command with the video on stdin: wall and CPU seconds, lines printed, bytes of memory over time."""
     began, held, peak, ticks = time.monotonic(), [], 0, 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile() as out, open(video, "rb") as stdin:
@@ -67,7 +66,7 @@ def watch(words: list[str], video: Path, threads: int, every: float) -> dict[str
                 held.append(int(fields["VmRSS"].split()[0]) * 1024)
                 peak = max(peak, int(fields["VmHWM"].split()[0]) * 1024)
                 ticks = int(numbers[11]) + int(numbers[12])  # in user and in kernel mode
-            except (OSError, KeyError):  # it has ended
+            except (OSError, KeyError):  # the process has ended
                 continue
             time.sleep(every)
         if process.returncode:
@@ -96,8 +95,8 @@ def main(
         threads: of PyTorch.
         piece: seconds of the scene that is repeated.
         clip: another video to repeat.
-        every: seconds from one look at the memory to the next.
-        folder: where the videos are made, if they are not there.
+        every: seconds between memory readings.
+        folder: where the videos are, or are made if missing.
     """
     for length in map(float, hours.split(",")):
         video = folder / f"{length:g}h.mp4"
@@ -120,12 +119,12 @@ def main(
 
 
 def _words(way: str, places: dict[str, Path]) -> list[str]:
-    """A command, with the places that it names in capitals."""
+    """A command, with its names in capitals replaced by paths."""
     return [str(Path(*(places.get(part, part) for part in word.split("/")))) for word in WAYS[way]]
 
 
 def _add(out: Path, threads: int, row: dict[str, Any]) -> None:
-    """Add a row to the record; what it has of other commands and lengths, measured at the same time perhaps, stays."""
+    """Add a row to the record; rows of other commands and lengths, perhaps measured at the same time, stay."""
     of = row["way"], row["seconds"]
     others = [other for other in harness.read(out)["values"]["rows"] if (other["way"], other["seconds"]) != of]
     rows = sorted([*others, row], key=lambda row: (row["way"], row["seconds"]))

@@ -1,4 +1,4 @@
-"""How long it takes to find the videos among many files, and to note the state of them. Linux only.
+"""How long it takes to find the videos among many files, and to record their state. Linux only.
 
     .venv/bin/python -m benchmarks.many_files [--count 100000] [--states 10000]
 
@@ -33,7 +33,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def find(folder: Path, count: int, name: str, contents: list[bytes]) -> str:
-    """Make the files and look for videos among them; what was found, in words."""
+    """Make the files and search them for videos; return what was found, in words."""
     for number in range(count):
         path = folder / f"class{number % CLASSES}" / name.format(number)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,14 @@
 
     .venv/bin/python -m benchmarks.memory [--frames 16,32,64,128] [--sizes 224,320] [--limit 12] [--threads 2]
 
-ViViT-B/16x2, each variant, beside transformers' ViViT as it is shipped, each row in a process of its own on one clip.
-The forward pass runs without gradients, on bytes for our models and on floats for transformers', with weights in that
-precision. The training step is forward pass, cross-entropy, backward pass and SGD with momentum, in float32. Memory is
-the most that the process holds at once from when its weights are ready, and how much of it came after the imports. A
-row that would take more than the limit is given up and says so.
+ViViT-B/16x2, each variant, beside transformers' ViViT as shipped, each row in its own process on one clip. The forward
+pass runs without gradients, on bytes for our models and on floats for transformers', with weights in that precision.
+The training step is forward pass, cross-entropy, backward pass and SGD with momentum, in float32. Memory is the
+process's peak from when its weights are ready, and how much of it came after the imports. A row that would exceed the
+limit is abandoned and says so.
 
-Rows are written as they are measured, the smallest clips first. Those that the file has are not measured again, so
-the command can be ended and started again; delete the file to measure all.
+Rows are written as they are measured, the smallest clips first. Rows in the file are not measured again, so the command
+can be stopped and repeated; delete the file to measure everything.
 """
 
 import itertools
@@ -57,7 +57,7 @@ class Case:
 
 
 def hold(case: Case, limit: float, threads: int, quick: bool) -> tuple[int, int]:
-    """The most bytes that this process holds, and how many of them were not there before the model; see `measure`."""
+    """The most bytes that this process holds, and how many of them were added by the model; see `measure`."""
     before = harness.resident("VmRSS")
     harness.end_above(limit * GIGA)
     torch.set_num_threads(threads)
@@ -78,7 +78,7 @@ def hold(case: Case, limit: float, threads: int, quick: bool) -> tuple[int, int]
 
 
 def take_step(network: nn.Module, clips: torch.Tensor) -> None:
-    """A training step as any but the first one: the optimiser has its momentum already."""
+    """A training step after the first: the optimiser already has its momentum."""
     optimiser = build_optimiser(network, Recipe(optimiser="sgd", learning_rate=1e-3))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -90,7 +90,7 @@ def take_step(network: nn.Module, clips: torch.Tensor) -> None:
 
 def measure(case: Case, limit: float, threads: int, quick: bool) -> dict[str, Any]:
     """A row of the record."""
-    # A server that has imported all this already forks a clean process faster than a new one starts.
+    # A server that has already imported everything forks a clean process faster than a new one starts.
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.contenders", "vivit.training.optim"])
     with ProcessPoolExecutor(1, context) as process:
@@ -102,7 +102,7 @@ def measure(case: Case, limit: float, threads: int, quick: bool) -> dict[str, An
 
 
 def cases(models: list[str], frames: list[int], sizes: list[int]) -> list[Case]:
-    """All of them, those with the fewest pixels first."""
+    """All cases, those with the fewest pixels first."""
     every = [
         Case(model, variant, work, precision, length, size)
         for length, size, (work, precisions), model in itertools.product(frames, sizes, PRECISIONS.items(), models)

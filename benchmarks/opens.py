@@ -32,7 +32,7 @@ MOST_GROWTH = 32.0  # MB
 
 @dataclass(frozen=True)
 class Use:
-    """What the process holds after some number of files."""
+    """Resources that the process holds after some number of files."""
 
     opened: int
     resident: float
@@ -77,7 +77,7 @@ class _InWorker(IterableDataset[list[Use]]):
 
 
 def measure(paths: Sequence[Path], decoder: Decoder, count: int) -> dict[str, list[Use]]:
-    """Place → what is held: in a process, and in a worker of a loader."""
+    """Place (a process, and a loader worker) → the resources held there."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         alone = pool.submit(open_often, paths, decoder, count).result()
     loader = DataLoader(
@@ -100,7 +100,7 @@ def main(count: int = 10_000, decoders: str = "pyav,torchcodec") -> None:
     """Measure and print a table in Markdown.
 
     Args:
-        count: number of times that a file is opened.
+        count: how many times to open a file.
         decoders: separated by commas.
     """
     print(setting("av", "torchcodec"))

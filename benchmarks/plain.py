@@ -1,7 +1,7 @@
 """The paper's four models as anybody would write them: a Conv3d, one layer each for queries, keys and values, permutes.
 
-`PlainViViT.of(model)` has the weights of a `vivit.ViViT` and gives its logits. It stands beside ours in the benchmarks,
-so that what the faster code saves can be measured, and it has the default pooling of each variant only.
+`PlainViViT.of(model)` has the weights of a `vivit.ViViT` and gives its logits. Benchmarks compare it with ours to show
+what the faster code saves. It has only the default pooling of each variant.
 
 Shapes: B batch, T temporal positions, S spatial positions, N tokens, H heads, d width of a head, D = H · d.
 """

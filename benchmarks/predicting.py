@@ -1,14 +1,13 @@
-"""Videos a second that are labelled: one by one, and read ahead of the model by several processes.
+"""Videos labelled per second: one by one, and read ahead of the model by several processes.
 
     .venv/bin/python -m benchmarks.predicting [--tasks demo,small,small_4x3] [--videos 128] [--workers 2] [--rounds 5]
 
-"One by one" is `Predictor.predict` for each video: reading and the model take turns, in one process. "Ahead" is
-`Predictor.predict_all` with processes that read, and "reading alone" is the same processes without the model. Their
-start, which importing PyTorch takes, is shown by itself: the time until the first answer; the rate is that of the
-answers after it. "Work" is the time of processors for each video, of all processes together, which depends little on
-what else the machine does. The ways take turns in each round; results are medians of the rounds with their quartiles,
-and a ratio compares the same round. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file, in the page
-cache.
+"One by one" is `Predictor.predict` for each video: reading and the model alternate, in one process. "Ahead" is
+`Predictor.predict_all` with reader processes, and "reading alone" is the same processes without the model. Their start,
+which is spent importing PyTorch, is shown separately, as the time until the first answer; the rate is that of the
+answers after it. "Work" is the CPU time per video of all processes together, which depends little on other work on the
+machine. The ways take turns in each round; results are medians over rounds with quartiles, and ratios are within a
+round. The videos, H.264 of 340 × 256 and ten seconds, are copies of one file in the page cache.
 """
 
 import shutil
@@ -64,7 +63,7 @@ class Speed:
     rate: float
     """Videos a second after it."""
     work: float
-    """Seconds of processors for each video, in the middle of the work."""
+    """CPU seconds per video, in the middle of the work."""
 
 
 def one_by_one(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
@@ -76,7 +75,7 @@ def ahead(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
 
 
 def reading_alone(predictor: Predictor, videos: Sequence[Path], views: str) -> Speed:
-    """Read the views of all videos as `predict_all` does, and do nothing with them."""
+    """Read the views of all videos as `predict_all` does, and discard them."""
     wanted, options = Views.parse(views), predictor._options
     reading = Reading(clip_spec(predictor.model), wanted, options, Fetching())
     return measured(views_in_order(videos, reading, options.workers + ceil(BATCH / wanted.count)), len(videos))
@@ -100,13 +99,13 @@ def measured(answers: Iterable[object], count: int) -> Speed:
 
 
 def _work() -> float:
-    """Seconds of processors that this process and those it started have used."""
+    """CPU seconds used by this process and those it started."""
     here = psutil.Process()
     return sum(sum(process.cpu_times()[:2]) for process in (here, *here.children()))
 
 
 def model_shares(predictor: Predictor, video: Path, views: str) -> float:
-    """The part of the time of one video, one by one, that the model takes."""
+    """The fraction of the time of one video, one by one, that the model takes."""
     from vivit.inference import predictor as module
 
     spent = 0.0
@@ -178,7 +177,7 @@ def main(
     Args:
         tasks: separated by commas.
         videos: of each measurement.
-        workers: processes that read.
+        workers: reader processes.
     """
     rows = []
     for name in tasks.split(","):

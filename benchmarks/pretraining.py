@@ -1,11 +1,11 @@
-"""How much cheaper a step of pretraining on masked tubes is than a step of training the same model on the same clips.
+"""How much cheaper a pretraining step on masked tubes is than a training step of the same model on the same clips.
 
     .venv/bin/python -m benchmarks.pretraining [--rounds 5] [--threads 1]
 
-The model is ViViT-Ti, its clips and decoder are those of the recipe `pretrain`. Both are an update as `vivit
-pretrain` and `vivit train` take it, on random clips in memory, with AdamW. They take turns, after a warm-up update
-each. Seconds are of the processor, so that other work on the machine counts little; they are medians of the rounds,
-and the ratio is the median of each round's ratio.
+The model is ViViT-Ti, with the clips and decoder of the recipe `pretrain`. A step is an update of `vivit pretrain` or
+`vivit train`, on random clips in memory, with AdamW. The two take turns, after a warm-up update each. Seconds are CPU
+time, so other work on the machine matters little; they are medians over rounds, and the ratio is the median of the
+rounds' ratios.
 """
 
 from functools import partial
@@ -68,7 +68,7 @@ def steps_of(recipe: PretrainRecipe, clips: int) -> tuple[Step, Step]:
 
 
 def take_both(steps: tuple[Step, Step], rounds: int) -> list[tuple[float, float]]:
-    """Processor seconds of both steps in each round."""
+    """CPU seconds of both steps in each round."""
     taken = take_turns({place: partial(time_of, step, CPU) for place, step in enumerate(steps)}, rounds)
     return [(masked.processor, whole.processor) for masked, whole in zip(taken[0], taken[1], strict=True)]
 

@@ -1,12 +1,12 @@
-"""How well `vivit search` finds what is known to be alike, and how long an exact search takes.
+"""How well `vivit search` finds clips known to be alike, and how long an exact search takes.
 
     .venv/bin/python -m benchmarks.search recall [--clips 36] [--videos FOLDER] [--sheet search.jpg]
     .venv/bin/python -m benchmarks.search time [--windows 1000000] [--width 384]
 
-"recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes each in five other
-ways, and asks the index of all these files with each clip. Its neighbours are the five others. Last, among the plain
-clips alone, those of the same motion are the neighbours. With --videos, pieces of 2.5 seconds of real videos are a
-second set.
+"recall" films the scenes of `vivit experiment camera-motion`, four clips of each motion, writes five variants of each,
+and queries the index of all these files with each clip, whose true neighbours are its five variants. Last, among the
+plain clips alone, the true neighbours are those with the same motion. With --videos, pieces of 2.5 seconds of real
+videos are a second set.
 """
 
 import time
@@ -36,13 +36,13 @@ app = cyclopts.App(help=__doc__)
 
 
 def _cropped(frames: np.ndarray) -> np.ndarray:
-    """The middle, 80 % of each side; even sizes."""
+    """The central 80 % of each side, with even sizes."""
     height, width = frames.shape[1:3]
     top, left = height // 10, width // 10
     return frames[:, top : top + (height - 2 * top) // 2 * 2, left : left + (width - 2 * left) // 2 * 2]
 
 
-# What is done to the frames (T, H, W, 3), to the frame rate, and x264's rate factor.
+# The change to the frames (T, H, W, 3), to the frame rate, and x264's rate factor.
 WAYS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int, int]] = {
     "poor quality": (lambda frames: frames, 1, 40),
     "half the size": (lambda frames: frames[:, ::2, ::2][:, : -(-frames.shape[1] // 4) * 2], 1, 24),
@@ -62,7 +62,7 @@ def read(path: Path, first: int = 0, count: int | None = None) -> tuple[np.ndarr
 
 
 def cut(videos: Path, folder: Path) -> None:
-    """Write pieces of videos, which do not overlap."""
+    """Write non-overlapping pieces of videos."""
     folder.mkdir()
     for path in map(Path, find_videos(str(videos)).videos):
         with open_video(path) as video:
@@ -112,13 +112,13 @@ def same_motion(clips: list[Path], index: vivit.Index) -> None:
 def recall(
     clips: int = 36, videos: Path | None = None, seed: int = 1, model: str = "camera-motion", sheet: Path | None = None
 ) -> None:
-    """Make the sets, ask, and print tables in Markdown.
+    """Make the sets, run the queries, and print tables in Markdown.
 
     Args:
-        clips: made clips.
+        clips: number of generated clips.
         videos: a folder with real videos.
-        seed: another seed makes other clips.
-        sheet: where a picture of one query and its answers goes, a .jpg or a .png.
+        seed: of the generated clips.
+        sheet: a .jpg or .png file for a picture of one query and its answers.
     """
     print(f"{harness.setting('av')}\n")
     heads = "| ".join(f"recall@{rank} " for rank in RANKS)

@@ -1,4 +1,4 @@
-"""Attention over few tokens in one kernel of Triton, and the plain version beside it.
+"""Attention over few tokens in one Triton kernel, beside the plain version.
 
 The temporal attention of models 2, 3 and 4 has 16 or 17 tokens and up to thousands of heads, so it does little else
 than read and write memory. PyTorch's kernels compute tiles of 64 or 128 queries of one head. Here the rows of a tile
@@ -55,10 +55,10 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor, rows: int = 64) -> Tensor:
-    """softmax(q kᵀ / √d) v by the kernel: three tensors of (B, H, N, d) → (B, H, N, d), a view of (B, N, H · d).
+    """softmax(q kᵀ / √d) v with the kernel: three tensors of (B, H, N, d) → (B, H, N, d), a view of (B, N, H · d).
 
     Args:
-        q, k, v: with the same strides, and the numbers of a head side by side.
+        q, k, v: with the same strides, and the values of a head contiguous.
         rows: of a tile; a power of two, at least 16 and the number of tokens.
     """
     batch, heads, tokens, width = q.shape
@@ -78,6 +78,6 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, rows: int = 64) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in float32, by two products and a softmax."""
+    """The same in float32, with two products and a softmax."""
     scores = torch.einsum("bhnd,bhmd->bhnm", q.float(), k.float()) / math.sqrt(q.shape[3])
     return torch.einsum("bhnm,bhmd->bhnd", scores.softmax(dim=-1), v.float())

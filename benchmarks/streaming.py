@@ -1,12 +1,12 @@
-"""What a window of an endless video costs a factorised encoder, beside computing every window alone.
+"""The cost of a window of an endless video for a factorised encoder, beside computing every window alone.
 
     .venv/bin/python -m benchmarks.streaming [--rounds 5] [--threads 1] [--precisions f32,bf16]
 
 ViViT-B/16x2 on 32 frames of 224 × 224 at every second frame, random weights and frames in memory, and windows that
 start one tubelet apart. "alone" is `model(clip)`, "live" a `Stream` that answers after each tubelet, "recorded" one
-that computes windows in batches. The three take turns; a ratio compares the same round. The differences of the logits
-are those from `model(clip)` in the same precision, of windows of noise, relative to the largest logit. In bf16,
-`model(clip)` itself differs from f32 by as much as the last column says.
+that computes windows in batches. The three take turns; ratios are within a round. Differences of logits are from
+`model(clip)` in the same precision, on windows of noise, relative to the largest logit. The last column shows how far
+`model(clip)` itself differs in bf16 from f32.
 """
 
 import os
@@ -56,7 +56,7 @@ class Reader:
         self.last = self.stream.push(video.frames(0, self.stream.span + (batch - 1) * step))
 
     def seconds(self, count: int) -> Seconds:
-        """Of a window, the mean of `count` batches; without making the frames."""
+        """Seconds per window, the mean over `count` batches, without making the frames."""
         taken = [self._batch() for _ in range(count)]
         number = count * self.batch
         return Seconds(sum(each.clock for each in taken) / number, sum(each.processor for each in taken) / number)
@@ -77,7 +77,7 @@ def clip_of(video: Video, stream: Stream, start: int) -> Tensor:
 def random_model(quick: bool) -> ViViT:
     torch.manual_seed(0)
     config = ModelConfig.named("vivit-b-16x2-fe", **(QUICK if quick else {}))
-    # Frames have the size of the crop already: scaling them belongs to reading.
+    # Frames already have the size of the crop: scaling them belongs to reading.
     model = ViViT(config, preprocessing=Preprocessing(resize=min(config.image_size))).eval()
     for head in model.heads.parameters():
         torch.nn.init.normal_(head, std=0.02)

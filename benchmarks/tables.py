@@ -1,9 +1,9 @@
-"""Fill docs/performance.md with tables and plots that are made from the records beside it alone.
+"""Fills docs/performance.md with tables and plots, made only from the records beside it.
 
 .venv/bin/python -m benchmarks.tables
 
-Each part of the page between `<!-- made from records: NAME -->` and `<!-- end -->` is replaced. A record that is not
-there gives a line that says so. Nothing is measured.
+Each part of the page between `<!-- made from records: NAME -->` and `<!-- end -->` is replaced. A missing record gives
+a line that says so. Nothing is measured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from vivit.files import as_text, write_files
 from vivit.report.drawing import Measured, intervals_figure, write_png
 
 PAGE = harness.RESULTS.with_suffix(".md")
-BUSY = 0.5  # of the load of a machine, from which on its clock is not that of a quiet one
+BUSY = 0.5  # a machine with a higher load counts as shared, with less reliable times
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def setting(record: Record) -> str:
-    """Where the numbers of a record come from, in a line."""
+    """Where the numbers of a record come from, in one line."""
     hardware, versions, values = record["hardware"], dict(record["versions"]), record["values"]
     commits = {row["commit"] for row in values["rows"] if "commit" in row} or {record["commit"]}
     where = hardware["device"] if hardware["device"] != "cpu" else hardware["cpu"]
@@ -152,7 +152,7 @@ def kind_of(row: Row) -> tuple[str, ...]:
 
 
 def memory_figure(record: Record) -> Figure:
-    """Peak over frames in f32 at the smallest size: forward passes at the left, training steps at the right."""
+    """Peak memory against frames in f32 at the smallest size: forward passes on the left, training on the right."""
     rows = [row for row in record["values"]["rows"] if row["precision"] == "f32" and "peak" in row]
     size = min(row["size"] for row in rows)
     lengths = sorted({row["frames"] for row in rows})
@@ -257,7 +257,7 @@ def long_videos_lines(record: Record) -> list[str]:
 
 
 def merging_lines(record: Record) -> list[str]:
-    """Two tables: the time over the part of the tokens that is merged, and the accuracy."""
+    """Two tables: time and accuracy for each fraction of merged tokens."""
     heads = {
         "time": ("precision", "s a clip", "× faster", "× less processor time"),
         "accuracy": ("model", "accuracy", "same label as without merging", "the same of windows of other videos"),
@@ -284,7 +284,7 @@ def _merging_cells(row: Row) -> list[str]:
 
 
 def merged(record: Record, what: str) -> dict[str, dict[float, Row]]:
-    """The rows of "time" or of "accuracy": variant, axis and precision in words → part of the tokens → row."""
+    """The rows of "time" or "accuracy": variant, axis and precision in words → fraction of tokens → row."""
     found: dict[str, dict[float, Row]] = {}
     rows = [row for row in record["values"]["rows"] if row["what"] == what]
     for row in rows:
@@ -298,7 +298,7 @@ def merged(record: Record, what: str) -> dict[str, dict[float, Row]]:
 
 
 def token_merging_figure(record: Record) -> Figure:
-    """Over the part of the tokens that is merged: how much faster, and how often the label stays."""
+    """Against the fraction of merged tokens: how much faster, and how often the label stays the same."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set_title("× less processor time")
@@ -377,7 +377,7 @@ LINES: dict[str, Callable[[Record], list[str]]] = {
     "exported": exported_lines,
     "gpu": gpu_lines,
 }
-"""Name of a record's file and of a part of the page → what makes its lines."""
+"""Name of a record's file and of a part of the page → the function that makes its lines."""
 FIGURES: dict[str, Callable[[Record], Figure]] = {
     "inference": inference_figure,
     "memory": memory_figure,

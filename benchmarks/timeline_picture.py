@@ -1,9 +1,9 @@
-"""Make the pictures of docs/timeline.md: a video whose camera moves are known, and its timeline.
+"""Makes the pictures of docs/timeline.md: a video with known camera moves, and its timeline.
 
 .venv/bin/python -m benchmarks.timeline_picture docs
 
-A camera films one of scikit-image's photographs: it pans, stands, zooms in, rolls and tilts, two seconds each. The
-model of the package says what happens when.
+A camera films one of scikit-image's photographs: it pans, stands still, zooms in, rolls and tilts, two seconds each.
+The package's model says what happens when.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""What training on a part of the tokens saves in time and costs in accuracy.
+"""What training on a fraction of the tokens saves in time and costs in accuracy.
 
     .venv/bin/python -m benchmarks.token_dropping [--rounds 2] [--kept 0.5,0.25] [--threads 2]
     .venv/bin/python -m benchmarks.token_dropping --accuracy [--seconds 100] [--seeds 2] [--threads 2]
@@ -8,10 +8,10 @@ on eight of 16 × 112 × 112. This is `vivit train`'s update with SGD, on random
 take turns, after a warm-up update each. Times are medians of the rounds, and a ratio is the median of each round's
 ratio. FLOPs count the matrix products of the forward pass.
 
-With it, the demo's model learns camera motion with the demo's recipe for the same time, on all tokens and on a part of
-them. First, the time of an update with its batch is measured in turns. The number of updates is the requested time
-divided by the median, so that other work on the machine does not change it. Decoding happens once per training and does
-not count. Scores are of one view of each held-out video, with all tokens.
+With it, the demo's model learns camera motion with the demo's recipe for the same time, on all tokens and on a fraction
+of them. First, the time of an update with its batch is measured, taking turns. The number of updates is the requested
+time divided by the median, so other work on the machine does not change it. Decoding happens once per run and does not
+count. Scores are for one view of each held-out video, with all tokens.
 """
 
 import time
@@ -54,14 +54,14 @@ SMALL: dict[str, Any] = {"num_frames": 16, "image_size": 112}
 TOY: dict[str, Any] = {"hidden_size": 48, "num_layers": 2, "num_heads": 2, "mlp_dim": 96}
 SMALL_CLIPS = 8
 CLASSES = 400
-ALL = 1.0  # the tokens
+ALL = 1.0  # fraction of the tokens
 # Batches of each measurement with --accuracy.
 TIMED_BATCHES = 2
 PROGRESS = Console(stderr=True)
 
 
 class Trainer:
-    """A fresh model and its updater."""
+    """A new model and its updater."""
 
     def __init__(self, recipe: Recipe, classes: Sequence[str]) -> None:
         torch.manual_seed(recipe.seed)
@@ -220,7 +220,7 @@ def main(
         rounds: measurements of each fraction (default: 2; with --accuracy 20).
         seconds: of each training, at the measured speed.
         videos: training videos.
-        seeds: trainings of each kind.
+        seeds: training runs of each kind.
         threads: of PyTorch; by default its own choice.
         quick: toy models, to check that it works.
         folder: holds the generated videos.

@@ -1,13 +1,13 @@
-"""What merging tokens saves in time, and what it costs in accuracy, over the part of the tokens that is merged.
+"""What merging tokens saves in time and costs in accuracy, for several fractions of merged tokens.
 
     .venv/bin/python -m benchmarks.token_merging [--variants spatiotemporal] [--ratios 0.25,0.5,0.75,0.9] [--rounds 3]
     .venv/bin/python -m benchmarks.token_merging --data VIDEOS [--model camera-motion] [--clips FOLDER]
 
-Without `--data`, it measures the forward pass of ViViT-B/16x2 on one clip of 32 × 224 × 224, random weights and noise,
-which merging treats like any video: it always merges as many tokens. The ratios take turns.
+Without `--data`, it measures the forward pass of ViViT-B/16x2 on one clip of 32 × 224 × 224, with random weights and
+noise, which merging treats like any video: it always merges the same number of tokens. The ratios take turns.
 
-With `--data`, a model labels videos whose classes are known, by one view of each. "Agreement" is the part of them whose
-best label is that of the model without merging. `--clips` is a folder of videos without classes: the agreement there is
+With `--data`, a model labels videos with known classes, from one view of each. "Agreement" is the fraction of videos
+whose best label is the same as without merging. `--clips` is a folder of videos without classes; agreement there is
 over windows that start every 8 frames. `vivit experiment camera-motion --score camera-motion --out OUT` leaves the
 videos of the camera-motion model in OUT/footage.
 """
@@ -87,7 +87,7 @@ def time_rows(variant: Variant, precision: Precision, ratios: Sequence[float], r
 
 
 def accuracy_rows(source: str, data: Path, clips: Path | None, ratios: Sequence[float]) -> list[Row]:
-    """A row for each axis and ratio: the accuracy on labelled videos, and the agreement with the whole model."""
+    """A row for each axis and ratio: the accuracy on labelled videos, and the agreement with the unmerged model."""
     model = load(source).eval()
     variant = model.config.variant
     videos = open_data(data).split("all", labels_of(model, source))
@@ -149,16 +149,16 @@ def main(
     quick: bool = False,
     out: Path = harness.RESULTS / "token_merging.json",
 ) -> None:
-    """Measure, print a table in Markdown, and write a record, which keeps what it had of the other kind.
+    """Measure, print a table in Markdown, and write a record, which keeps its rows of the other kind.
 
     Args:
-        variants: whose time is measured, separated by commas.
-        ratios: parts of the tokens, separated by commas.
-        precisions: whose time is measured, separated by commas.
+        variants: to time, separated by commas.
+        ratios: fractions of the tokens, separated by commas.
+        precisions: to time, separated by commas.
         rounds: measurements of each time.
         threads: of PyTorch; by default its own choice.
         data: labelled videos: measure accuracy instead of time.
-        model: whose accuracy is measured.
+        model: the model whose accuracy is measured.
         clips: a folder of other videos, for agreement.
         quick: a toy model, to check that it works.
     """

@@ -9,11 +9,11 @@ of the same shape for transformers' model, as its processor does. Transformers' 
 attention, and is trained by a plain loop with PyTorch's default optimiser; ours use `build_optimiser`. "Compiled"
 compiles each block, as `vivit train --compile` does.
 
-The kinds take turns, after a warm-up step each. Times are medians of the rounds; a ratio is the median of each round's
-ratio. Memory is the peak of a separate process in two steps (Linux only), and its growth since PyTorch was imported; on
-a GPU, it is what PyTorch allocated. FLOPs count two for each multiply-add of the matrix products, three times those of
-the forward pass; recomputation by checkpointing does not count. Their fraction is of the fastest product of two large
-matrices in any round.
+The kinds take turns, after a warm-up step each. Times are medians over rounds; a ratio is the median of the rounds'
+ratios. Memory is the peak of a separate process in two steps (Linux only), and its growth since PyTorch was imported;
+on a GPU, it is what PyTorch allocated. FLOPs count two for each multiply-add of the matrix products, and three times
+the forward pass; recomputation by checkpointing does not count. Their fraction is relative to the fastest product of
+two large matrices in any round.
 """
 
 from collections.abc import Callable, Sequence
@@ -141,7 +141,7 @@ def flops_of_step(model: str, task: Task) -> int:
 
 @cache
 def _trainer(model: str, task: Task) -> Trainer:
-    """The kind that this process measures."""
+    """The trainer of the model that this process measures."""
     return Trainer(model, task)
 
 
@@ -151,7 +151,7 @@ def seconds_of_step(kind: Kind, task: Task) -> speed.Seconds:
 
 
 def memory_of_steps(kind: Kind, task: Task) -> Memory:
-    """Call it in a fresh process."""
+    """Peak memory of training steps; call it in a fresh process."""
     before = harness.resident("VmRSS")
     trainer = Trainer(kind.model, task)
     for _ in range(2):
@@ -171,7 +171,7 @@ def _product(task: Task) -> speed.Peak:
 
 
 def seconds_of_product(task: Task) -> speed.Seconds:
-    """Of a product of two large matrices."""
+    """Seconds of a product of two large matrices."""
     return speed.time_of(_product(task).step, torch.device(task.device))
 
 
@@ -186,7 +186,7 @@ def measure_memory(kinds: Sequence[Kind], task: Task) -> dict[Kind, Memory]:
 def measure_times(
     kinds: Sequence[Kind], task: Task, rounds: int
 ) -> tuple[dict[Kind, list[speed.Seconds]], list[speed.Seconds]]:
-    """What each kind took in each round, and what a product took."""
+    """The seconds of each kind in each round, and those of a matrix product."""
     with ExitStack() as stack:
         # Code compiled for one model would affect the next.
         processes = {

@@ -1,4 +1,4 @@
-"""Unpack Qt resource files, in which some Debian packages keep free photographs; Qt's own rcc only packs them.
+"""Unpacks Qt resource files, in which some Debian packages keep free photographs; Qt's own rcc only packs them.
 
 python -m benchmarks.unpack_rcc photos usr/share/gcompris-qt/rcc/*.rcc
 """
@@ -13,10 +13,10 @@ ZLIB, FOLDER, ZSTD = 1, 2, 4
 
 
 def unpack(data: bytes) -> Iterator[tuple[PurePosixPath, bytes | None]]:
-    """Path and content of each file of a resource file; the content is None if it is compressed with zstd.
+    """Path and content of each file in a resource file; the content is None if it is compressed with zstd.
 
     Raises:
-        ValueError: this is no resource file.
+        ValueError: this is not a resource file.
     """
     if data[:4] != b"qres":
         raise ValueError("this is no Qt resource file")

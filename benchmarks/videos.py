@@ -43,10 +43,10 @@ def generated(size: str, folder: Path = FOLDER, seconds: float = SECONDS) -> Pat
 
 def _write(path: Path, height: int, width: int, num_frames: int) -> None:
     scene, noise = _wall(height), np.random.default_rng(0)
-    # Every frame uses another piece of one noise field, because drawing new noise would take longer than all the rest.
+    # Each frame uses another part of one noise field, because drawing new noise would take longer than everything else.
     field = torch.from_numpy(noise.normal(0, NOISE, (height + 64, width + 64)).astype(np.float32))
     with av.open(str(path), "w") as container:
-        # The bytes depend on how x264 splits its work, which depends on the number of threads.
+        # The bytes depend on how x264 divides its work, and so on the number of threads.
         options = {"preset": "medium", "crf": "23", "threads": "2"}
         stream = container.add_stream("libx264", rate=RATE, options=options)
         assert isinstance(stream, av.VideoStream)

@@ -30,19 +30,19 @@ def camera_motion(
 ) -> None:
     """Train and score the camera-motion model that vivit predict uses without --model.
 
-    The model learns from pictures and videos that a virtual camera films while they play, and is scored on clips of
-    2 seconds that are made from pictures held out. The same command goes on with a training that was interrupted.
+    The model learns from pictures and playing videos, filmed by a virtual camera, and is scored on 2-second clips of
+    held-out pictures. The same command resumes interrupted training.
 
     Args:
-        pictures: Photographs, and cut-outs (PNG with transparency) that move before them, at any depth; without it,
-            the photographs of scikit-image.
+        pictures: Folder of photographs, and cut-outs (PNG with transparency) that move in front of them, at any depth;
+            by default scikit-image's photographs.
         videos: Videos to film in training, where their own camera stands still.
         test_videos: Videos to film for scoring.
-        score: Score this model, and train none.
-        steps: Steps to train, 1 or 2 a second on a core.
+        score: Score this model instead of training one.
+        steps: Training steps; one core takes 1 or 2 a second.
         clips: Clips to score on.
-        seed: Another seed makes other clips to score on.
-        out: Where the model goes, with the checkpoint and the clips.
+        seed: Seed of the clips to score on.
+        out: Folder for the model, checkpoint and clips.
     """
     from vivit.experiments.camera_model.shipping import (
         SURE,

@@ -24,8 +24,8 @@ def camera_videos(
     Args:
         train_videos: Videos to train on.
         val_videos: Videos to hold out.
-        seed: Another seed makes other videos.
-        out: Where train/ and val/ go.
+        seed: Seed of the videos.
+        out: Folder for train/ and val/.
     """
     from vivit.experiments.camera_motion import generate
     from vivit.progress import progress_bar

@@ -27,15 +27,15 @@ def motion_benchmark(
     """Make the videos of the motion benchmark: verbs and nouns.
 
     Args:
-        pictures: Photographs for the backgrounds; without it, those of scikit-image and drawn textures.
-        objects: A folder of cut-outs (PNG with transparency) for each noun; without it, drawn objects.
+        pictures: Photographs for the backgrounds; by default scikit-image's, and drawn textures.
+        objects: A folder of cut-outs (PNG with transparency) for each noun; by default drawn objects.
         difficulty: easy, medium or hard: how far the camera moves, and how large the object is.
         train_videos: Videos to train on.
-        val_videos: Videos to choose settings by.
-        test_videos: Videos to report.
+        val_videos: Videos for choosing settings.
+        test_videos: Videos for reported scores.
         size: Width and height of the videos, in pixels.
-        seed: Another seed makes other videos.
-        out: Where the lists train.csv, val.csv and test.csv and the videos go.
+        seed: Seed of the videos.
+        out: Folder for the lists train.csv, val.csv and test.csv, and the videos.
     """
     from vivit.errors import UserError
     from vivit.experiments.motion_benchmark import BenchmarkSettings, generate

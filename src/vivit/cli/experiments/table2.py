@@ -21,8 +21,8 @@ def table2(
     """Print sizes and costs of the five models, beside the paper's table 2.
 
     Args:
-        time: Time one clip in float32 on the CPU, too.
-        repeats: How often each model is timed; they take turns, and the median counts.
+        time: Also time one clip in float32 on the CPU.
+        repeats: Measurements of each model, which take turns; the median counts.
         out: A JSON file for the numbers, command, commit and hardware.
     """
     from vivit.experiments import costs

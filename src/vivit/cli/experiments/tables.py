@@ -27,7 +27,7 @@ def tables(
 
     Args:
         results: The folder of the records.
-        page: Fill in this page where it has marks, and draw the plots into a folder of its name beside it; by default
+        page: Fill in the marked parts of this page, and draw the plots into a folder of its name beside it; by default
             print the tables.
     """
     from vivit.experiments.paper.comparisons import all_tables
