@@ -1,4 +1,4 @@
-"""Clips for training, filmed by a virtual camera over photographs and videos, with how the camera moves."""
+"""Training clips, filmed by a virtual camera over photographs and videos, with the camera's motion."""
 
 import io
 import math
@@ -25,7 +25,7 @@ from vivit.experiments.footage import (
     waves,
 )
 
-OVERSAMPLED = 2  # scenes are filmed at so many times the model's resolution, then averaged
+OVERSAMPLED = 2  # scenes are filmed at this many times the model's resolution, then averaged
 FRAME_RATES = (24, 25, 30, 30, 30, 30, 30, 50, 60)
 
 
@@ -34,7 +34,7 @@ class Example:
     clip: Tensor
     """(FRAMES, 3, SIDE, SIDE) uint8."""
     motion: Tensor
-    """(TIMES, 4): how the camera moves from frame to frame within each tubelet, as the camera sees it."""
+    """(TIMES, 4): the camera's motion from frame to frame within each tubelet, as the camera sees it."""
     label: Tensor
     """(classes,): probabilities, or zeros where there is no label."""
 
@@ -56,7 +56,7 @@ def draw_example(scenery: Scenery, rng: np.random.Generator, jumbled: float) -> 
 
 
 def _labelled_path(rng: np.random.Generator, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A motion of one class, at everyday speeds and somewhat beyond; a few are mixed or slow, with a label in doubt."""
+    """A motion of one class, at everyday speeds or slightly beyond; a few are mixed or slow, with a soft label."""
     fine = fine_times(times)
     slowest, quickest = 0.85 * SLOWEST, 1.2 * QUICKEST
     speed = slowest * (quickest / slowest) ** rng.random()
@@ -86,7 +86,7 @@ def _labelled_path(rng: np.random.Generator, times: np.ndarray) -> tuple[np.ndar
 
 
 def _pace(rng: np.random.Generator, fine: np.ndarray) -> np.ndarray:
-    """Factors of the speed over time: most cameras do not move evenly, some start or stop."""
+    """Speed factors over time: most cameras do not move evenly, some start or stop."""
     chance = rng.random()
     if chance < 0.5:
         return 1 + rng.uniform(0, 0.6) * waves(rng, fine, 0.2, 1.2)
@@ -97,7 +97,7 @@ def _pace(rng: np.random.Generator, fine: np.ndarray) -> np.ndarray:
 
 
 def _shake(rng: np.random.Generator, fine: np.ndarray) -> np.ndarray:
-    """(N, 4): a hand that sways, and now and then trembles."""
+    """(N, 4): a hand that sways and sometimes trembles."""
     sway = np.array([0.02, 0.02, 0.008, np.radians(1)]) * rng.random() ** 1.5
     shake = sway * np.stack([waves(rng, fine, 0.4, rng.uniform(1, 7)) for _ in range(4)], axis=1)
     if rng.random() < 0.3:
@@ -107,7 +107,7 @@ def _shake(rng: np.random.Generator, fine: np.ndarray) -> np.ndarray:
 
 
 def _jumbled_path(rng: np.random.Generator, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Any motions at once, others in each tubelet: four times as much to learn about motion, but no label."""
+    """Any motions at once, changing in each tubelet: four times as much to learn about motion, but no label."""
     fine = fine_times(times)
     tubelet = ((fine / (times[1] - times[0]) + 0.5) // TUBELET).astype(int).clip(0, TIMES - 1)
     quickest = np.array([0.9, 0.9, 0.7, np.radians(50)])
@@ -170,7 +170,7 @@ def _compressed(clip: Tensor, quality: int) -> Tensor:
 
 
 def _swapped(*pairs: tuple[str, str]) -> Tensor:
-    """The order of the classes after these pairs of them have changed places."""
+    """The order of the classes after swapping these pairs."""
     names = list(CLASSES)
     for one, other in pairs:
         names[CLASSES.index(one)], names[CLASSES.index(other)] = other, one
@@ -179,7 +179,7 @@ def _swapped(*pairs: tuple[str, str]) -> Tensor:
 
 _PANS, _TILTS, _ZOOMS = ("pan_left", "pan_right"), ("tilt_up", "tilt_down"), ("zoom_in", "zoom_out")
 _ROLLS = ("roll_clockwise", "roll_counterclockwise")
-# What mirroring, turning and reversing a clip does to its label.
+# How mirroring, transposing and reversing a clip changes its label.
 FLIPPED_ACROSS = _swapped(_PANS, _ROLLS)
 FLIPPED_DOWN = _swapped(_TILTS, _ROLLS)
 TRANSPOSED = _swapped(("pan_left", "tilt_up"), ("pan_right", "tilt_down"), _ROLLS)
@@ -189,7 +189,7 @@ REVERSED = _swapped(_PANS, _TILTS, _ZOOMS, _ROLLS)
 def turn_at_random(
     clips: Tensor, motions: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror, transpose and reverse clips at random, with what they show. Takes and gives batches of `Example`s."""
+    """Mirror, transpose and reverse clips at random, with their motions and labels, in a batch of `Example`s."""
     clips, motions, labels = clips.clone(), motions.clone(), labels.clone()
 
     def some(chance: float) -> Tensor:

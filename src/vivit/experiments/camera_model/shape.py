@@ -1,4 +1,4 @@
-"""The shape of the camera-motion model and of the clips that it sees."""
+"""The shapes of the camera-motion model and its clips."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ PREPROCESSING = Preprocessing(frame_stride=STRIDE, frame_rate=RATE, resize=SIDE,
 
 
 def middles_of_patches() -> tuple[Tensor, Tensor]:
-    """x and y of the middle of each patch, in heights of the picture: (PLACES²,) each."""
+    """x and y of the centre of each patch, in heights of the picture: (PLACES²,) each."""
     along = (torch.arange(PLACES) + 0.5) / PLACES - 0.5
     y, x = torch.meshgrid(along, along, indexing="ij")
     return x.flatten(), y.flatten()

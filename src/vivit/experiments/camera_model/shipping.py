@@ -1,4 +1,4 @@
-"""Calibrate, write, score and describe a trained model, as the package ships it."""
+"""Calibrates, writes, scores and describes a trained model, as the package ships it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from vivit.weights.shipped import ANSWERS_FILE, Answers
 from vivit.weights.source import CONFIG_FILE, WEIGHTS_FILE
 from vivit.weights.store import config_content
 
-SURE = 0.9  # a probability above which answers are counted on their own
-UNSURE = 0.6  # one below which the model is not sure
+SURE = 0.9  # answers with a higher probability are counted separately
+UNSURE = 0.6  # below this probability, the model is unsure
 
 
 @torch.no_grad()
 def calibrate(model: ViViT, pictures: Path | None, videos: Path | None, clips: int = 900) -> float:
-    """Scale the head so that its probabilities are as often right as they say, on pictures held out from training.
+    """Scale the head so that its probabilities are calibrated, on pictures held out from training.
 
     Returns:
         The temperature that the logits were divided by.
@@ -45,7 +45,7 @@ def calibrate(model: ViViT, pictures: Path | None, videos: Path | None, clips: i
 
 
 def write_model(model: ViViT, folder: Path) -> None:
-    """Write the model's weights and config.json; matrices take 16 bits, half the size, and become float32 when read."""
+    """Write the model's weights and config.json; matrices are stored in 16 bits and become float32 when read."""
     weights = {name: value.half() if value.ndim > 1 else value for name, value in model.state_dict().items()}
     make_folder(folder)
     write_files({folder / WEIGHTS_FILE: as_weights(weights), folder / CONFIG_FILE: config_content(model)})
@@ -53,14 +53,14 @@ def write_model(model: ViViT, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class CameraScore:
-    """How often a model is right about footage."""
+    """How often a model labels footage correctly."""
 
     counts: dict[str, tuple[int, int]]
-    """class → its clips, and how many of them are named right."""
+    """class → the number of its clips, and how many of them are labelled correctly."""
     sure: tuple[int, int]
-    """The answers with a probability above SURE, and how many of them are right."""
+    """The number of answers with a probability above SURE, and how many of them are correct."""
     unsure: tuple[int, int]
-    """The answers with a probability below UNSURE, and how many of them are right."""
+    """The number of answers with a probability below UNSURE, and how many of them are correct."""
 
     @property
     def clips(self) -> int:

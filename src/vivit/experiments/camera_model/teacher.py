@@ -1,4 +1,4 @@
-"""How the model learns: it starts as motion filters, and heads on its tokens teach it and are left out in the end."""
+"""How the model learns: it starts as motion filters, and auxiliary heads on its tokens teach it, then are removed."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -13,7 +13,7 @@ from vivit.model.encoder import MLP
 from vivit.model.vivit import FactorisedEncoder, ViViT
 
 KEPT = 0.35  # of the tokens, until the last part of training
-STILL_PIXEL = 0.3 / SIDE  # motions are learnt on a scale that is linear below this, and logarithmic above
+STILL_PIXEL = 0.3 / SIDE  # the scale of motions in the loss is linear below this and logarithmic above
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Phase:
     """A part of training."""
 
     until: float
-    """The share of all steps at which it ends."""
+    """The fraction of all steps at which it ends."""
     jumbled: float
-    """The share of clips in which the camera moves anew in every tubelet; they have no label."""
+    """The fraction of clips with a new camera motion in every tubelet; they have no label."""
     label_weight: float
     motion_weight: float
     kept: float
-    """The share of the tokens of each tubelet that the model sees."""
+    """The fraction of the tokens at each temporal position that the model sees."""
     rate: float
-    """The learning rate at its beginning; it falls evenly to that of the next phase, and to 0."""
+    """The learning rate at its beginning; it falls linearly to that of the next phase, and finally to 0."""
 
 
 PHASES = (
@@ -41,10 +41,10 @@ PHASES = (
 
 @torch.no_grad()
 def start_as_motion_filters(model: ViViT, rng: np.random.Generator) -> None:
-    """Let the embedding start as pairs of stripes a quarter apart that move, and the first MLP rectify them.
+    """Initialise the embedding as pairs of moving stripes a quarter period apart, and the first MLP to rectify them.
 
-    A pair answers to motion in its direction, wherever in the patch there is detail of its width. Position embeddings
-    start as large as the tokens and linear in x and y: what tells a zoom is motion in proportion to the place.
+    A pair responds to motion in its direction, wherever the patch has detail of its width. Position embeddings start as
+    large as the tokens and linear in x and y: the sign of a zoom is motion in proportion to position.
     """
     weight = model.embedding.weight
     width, _, frames, height, across = weight.shape
@@ -78,7 +78,7 @@ def _encoder(model: ViViT) -> FactorisedEncoder:
 
 
 class Teacher(nn.Module):
-    """The model, and heads that learn how the camera moves: they teach its tokens and are then left out."""
+    """The model, and auxiliary heads that learn the camera's motion: they teach its tokens and are then removed."""
 
     def __init__(self, model: ViViT) -> None:
         super().__init__()
@@ -122,9 +122,9 @@ class Teacher(nn.Module):
 
 
 def motion_in_places(motions: Tensor) -> Tensor:
-    """How the scene moves in each patch, on the scale of the loss: (B, TIMES, 4) → (B, TIMES, PLACES², 4).
+    """The scene's motion in each patch, on the scale of the loss: (B, TIMES, 4) → (B, TIMES, PLACES², 4).
 
-    To the right, downwards, away from the middle of the picture, and clockwise around it.
+    The components are to the right, downwards, away from the centre of the picture, and clockwise around it.
     """
     x, y = middles_of_patches()
     across, down, growth, turn = motions[..., None, :].unbind(-1)

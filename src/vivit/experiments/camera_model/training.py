@@ -1,10 +1,9 @@
-"""Train the camera-motion model that the package ships: a small ViViT, on scenes that are filmed while it learns.
+"""Trains the camera-motion model that the package ships: a small ViViT, on scenes that are filmed while it learns.
 
-Zooms and rolls at everyday speeds move an average point of a small picture by less than a pixel from frame to frame.
-From the nine labels alone, that takes very long to learn. But a virtual camera knows how it moves: so linear heads on
-the tokens learn the motion of the scene in every patch, and others the camera's own motion. They are left out of the
-model in the end. The first layers start as filters for moving stripes and their rectified outputs, from which motion
-is nearly linear.
+At everyday speeds, zooms and rolls move an average point of a small picture by less than a pixel from frame to frame.
+From the nine labels alone, that takes very long to learn. But the motion of a virtual camera is known, so linear heads
+on the tokens learn the scene's motion in every patch, and others the camera's own motion. They are finally removed. The
+first layers start as filters for moving stripes and their rectified outputs, in which motion is nearly linear.
 """
 
 import os
@@ -29,7 +28,7 @@ from vivit.model.vivit import ViViT
 
 TEXTURES = 150
 
-POOL = 12_000  # clips that wait to be seen, 2.4 GB
+POOL = 12_000  # clips held for training, 2.4 GB
 FIRST_CLIPS = 400
 EACH_SEEN = 8  # times, mirrored and reversed at random
 BATCH = 24
@@ -37,7 +36,7 @@ SAVE_EVERY = 100  # steps
 
 
 class _Filming(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
-    """Clips without end. The phase is that of the step at which its loader starts."""
+    """Endless clips, in the phase of the step at which their loader starts."""
 
     def __init__(self, scenery: Scenery, seed: int, jumbled: float) -> None:
         self._scenery, self._seed, self._jumbled = scenery, seed, jumbled
@@ -51,7 +50,7 @@ class _Filming(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class _Pool:
-    """The clips that were filmed last; each is seen several times."""
+    """The latest clips; each is seen several times."""
 
     def __init__(self) -> None:
         self._clips = torch.empty(POOL, FRAMES, 3, SIDE, SIDE, dtype=torch.uint8)
@@ -76,15 +75,15 @@ def train_camera_model(
     steps: int,
     progress: Callable[[int, str], object] = lambda step, state: None,
 ) -> ViViT:
-    """Train the model, or go on where an earlier call stopped.
+    """Train the model, or resume where an earlier call stopped.
 
     Args:
-        out: the checkpoint is kept here.
+        out: the folder of the checkpoint.
         pictures, videos: as in `open_scenery`.
-        progress: called with the finished steps and the mean losses since the last call.
+        progress: called with the number of finished steps and the mean losses since the last call.
 
     Raises:
-        UserError: `out` holds a training of another length, or there is nothing to film.
+        UserError: `out` holds a run of another length, or there is nothing to film.
     """
     torch.manual_seed(0)
     model = ViViT(
@@ -152,14 +151,14 @@ def train_camera_model(
 
 
 def _phases_from(step: int, steps: int) -> Iterator[tuple[Phase, int]]:
-    """The phases that are left, each with its last step."""
+    """The remaining phases, each with its last step."""
     for phase in PHASES:
         if step < (last := round(phase.until * steps)):
             yield phase, last
 
 
 def _learning_rate(step: int, steps: int) -> float:
-    """Rises over the first steps, then falls evenly through the rates of the phases to 0."""
+    """A warm-up over the first steps, then a linear fall through the phases' rates to 0."""
     ends = [0.0, *(phase.until for phase in PHASES)]
     rates = [*(phase.rate for phase in PHASES), 0.0]
     return float(np.interp(step / steps, ends, rates)) * min(1.0, (step + 1) / 200)

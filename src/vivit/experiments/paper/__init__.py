@@ -1,1 +1,1 @@
-"""The paper's comparisons on the motion benchmark: each table is made of cells, and a cell is one training."""
+"""The paper's comparisons on the motion benchmark: each table consists of cells, and a cell is one training run."""

@@ -1,4 +1,4 @@
-"""What is compared: tables of rows, the claims they test, and the cells (single trainings) that a row needs."""
+"""The comparisons: tables of rows, the claims they test, and the cells (training runs) that a row needs."""
 
 import hashlib
 import json
@@ -15,18 +15,18 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a run of all tables is."""
+    """The size of a run of all tables."""
 
     name: str
     seeds: int
     rates: int
-    """Learning rates to try for each row, of those that it names."""
+    """How many of each row's learning rates to try."""
     benchmark: Mapping[str, Any]
     """Fields of BenchmarkSettings."""
     steps: float = 1.0
-    """Of each row's steps, this fraction."""
+    """The fraction of each row's steps to train."""
     smaller: Mapping[str, Any] | None = None
-    """Fields of ModelConfig that rows from scratch get, in a test."""
+    """Fields of ModelConfig for rows from scratch, in a test."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ImageStart:
     """The first layers of a real image ViT."""
 
     tubelet_init: TubeletInit | None
-    """How the tubelets' kernel starts; None leaves the whole start to `vivit train --init`."""
+    """How to initialise the tubelets' kernel; None leaves all initialisation to `vivit train --init`."""
     layers: int
 
     @property
@@ -44,10 +44,10 @@ class ImageStart:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What pretraining on all training videos, without their labels, makes of the row's model."""
+    """The row's model after pretraining on all training videos, without their labels."""
 
     recipe: PretrainRecipe
-    """It has the cell's seed."""
+    """Its seed is replaced by the cell's."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,25 +72,25 @@ class Row:
     rates: tuple[float, ...]
     """The learning rates to choose from, the most promising first."""
     paper: str = ""
-    """What the paper reports for it."""
+    """The paper's result for it."""
     start: ImageStart | Pretrained | None = None
     """None trains from scratch."""
     fraction: float = 1.0
-    """Of the training videos."""
+    """The fraction of the training videos to use."""
     views: tuple[str, ...] = ("1x1",)
-    """The views of a test video that it is scored with; the first is the one that is compared."""
+    """The views of a test video to score it with; the first are used in comparisons."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one row of a table is better than another."""
+    """The claim that one row of a table is better than another."""
 
     better: str
     worse: str
     why: str
     """Why it may fail here; shown if it does not hold."""
     views: tuple[str, str] = ("1x1", "1x1")
-    """With which views each of them is scored."""
+    """The views to score each of them with."""
 
     def __str__(self) -> str:
         names = [
@@ -111,9 +111,9 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...]
     measure: str = "verb"
-    """The accuracy that is compared, and that chooses the learning rate: verb, noun or action."""
+    """The accuracy to compare and to choose the learning rate by: verb, noun or action."""
     delay: int = 0
-    """How many rounds later than those of the most telling tables its cells run."""
+    """How many rounds later its cells run than those of the most informative tables."""
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -121,7 +121,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its scores."""
+    """One training run and its scores."""
 
     label: str
     """The table and row that first asked for it."""
@@ -133,7 +133,7 @@ class Cell:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that its result depends on but the code, as JSON; cells of equal settings are one."""
+        """Everything except the code that its result depends on, as JSON; equal settings mean the same cell."""
         changed = self.recipe.model_dump(mode="json", exclude_defaults=True)
         return {
             "recipe": changed,
@@ -159,7 +159,7 @@ def _hash(settings: Mapping[str, Any]) -> str:
 
 
 def cell(table: Table, row: Row, rate: float, seed: int, scale: Scale) -> Cell:
-    """The training of a row with a learning rate and a seed."""
+    """The training run of a row with a learning rate and a seed."""
     recipe = _scaled(row.recipe, scale, from_scratch=not isinstance(row.start, ImageStart))
     recipe = recipe.model_copy(update={"learning_rate": rate, "seed": seed})
     start = row.start.at(scale, seed) if isinstance(row.start, Pretrained) else row.start
@@ -183,7 +183,7 @@ def tried_rates(row: Row, scale: Scale) -> tuple[float, ...]:
 
 
 def validation(table: Table, row: Row, scale: Scale, results: Results) -> dict[float, float]:
-    """Learning rate → validation score at seed 0, of those that have been tried."""
+    """Learning rate → validation score at seed 0, for the rates tried so far."""
     cells = {rate: cell(table, row, rate, 0, scale) for rate in tried_rates(row, scale)}
     return {rate: results[one.key]["val"][table.measure] for rate, one in cells.items() if one.key in results}
 
@@ -195,12 +195,12 @@ def best_rate(table: Table, row: Row, scale: Scale, results: Results) -> float |
 
 
 def waiting(tables: Sequence[Table], scale: Scale, results: Results) -> list[Cell]:
-    """The cells that can run now, the most telling first, without those that have a result.
+    """The cells that can run now, the most informative first, without those that have a result.
 
     A row goes through rounds: one learning rate at seed 0, the other rates, then one more seed in each round at the
-    rate with the best validation score. A table's rows go through a round together, because a comparison needs all of
-    them, and the tables that matter most are `delay` rounds ahead of the others: if time runs out, they have their
-    intervals, and the others at least a first answer.
+    rate with the best validation score. A table's rows go through a round together, because a comparison needs them
+    all. The most important tables are `delay` rounds ahead of the others: if time runs out, they have their intervals,
+    and the others at least a first answer.
     """
     found: dict[str, tuple[tuple[int, int], Cell]] = {}
     for place, table in enumerate(tables):
@@ -223,7 +223,7 @@ def _next_rounds(table: Table, row: Row, scale: Scale, results: Results) -> Iter
 
 
 def number_of_cells(tables: Sequence[Table], scale: Scale) -> int:
-    """How many cells a complete run has; rows that tables share count once."""
+    """The number of cells in a complete run; rows shared by tables count once."""
     rows = {cell(table, row, row.rates[0], 0, scale).key: row for table in tables for row in table.rows}
     return sum(len(tried_rates(row, scale)) + scale.seeds - 1 for row in rows.values())
 

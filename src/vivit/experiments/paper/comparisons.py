@@ -1,7 +1,7 @@
-"""The comparisons and their sizes: every number that decides how long a run takes stands here.
+"""The comparisons and their sizes: every number that determines how long a run takes.
 
-A cell is to take about two minutes on one core, so that three seeds of everything fit into an afternoon. On the core
-that these sizes were chosen on, a step takes 0.05 s for BASE and 0.13 s for the first layers of a ViT-S.
+A cell should take about two minutes on one core, so that three seeds of everything fit into an afternoon. On the core
+used to choose these sizes, a step takes 0.05 s for BASE and 0.13 s for the first layers of a ViT-S.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ SHRUNKEN = Scale(
 )
 
 # A small factorised encoder from scratch: 4 × 4 × 4 tokens, and a clip that spans 31 of a video's 32 frames. Large
-# position embeddings and small batches shorten the plateau at the start, in which nothing is learnt. With batches of 16
-# and a standard deviation of 0.3 it took most of a run of 6,400 clips.
+# position embeddings and small batches shorten the initial plateau, on which nothing is learnt. With batches of 16 and
+# a standard deviation of 0.3, it took most of a run of 6,400 clips.
 BASE = Recipe(
     model="vivit-ti-16x2-fe",
     num_frames=16,
@@ -49,7 +49,7 @@ BASE = Recipe(
         "temporal_layers": 1,
     },
     epochs=1,
-    # The plateau ends between step 300 (model 1) and 700 (the others). Of 1,000 steps it decided the ranking.
+    # The plateau ends between step 300 (model 1) and 700 (the others). In runs of 1,000 steps, it decided the ranking.
     min_steps=2000,
     batch_size=8,
     optimiser="adamw",
@@ -86,8 +86,8 @@ def encoder(**architecture: Any) -> Recipe:
     return BASE.model_copy(update={"architecture": {**BASE.architecture, **architecture}})
 
 
-# The paper shows regularisers, sizes and frames on the factorised encoder. Here model 1 takes its place, because it
-# learns most within so few steps.
+# The paper studies regularisers, sizes and frames on the factorised encoder. Model 1 replaces it here, because it
+# learns most in so few steps.
 JOINT = variant("spatiotemporal")
 
 
@@ -141,7 +141,7 @@ TABLE3 = Table(
 
 
 def _regularised() -> tuple[Row, ...]:
-    """Each row adds to the one above."""
+    """Rows that each add to the one above."""
     added: list[tuple[str, str, Mapping[str, Any]]] = [
         ("none", "", {}),
         ("scale and colour jitter", "38.4", {"scale_jitter": (0.9, 1.33), "colour_jitter": 0.8}),
@@ -243,8 +243,8 @@ FIGURE8 = Table(
 )
 
 
-# Without their labels, all training videos are there to learn from; with them, a fifth: about 300. With position
-# embeddings as large as BASE's, the loss stays where the mean of a tube's neighbours brings it.
+# All training videos serve without labels, but only a fifth, about 300, with labels. With position embeddings as large
+# as BASE's, the loss stays where the mean of a tube's neighbours brings it.
 PRETRAINING = PretrainRecipe(
     **{
         **BASE.model_dump(),
@@ -339,7 +339,7 @@ def _from_image(patch: int, **architecture: Any) -> Recipe:
 
 
 def probing(patch: int) -> Table:
-    """What is trained of an image ViT, from a head to all of it."""
+    """How much of an image ViT to train, from a head to the whole model."""
     layers = 4
     whole = _from_image(patch, num_layers=layers, variant="factorised_encoder")
     tuned = whole.model_copy(update={"architecture": {**whole.architecture, "temporal_layers": 1}})
@@ -370,7 +370,7 @@ def probing(patch: int) -> Table:
 
 
 def table1(patch: int) -> Table:
-    """Table 1, from an image ViT with patches of so many pixels."""
+    """Table 1, from an image ViT with patches of this many pixels."""
     recipe = _from_image(patch, variant="spatiotemporal")
     frames = {"variant": "spatiotemporal", "tubelet_size": (1, patch, patch), "embedding": "uniform_frames"}
     sampled = recipe.model_copy(update={"architecture": {**frames, "sampled_frames": 4}})

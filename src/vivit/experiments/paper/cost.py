@@ -1,4 +1,4 @@
-"""What a cell costs: multiply-adds, and the seconds that it is expected to take."""
+"""The cost of a cell: multiply-adds and expected seconds."""
 
 import statistics
 from dataclasses import replace
@@ -10,9 +10,9 @@ from vivit.experiments.motion_benchmark import VERBS
 from vivit.experiments.paper.cells import Cell, ImageStart, Pretrained, Results
 from vivit.weights.describe import multiply_adds
 
-# Until a cell has been measured: multiply-adds in a second, and seconds of a cell besides its training steps.
+# Until a cell has been measured: multiply-adds per second, and a cell's seconds besides its training steps.
 SPEED, OVERHEAD = 4e10, 20.0
-# What an image ViT is taken for until it has been measured: a ViT-S.
+# Until an image ViT has been measured, it is taken for a ViT-S.
 IMAGE_VIT = {"hidden_size": 384, "num_heads": 6, "mlp_dim": 1536}
 
 
@@ -22,7 +22,7 @@ def expected_seconds(cell: Cell, results: Results) -> float:
     alike = [one["seconds"] for one in results.values() if _apart_from_rate_and_seed(one["settings"]) == mine]
     if alike:
         return statistics.median(alike)
-    # Records of other cells tell how quick this machine is.
+    # Records of other cells show how fast this machine is.
     speeds = [one["work"] / one["train_seconds"] for one in results.values() if one["train_seconds"]]
     return OVERHEAD + (work_of(cell) + work_before(cell)) / (statistics.median(speeds) if speeds else SPEED)
 
@@ -33,13 +33,13 @@ def _apart_from_rate_and_seed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def work_of(cell: Cell) -> float:
-    """Multiply-adds of a cell's training, those of validation left out: backwards twice as many as forwards."""
+    """Multiply-adds of a cell's training, without validation; the backward pass takes twice as many as the forward."""
     recipe = cell.recipe
     fields = recipe.config_fields(False)
     if isinstance(cell.start, ImageStart):
         fields |= {**IMAGE_VIT, "num_layers": cell.start.layers}
     config = ModelConfig.named(recipe.model or "vivit-ti-16x2-fe", num_classes=len(VERBS), **fields)
-    if recipe.frozen is not None:  # each clip is encoded once; what is trained then costs next to nothing
+    if recipe.frozen is not None:  # each clip is encoded once; training the rest then costs next to nothing
         clips = cell.scale.benchmark["train_videos"] * cell.fraction * recipe.cached_clips
         return float(_counted(config.model_dump_json()) * clips)
     return 3.0 * _counted(config.model_dump_json()) * recipe.batch_size * recipe.min_steps

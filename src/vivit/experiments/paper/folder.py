@@ -1,7 +1,7 @@
-"""The folder of a run of the paper's tables, which machines may share.
+"""The folder of a run of the paper's tables, which several machines may share.
 
 FOLDER/videos          the motion benchmark
-FOLDER/results/*.json  a record for each finished cell: all that tables and plots are made from
+FOLDER/results/*.json  a record for each finished cell: the only source of tables and plots
 FOLDER/pretrained/KEY  a run of `vivit pretrain` that several cells start from
 FOLDER/cells/CELL      a cell at work: lock.json names its process; run/ is its training
 """
@@ -45,7 +45,7 @@ class PaperFolder:
     def claim(self, cell: Cell) -> Iterator[Path | None]:
         """The folder to run a cell in; None if another process has it or has finished it.
 
-        A folder that a stopped process left behind is given as it is; once the cell has its result, it is deleted.
+        A stopped process's folder is returned as it is; it is deleted once the cell has its result.
         """
         work = self.cells / cell.key
         for each in (work, self.results):

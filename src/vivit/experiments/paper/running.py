@@ -31,14 +31,14 @@ CHECKPOINT_EVERY = 120.0  # seconds
 
 
 def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> None:
-    """Train and score a cell's model and write its record; continue what a stopped process left in `work`.
+    """Train and score a cell's model and write its record; resume what a stopped process left in `work`.
 
     Args:
         work: the cell's folder, claimed.
         image_vit: the source of the image ViT that some cells start from.
 
     Raises:
-        UserError, Stopped: as `train` and `evaluate`.
+        UserError, Stopped: as for `train` and `evaluate`.
         InUse: another process is making the pretrained model that this cell starts from.
     """
     began, run = time.monotonic(), work / "run"
@@ -82,7 +82,7 @@ def run_cell(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None,
 
 
 def _training_data(cell: Cell, videos: Path, work: Path) -> Path:
-    """The benchmark, or lists of its first training videos and all of its others; the first have all classes alike."""
+    """The benchmark, or lists of its first training videos (balanced over classes) and all its validation videos."""
     if cell.fraction == 1:
         return videos
     header, *rows = (videos / "train.csv").read_text("utf-8").splitlines(keepends=True)
@@ -98,7 +98,7 @@ def _training_data(cell: Cell, videos: Path, work: Path) -> Path:
 
 
 def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, device: str) -> str | None:
-    """What a cell starts from, as for `train`, made if it is not there; None trains from scratch."""
+    """The initial weights of a cell, as for `train`, made if missing; None trains from scratch."""
     if isinstance(cell.start, Pretrained):
         out = folder.pretrained(cell.start)
         pretrain(
@@ -124,7 +124,7 @@ def _start(cell: Cell, folder: PaperFolder, work: Path, image_vit: str | None, d
 def _make_start(recipe: Recipe, tubelet_init: TubeletInit, layers: int, image_vit: str, folder: Path) -> None:
     """Write the video model that the image ViT becomes before its first step."""
     fields = {name: value for name, value in recipe.config_fields(False).items() if value is not None}
-    torch.manual_seed(recipe.seed)  # of a kernel that is random
+    torch.manual_seed(recipe.seed)  # for a randomly initialised kernel
     save(from_image_vit(image_vit, tubelet_init, num_layers=layers, **fields), folder)
 
 

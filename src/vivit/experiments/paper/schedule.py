@@ -1,4 +1,4 @@
-"""Runs the cells of all tables, as many as fit into the time, on one machine or several that share the folder."""
+"""Runs the cells of all tables, as many as fit in the time, on one machine or several that share the folder."""
 
 import statistics
 import time
@@ -17,14 +17,14 @@ from vivit.training.lock import InUse
 
 @dataclass(frozen=True)
 class Job:
-    """What a call of `vivit experiment paper` is to do."""
+    """The work of one call of `vivit experiment paper`."""
 
     folder: PaperFolder
     tables: Sequence[Table]
     scale: Scale
     benchmark: BenchmarkSettings
     image_vit: str | None = None
-    """The source of an image ViT; without one, the tables that need it are left out."""
+    """The source of an image ViT; without one, the tables that need it are skipped."""
     device: str = "auto"
 
     def results(self) -> dict[str, dict[str, Any]]:
@@ -33,11 +33,11 @@ class Job:
 
 
 def run(job: Job, seconds: float) -> None:
-    """Run cells until the time is over; a cell that is expected to take longer than the time that is left waits.
+    """Run cells until the time is over; skip a cell that is expected to take longer than the time left.
 
     Raises:
-        UserError: a folder or a setting does not fit, or a training fails.
-        Stopped: Ctrl-C or SIGTERM came; the same call continues.
+        UserError: a folder or a setting does not fit, or a training run fails.
+        Stopped: Ctrl-C or SIGTERM came; the same call resumes.
     """
     say, end = console().print, time.monotonic() + seconds
     with progress_bar("make videos") as progress:
@@ -62,14 +62,14 @@ def run_first(job: Job, cells: Sequence[Cell]) -> Cell | None:
             if work is not None:
                 try:
                     run_cell(cell, job.folder, work, job.image_vit, job.device)
-                except InUse:  # of the pretrained model that it starts from: another cell makes it
+                except InUse:  # another cell is making the pretrained model that it starts from
                     continue
                 return cell
     return None
 
 
 def line(cell: Cell, values: dict[str, Any], count: str) -> str:
-    """What a finished cell has found, in a line."""
+    """A finished cell's result, in one line."""
     first = values["test"][cell.views[0]]
     scores = "  ".join(f"{name} {value:5.1%}" for name, value in first.items())
     where = f"rate {cell.recipe.learning_rate:g}  seed {cell.recipe.seed}"
@@ -77,7 +77,7 @@ def line(cell: Cell, values: dict[str, Any], count: str) -> str:
 
 
 def plan_lines(job: Job) -> list[str]:
-    """The cells that can run now, in order, with the seconds that they are expected to take."""
+    """The cells that can run now, in order, with their expected seconds."""
     results = job.results()
     cells = waiting(job.tables, job.scale, results)
     lines = [

@@ -1,4 +1,4 @@
-"""Means over seeds with their 95 % intervals, and what they say of a claim."""
+"""Means over seeds with their 95 % intervals, and what they say about a claim."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,13 @@ class Interval:
 
 
 def difference(better: Mapping[int, float], worse: Mapping[int, float]) -> Interval | None:
-    """The mean difference over the seeds that both have, seed → value; None if they share none."""
+    """The mean difference over shared seeds (arguments: seed → value); None if they share none."""
     shared = sorted(better.keys() & worse.keys())
     return Interval.of([better[seed] - worse[seed] for seed in shared]) if shared else None
 
 
 def verdict(found: Interval | None) -> Verdict | None:
-    """What a difference says of the claim that it is above 0; None if there are too few seeds to say."""
+    """What a difference says about the claim that it is above 0; None if there are too few seeds."""
     if found is None or found.count < FEWEST_SEEDS:
         return None
     if found.mean - found.half > 0:

@@ -1,4 +1,4 @@
-"""Tables, plots and conclusions, made from the records of cells alone."""
+"""Tables, plots and conclusions, made only from the records of cells."""
 
 import math
 import re
@@ -27,7 +27,7 @@ from vivit.experiments.paper.statistics import FEWEST_SEEDS, RULE, Interval, Ver
 from vivit.files import as_text, make_folder, write_files
 from vivit.report.drawing import Measured, intervals_figure, write_png
 
-# In a page, what stands between these is made from the records.
+# The text between these marks of a page is made from the records.
 BEGIN, END = "<!-- made from records: {} -->", "<!-- end -->"
 MEASURES = ("verb", "noun", "action")
 TOO_FEW = "too few seeds"
@@ -42,7 +42,7 @@ def section_lines(table: Table, scale: Scale, results: Results) -> list[str]:
 
 
 def table_lines(table: Table, scale: Scale, results: Results) -> list[str]:
-    """A table in Markdown: what the paper reports, accuracy by measure and views, cost; then the claims."""
+    """A table in Markdown: the paper's results, accuracy by measure and views, cost; then the claims."""
     rows = [row for row in table.rows if scores(table, row, scale, results)]
     if not rows:
         return ["No row of this table has a result yet."]
@@ -108,7 +108,7 @@ def judged(table: Table, scale: Scale, results: Results) -> list[tuple[Claim, In
 
 
 def claim_lines(table: Table, scale: Scale, results: Results) -> list[str]:
-    """What became of the paper's claims, in Markdown."""
+    """Whether the paper's claims hold, in Markdown."""
     lines = [_cells(["the paper's ordering", "difference here", "claim"]), _cells(["---", "---:", "---"])]
     reasons = []
     for claim, found, said in judged(table, scale, results):
@@ -153,7 +153,7 @@ def setting_lines(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def scale_of(records: Mapping[str, Mapping[str, Any]]) -> Scale:
-    """The scale that records were made at: full if there are any of it."""
+    """The scale that records were made at: full if any were."""
     names = {record["values"]["scale"] for record in records.values()}
     return SHRUNKEN if names == {SHRUNKEN.name} else FULL
 
@@ -168,7 +168,7 @@ def parts(tables: Sequence[Table], folder: Path, scale: Scale | None = None) -> 
 
 
 def fill_page(text: str, made: Mapping[str, Sequence[str]]) -> str:
-    """The page with each marked part replaced. Raises UserError if it marks a part that nothing makes."""
+    """The page with each marked part replaced. Raises UserError if it marks an unknown part."""
 
     def replace(found: re.Match[str]) -> str:
         name = found["name"]
@@ -203,7 +203,7 @@ def write_page(page: Path, tables: Sequence[Table], folder: Path) -> None:
 
 
 def measured(table: Table, scale: Scale, results: Results) -> list[Measured]:
-    """The rows of a table's plot, one for each row and views that have a score."""
+    """The rows of a table's plot, one for each row and views with a score."""
     rows = []
     for row in table.rows:
         for views in row.views:
