@@ -134,6 +134,14 @@ def test_the_truth_itself_is_perfect_and_nothing_is_not() -> None:
     assert set(segment_scores(truth, truth, durations, True)) == {*(f"mAP@0.{n}" for n in range(1, 8)), "mAP"}
 
 
+def test_nothing_of_an_unreadable_video_is_correct() -> None:
+    truth = {"v": [Stretch(2, 4, "a")], "unreadable": [Stretch(2, 4, "a")], "background": []}
+    found = {"v": [Stretch(2, 4, "a")]}
+    scores = segment_scores(truth, found, {"v": 4.0, "unreadable": 4.0, "background": 8.0}, False)
+    expected = {"frame_accuracy": 1 / 4, "edit": 1 / 3, "F1@50": 2 / 3, "mAP@0.5": 1 / 2}
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
 def test_a_class_without_truth_does_not_count() -> None:
     truth = {"v": [Stretch(0, 1, "a")]}
     assert mean_average_precision(truth, {"v": [Stretch(0, 1, "a"), Stretch(0, 1, "c")]}, 0.5) == 1

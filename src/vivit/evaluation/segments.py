@@ -22,7 +22,7 @@ class Stretch(NamedTuple):
 
 
 Stretches = Mapping[str, Sequence[Stretch]]
-"""Video → its segments."""
+"""Video → its segments. A video without an entry could not be read, and nothing of it is correct."""
 
 
 def iou(one: Stretch, other: Stretch) -> float:
@@ -71,6 +71,8 @@ def time_accuracy(truth: Stretches, found: Stretches, durations: Mapping[str, fl
     """
     right = 0.0
     for video, duration in durations.items():
+        if video not in found:
+            continue
         edges = {0.0, duration}
         for s in (*truth[video], *found[video]):
             edges |= {min(max(s.start, 0.0), duration), min(max(s.end, 0.0), duration)}
@@ -93,6 +95,9 @@ def edit_score(truth: Stretches, found: Stretches) -> float:
     """
     scores = []
     for video, segments in truth.items():
+        if video not in found:
+            scores.append(0.0)
+            continue
         one, other = ([s.label for s in sorted(of_video)] for of_video in (segments, found[video]))
         longest = max(len(one), len(other))
         scores.append(1 - _edit_distance(one, other) / longest if longest else 1.0)
@@ -118,7 +123,7 @@ def f1(truth: Stretches, found: Stretches, least: float) -> float:
     right, answers = 0, 0
     for video, segments in truth.items():
         taken = set()
-        for answer in sorted(found[video]):
+        for answer in sorted(found.get(video, ())):
             answers += 1
             overlaps = [(iou(answer, one), place) for place, one in enumerate(segments) if one.label == answer.label]
             best, place = max(overlaps, default=(0.0, -1), key=lambda pair: pair[0])

@@ -35,7 +35,7 @@ def score_timelines(
 ) -> Scores:
     """Compute the timeline of every video of a split, score its segments, and print the scores.
 
-    A video that cannot be read has no segments, and no time with a correct label.
+    Nothing of a video that cannot be read is correct, not even its background.
 
     Args:
         data: a list whose videos have spans; time that no span covers is background.
@@ -104,7 +104,8 @@ def _scores_of(
         # Take an unreadable file to last until the end of its last span.
         last = max((stretch.end for stretch in true), default=0.0)
         durations[str(path)] = lines[path].duration if path in lines else last
-        found[str(path)] = [Stretch(s.start, s.end, s.label, s.score) for s in segments.get(path, ()) if s.head == head]
+        if path in segments:
+            found[str(path)] = [Stretch(s.start, s.end, s.label, s.score) for s in segments[path] if s.head == head]
     if not any(truth.values()):
         raise UserError(f"{labels.title(head) or 'segments'}: the data has no segment that is not background")
     return segment_scores(truth, found, durations, labels.multi_label)
