@@ -107,7 +107,7 @@ def test_a_process_elsewhere_is_believed_as_long_as_its_lock_changes(
         assert json.loads(file.read_text())["token"] == "theirs"
     else:
         held, said = take(tmp_path)
-        assert ["sign of life" in said[0], "taken over" in said[1]] == [True, True]
+        assert ["to respond" in said[0], "taken over" in said[1]] == [True, True]
         held.release()
 
 

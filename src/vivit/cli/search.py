@@ -57,7 +57,7 @@ def search(
     if (query is None) == (label is None):
         raise UserError("query: give a video, or a --class" + ("" if query is None else ", not both"))
     if span is not None and query is None:
-        raise UserError("span: is of a query; give the video")
+        raise UserError("span: selects part of a query; name the query's video")
     if top < 1:
         raise UserError(f"top: {top} answers cannot be shown; give 1 or more")
     if sheet is not None:

@@ -95,10 +95,10 @@ def _explain(items: _MultiProcessingDataLoaderIter, table: Array[Any], source_of
     how = {worker.exitcode for _, worker in dead}
     killed = "was killed" if -signal.SIGKILL in how else "crashed"
     codes = ", ".join(sorted(f"signal {-code}" if code and code < 0 else f"exit code {code}" for code in how))
-    what = f"while it read {', '.join(videos)}" if videos else "while it read no video"
+    what = f"while it was reading {', '.join(videos)}" if videos else "while it was reading no video"
     raise UserError(
         f"a process that reads videos {killed} ({codes}) {what}: if memory ran out, use fewer --workers; --timeout 60 "
-        "reads each video in a process that may be killed, and goes on with the others"
+        "reads each video in a process that can be killed, and continues with the others"
     ) from None
 
 

@@ -49,9 +49,7 @@ class KeptModels:
             if type(at) is not int:
                 raise UserError(f"{folder / EPOCH_FILE}: has no number 'step'")
         except UserError as error:
-            raise UserError(
-                f"{error}; delete this file: the model beside it then gives way to the next score"
-            ) from None
+            raise UserError(f"{error}; delete this file, and the next score will replace the model beside it") from None
         if at <= step:
             self.best = found
 
@@ -85,7 +83,7 @@ class KeptModels:
     def described(self, step: int) -> str:
         """Which weights are where, in words; `step` is the last one scored."""
         if not self.best:  # an earlier version trained the run, or the record of the best was deleted
-            return "the weights of the last epoch" if self.keep == "last" else "weights of an epoch that is not known"
+            return "the weights of the last epoch" if self.keep == "last" else "weights of an unknown epoch"
         if self.best.get("step") == step:
             return "the weights of the last epoch, which are also the best by validation score"
         best = f"epoch {self.best.get('epoch')}, the best by validation score"

@@ -85,7 +85,7 @@ class RunLock:
             raise UserError(f"{self._path}: this is not a file; delete it")
         found, before = _content(self._path), _state(self._path)
         if not _may_be_here(found):
-            say(f"{self._path}: held by {_holder(self._path)}; waiting {PATIENCE:.0f} s for a sign of life")
+            say(f"{self._path}: held by {_holder(self._path)}; waiting {PATIENCE:.0f} s for it to respond")
             self._watch(before)
         elif found["pid"] != os.getpid() and (found.get("started") or 0) == _started(found["pid"]):
             raise self._in_use()
@@ -104,7 +104,7 @@ class RunLock:
             own.unlink(missing_ok=True)
             if isinstance(error, PermissionError):
                 raise UserError(
-                    f"{self._path}: left by {said}; you may not replace it: have it deleted, or give another --out"
+                    f"{self._path}: left by {said}; you may not replace it; have it deleted, or use another --out"
                 ) from None
             raise
         say(f"{self._path}: taken over from {said}, which has ended")
@@ -214,6 +214,6 @@ def _holder(path: Path) -> str:
             owner = path.owner()
         except (KeyError, OSError):  # a user on another machine or in another container
             owner = f"user {status.st_uid}"
-        return f"an unknown process of {owner}, last heard of at {changed}"
+        return f"an unknown process of {owner}, last active at {changed}"
     pid, user, host, since = (content.get(name) for name in ("pid", "user", "host", "since"))
     return f"process {pid} of {user} on {host}, since {since}"

@@ -163,7 +163,7 @@ class Training:
                 self.accelerator.scaler.load_state_dict(found["scaler"])
             say(f"resuming after step {self.done} of {self.schedule.num_steps}, from {self.run.checkpoints}")
         elif self.plan.resumed:
-            raise UserError(f"{self.run.checkpoints}: the checkpoints are gone; call again to start the run afresh")
+            raise UserError(f"{self.run.checkpoints}: the checkpoints are gone; run the command again to start over")
         self.saved = self.done
         self.saved_at = self.begun = time.monotonic()
         # Only rank 0 has the records.
@@ -178,7 +178,7 @@ class Training:
             raise ValueError(f"it is of step {step}, and the run has {self.schedule.num_steps}")
         in_epoch = (step - 1) % self.schedule.steps_per_epoch + 1
         if not (isinstance(losses, list) and len(losses) == in_epoch and all(map(_is_finite, losses))):
-            raise ValueError(f"it does not have the losses of the {in_epoch} steps of its epoch")
+            raise ValueError(f"it lacks the losses of its epoch's {in_epoch} steps")
         videos = len(self.plan.train_set.videos)
         if not (
             isinstance(unreadable, dict)

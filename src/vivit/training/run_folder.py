@@ -108,7 +108,7 @@ class RunFolder:
         # A run without a checkpoint or model may start again with other settings.
         if not note.exists() or not (resumable or weights.exists()):
             if resumable:
-                say(f"{note} is missing: the checkpoints are taken to be of a run with the settings of this call")
+                say(f"{note} is missing: the checkpoints are assumed to have this call's settings")
             make_folder(self.checkpoints)
             # Not in the run folder itself, which may hold the very model that training starts from.
             architecture = {self.checkpoints / CONFIG_FILE: config_content(plan.model)}

@@ -62,8 +62,8 @@ def compare_videos(note: Path, sets: Iterable[VideoSet], run: Path, say: Callabl
     if touched:
         what = shortened([str(source) for source in touched], 3)
         say(
-            f"{counted(len(touched), 'video')} written again since this run was started; the content that was compared "
-            f"is the same: {what}"
+            f"{counted(len(touched), 'video')} written again since this run was started; the compared "
+            f"content is the same: {what}"
         )
 
 

@@ -298,7 +298,7 @@ def test_shards_missing_or_cut_off(packed: Path) -> None:
     [
         (lambda index: index["entries"][1].update(offset=10**9), "is outside its shard"),
         (lambda index: index["entries"][1].update(offset=-1), "is outside its shard"),
-        (lambda index: index["entries"][1].update(offset=1.5), "not given in whole numbers"),
+        (lambda index: index["entries"][1].update(offset=1.5), "are not whole numbers"),
         (lambda index: index["entries"][1].update(shard=99), "is outside its shard"),
         (lambda index: index["entries"][1].update(shard=-1), "is outside its shard"),
         (lambda index: index["entries"][1].pop("size"), "'size' is missing"),

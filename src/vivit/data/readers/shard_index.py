@@ -110,7 +110,7 @@ def _videos(
     for value in values:
         number, name, offset, size = value["shard"], value["name"], value["offset"], value["size"]
         if not all(type(whole) is int for whole in (number, offset, size)):
-            raise ValueError(f"the place of {name!r} is not given in whole numbers")
+            raise ValueError(f"the offset and size of {name!r} are not whole numbers")
         if not (0 <= number < len(shards) and offset >= 0 and size >= 0 and offset + size <= shards[number].size):
             raise UserError(f"{where}: {name!r} is outside its shard; copy the index again or pack the data again")
         key = value["label"] if "label" in value else json.dumps(value["labels"])
