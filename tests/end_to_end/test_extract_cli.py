@@ -155,4 +155,4 @@ def test_the_installed_command_with_the_model_of_the_package(tmp_path: Path) -> 
     encode(tmp_path / "clip.mp4", noisy(90, frames=60))
     ran = run_vivit("extract", "clip.mp4", "--out", "out.npy", folder=tmp_path)
     assert ran.status == 0 and ran.err.endswith("4 windows of 1 video in out.npy\n")
-    assert np.load(tmp_path / "out.npy").shape == (3, 160)
+    assert np.load(tmp_path / "out.npy").shape == (4, 160)

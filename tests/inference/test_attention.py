@@ -75,4 +75,4 @@ def test_a_class_is_found_by_its_name() -> None:
 def test_exported_models_are_refused(predictor: Predictor) -> None:
     predictor.model = object.__new__(ExportedModel)
     predictor.model.folder = Path("exported")
-    refused(lambda: next(attention(predictor, "clip.mp4")), "exported: .*give the model that it was made from")
+    refused(lambda: next(attention(predictor, "clip.mp4")), "exported: .*give the model that it was exported from")

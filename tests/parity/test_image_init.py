@@ -265,7 +265,7 @@ def test_files_that_are_no_weights(suffix: str, tmp_path: Path) -> None:
         path = tmp_path / f"{name}{suffix}"
         path.write_bytes(content)
         assert_refused(path)
-    assert_refused(tmp_path / f"nowhere{suffix}", "No such file")
+    assert_refused(tmp_path / f"nowhere{suffix}", "no such file")
 
 
 def test_one_array_or_pickled_objects_are_no_weights(tmp_path: Path) -> None:

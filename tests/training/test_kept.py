@@ -87,7 +87,7 @@ def test_where_the_weights_are_is_said(tmp_path: Path) -> None:
     assert "the last epoch" in said("last", best) and str(tmp_path / "best") in said("last", best)
     assert "also the best" in said("best", last) and "also the best" in said("last", last)
     assert said("last") == "the weights of the last epoch"  # a run of an earlier version
-    assert "not known" in said("best")
+    assert "unknown epoch" in said("best")
 
 
 def test_a_run_that_repeats_steps_keeps_no_weights_of_later_ones(tmp_path: Path) -> None:
